@@ -1,0 +1,54 @@
+# Everything a person calls. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help run up down test lint bench lock clean
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+run: $(VENV)/installed  ## set everything up, code the sample through Airflow, show the result, stop
+	@$(BIN)/python -m include.stack run
+
+up: $(VENV)/installed  ## start Airflow and the local coding service, and leave them running
+	@$(BIN)/python -m include.stack up
+
+down: $(VENV)/installed  ## stop what `make up` started
+	@$(BIN)/python -m include.stack down
+
+test: $(VENV)/installed-dev  ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev  ## ruff, mypy, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy plugins/coding_service include dags
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+bench: $(VENV)/installed  ## measure, side by side in one run
+	@$(BIN)/python bench/dag_parse.py
+	@$(BIN)/python -m bench.local_coder
+	@$(BIN)/python -m bench.local_service
+
+lock: $(VENV)/installed-dev  ## resolve requirements*.txt anew into the locks
+	$(BIN)/uv pip compile requirements.txt --quiet --universal --python-version 3.11 \
+	    --generate-hashes --no-header -o requirements.lock
+	$(BIN)/uv pip compile requirements-dev.txt --quiet --universal --python-version 3.11 \
+	    --generate-hashes --no-header -c requirements.lock -o requirements-dev.lock
+
+clean: down  ## remove the environment and all that ran in it, the embedded warehouse included
+	rm -rf $(VENV) .run
+
+$(VENV)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}; set PYTHON=python3.12, say") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv $(VENV) || { echo 'No virtual environment could be made; on Debian and Ubuntu: apt install python3-venv'; rm -rf $(VENV); exit 1; }
+	@touch $@
+
+$(VENV)/installed: requirements.lock | $(VENV)/python
+	@echo 'Installing what requirements.lock pins into $(VENV) (about a minute)'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@

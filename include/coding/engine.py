@@ -1,0 +1,40 @@
+"""The data engine: DuckDB inside the worker, with a memory limit, spilling into the run's own folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from include.coding import texts
+
+#: Memory that the engine takes before it spills to disk.
+MEMORY_LIMIT = "512MB"
+
+
+@contextmanager
+def open_engine(folder: Path, name: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Yield an engine that works in `folder` and leaves nothing behind; what a dead try left there is thrown away.
+
+    :param folder: of the run; made if missing
+    :param name: of the work, for its files
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds people's texts
+    database, spill = folder / f"{name}.duckdb", folder / f"{name}.spill"
+    config = {"memory_limit": MEMORY_LIMIT, "temp_directory": str(spill), "autoinstall_known_extensions": False}
+    _remove(database, spill)
+    try:
+        with duckdb.connect(str(database), config=config) as engine:  # type: ignore[arg-type]
+            texts.install(engine)
+            yield engine
+    finally:
+        _remove(database, spill)
+
+
+def _remove(database: Path, spill: Path) -> None:
+    shutil.rmtree(spill, ignore_errors=True)
+    for path in (database, database.with_name(database.name + ".wal")):
+        path.unlink(missing_ok=True)

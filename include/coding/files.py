@@ -1,0 +1,19 @@
+"""Files by their URI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from include.coding.errors import PlanError
+
+
+def path_of(uri: str) -> Path:
+    """Path of a `file:///...` URI; the other way is `Path.as_uri`.
+
+    :raises PlanError: any other kind of URI, one that names a host (as `file://data` does), or a relative one
+    """
+    parts = urlsplit(uri)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+        raise PlanError(f"{uri!r} is not the URI of a local file; expected one such as 'file:///data/staging'")
+    return Path(unquote(parts.path))

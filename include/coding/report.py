@@ -1,0 +1,86 @@
+"""The report of a run, for people: what was coded, what was not and why, what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from include.coding.plan import Plan
+from include.coding.tables import table
+from include.warehouse.duckdb_warehouse import DuckDBWarehouse, Session
+
+#: Queries over the run's rows of `coded_records`; no text of a person is in any of them.
+_SECTIONS = {
+    "Outcomes": "SELECT outcome, count(*) AS records FROM rows GROUP BY outcome ORDER BY records DESC, outcome",
+    "Why records were rejected": (
+        "SELECT reason, count(*) AS records FROM rows WHERE outcome = 'rejected' GROUP BY reason ORDER BY 2 DESC, 1"
+    ),
+    "Levels of the codes (digits)": (
+        "SELECT level, count(*) AS records, round(avg(confidence), 3) AS mean_confidence"
+        " FROM rows WHERE outcome = 'coded' GROUP BY level ORDER BY level DESC"
+    ),
+    "Most frequent codes": (
+        "SELECT code, label, count(*) AS records, round(avg(confidence), 3) AS mean_confidence"
+        " FROM rows WHERE outcome = 'coded' GROUP BY code, label ORDER BY records DESC, code LIMIT 20"
+    ),
+}
+
+
+def write_report(
+    plan: Plan, prepared: Mapping[str, Any], landed: Mapping[str, Any], warehouse: DuckDBWarehouse, path: Path
+) -> str:
+    """Write the report of a landed run as Markdown to `path` and return its text."""
+    with warehouse.session(read_only=True) as session:
+        odd = _frame(session, plan, "SELECT count(*) AS odd FROM rows WHERE confidence NOT BETWEEN 0 AND 1")
+        tables = {title: _frame(session, plan, query) for title, query in _SECTIONS.items()}
+    sections = [_head(plan, prepared, landed)]
+    if count := int(odd["odd"].iloc[0]):
+        sections.append(f"**The confidence of {count} codes is not from 0 to 1; it stands as the service gave it.**")
+    sections += [f"## {title}\n\n{_markdown(frame)}" for title, frame in tables.items()]
+    text = "\n\n".join(sections) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return text
+
+
+def _frame(session: Session, plan: Plan, query: str) -> pd.DataFrame:
+    rows = (
+        f"WITH rows AS (SELECT * FROM {table(plan.schema, 'coded_records')}"
+        " WHERE topic = ? AND model_id = ? AND response_date BETWEEN ? AND ?) "
+    )
+    values = [plan.topic, plan.model_id, plan.from_date, plan.to_date]
+    frame: pd.DataFrame = session.read(rows + query, values).read_pandas()
+    return frame
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    return "None." if frame.empty else frame.astype(str).to_markdown(index=False, disable_numparse=True)
+
+
+def _why_none(landed: Mapping[str, Any]) -> str:
+    """Why nothing was sent, if nothing was."""
+    if landed["operations"]:
+        return ""
+    if not landed["read"]:
+        return " The source has no records of these dates: nothing to send."
+    return " Nothing was sent: every text is coded already, or none may be sent."
+
+
+def _head(plan: Plan, prepared: Mapping[str, Any], landed: Mapping[str, Any]) -> str:
+    lines = [
+        f"# Occupation coding, {plan.from_date} to {plan.to_date}",
+        "",
+        f"Topic `{plan.topic}`, model `{plan.model_id}` (version {plan.model_version}), source `{plan.source}`,"
+        f" run `{plan.run_id}`.",
+        "",
+        f"- Records read: {landed['read']}: {landed['coded']} coded, {landed['uncoded']} uncoded,"
+        f" {landed['rejected']} rejected.",
+        f"- Distinct texts: {landed['texts']}; coded before by this model: {prepared['known']}; sent:"
+        f" {landed['texts_sent']} in {landed['operations']} operations.{_why_none(landed)}",
+    ]
+    if prepared["undated"]:
+        lines.append(f"- Records of the source without a date, which belong to no run: {prepared['undated']}.")
+    return "\n".join(lines)

@@ -1,0 +1,213 @@
+"""Where records come from: a table or view of the warehouse, or a file."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+
+from include.coding.errors import SourceError
+from include.coding.files import path_of
+from include.coding.plan import COLUMNS, Plan
+from include.warehouse.duckdb_warehouse import DuckDBWarehouse, quoted, quoted_column
+from include.warehouse.errors import NoSuchTableError
+
+#: Kinds of files.
+KINDS = (".parquet", ".csv", ".jsonl", ".ndjson", ".xlsx")
+#: What may stand between the values of a CSV file.
+DELIMITERS = ",;\t|"
+_MEND = "write the file anew, whole, and as UTF-8 if it is text"
+
+
+@contextmanager
+def open_source(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: DuckDBWarehouse) -> Iterator[int]:
+    """Make `source` in the engine: the records of the plan's dates, with the columns `COLUMNS` (strings and a DATE).
+
+    Yields the number of records without a date: they belong to no day and so to no run.
+
+    :raises SourceError: no such table or file, an unreadable file, a needed column missing or of another type, or a
+        date that is none
+    """
+    path = _file(plan.source)
+    try:
+        if path is not None:
+            scan, schema = _scan(path, plan, engine)
+            select, undated = _select(plan, schema, scan)
+            engine.execute(f"CREATE VIEW source AS {select}")
+            yield _count(engine.execute(undated).fetchall())
+        else:
+            with warehouse.session(read_only=True) as session:
+                table = quoted(plan.source)
+                select, undated = _select(plan, session.read(f"SELECT * FROM {table} LIMIT 0").schema, table)
+                count = _count(session.execute(undated))
+                engine.register("source", session.read(select))
+                yield count
+    except (NoSuchTableError, duckdb.ParserException) as error:
+        raise SourceError(
+            f"source {plan.source!r} is no table or view of warehouse {warehouse.name!r}, and no file URI"
+            f" (file:///....parquet, .csv, .jsonl, .xlsx): {str(error).splitlines()[0]}"
+        ) from error
+    except duckdb.ConversionException as error:
+        raise SourceError(
+            f"source {plan.source!r} has a {plan.column('response_date')!r} that is no date: {_first(error)}"
+        ) from error
+    except (duckdb.InvalidInputException, duckdb.IOException) as error:
+        if path is None or (isinstance(error, duckdb.IOException) and str(path) not in str(error)):
+            raise  # not about the file: the disk is full, say
+        raise SourceError(f"source {plan.source!r} cannot be read: {_first(error)}; {_MEND}") from error
+
+
+def _first(error: Exception) -> str:
+    """The engine's words on one line, without the row that it quotes: a person's answer must not reach a log."""
+    return " ".join(re.sub(r"Original Line:.*", "", str(error)).split())[:400]
+
+
+def _count(rows: list[tuple[int]]) -> int:
+    return rows[0][0]
+
+
+def _file(source: str) -> Path | None:
+    """The file that `source` names, None if it names a table."""
+    parts = urlsplit(source)
+    if parts.scheme == "file":
+        path = path_of(source)
+    elif parts.scheme:
+        raise SourceError(f"source {source!r}: only file:// URIs are read, and tables of the warehouse")
+    elif source.startswith("/"):
+        path = Path(source)
+    elif source.lower().endswith(KINDS):
+        raise SourceError(f"source {source!r} is a relative path: write all of it, such as 'file:///data/{source}'")
+    else:
+        return None
+    if not path.is_file():
+        raise SourceError(f"source {source!r}: there is no file {path}; check its path, as the worker sees it")
+    if path.suffix.lower() not in KINDS:
+        raise SourceError(f"source {source!r} ends in {path.suffix!r}; known: {list(KINDS)}")
+    return path
+
+
+def _scan(path: Path, plan: Plan, engine: duckdb.DuckDBPyConnection) -> tuple[str, pa.Schema]:
+    """What to write after FROM to read the file, and the columns it has."""
+    match path.suffix.lower():
+        case ".csv":
+            scan = _scan_csv(path, plan)
+        case ".xlsx":
+            scan = _scan_sheet(path, plan, engine)
+        case ".parquet":
+            scan = f"read_parquet({_pattern(path)})"
+        case _:
+            return _scan_json(path, plan, engine)
+    return scan, _schema(engine, scan)
+
+
+def _schema(engine: duckdb.DuckDBPyConnection, scan: str) -> pa.Schema:
+    return engine.sql(f"SELECT * FROM {scan} LIMIT 0").to_arrow_reader().schema
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _pattern(path: Path) -> str:
+    """The path for the engine, which else would read 'answers1.csv' for 'answers[1].csv'."""
+    return _literal(re.sub(r"[*?[]", r"[\g<0>]", str(path)))
+
+
+def _text_columns(names: Iterable[str]) -> str:
+    return "{" + ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names) + "}"
+
+
+def _scan_csv(path: Path, plan: Plan) -> str:
+    """Every value is text, so that '007' stays '007'. Nothing is guessed but the delimiter, from the header: the
+    engine's own guess takes rows that begin with '#' for comments, and loses them."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            line = file.readline()
+            delimiter = max(DELIMITERS, key=line.count)
+            file.seek(0)
+            header = next(csv.reader(file, delimiter=delimiter), [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SourceError(f"source {plan.source!r} cannot be read: {_first(error)}; {_MEND}") from error
+    named: dict[str, None] = {}
+    for place, name in enumerate(header):
+        named[f"{name}_{place}" if not name or name in named else name] = None
+    return (
+        f"read_csv({_pattern(path)}, auto_detect=false, header=true, delim={_literal(delimiter)}, quote='\"',"
+        f" escape='\"', columns={_text_columns(named or ['(none)'])})"
+    )
+
+
+def _scan_json(path: Path, plan: Plan, engine: duckdb.DuckDBPyConnection) -> tuple[str, pa.Schema]:
+    """Types are looked at, but values are read as text: the engine's types turn a record id such as '2026-10-01' into
+    a date, and put quotes around strings in a column that holds numbers as well."""
+    lines = f"{_pattern(path)}, format='newline_delimited'"
+    found = _schema(engine, f"read_json({lines}, sample_size=-1, convert_strings_to_integers=false)")
+    day = plan.column("response_date")
+    schema = pa.schema(
+        field.with_type(pa.string()) if pa.types.is_temporal(field.type) and field.name != day else field
+        for field in found
+    )
+    names = dict.fromkeys(plan.column(name) for name in COLUMNS)
+    return f"read_json({lines}, columns={_text_columns(names)})", schema
+
+
+def _scan_sheet(path: Path, plan: Plan, engine: duckdb.DuckDBPyConnection) -> str:
+    as_text = {plan.column(name): str for name in COLUMNS if name != "response_date"}
+    try:
+        # 'None' and 'N/A' are answers like any other; only an empty cell is empty
+        sheet = pd.read_excel(path, dtype=as_text, engine="openpyxl", keep_default_na=False, na_values=[""])
+        engine.register("sheet", sheet)
+    except Exception as error:  # openpyxl raises whatever its zip and XML readers do
+        raise SourceError(f"source {plan.source!r} cannot be read as Excel: {_first(error)}") from error
+    return "sheet"
+
+
+def _select(plan: Plan, schema: pa.Schema, relation: str) -> tuple[str, str]:
+    """The query for the plan's records, and the one that counts records without a date."""
+    names = {name: plan.column(name) for name in COLUMNS}
+    if missing := [column for column in names.values() if column not in schema.names]:
+        raise SourceError(
+            f"source {plan.source!r} lacks the columns {missing}; it has {schema.names}. Name the ones to use in"
+            ' `columns`, such as {"occp_text": "job_title"}'
+        )
+    for name, column in names.items():
+        _check_type(plan.source, name, column, schema.field(column).type)
+    dated = quoted_column(names["response_date"])
+    day = f"CAST({dated} AS DATE)"
+    if _is_text(schema.field(names["response_date"]).type):
+        # a moment with an offset may be another day here, but a cast would take the day as it is written
+        zoned = f"length({dated}) > 10 AND regexp_matches({dated}, '([Zz]|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
+        day = f"CAST(CASE WHEN {zoned} THEN {dated} || ' (has a time zone)' ELSE {dated} END AS DATE)"
+    texts = ", ".join(
+        f"CAST({quoted_column(names[name])} AS VARCHAR) AS {name}" for name in COLUMNS if name != "response_date"
+    )
+    select = (
+        f"SELECT {texts}, {day} AS response_date FROM {relation}"
+        f" WHERE {day} BETWEEN DATE '{plan.from_date}' AND DATE '{plan.to_date}'"
+    )
+    return select, f"SELECT count(*) FROM {relation} WHERE {dated} IS NULL"
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _check_type(source: str, name: str, column: str, kind: pa.DataType) -> None:
+    fits = _is_text(kind) or pa.types.is_null(kind)
+    if name == "record_id":
+        fits = fits or pa.types.is_integer(kind)
+    if name == "response_date":
+        fits = fits or pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and kind.tz is None)
+    if not fits:
+        wanted = {"record_id": "text or integer", "response_date": "a date, or a timestamp without a time zone"}
+        raise SourceError(
+            f"source {source!r}: column {column!r} is {kind}; {name} must be {wanted.get(name, 'text')}:"
+            " cast it in a view"
+        )

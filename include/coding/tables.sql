@@ -1,0 +1,72 @@
+-- The project's tables. {schema} is the schema's quoted name. Every statement may be run again.
+
+CREATE SCHEMA IF NOT EXISTS {schema};
+
+-- One row per text, topic and model: what was sent and what came back. A text is sent once.
+CREATE TABLE IF NOT EXISTS {schema}.coded_texts (
+    text_key      VARCHAR NOT NULL,   -- 32 hexadecimal digits: 128 bits of SHA-256 of both texts
+    topic         VARCHAR NOT NULL,   -- uriName of the classification
+    model_id      VARCHAR NOT NULL,   -- GUID of the model that coded it
+    model_version DOUBLE PRECISION,   -- the service's number of that model
+    occp_text     VARCHAR NOT NULL,   -- job title as sent
+    tasks_text    VARCHAR NOT NULL,   -- tasks as sent
+    outcome       VARCHAR NOT NULL,   -- coded, uncoded
+    code          VARCHAR,            -- of the classification, at any level; NULL if uncoded
+    label         VARCHAR,            -- its title
+    confidence    DOUBLE PRECISION,   -- as the service gives it
+    level         INTEGER,            -- digits of the code, 1 to 6; NULL for a code of another form
+    suggestions   VARCHAR,            -- JSON array of codeCategory, codeLabel, codeConfidence; NULL if none
+    operation_id  VARCHAR NOT NULL,   -- GUID of the operation
+    run_id        VARCHAR NOT NULL,   -- Airflow run that brought it
+    coded_at      TIMESTAMP NOT NULL  -- when it was kept, UTC
+);
+
+-- One row per source record, topic and model. A run replaces the rows of its dates, topic and model.
+CREATE TABLE IF NOT EXISTS {schema}.coded_records (
+    record_id     VARCHAR NOT NULL,   -- of the source; '' if it had none
+    occurrence    INTEGER NOT NULL,   -- 1, 2, ... where a record id stands more than once on a date
+    response_date DATE NOT NULL,
+    topic         VARCHAR NOT NULL,
+    model_id      VARCHAR NOT NULL,
+    model_version DOUBLE PRECISION,
+    outcome       VARCHAR NOT NULL,   -- coded, uncoded, rejected
+    code          VARCHAR,            -- code to suggestions: as in coded_texts
+    label         VARCHAR,
+    confidence    DOUBLE PRECISION,
+    level         INTEGER,
+    suggestions   VARCHAR,
+    reason        VARCHAR,            -- why rejected: no_record_id, blank, not_printable_ascii, too_long
+    text_key      VARCHAR,            -- of its text in coded_texts; NULL if rejected
+    operation_id  VARCHAR,            -- that coded its text, perhaps in an earlier run
+    run_id        VARCHAR NOT NULL,   -- Airflow run that wrote this row
+    coded_at      TIMESTAMP NOT NULL, -- when its text was coded; when it was judged, if rejected; UTC
+    read_at       TIMESTAMP NOT NULL  -- when the source was read; an older reading does not replace a newer one; UTC
+);
+
+-- One row per operation of the service.
+CREATE TABLE IF NOT EXISTS {schema}.coding_operations (
+    operation_id  VARCHAR NOT NULL,
+    run_id        VARCHAR NOT NULL,
+    part          INTEGER NOT NULL,   -- number of the part in its run, from 0
+    topic         VARCHAR NOT NULL,
+    model_id      VARCHAR NOT NULL,
+    records       BIGINT NOT NULL,    -- texts sent
+    bytes         BIGINT NOT NULL,    -- of the input file
+    state         VARCHAR NOT NULL,   -- complete, failed, timed_out, deadline, refused; unknown if it was not told
+    error         VARCHAR,            -- in the service's words
+    usable        BIGINT NOT NULL,    -- results that were kept
+    set_aside     BIGINT NOT NULL,    -- output lines that could not be used
+    metadata      VARCHAR,            -- the metadata file as it came, JSON by all we know
+    landed_at     TIMESTAMP NOT NULL  -- when this row was written, UTC
+);
+
+-- For each record and topic, the row of the newest model.
+CREATE OR REPLACE VIEW {schema}.current_codes AS
+SELECT * FROM (
+    SELECT *, row_number() OVER (
+        PARTITION BY topic, response_date, record_id, occurrence
+        ORDER BY model_version DESC NULLS LAST, coded_at DESC, model_id
+    ) AS newest
+    FROM {schema}.coded_records
+) AS ranked
+WHERE newest = 1;

@@ -1,0 +1,136 @@
+"""A classification: categories in a JSONL file, and the hierarchy that their codes make."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Columns: TypeAlias = NDArray[np.intp]
+
+
+class ClassificationError(ValueError):
+    """The classification is no hierarchy of codes; the message names the line or the code."""
+
+
+@dataclass(frozen=True)
+class Category:
+    """A line of a classification file.
+
+    :param code: digits; their number is the level, and they start with the parent's code.
+    :param label: the category's name.
+    :param titles: of an occupation: job titles as people write them.
+    :param tasks: of an occupation: what people in it do.
+    """
+
+    code: str
+    label: str
+    titles: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+
+
+def read_categories(content: bytes) -> list[Category]:
+    """Return the categories of a classification file, by code.
+
+    :raises ClassificationError: for a line that is no category, or a code that stands twice.
+    """
+    lines = enumerate(content.splitlines(), start=1)
+    categories = [_parse_category(number, line) for number, line in lines if line.strip()]
+    times = Counter(category.code for category in categories)
+    if repeated := sorted(code for code, count in times.items() if count > 1):
+        raise ClassificationError(f"codes that stand twice: {repeated[:5]}")
+    return sorted(categories, key=lambda category: category.code)
+
+
+def write_categories(categories: Iterable[Category]) -> bytes:
+    """Return the content of a classification file with these categories."""
+    return b"".join(_format_category(category) for category in categories)
+
+
+def _format_category(category: Category) -> bytes:
+    row = {name: value for name, value in vars(category).items() if value}
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+def _parse_category(number: int, line: bytes) -> Category:
+    try:
+        row = json.loads(line)
+        texts = tuple(row.get("titles", [])), tuple(row.get("tasks", []))
+        category = Category(row["code"], row["label"], *texts)
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ClassificationError(f"line {number}: not an object with code and label: {line[:80]!r}") from exc
+    if not (isinstance(category.code, str) and category.code.isdecimal()):
+        raise ClassificationError(f"line {number}: a code is a string of digits, not {category.code!r}")
+    if not all(isinstance(text, str) for text in chain([category.label], *texts)):
+        raise ClassificationError(f"line {number}: label, titles and tasks are strings: {line[:80]!r}")
+    return category
+
+
+@dataclass(frozen=True)
+class Level:
+    """The categories of one level: a slice of the columns, with the parent's column for each."""
+
+    digits: int
+    columns: slice
+    parents: Columns  # for each category: column of its parent, -1 at the top
+    families: Columns  # where each parent's run of children starts, counted within the level
+    sizes: Columns  # of these runs
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """The categories as columns: level by level from the top, by code within a level."""
+
+    codes: tuple[str, ...]
+    labels: tuple[str, ...]
+    levels: tuple[Level, ...]
+    occupations: tuple[Category, ...]
+
+    @classmethod
+    def grow(cls, categories: Sequence[Category]) -> Hierarchy:
+        """Keep the occupations (the longest codes) and what stands above them.
+
+        :raises ClassificationError: for less than two occupations, or one whose parents are not described.
+        """
+        by_code = {category.code: category for category in categories}
+        lengths = sorted({len(code) for code in by_code})
+        occupations = [c for c in categories if len(c.code) == lengths[-1]] if lengths else []
+        if len(occupations) < 2:
+            raise ClassificationError("a classification needs two occupations at least")
+        codes = [sorted({o.code[:length] for o in occupations}) for length in lengths]
+        if orphans := sorted(set(chain(*codes)) - by_code.keys()):
+            raise ClassificationError(f"codes that are not described but have codes below: {orphans[:5]}")
+        flat = tuple(chain(*codes))
+        labels = tuple(by_code[code].label for code in flat)
+        return cls(flat, labels, tuple(_cut_levels(codes)), tuple(occupations))
+
+    @property
+    def leaves(self) -> slice:
+        """The columns of the occupations."""
+        return self.levels[-1].columns
+
+    @property
+    def paths(self) -> Columns:
+        """Occupations x levels: the columns from the top down to each occupation."""
+        columns = [np.arange(self.leaves.start, self.leaves.stop)]
+        for level in reversed(self.levels[1:]):
+            columns.append(level.parents[columns[-1] - level.columns.start])
+        return np.stack(columns[::-1], axis=1)
+
+
+def _cut_levels(codes: Sequence[Sequence[str]]) -> Iterator[Level]:
+    start, above = 0, {"": -1}
+    for level in codes:
+        width = len(next(iter(above)))
+        parents = np.array([above[code[:width]] for code in level], dtype=np.intp)
+        families = np.flatnonzero(np.diff(parents, prepend=-2))
+        sizes = np.diff(families, append=len(level))
+        yield Level(len(level[0]), slice(start, start + len(level)), parents, families, sizes)
+        above = {code: start + place for place, code in enumerate(level)}
+        start += len(level)

@@ -1,0 +1,164 @@
+"""What a record must be, and how its outcome is written (contract 3.3 to 3.6)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from include.local_service.coders import CandidateLike, CodingLike
+from include.local_service.errors import InvalidBodyError, MalformedRecordError
+
+TEXT_FIELDS = ("occp_text", "tasks_text")
+LONGEST_BATCH_TEXT = 300
+LONGEST_SYNCHRONOUS_TEXT = 100
+SMALL_BATCH = 300
+MOST_SUGGESTIONS = 16
+LONGEST_LINE = 64 * 1024
+"""Bytes: far above any line that is short enough, so that a file without line ends cannot fill the memory."""
+
+
+class BadRecordError(ValueError):
+    """A record that the model does not take; the message says why."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record as it was sent."""
+
+    occp_text: str
+    tasks_text: str
+    record_id: str | None
+    sent: dict[str, str]
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The two texts, as the coder takes them."""
+        return self.occp_text, self.tasks_text
+
+
+def read_record(value: Any, longest: int) -> Record:
+    """Judge one record.
+
+    :param longest: how many characters both texts may have together.
+    :raises BadRecordError: with the first thing that is wrong.
+    """
+    if not isinstance(value, dict):
+        raise BadRecordError("not a JSON object")
+    for name in TEXT_FIELDS:
+        if name not in value:
+            raise BadRecordError(f"field {name} is missing")
+    for name, text in value.items():
+        _judge_field(name, text)
+    occp_text, tasks_text = value["occp_text"], value["tasks_text"]
+    length = len(occp_text) + len(tasks_text)
+    if length > longest:
+        raise BadRecordError(f"occp_text and tasks_text have {length} characters together, at most {longest} allowed")
+    if not occp_text.strip() and not tasks_text.strip():
+        raise BadRecordError("occp_text and tasks_text are both blank")
+    return Record(occp_text, tasks_text, value.get("recordId"), value)
+
+
+def _judge_field(name: str, text: Any) -> None:
+    if name not in TEXT_FIELDS and name != "recordId":
+        raise BadRecordError(f"field {name!a} is not in the input format")
+    if not isinstance(text, str):
+        raise BadRecordError(f"field {name} is not a string")
+    if not (text.isascii() and text.isprintable()):
+        raise BadRecordError(f"field {name} has a character that is not printable ASCII")
+
+
+def read_lines(handle: BinaryIO) -> Iterator[Record]:
+    """Yield the records of an input file in order.
+
+    :raises BadRecordError: with the number of the first bad line and what is wrong with it.
+    """
+    names: set[str] | None = None
+    number = 0
+    while line := handle.readline(LONGEST_LINE + 1):
+        number += 1
+        try:
+            record = read_record(_read_json(line), LONGEST_BATCH_TEXT)
+            names = names or set(record.sent)
+            if set(record.sent) != names:
+                raise BadRecordError("its fields differ from those of line 1")
+        except BadRecordError as error:
+            raise BadRecordError(f"Malformed record found in input file: line {number}: {error}") from None
+        yield record
+    if not number:
+        raise BadRecordError("The input file has no records")
+
+
+def _read_json(line: bytes) -> Any:
+    if len(line) > LONGEST_LINE:
+        raise BadRecordError(f"longer than {LONGEST_LINE} bytes")
+    if not line.strip():
+        raise BadRecordError("blank")
+    try:
+        return json.loads(line.decode())
+    except (ValueError, RecursionError):
+        raise BadRecordError("not a JSON object") from None
+
+
+def read_request(body: Any) -> tuple[list[Record], int]:
+    """Return the records of a synchronous request and how many codes each may get (contract 2.6).
+
+    :raises InvalidBodyError: when the body is not such a request, or has a character that is not printable ASCII.
+    :raises MalformedRecordError: when a record does not fit the model's format.
+    """
+    if not isinstance(body, dict) or len(body.keys() & {"record", "records"}) != 1:
+        raise InvalidBodyError
+    if body.keys() - {"record", "records", "numberOfSuggestions"}:
+        raise InvalidBodyError
+    suggestions = body.get("numberOfSuggestions", MOST_SUGGESTIONS)
+    if not isinstance(suggestions, int) or isinstance(suggestions, bool) or not 1 <= suggestions <= MOST_SUGGESTIONS:
+        raise InvalidBodyError
+    values = body["records"] if "records" in body else [body["record"]]
+    if not isinstance(values, list) or not 1 <= len(values) <= SMALL_BATCH:
+        raise InvalidBodyError
+    if any(not text.isascii() or not text.isprintable() for text in _texts(values)):
+        raise InvalidBodyError
+    try:
+        return [read_record(value, LONGEST_SYNCHRONOUS_TEXT) for value in values], suggestions
+    except BadRecordError as error:
+        raise MalformedRecordError(str(error)) from None
+
+
+def _texts(values: list[Any]) -> list[str]:
+    records = [value for value in values if isinstance(value, dict)]
+    return [text for record in records for text in record.values() if isinstance(text, str)]
+
+
+def batch_answer(record: Record, coding: CodingLike) -> dict[str, Any]:
+    """Return the output line of a record (contract 3.4)."""
+    return {
+        "recordId": record.record_id,
+        "codeStatus": _code_status(coding),
+        "input": record.sent,
+        "result": _coded(coding.result) if coding.result else None,
+        "suggestions": None if coding.result else [_coded(one) for one in coding.suggestions[:3]] or None,
+    }
+
+
+def synchronous_answer(record: Record, coding: CodingLike, suggestions: int) -> dict[str, Any]:
+    """Return the answer for a record of a synchronous request (contract 3.5).
+
+    :param suggestions: the largest number of codes to return.
+    """
+    codes = [coding.result, *coding.suggestions][:suggestions] if coding.result else []
+    identifier = {} if record.record_id is None else {"recordId": record.record_id}
+    result = [_coded(code) for code in codes if code]
+    return {**identifier, "codeStatus": _code_status(coding), "input": record.sent, "result": result}
+
+
+def _code_status(coding: CodingLike) -> str:
+    return "successful" if coding.result else "unsuccessful"
+
+
+def _coded(candidate: CandidateLike) -> dict[str, Any]:
+    return {
+        "codeCategory": candidate.code,
+        "codeLabel": candidate.label,
+        "codeConfidence": round(float(candidate.confidence), 4),
+    }

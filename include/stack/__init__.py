@@ -1,0 +1,1 @@
+"""Everything on one machine: the local coding service, real Airflow processes, an embedded warehouse, a sample."""

@@ -1,0 +1,117 @@
+"""The embedded warehouse: one DuckDB file, one writer at a time, and the others wait."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from include.warehouse.errors import NoSuchTableError, WarehouseBusyError, WarehouseError
+
+#: Seconds to wait for another process, seconds between looks, and seconds between lines that say so.
+PATIENCE, LOOK, SAY = 3600.0, 0.2, 10.0
+BATCH_ROWS = 100_000
+
+log = logging.getLogger(__name__)
+
+
+def quoted(name: str) -> str:
+    """A table's name as SQL: each part of a dotted name in quotes."""
+    return ".".join(map(quoted_column, name.split(".")))
+
+
+def quoted_column(name: str) -> str:
+    """A column's name as SQL: in quotes, its dots and all."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+class Session:
+    """One connection to the warehouse."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+        # a table that is missing must not be taken for a Python variable of the same name
+        connection.execute("SET python_enable_replacements = false")
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement with bound values and return its rows."""
+        try:
+            return self._connection.execute(sql, values).fetchall()
+        except duckdb.CatalogException as error:
+            raise NoSuchTableError(str(error)) from error
+
+    def read(self, sql: str, values: Sequence[Any] = ()) -> pa.RecordBatchReader:
+        """Run a query and stream its rows as Arrow."""
+        try:
+            return self._connection.sql(sql, params=values or None).to_arrow_reader(BATCH_ROWS)
+        except duckdb.CatalogException as error:
+            raise NoSuchTableError(str(error)) from error
+
+    def write(self, table: str, rows: pa.RecordBatchReader) -> None:
+        """Append rows to a table; columns are matched by name, those that `rows` lacks become NULL."""
+        self._connection.register("incoming_rows", rows)
+        try:
+            self._connection.execute(f"INSERT INTO {quoted(table)} BY NAME SELECT * FROM incoming_rows")
+        finally:
+            self._connection.unregister("incoming_rows")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All statements of the block, or none of them."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+
+class DuckDBWarehouse:
+    """A warehouse in one DuckDB file. The file is locked by the process that writes; others wait their turn.
+
+    :param connect: opens the file; its argument says whether read-only
+    :param name: for messages
+    :param patience: seconds to wait for another process before :class:`WarehouseBusyError`
+    """
+
+    def __init__(
+        self, connect: Callable[[bool], duckdb.DuckDBPyConnection], name: str, patience: float = PATIENCE
+    ) -> None:
+        self._connect, self.name, self._patience = connect, name, patience
+
+    @contextmanager
+    def session(self, *, read_only: bool = False) -> Iterator[Session]:
+        """Yield a connection; any number may read at once, a writer is alone.
+
+        :raises WarehouseBusyError: others held the file for longer than we wait
+        :raises WarehouseError: the file cannot be opened
+        """
+        connection = self._wait(read_only)
+        try:
+            yield Session(connection)
+        finally:
+            connection.close()
+
+    def _wait(self, read_only: bool) -> duckdb.DuckDBPyConnection:
+        start = said = time.monotonic()
+        while True:
+            try:
+                return self._connect(read_only)
+            except duckdb.IOException as error:
+                if "Could not set lock" not in str(error):
+                    raise WarehouseError(f"warehouse {self.name!r} cannot be opened: {error}") from error
+                now = time.monotonic()
+                if now - start > self._patience:
+                    raise WarehouseBusyError(
+                        f"warehouse {self.name!r} was held by another process for {self._patience:.0f} s: {error}"
+                    ) from error
+                if now - said > SAY:
+                    said = now
+                    log.info("Waiting for warehouse %r, held by another process (%.0f s)", self.name, now - start)
+            time.sleep(LOOK)

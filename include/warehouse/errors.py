@@ -1,0 +1,19 @@
+"""What can go wrong with a warehouse."""
+
+from __future__ import annotations
+
+
+class WarehouseError(Exception):
+    """The warehouse cannot be reached or refuses a statement."""
+
+
+class WarehouseSettingsError(WarehouseError):
+    """The Airflow connection of the warehouse is missing or does not fit; somebody has to act."""
+
+
+class WarehouseBusyError(WarehouseError):
+    """Another process has held the embedded warehouse for longer than we wait."""
+
+
+class NoSuchTableError(WarehouseError):
+    """A table or view does not exist, or may not be seen."""

@@ -1,0 +1,98 @@
+"""The wait for an operation, as a task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import BaseSensorOperator, XComArg
+
+from coding_service.errors import CodingServiceError, OperationFailedError, ProtocolError
+from coding_service.hooks import CONN_ID, CodingServiceHook
+from coding_service.retry import CodingServiceRetryPolicy
+from coding_service.triggers import ENDS_THE_WAIT, BatchCodeTrigger, Reason, end_event
+
+
+class BatchCodeSensor(BaseSensorOperator):
+    """Waits until a batch coding operation ends; succeeds if it is complete.
+
+    Deferrable by default: the wait runs in the triggerer and holds no worker. With `deferrable=False` it is
+    rescheduled between status calls (`mode="reschedule"`), for deployments without a triggerer. How an operation
+    ended is pushed as XCom `operation` (`operation_id`, `state`, `message`), a failed one's as well.
+
+    :param topic: uriName of the topic
+    :param operation_id: GUID of the operation
+    :param coding_service_conn_id: Airflow connection of the service
+    :param timeout: how long to wait at most, in seconds or as timedelta; the service states no maximum (contract 5)
+    :param poll_interval: seconds between the first two status calls; None: as the connection says (rescheduled: 60)
+    :param deferrable: whether to wait in the triggerer
+    :raises OperationFailedError: the operation failed, timed out, or did not end in time (when rescheduled, Airflow
+        raises its AirflowSensorTimeout for the last)
+    """
+
+    template_fields: Sequence[str] = ("topic", "operation_id", "coding_service_conn_id")
+    ui_color = "#d8e6f3"
+
+    def __init__(
+        self,
+        *,
+        topic: str,
+        operation_id: str | XComArg,
+        coding_service_conn_id: str = CONN_ID,
+        timeout: float | timedelta = timedelta(hours=24),
+        poll_interval: float | None = None,
+        deferrable: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("retry_policy", CodingServiceRetryPolicy())
+        kwargs.setdefault("mode", "reschedule")
+        kwargs.setdefault("poke_interval", poll_interval or 60.0)
+        super().__init__(timeout=timeout, **kwargs)
+        self.topic = topic
+        self.operation_id: Any = operation_id
+        self.coding_service_conn_id = coding_service_conn_id
+        self.poll_interval = poll_interval
+        self.deferrable = deferrable
+
+    def execute(self, context: Any) -> None:
+        if not self.deferrable:
+            super().execute(context)
+            return
+        trigger = BatchCodeTrigger(
+            topic=self.topic,
+            operation_id=self.operation_id,
+            coding_service_conn_id=self.coding_service_conn_id,
+            deadline=time.time() + self.timeout,
+            poll_interval=self.poll_interval,
+        )
+        # Airflow's own timeout comes later: it ends the task without telling how the operation stands
+        self.defer(trigger=trigger, method_name="resume", timeout=timedelta(seconds=self.timeout + 600))
+
+    def poke(self, context: Any) -> bool:
+        try:
+            operation = CodingServiceHook(self.coding_service_conn_id).operation(self.topic, self.operation_id)
+        except ENDS_THE_WAIT:
+            raise
+        except CodingServiceError as error:
+            self.log.warning("Operation %s: %s; asking again", self.operation_id, error)
+            return False
+        self.log.info("Operation %s is %s", self.operation_id, operation.status)
+        payload = end_event(operation)
+        if payload is not None:
+            self.resume(context, payload)
+        return payload is not None
+
+    def resume(self, context: Any, event: dict[str, Any] | None = None) -> None:
+        """Take the trigger's event: push how the operation ended, and fail unless it is complete."""
+        try:
+            if event is None or event["operation_id"] != self.operation_id:
+                raise KeyError(self.operation_id)
+            reason, message = Reason(event["reason"]), event["message"]
+        except (KeyError, TypeError, ValueError):
+            raise ProtocolError(f"the wait for operation {self.operation_id!r} was resumed with {event!r}") from None
+        told = {"operation_id": self.operation_id, "state": reason.value, "message": message}
+        context["ti"].xcom_push(key="operation", value=told)
+        if reason is not Reason.COMPLETE:
+            raise OperationFailedError(f"operation {self.operation_id!r}: {message}")

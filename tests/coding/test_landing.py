@@ -1,0 +1,480 @@
+"""Landing: what came back is kept, and a run is published as a whole or not at all."""
+
+import json
+import subprocess
+import time
+
+import pytest
+
+from include.coding.errors import AuditError, IncompleteError
+from include.coding.results import Returned
+from tests.coding.conftest import CHEF, DAY, LATER, MODEL, NEXT_DAY, OTHER_MODEL, as_date, code_line, make_key
+
+RECORDS = [
+    ("1", DAY, "chef", "cooks"),
+    ("2", DAY, "chef ", "cooks"),
+    ("3", NEXT_DAY, "baker", ""),
+    ("4", NEXT_DAY, "", None),
+    ("5", LATER, "chef", "cooks"),
+]
+OUTCOMES = [("1", "coded"), ("2", "coded"), ("3", "coded"), ("4", "rejected")]
+BAKER = {**CHEF, "codeCategory": "3512", "codeLabel": "Bakers"}
+
+
+def code_chefs(line):
+    """Chefs are coded, all others have a suggestion."""
+    if line["occp_text"] == "chef":
+        return code_line(line)
+    return code_line(line, result=None, suggestions=[BAKER])
+
+
+@pytest.fixture
+def filled(pipeline):
+    pipeline.fill(*RECORDS)
+    return pipeline
+
+
+def failed(part, **changes):
+    return Returned(part.part, f"operation-{part.part}", "failed", "the service says: Malformed record", **changes)
+
+
+def count(pipeline, table):
+    return pipeline.ask(f"SELECT count(*) FROM coding.{table}")[0][0]
+
+
+def test_a_record_is_published_with_its_code_and_where_it_came_from(filled):
+    filled.run(code=code_chefs)
+    columns = "* EXCLUDE (coded_at, read_at, response_date), CAST(response_date AS VARCHAR)"
+    rows = filled.ask(f"SELECT {columns} FROM coding.coded_records WHERE record_id <> '2' ORDER BY record_id")
+    fixed, operation = ("osca", MODEL, 1.0), "run-1-operation-0"
+    suggestions = json.dumps([BAKER], separators=(",", ":"))
+    chef, baker = make_key("chef", "cooks"), make_key("baker", "")
+    assert rows == [
+        ("1", 1, *fixed, "coded", "351311", "Chef", 0.92, 6, None, None, chef, operation, "run-1", DAY),
+        ("3", 1, *fixed, "uncoded", None, None, None, None, suggestions, None, baker, operation, "run-1", NEXT_DAY),
+        ("4", 1, *fixed, "rejected", None, None, None, None, None, "blank", None, None, "run-1", NEXT_DAY),
+    ]
+
+
+def test_a_landing_tells_its_counts(filled):
+    landed = filled.run(code=code_chefs, records_per_part=1)
+    assert vars(landed) == {
+        **{"read": 4, "coded": 2, "uncoded": 1, "rejected": 1, "texts": 2, "texts_sent": 2, "operations": 2},
+        **{"from_date": DAY, "to_date": NEXT_DAY},
+    }
+
+
+def test_equal_texts_get_the_code_of_the_one_that_was_sent(filled):
+    filled.run()
+    rows = filled.ask("SELECT DISTINCT code, operation_id FROM coding.coded_records WHERE text_key IS NOT NULL")
+    assert rows == [("351311", "run-1-operation-0")]
+
+
+def test_a_text_is_kept_with_its_result(filled):
+    filled.run(code=code_chefs)
+    rows = filled.ask(
+        "SELECT text_key, topic, model_id, model_version, occp_text, tasks_text, outcome, code, run_id"
+        " FROM coding.coded_texts ORDER BY occp_text"
+    )
+    assert rows == [
+        (make_key("baker", ""), "osca", MODEL, 1.0, "baker", "", "uncoded", None, "run-1"),
+        (make_key("chef", "cooks"), "osca", MODEL, 1.0, "chef", "cooks", "coded", "351311", "run-1"),
+    ]
+
+
+def test_an_operation_is_kept_with_its_metadata_as_it_came(filled):
+    filled.prepare()
+    (part,) = filled.prepared.parts
+    told = json.dumps({"modelId": MODEL, "x": "é"}, ensure_ascii=False)
+    filled.land([filled.come_back(part, metadata=told.encode())])
+    rows = filled.ask("SELECT * EXCLUDE (landed_at) FROM coding.coding_operations")
+    operation = ("run-1-operation-0", "run-1", 0, "osca", MODEL)
+    assert rows == [(*operation, 2, part.bytes, "complete", None, 2, 0, told)]
+
+
+def test_landing_again_changes_nothing_but_the_times(filled):
+    filled.run()
+    first = filled.outcomes()
+    filled.land()
+    assert filled.outcomes() == first == OUTCOMES
+    assert [count(filled, table) for table in ("coded_texts", "coding_operations")] == [2, 1]
+
+
+def test_a_run_that_sends_nothing_publishes_what_is_known(filled):
+    filled.run()
+    landed = filled.run(run_id="run-2")
+    assert (landed.coded, landed.texts_sent, landed.operations) == (3, 0, 0)
+    assert filled.ask("SELECT DISTINCT run_id FROM coding.coded_records") == [("run-2",)]
+    assert filled.ask("SELECT DISTINCT run_id FROM coding.coded_texts") == [("run-1",)]
+
+
+def test_a_source_that_has_lost_its_records_does_not_empty_what_is_published(filled):
+    filled.run()
+    published = filled.outcomes()
+    filled.ask("DELETE FROM survey_responses")
+    with pytest.raises(
+        AuditError, match=r"source 'survey_responses' has no records of .* are published: is the source"
+    ):
+        filled.run()
+    assert filled.outcomes() == published
+
+
+def test_an_older_reading_does_not_replace_a_newer_one_but_publishes_its_other_dates(filled):
+    parts = [filled.come_back(part) for part in filled.prepare(run_id="run-older").parts]
+    plan, prepared = filled.plan, filled.prepared
+    filled.fill(("9", DAY, "baker", "bakes"))
+    filled.run(run_id="run-newer", to_date=DAY)
+    filled.plan, filled.prepared = plan, prepared
+    filled.land(parts)
+    rows = filled.ask("SELECT record_id, run_id FROM coding.coded_records ORDER BY record_id")
+    assert rows == [
+        ("1", "run-newer"),
+        ("2", "run-newer"),
+        ("3", "run-older"),
+        ("4", "run-older"),
+        ("9", "run-newer"),
+    ]
+
+
+def test_results_for_another_input_file_than_was_prepared_last_are_kept_but_not_published(filled):
+    before = [filled.come_back(part) for part in filled.prepare().parts]
+    sent = sum(part.records for part in filled.prepared.parts)
+    filled.fill(("9", DAY, "baker", "bakes"))
+    filled.prepare()
+    with pytest.raises(IncompleteError, match="prepared anew after it was sent: clear its `create`"):
+        filled.land(before)
+    assert filled.ask("SELECT count(*) FROM coding.coded_texts") == [(sent,)]
+    assert filled.outcomes() == []
+
+
+def test_results_of_a_part_of_another_model_are_not_kept(filled):
+    of_other = [filled.come_back(part) for part in filled.prepare(model_id=OTHER_MODEL).parts]
+    filled.prepare()
+    with pytest.raises(
+        IncompleteError, match=f"'osca/{OTHER_MODEL}' coded it, the run is pinned to 'osca', '{MODEL}'"
+    ):
+        filled.land(of_other)
+    assert filled.ask("SELECT count(*) FROM coding.coded_texts") == [(0,)]
+
+
+def test_an_input_file_that_is_gone_loses_no_other_part(filled):
+    first, second = (filled.come_back(part) for part in filled.prepare(records_per_part=1).parts)
+    first.sent.unlink()
+    with pytest.raises(IncompleteError, match="part 0 .*its input file .* is gone"):
+        filled.land([first, second])
+    assert filled.ask("SELECT count(*) FROM coding.coded_texts") == [(1,)]
+
+
+def test_an_empty_day_is_landed_without_a_record(filled):
+    landed = filled.run(from_date="2026-01-01", to_date="2026-01-01")
+    assert (landed.read, landed.operations, count(filled, "coded_records")) == (0, 0, 0)
+
+
+def test_the_dates_are_replaced_and_no_other_date(filled):
+    filled.run(to_date=LATER)
+    filled.ask(f"DELETE FROM survey_responses WHERE response_date <> '{DAY}' OR record_id = '1'")
+    filled.run(run_id="run-2")
+    rows = filled.ask("SELECT record_id, run_id FROM coding.coded_records ORDER BY record_id")
+    assert rows == [("2", "run-2"), ("5", "run-1")]
+
+
+@pytest.mark.parametrize("other", [{"model_id": OTHER_MODEL}, {"topic": "anzsco"}])
+def test_rows_of_another_model_or_topic_stay(filled, other):
+    filled.run()
+    filled.run(run_id="run-2", code=lambda line: code_line(line, result=BAKER), **other)
+    rows = filled.ask("SELECT run_id, code FROM coding.coded_records WHERE record_id = '1' ORDER BY run_id")
+    assert rows == [("run-1", "351311"), ("run-2", "3512")]
+    assert count(filled, "coded_texts") == 4
+
+
+def test_a_schema_of_another_name_has_tables_of_its_own(filled):
+    filled.run(schema='the "coding" schema')
+    assert filled.ask('SELECT count(*) FROM "the ""coding"" schema".coded_records') == [(4,)]
+
+
+def test_all_replaces_the_results_of_the_texts_it_sends(filled):
+    filled.run(to_date=LATER)
+    filled.fill(("6", "2026-10-20", "nurse", ""))
+    filled.run(run_id="run-2", from_date="2026-10-20", to_date="2026-10-20")
+    filled.run(run_id="run-3", selection="all", code=lambda line: code_line(line, result=BAKER))
+    texts = filled.ask("SELECT occp_text, code, run_id FROM coding.coded_texts ORDER BY 1")
+    assert texts == [("baker", "3512", "run-3"), ("chef", "3512", "run-3"), ("nurse", "351311", "run-2")]
+    assert filled.ask("SELECT DISTINCT code FROM coding.coded_records WHERE run_id = 'run-3'") == [("3512",), (None,)]
+
+
+def test_a_text_that_another_run_kept_first_keeps_its_result(filled):
+    filled.prepare()
+    late = [filled.come_back(part, code=lambda line: code_line(line, result=BAKER)) for part in filled.prepared.parts]
+    prepared, plan = filled.prepared, filled.plan
+    filled.run(run_id="run-2")
+    filled.prepared, filled.plan = prepared, plan
+    filled.land(late)
+    assert filled.ask("SELECT DISTINCT code FROM coding.coded_texts") == [("351311",)]
+    assert filled.ask("SELECT DISTINCT code FROM coding.coded_records WHERE outcome = 'coded'") == [("351311",)]
+
+
+def test_a_part_that_failed_publishes_nothing_and_is_named_and_the_rest_is_kept(filled):
+    first, second = filled.prepare(records_per_part=1).parts
+    with pytest.raises(IncompleteError) as caught:
+        filled.land([filled.come_back(first), failed(second)])
+    assert str(caught.value) == (
+        "nothing was published, 1 of 2 parts did not come back whole; the results of 1 of 2 texts are kept, and the"
+        " next run of these dates sends the rest. part 1 (operation operation-1): the service says: Malformed record"
+    )
+    assert [count(filled, table) for table in ("coded_texts", "coded_records")] == [1, 0]
+    assert filled.ask("SELECT part, state, error, usable FROM coding.coding_operations ORDER BY part") == [
+        (0, "complete", None, 1),
+        (1, "failed", "the service says: Malformed record", 0),
+    ]
+
+
+def test_of_five_parts_of_which_one_failed_the_next_run_sends_that_part_only(pipeline):
+    pipeline.fill(*[(str(n), DAY, f"job {n}", "") for n in range(10)])
+    parts = pipeline.prepare(records_per_part=2).parts
+    returned = [failed(part) if part.part == 3 else pipeline.come_back(part) for part in parts]
+    with pytest.raises(IncompleteError, match=r"8 of 10 texts are kept.* part 3 \(operation operation-3\)"):
+        pipeline.land(returned)
+    again = pipeline.prepare(run_id="run-2")
+    assert [part.records for part in again.parts] == [2]
+    assert pipeline.land().coded == 10
+
+
+def test_what_was_published_before_stays_when_a_part_fails(filled):
+    filled.run()
+    before = filled.ask("FROM coding.coded_records ORDER BY ALL")
+    filled.prepare(run_id="run-2", selection="all")
+    with pytest.raises(IncompleteError):
+        filled.land([failed(part) for part in filled.prepared.parts])
+    assert filled.ask("FROM coding.coded_records ORDER BY ALL") == before
+
+
+def test_a_part_without_an_operation_is_named_and_has_no_row(filled):
+    filled.prepare()
+    with pytest.raises(IncompleteError, match=r"part 0 \(operation None\): it did not come back; see the logs"):
+        filled.land([Returned(0, None, "unknown")])
+    assert count(filled, "coding_operations") == 0
+
+
+def test_an_output_that_is_too_short_publishes_nothing_and_names_lines_that_were_set_aside(filled):
+    filled.prepare()
+    (part,) = filled.prepared.parts
+    chef = {"recordId": make_key("chef", "cooks"), "occp_text": "chef", "tasks_text": "cooks"}
+    with pytest.raises(IncompleteError) as caught:
+        filled.land([filled.come_back(part, lines=code_line(chef) + "oops\n")])
+    assert "1 of 2 texts have no usable result; line 2 was set aside: it is not a JSON object" in str(caught.value)
+    assert [count(filled, table) for table in ("coded_texts", "coded_records")] == [1, 0]
+    assert filled.ask("SELECT usable, set_aside FROM coding.coding_operations") == [(1, 1)]
+
+
+@pytest.mark.parametrize("lines", ["", "garbage\n" * 3, "\x01\x02"])
+def test_an_output_without_a_result_publishes_nothing(filled, lines):
+    filled.prepare()
+    with pytest.raises(IncompleteError, match="the results of 0 of 2 texts are kept.*2 of 2 texts have no usable"):
+        filled.land([filled.come_back(part, lines=lines) for part in filled.prepared.parts])
+    assert count(filled, "coded_records") == 0
+
+
+def test_an_output_that_is_gone_loses_no_other_part(filled):
+    first, second = filled.prepare(records_per_part=1).parts
+    gone = filled.come_back(second)
+    gone.output.unlink()
+    with pytest.raises(IncompleteError, match="part 1 .*its output file .* is gone"):
+        filled.land([filled.come_back(first), gone])
+    assert count(filled, "coded_texts") == 1
+
+
+def test_lines_that_nobody_asked_for_do_not_keep_a_run_from_being_published(filled):
+    filled.prepare()
+    stranger = {"recordId": "0" * 32, "occp_text": "x", "tasks_text": ""}
+    filled.land(code=lambda line: code_line(line) + code_line(stranger) + code_line(line))
+    assert filled.outcomes() == OUTCOMES
+    assert filled.ask("SELECT usable, set_aside FROM coding.coding_operations") == [(2, 4)]
+
+
+def test_results_of_another_model_are_refused(filled):
+    filled.prepare()
+    metadata = json.dumps({"modelId": OTHER_MODEL}).encode()
+    with pytest.raises(
+        IncompleteError, match=f"'osca/{OTHER_MODEL}' coded it, the run is pinned to 'osca', '{MODEL}'"
+    ):
+        filled.land(metadata=metadata)
+    assert [count(filled, table) for table in ("coded_texts", "coded_records")] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "kept"),
+    [
+        (b"model: 3", "model: 3"),
+        (b"", ""),
+        (b"{", "{"),
+        (b"[1, 2]", "[1, 2]"),
+        (b'{"modelId": null}', '{"modelId": null}'),
+        (b"\xff\x00;", "\ufffd\x00;"),
+        (b"[" * 50_000, "[" * 50_000),
+    ],
+    ids=["text", "empty", "cut", "list", "no model", "bytes", "deep"],
+)
+def test_metadata_that_says_nothing_is_kept_and_does_no_harm(filled, metadata, kept):
+    filled.prepare()
+    assert filled.land(metadata=metadata).coded == 3
+    assert filled.ask("SELECT metadata FROM coding.coding_operations") == [(kept,)]
+
+
+def test_metadata_that_is_gone_does_no_harm(filled):
+    filled.prepare()
+    returned = [filled.come_back(part, metadata=b"{}") for part in filled.prepared.parts]
+    returned[0].metadata.unlink()
+    assert filled.land(returned).coded == 3
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"max_uncoded_share": 0.33}, r"1 of 3 records are uncoded \(33.3%\), above max_uncoded_share = 0.33"),
+        ({"max_rejected_share": 0.24}, r"1 of 4 records are rejected \(25.0%\), above max_rejected_share = 0.24"),
+    ],
+)
+def test_a_share_above_its_limit_publishes_nothing_and_keeps_the_results(filled, limits, message):
+    with pytest.raises(AuditError, match=f"nothing was published: {message}: look at the source, or raise the limit"):
+        filled.run(code=code_chefs, **limits)
+    assert [count(filled, table) for table in ("coded_texts", "coded_records")] == [2, 0]
+
+
+def test_a_share_at_its_limit_is_published(filled):
+    landed = filled.run(code=code_chefs, max_uncoded_share=1 / 3, max_rejected_share=0.25)
+    assert (landed.uncoded, landed.rejected) == (1, 1)
+
+
+@pytest.mark.parametrize("wrong", [{"read": 5}, {"read": 3}, {"rejected": 0}])
+def test_counts_that_do_not_add_up_publish_nothing(filled, wrong):
+    filled.prepare()
+    with pytest.raises(AuditError, match=r"nothing was published: \d records were read .* run again"):
+        filled.land(prepared=wrong)
+    assert count(filled, "coded_records") == 0
+
+
+def test_a_text_that_was_known_and_is_lost_publishes_nothing(filled):
+    filled.run()
+    before = filled.outcomes()
+    filled.prepare(run_id="run-2")
+    filled.ask("DELETE FROM coding.coded_texts WHERE occp_text = 'baker'")
+    with pytest.raises(AuditError, match="1 have a text without a result"):
+        filled.land()
+    assert filled.outcomes() == before
+
+
+def test_a_text_that_stands_twice_does_not_hide_one_that_is_lost(filled):
+    filled.run()
+    filled.prepare(run_id="run-2", from_date=NEXT_DAY, to_date=LATER)
+    filled.ask("INSERT INTO coding.coded_texts FROM coding.coded_texts WHERE occp_text = 'chef'")
+    filled.ask("DELETE FROM coding.coded_texts WHERE occp_text = 'baker'")
+    with pytest.raises(AuditError, match="1 have a text without a result"):
+        filled.land(prepared={"read": 3})
+
+
+def test_the_newest_model_is_the_current_one(filled):
+    versions = [("run-1", MODEL, 2.0, CHEF), ("run-2", OTHER_MODEL, 10.0, BAKER), ("run-3", "old", 1.0, CHEF)]
+    for run_id, model_id, version, result in versions:
+        filled.run(
+            run_id=run_id,
+            model_id=model_id,
+            model_version=version,
+            code=lambda line, result=result: code_line(line, result=result),
+        )
+    assert filled.ask("SELECT DISTINCT model_id FROM coding.current_codes") == [(OTHER_MODEL,)]
+    assert filled.ask("SELECT record_id, code FROM coding.current_codes ORDER BY 1") == [
+        *[(record_id, "3512") for record_id in "123"],
+        ("4", None),
+    ]
+
+
+def test_a_record_that_only_an_older_model_coded_is_current_too(filled):
+    filled.run()
+    filled.run(run_id="run-2", model_id=OTHER_MODEL, model_version=2.0, from_date=NEXT_DAY)
+    rows = filled.ask("SELECT record_id, model_version FROM coding.current_codes ORDER BY 1")
+    assert rows == [("1", 1.0), ("2", 1.0), ("3", 2.0), ("4", 2.0)]
+
+
+def test_each_topic_has_its_current_codes(filled):
+    filled.run()
+    filled.run(run_id="run-2", topic="anzsco")
+    assert filled.ask("SELECT topic, count(*) FROM coding.current_codes GROUP BY 1 ORDER BY 1") == [
+        ("anzsco", 4),
+        ("osca", 4),
+    ]
+
+
+def test_a_record_id_that_stands_twice_is_two_rows(pipeline):
+    pipeline.fill(("1", DAY, "chef", ""), ("1", DAY, "chef", ""), ("1", DAY, "baker", ""))
+    pipeline.run()
+    assert pipeline.ask("SELECT occurrence FROM coding.current_codes ORDER BY 1") == [(1,), (2,), (3,)]
+
+
+def end(process):
+    """Wait for a landing; return how it ended."""
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def test_two_landings_at_once_both_succeed(filled):
+    prepared = []
+    for run_id, day in (("run-1", DAY), ("run-2", NEXT_DAY)):
+        filled.prepare(run_id=run_id, from_date=day, to_date=day)
+        prepared.append((filled.plan, filled.prepared))
+    with filled.warehouse.session():  # so that both wait, and go for it at the same time
+        landings = []
+        for filled.plan, filled.prepared in prepared:
+            landings.append(filled.start_landing())
+        assert [process.stdout.readline() for process in landings] == ["ready\n", "ready\n"]
+    assert [end(process) for process in landings] == [(0, ""), (0, "")]
+    assert filled.outcomes() == OUTCOMES
+    assert filled.ask("SELECT run_id, count(*) FROM coding.coded_records GROUP BY 1 ORDER BY 1") == [
+        ("run-1", 2),
+        ("run-2", 2),
+    ]
+
+
+def kill_after(process, seconds):
+    """Kill the landing so long after it began, if it has not ended by then."""
+    assert process.stdout.readline() == "ready\n"
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    process.communicate()
+
+
+def test_a_landing_that_is_killed_leaves_the_tables_as_before_or_complete(pipeline):
+    pipeline.fill()
+    pipeline.ask(f"INSERT INTO survey_responses SELECT i, '{DAY}', 'job ' || i % 20000, '' FROM range(40000) t(i)")
+    pipeline.run(code=lambda line: code_line(line, result=BAKER))
+    pipeline.prepare(run_id="run-2", selection="all")
+    begun = time.monotonic()
+    pipeline.land()
+    whole = time.monotonic() - begun
+    pipeline.run(run_id="run-1", selection="all", code=lambda line: code_line(line, result=BAKER))
+    before, after = [("run-1", "3512", 40_000)], [("run-2", "351311", 40_000)]
+
+    pipeline.prepare(run_id="run-2", selection="all")
+    for moment in (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
+        kill_after(pipeline.start_landing(), moment * whole)
+        records = pipeline.ask("SELECT run_id, code, count(*) FROM coding.coded_records GROUP BY ALL")
+        texts = pipeline.ask("SELECT code, count(*) FROM coding.coded_texts GROUP BY ALL")
+        assert records in (before, after)
+        assert texts in ([("3512", 20_000)], [("351311", 20_000)])
+    assert end(pipeline.start_landing())[0] == 0
+    assert pipeline.ask("SELECT run_id, code, count(*) FROM coding.coded_records GROUP BY ALL") == after
+    assert list((pipeline.folder / "run-2").glob("land.*")) == []
+
+
+def test_dates_are_stored_as_dates_and_times_as_utc(filled):
+    filled.run()
+    ((day, coded_at),) = filled.ask("SELECT response_date, coded_at FROM coding.coded_records WHERE record_id = '1'")
+    ((now,),) = filled.ask("SELECT CAST(now() AT TIME ZONE 'UTC' AS TIMESTAMP)")
+    assert day == as_date(DAY)
+    assert 0 <= (now - coded_at).total_seconds() < 60
+
+
+def test_a_plan_that_gives_no_version_is_landed(filled):
+    filled.run(model_version=None)
+    assert filled.ask("SELECT DISTINCT model_version FROM coding.current_codes") == [(None,)]

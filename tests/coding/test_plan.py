@@ -1,0 +1,116 @@
+"""The plan: which dates a run is for, and what it refuses."""
+
+import json
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from include.coding.errors import DataError, PlanError
+from include.coding.plan import MAX_RECORDS_PER_PART, Plan, settle_dates
+from tests.coding.conftest import make_plan
+
+DUE = datetime(2026, 11, 1, 0, 0, tzinfo=ZoneInfo("Australia/Sydney"))
+
+
+@pytest.mark.parametrize(
+    ("partition", "first", "last", "settled"),
+    [
+        (None, None, None, ("2026-10-31", "2026-10-31")),
+        (None, "", "", ("2026-10-31", "2026-10-31")),
+        ("", None, None, ("2026-10-31", "2026-10-31")),
+        (None, "2026-10-05", None, ("2026-10-05", "2026-10-05")),
+        (None, None, "2026-10-05", ("2026-10-05", "2026-10-05")),
+        (None, "2026-10-05", "2026-10-05", ("2026-10-05", "2026-10-05")),
+        (None, "2025-12-31", "2026-01-01", ("2025-12-31", "2026-01-01")),
+        (None, "2024-02-29", None, ("2024-02-29", "2024-02-29")),
+        ("2026-10-05", None, None, ("2026-10-05", "2026-10-05")),
+        ("2026-10-05", "2026-10-05", None, ("2026-10-05", "2026-10-05")),
+        ("2026-10-05", None, "2026-10-05", ("2026-10-05", "2026-10-05")),
+        ("2026-10-05", "2026-10-05", "2026-10-05", ("2026-10-05", "2026-10-05")),
+    ],
+)
+def test_the_partition_goes_first_then_the_form_then_the_day_before(partition, first, last, settled):
+    assert settle_dates(partition, first, last, DUE) == settled
+
+
+@pytest.mark.parametrize(
+    ("due", "day"),
+    [
+        (datetime(2026, 10, 31, 13, 0, tzinfo=UTC), "2026-10-31"),  # midnight of 1 November in Sydney
+        (datetime(2026, 10, 31, 12, 59, tzinfo=UTC), "2026-10-30"),
+        (datetime(2026, 12, 31, 13, 30, tzinfo=UTC), "2026-12-31"),
+        (datetime(2026, 10, 3, 14, 30, tzinfo=UTC), "2026-10-03"),  # the night that loses an hour
+    ],
+)
+def test_the_day_before_is_a_day_of_sydney(due, day):
+    assert settle_dates(None, None, None, due.astimezone(ZoneInfo("Australia/Sydney"))) == (day, day)
+
+
+@pytest.mark.parametrize(
+    ("first", "last"), [("2026-10-04", None), (None, "2026-10-06"), ("2026-10-05", "2026-10-06")]
+)
+def test_dates_that_contradict_the_partition_are_refused(first, last):
+    with pytest.raises(PlanError, match="partition '2026-10-05' but its form names the dates") as caught:
+        settle_dates("2026-10-05", first, last, DUE)
+    assert f"{first!r} to {last!r}" in str(caught.value)
+    assert "leave the dates empty" in str(caught.value)
+
+
+def test_dates_the_wrong_way_round_are_refused():
+    with pytest.raises(PlanError, match="from_date '2026-10-06' is after to_date '2026-10-05': swap them"):
+        settle_dates(None, "2026-10-06", "2026-10-05", DUE)
+
+
+@pytest.mark.parametrize(
+    "garbage", ["yesterday", "31/10/2026", "2026-02-30", "2026-10-5", "2026-10-05T10:00:00", "'"]
+)
+@pytest.mark.parametrize(
+    ("name", "place"), [("the partition key", 0), ("from_date", 1), ("to_date", 2)], ids=["key", "from", "to"]
+)
+def test_what_is_no_date_is_refused_by_name_and_value(name, place, garbage):
+    values = [None, "2026-10-05", "2026-10-05"] if place else [None, None, None]
+    values[place] = garbage
+    with pytest.raises(PlanError) as caught:
+        settle_dates(*values, DUE)
+    assert str(caught.value) == f"{name} is {garbage!r}; expected a date such as '2026-10-31'"
+
+
+def test_a_column_that_nobody_knows_is_refused():
+    with pytest.raises(PlanError, match=r"`columns` names \['job'\]; it may name \['record_id', 'response_date'"):
+        make_plan(columns={"job": "occp_text", "occp_text": "title"})
+
+
+def test_a_selection_that_nobody_knows_is_refused():
+    with pytest.raises(PlanError, match=r"`selection` is 'some'; expected one of \['uncoded', 'all'\]"):
+        make_plan(selection="some")
+
+
+@pytest.mark.parametrize("count", [0, -1, MAX_RECORDS_PER_PART + 1])
+def test_parts_that_are_too_small_or_too_large_are_refused(count):
+    with pytest.raises(PlanError, match=f"`records_per_part` is {count}; expected 1 to {MAX_RECORDS_PER_PART}"):
+        make_plan(records_per_part=count)
+
+
+@pytest.mark.parametrize("count", [1, 500_000, MAX_RECORDS_PER_PART])
+def test_parts_within_the_bounds_are_taken(count):
+    assert make_plan(records_per_part=count).records_per_part == count
+
+
+def test_a_plan_error_is_an_error_of_the_data():
+    assert issubclass(PlanError, DataError)
+
+
+def test_a_plan_survives_json():
+    plan = make_plan(columns={"occp_text": "job.title"}, selection="all", clean=False, model_version=None)
+    assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
+
+
+def test_members_that_a_later_version_writes_are_ignored():
+    plan = make_plan()
+    assert Plan.from_dict({**plan.as_dict(), "new_member": 1}) == plan
+
+
+def test_a_column_stands_for_itself_if_the_plan_does_not_say_otherwise():
+    plan = make_plan(columns={"occp_text": "job_title"})
+    assert [plan.column("occp_text"), plan.column("tasks_text")] == ["job_title", "tasks_text"]

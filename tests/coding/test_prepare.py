@@ -1,0 +1,238 @@
+"""From records to parts: nothing lost, nothing twice, the same bytes every time."""
+
+import hashlib
+import random
+import subprocess
+import sys
+from collections import Counter
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from include.coding.errors import PlanError, SourceError
+from include.coding.prepare import MAX_PARTS
+from tests.coding.conftest import DAY, LATER, NEXT_DAY, OTHER_MODEL, ROOT, code_line, make_key, path_of, read_part
+
+ANSWERS = [
+    ("1", DAY, "chef", "cooks"),
+    ("2", DAY, "Chef ", "cooks"),
+    ("3", DAY, " chef", "cooks "),
+    ("4", NEXT_DAY, "chef", "cooks"),
+    ("5", NEXT_DAY, "baker", ""),
+    ("6", NEXT_DAY, "", None),
+    ("7", NEXT_DAY, "护士", "cares"),
+    ("8", NEXT_DAY, "a" * 200, "b" * 101),
+    (None, NEXT_DAY, "nurse", "cares"),
+    ("9", LATER, "too late", ""),
+    ("10", None, "undated", ""),
+]
+TEXTS = [("Chef", "cooks"), ("baker", ""), ("chef", "cooks")]
+
+
+def read_records(prepared):
+    return pq.read_table(path_of(prepared.records_uri)).to_pylist()
+
+
+def sent_texts(prepared):
+    return [(line["occp_text"], line["tasks_text"]) for part in prepared.parts for line in read_part(part)]
+
+
+def test_the_counts_add_up(pipeline):
+    pipeline.fill(*ANSWERS)
+    prepared = pipeline.prepare()
+    counts = prepared.as_dict()
+    assert counts.pop("records_uri").startswith("file:///")
+    assert counts.pop("read_at") > "2026"
+    assert counts == {"read": 9, "undated": 1, "rejected": 4, "texts": 3, "known": 0}
+
+
+def test_every_record_of_the_dates_is_staged_with_its_key_or_its_reason(pipeline):
+    pipeline.fill(*ANSWERS)
+    staged = {row["record_id"]: (row["text_key"], row["reason"]) for row in read_records(pipeline.prepare())}
+    chef = (make_key("chef", "cooks"), None)
+    assert staged == {
+        **{
+            "1": chef,
+            "2": (make_key("Chef", "cooks"), None),
+            "3": chef,
+            "4": chef,
+            "5": (make_key("baker", ""), None),
+        },
+        **{
+            "6": (None, "blank"),
+            "7": (None, "not_printable_ascii"),
+            "8": (None, "too_long"),
+            "": (None, "no_record_id"),
+        },
+    }
+
+
+def test_each_distinct_text_is_sent_once(pipeline):
+    pipeline.fill(*ANSWERS)
+    assert sorted(sent_texts(pipeline.prepare())) == TEXTS
+
+
+def test_a_line_has_the_key_and_both_texts_and_no_id_of_the_source(pipeline):
+    pipeline.fill(*ANSWERS)
+    for line in read_part(pipeline.prepare().parts[0]):
+        assert list(line) == ["recordId", "occp_text", "tasks_text"]
+        assert line["recordId"] == make_key(line["occp_text"], line["tasks_text"])
+
+
+def test_a_part_is_printable_ascii_with_a_final_newline_and_known_by_its_hash(pipeline):
+    pipeline.fill(("1", DAY, '5" \\ “café”\t', "a\nb\x00"))
+    (part,) = pipeline.prepare().parts
+    data = path_of(part.uri).read_bytes()
+    line = b'"occp_text":"5\\" \\\\ \\"cafe\\"","tasks_text":"a b"}\n'
+    assert data.endswith(line)
+    assert (part.records, part.bytes, part.sha256) == (1, len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_without_cleaning_texts_are_sent_and_judged_as_they_stand(pipeline):
+    pipeline.fill(("1", DAY, " chef  x", None), ("2", DAY, "café", ""), ("3", DAY, "a\tb", ""))
+    prepared = pipeline.prepare(clean=False)
+    assert sent_texts(prepared) == [(" chef  x", "")]
+    assert prepared.rejected == 2
+
+
+def test_texts_are_split_at_the_size_of_a_part(pipeline):
+    pipeline.fill(*[(str(n), DAY, f"job {n}", "") for n in range(7)])
+    parts = pipeline.prepare(records_per_part=3).parts
+    assert [(part.part, part.records, len(read_part(part))) for part in parts] == [(0, 3, 3), (1, 3, 3), (2, 1, 1)]
+    keys = [line["recordId"] for part in parts for line in read_part(part)]
+    assert keys == sorted({make_key(f"job {n}", "") for n in range(7)})
+
+
+def test_a_part_says_what_it_is_for(pipeline):
+    pipeline.fill(*ANSWERS)
+    (part,) = pipeline.prepare(topic="anzsco", force_new=True).parts
+    assert (part.topic, part.model_id, part.force_new) == ("anzsco", pipeline.plan.model_id, True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_same_records_in_another_order_give_the_same_parts(pipeline, seed):
+    rows = [(str(n % 40), DAY, f"job {n % 30}", None if n % 7 else "x") for n in range(60)]
+    pipeline.fill(*rows, table="straight")
+    pipeline.fill(*random.Random(seed).sample(rows, len(rows)), table="shuffled")
+    prepared = {
+        name: pipeline.prepare(source=name, run_id=name, records_per_part=7) for name in ("straight", "shuffled")
+    }
+    hashes = [[part.sha256 for part in prepared[name].parts] for name in prepared]
+    assert hashes[0] == hashes[1]
+    records = [sorted(map(str, read_records(prepared[name]))) for name in prepared]
+    assert records[0] == records[1]
+
+
+def test_a_record_id_that_stands_twice_on_a_day_is_numbered(pipeline):
+    pipeline.fill(("1", DAY, "chef", ""), ("1", DAY, "baker", ""), ("1", DAY, "", ""), ("1", NEXT_DAY, "chef", ""))
+    numbered = {(str(r["response_date"]), r["text_key"]): r["occurrence"] for r in read_records(pipeline.prepare())}
+    first, second = sorted([make_key("chef", ""), make_key("baker", "")])
+    assert numbered == {
+        **{(DAY, first): 1, (DAY, second): 2, (DAY, None): 3},
+        (NEXT_DAY, make_key("chef", "")): 1,
+    }
+
+
+def test_the_same_record_twice_is_two_records_and_one_text(pipeline):
+    pipeline.fill(("1", DAY, "chef", ""), ("1", DAY, "chef", ""))
+    prepared = pipeline.prepare()
+    assert sorted(row["occurrence"] for row in read_records(prepared)) == [1, 2]
+    assert (prepared.read, prepared.texts) == (2, 1)
+
+
+def test_texts_that_the_model_has_coded_are_not_sent_again(pipeline):
+    pipeline.fill(*ANSWERS)
+    pipeline.run()
+    pipeline.fill(("20", NEXT_DAY, "nurse", "cares"))
+    prepared = pipeline.prepare(run_id="run-2")
+    assert sent_texts(prepared) == [("nurse", "cares")]
+    assert (prepared.texts, prepared.known) == (4, 3)
+
+
+@pytest.mark.parametrize("other", [{"model_id": OTHER_MODEL}, {"topic": "anzsco"}, {"selection": "all"}])
+def test_another_model_another_topic_or_all_sends_every_text(pipeline, other):
+    pipeline.fill(*ANSWERS)
+    pipeline.run()
+    prepared = pipeline.prepare(run_id="run-2", **other)
+    assert sorted(sent_texts(prepared)) == TEXTS
+    assert prepared.known == 0
+
+
+def test_an_uncoded_text_is_known_too(pipeline):
+    pipeline.fill(("1", DAY, "asdf", ""))
+    pipeline.run(code=lambda line: code_line(line, result=None), max_uncoded_share=1)
+    assert pipeline.prepare(run_id="run-2").parts == ()
+
+
+@pytest.mark.parametrize("rows", [[], ANSWERS], ids=["an empty table", "none of these dates"])
+def test_a_day_without_records_gives_no_parts(pipeline, rows):
+    pipeline.fill(*rows)
+    prepared = pipeline.prepare(from_date="2026-01-01", to_date="2026-01-01")
+    assert (prepared.parts, prepared.read, prepared.texts) == ((), 0, 0)
+    assert read_records(prepared) == []
+
+
+def test_what_a_dead_try_left_is_overwritten(pipeline):
+    pipeline.fill(*ANSWERS)
+    folder = pipeline.folder / "run-1"
+    (folder / "prepare.spill").mkdir(parents=True)
+    left = [
+        "prepare.duckdb",
+        "prepare.duckdb.wal",
+        "prepare.spill/x.tmp",
+        "part-0000.jsonl",
+        "part-0000.jsonl.partial",
+    ]
+    for name in [*left, "records.parquet", "records.parquet.partial"]:
+        (folder / name).write_bytes(b"half of something")
+    assert sorted(sent_texts(pipeline.prepare())) == TEXTS
+    (part,) = pipeline.prepared.parts
+    assert {path.name for path in folder.iterdir()} == {path_of(part.uri).name, "records.parquet"}
+
+
+def test_more_parts_than_can_be_mapped_is_an_error_that_says_how_to_go_on(pipeline):
+    pipeline.fill()
+    pipeline.ask(
+        f"INSERT INTO survey_responses SELECT i, '{DAY}', 'job ' || i, '' FROM range({MAX_PARTS * 2 + 1}) t(i)"
+    )
+    message = r"2049 texts make 1025 parts of 2; at most 1024 can be mapped: raise records_per_part to 3 or more"
+    with pytest.raises(PlanError, match=message):
+        pipeline.prepare(records_per_part=2)
+    assert len(pipeline.prepare(records_per_part=3).parts) == 683
+
+
+def test_a_source_that_cannot_be_read_leaves_no_part_behind(pipeline):
+    with pytest.raises(SourceError, match="'nowhere' is no table or view"):
+        pipeline.prepare(source="nowhere")
+    assert list((pipeline.folder / "run-1").iterdir()) == []
+    assert pipeline.ask("SELECT count(*) FROM coding.coded_records") == [(0,)]
+
+
+@pytest.fixture(scope="module")
+def responses(tmp_path_factory):
+    tool = ROOT.parent / "shared" / "tools" / "make_responses.py"
+    if not tool.is_file():
+        pytest.skip(f"the maker of responses is not here: {tool}")
+    path = tmp_path_factory.mktemp("responses") / "responses.parquet"
+    subprocess.run(
+        [sys.executable, str(tool), str(path), "--rows", "200000", "--days", "30"], check=True, timeout=120
+    )
+    return path
+
+
+def test_of_realistic_responses_each_record_ends_in_one_outcome_and_a_text_is_sent_once(pipeline, responses):
+    prepared = pipeline.prepare(source=responses.as_uri(), records_per_part=1000)
+    wanted = f"FROM '{responses}' WHERE response_date BETWEEN '{DAY}' AND '{NEXT_DAY}'"
+    (expected,) = duckdb.execute(f"SELECT count(*) {wanted}").fetchall()
+    sent = Counter(sent_texts(prepared))
+    assert (prepared.read,) == expected
+    assert set(sent.values()) == {1}
+    assert sent.total() == prepared.texts < prepared.read - prepared.rejected
+
+    landed = pipeline.land()
+    assert landed.read == landed.coded + landed.rejected == prepared.read
+    ids = pipeline.ask("SELECT record_id FROM coding.coded_records ORDER BY 1")
+    assert ids == duckdb.execute(f"SELECT record_id {wanted} ORDER BY 1").fetchall()
+    assert pipeline.prepare(source=responses.as_uri(), run_id="run-2").parts == ()
+    assert pipeline.land() == landed.__class__(**{**vars(landed), "texts_sent": 0, "operations": 0})

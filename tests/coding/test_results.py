@@ -1,0 +1,284 @@
+"""Output files: every documented variant is read, and every line that is malformed is set aside by its number."""
+
+import json
+import random
+
+import duckdb
+import pytest
+
+from include.coding import texts
+from include.coding.results import Read, model_of, read_results
+from tests.coding.conftest import CHEF, make_key
+
+PAIRS = [("chef", "cooks"), ("driver", ""), ("", 'says "hello" \\ & goes'), ("baker", "bakes")]
+SENT = [{"recordId": make_key(*pair), "occp_text": pair[0], "tasks_text": pair[1]} for pair in PAIRS]
+MISSING = object()
+SUGGESTIONS = [{**CHEF, "codeCategory": code} for code in ("351311", "3513", "3")]
+
+
+def line(number=0, **changes):
+    """The output line of one of the texts sent."""
+    sent = SENT[number]
+    told = {"recordId": sent["recordId"], "codeStatus": "successful", "input": sent, "result": CHEF, **changes}
+    return json.dumps({name: value for name, value in told.items() if value is not MISSING}) + "\n"
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Read an output file; returns what was read of it, the results and the lines set aside."""
+    sent, output = tmp_path / "part.jsonl", tmp_path / "output.jsonl"
+    sent.write_text("".join(json.dumps(text) + "\n" for text in SENT))
+    with duckdb.connect() as engine:
+        texts.install(engine)
+
+        def read_output(data):
+            output.write_bytes(data if isinstance(data, bytes) else data.encode())
+            found = read_results(engine, 3, "operation-3", sent, output)
+            results = engine.sql("SELECT * FROM results").to_arrow_table().to_pylist()
+            return found, {row["text_key"]: row for row in results}, set_aside(engine)
+
+        yield read_output
+
+
+def set_aside(engine):
+    return engine.execute("SELECT line, problem FROM set_aside ORDER BY line").fetchall()
+
+
+def test_a_coded_line_gives_a_result_with_all_its_columns(read):
+    found, results, aside = read(line())
+    assert (found, aside) == (Read(usable=1), [])
+    assert results[make_key("chef", "cooks")] == {
+        **{"part": 3, "operation_id": "operation-3", "text_key": make_key("chef", "cooks")},
+        **{"occp_text": "chef", "tasks_text": "cooks", "outcome": "coded", "code": "351311", "label": "Chef"},
+        **{"confidence": 0.92, "level": 6, "suggestions": None},
+    }
+
+
+@pytest.mark.parametrize("number", range(len(PAIRS)))
+@pytest.mark.parametrize("record_id", [None, "", MISSING], ids=["null", "empty", "missing"])
+def test_a_line_without_a_record_id_is_known_by_its_echo(read, record_id, number):
+    _, results, aside = read(line(number, recordId=record_id))
+    assert (list(results), aside) == ([SENT[number]["recordId"]], [])
+
+
+@pytest.mark.parametrize("echo", [None, MISSING, {}], ids=["null", "missing", "empty"])
+def test_a_line_without_an_echo_is_known_by_its_record_id(read, echo):
+    assert read(line(input=echo))[0] == Read(usable=1)
+
+
+@pytest.mark.parametrize("status", ["successful", None, MISSING], ids=["successful", "null", "missing"])
+@pytest.mark.parametrize("result", [CHEF, [CHEF]], ids=["object", "list of one"])
+def test_a_result_with_a_code_is_coded(read, status, result):
+    (row,) = read(line(codeStatus=status, result=result))[1].values()
+    assert (row["outcome"], row["code"], row["label"], row["confidence"]) == ("coded", "351311", "Chef", 0.92)
+
+
+@pytest.mark.parametrize("status", ["unsuccessful", None, MISSING], ids=["unsuccessful", "null", "missing"])
+@pytest.mark.parametrize(
+    "result", [None, MISSING, {}, [], [{}], [None]], ids=["null", "missing", "{}", "[]", "[{}]", "[null]"]
+)
+def test_an_empty_result_is_uncoded(read, status, result):
+    found, results, _ = read(line(codeStatus=status, result=result))
+    (row,) = results.values()
+    assert found == Read(usable=1)
+    assert (row["outcome"], row["code"], row["level"], row["confidence"]) == ("uncoded", None, None, None)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("status", ["unsuccessful", MISSING], ids=["unsuccessful", "missing"])
+def test_suggestions_are_kept_and_never_become_a_code(read, status, count):
+    (row,) = read(line(codeStatus=status, result=None, suggestions=SUGGESTIONS[:count]))[1].values()
+    assert (row["outcome"], row["code"], row["label"]) == ("uncoded", None, None)
+    assert json.loads(row["suggestions"]) == SUGGESTIONS[:count]
+
+
+@pytest.mark.parametrize("suggestions", [None, MISSING, []], ids=["null", "missing", "empty"])
+def test_there_may_be_no_suggestions(read, suggestions):
+    (row,) = read(line(suggestions=suggestions))[1].values()
+    assert row["suggestions"] is None
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [(0.92, 0.92), ("0.92", 0.92), (1, 1.0), ("92", 92.0), (None, None), (MISSING, None)],
+)
+def test_a_confidence_is_kept_as_it_is_given(read, told, kept):
+    result = {name: value for name, value in {**CHEF, "codeConfidence": told}.items() if value is not MISSING}
+    (row,) = read(line(result=result))[1].values()
+    assert row["confidence"] == kept
+
+
+@pytest.mark.parametrize(
+    ("code", "level"),
+    [
+        *[("3", 1), ("35", 2), ("351", 3), ("3513", 4), ("35131", 5), ("351311", 6), ("035131", 6)],
+        *[("3513111", None), ("35131A", None), ("A", None), ("3.5", None), ("-35", None), ("３５", None)],
+    ],
+)
+def test_a_code_stays_text_and_has_a_level_if_it_is_one_to_six_digits(read, code, level):
+    (row,) = read(line(result={**CHEF, "codeCategory": code}))[1].values()
+    assert (row["code"], row["level"], row["outcome"]) == (code, level, "coded")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: "".join(lines),
+        lambda lines: "".join(reversed(lines)),
+        lambda lines: "".join(lines).replace("\n", "\r\n"),
+        lambda lines: lines[0].replace("\n", "\r\n") + "".join(lines[1:]),
+        lambda lines: "".join(lines[:-1]) + lines[-1].replace("\n", "\r\n"),
+        lambda lines: "\ufeff" + "".join(lines),
+        lambda lines: "\ufeff" + "".join(lines).replace("\n", "\r\n"),
+        lambda lines: "".join(lines)[:-1],
+        lambda lines: "".join(lines).replace("\n", "\r\n")[:-2],
+        lambda lines: "\n\n" + "\n  \n".join(lines) + "\n\n",
+        lambda lines: "\r\n".join(["", *lines, ""]),
+        lambda lines: "".join(f" {text[:-1]}\t\n" for text in lines),
+    ],
+    ids=[
+        *["plain", "backwards", "CRLF", "CRLF first", "CRLF last", "BOM", "BOM and CRLF", "no final newline"],
+        *["no final CRLF", "blank lines", "blank lines of CRLF", "white space"],
+    ],
+)
+def test_the_form_of_the_file_does_not_matter(read, change):
+    lines = [line(number) for number in range(len(PAIRS))]
+    assert read(change(lines))[0] == Read(usable=len(PAIRS))
+
+
+def test_letters_outside_ascii_are_read_as_they_are(read):
+    label = 'Café “Chef”, 厨师 👍 \\ "'
+    escaped = line(result={**CHEF, "codeLabel": label})
+    for text in (escaped, json.dumps(json.loads(escaped), ensure_ascii=False) + "\n"):
+        (row,) = read(text)[1].values()
+        assert row["label"] == label
+
+
+def test_members_that_are_not_known_are_ignored(read):
+    assert read(line(newMember={"a": [1]}, result={**CHEF, "more": 1}))[0] == Read(usable=1)
+
+
+@pytest.mark.parametrize(
+    ("bad", "problem"),
+    [
+        ("oops\n", "it is not a JSON object"),
+        ("null\n", "it is not a JSON object"),
+        ("7\n", "it is not a JSON object"),
+        (f"[{line(1).strip()}]\n", "it is not a JSON object"),
+        (line(1).strip() + line(2), "it is not a JSON object"),
+        ("a\x01b\n", "it is not a JSON object"),
+        ("a\x00b\n", "it is not a JSON object"),
+        ("a\rb\n", "it is not a JSON object"),
+        ("[" * 100_000 + "\n", "it is not a JSON object"),
+        ("{}\n", "it has neither recordId nor input"),
+        (line(1, recordId=None, input=None), "it has neither recordId nor input"),
+        (line(1, recordId=None, input={"occp_text": "driver"}), "it has neither recordId nor input"),
+        (line(1, recordId="0" * 32), "its recordId was not sent"),
+        (line(1, recordId=7), "its recordId was not sent"),
+        (line(1, recordId=None, input={"occp_text": "x", "tasks_text": ""}), "its recordId was not sent"),
+        (line(1, input=SENT[2]), "its input is not what was sent"),
+        (line(1, input={**SENT[1], "tasks_text": " "}), "its input is not what was sent"),
+        (line(1, result="351311"), "its result is a JSON VARCHAR"),
+        (line(1, result=351311), "its result is a JSON UBIGINT"),
+        (line(1, result=[CHEF, CHEF]), "its result is a list of several"),
+        (line(1, result=["351311"], codeStatus=None), "its result is a list of a JSON VARCHAR"),
+        (line(1, result={"codeLabel": "Chef"}), "its result has no codeCategory"),
+        (line(1, result={**CHEF, "codeCategory": None}, codeStatus=None), "its result has no codeCategory"),
+        (line(1, result={**CHEF, "codeCategory": ""}, codeStatus=None), "its result has no codeCategory"),
+        (line(1, result=[{"codeLabel": "Chef"}], codeStatus=None), "its result has no codeCategory"),
+        (line(1, result={**CHEF, "codeCategory": ["3"]}), "its codeCategory is a JSON ARRAY"),
+        (line(1, codeStatus="Successful"), "its codeStatus is unknown"),
+        (line(1, codeStatus="in_progress"), "its codeStatus is unknown"),
+        (line(1, codeStatus=""), "its codeStatus is unknown"),
+        (line(1, result=None), "its codeStatus is successful but it has no code"),
+        (line(1, codeStatus="unsuccessful"), "its codeStatus is unsuccessful but it has a code"),
+        (line(1, result={**CHEF, "codeConfidence": "high"}), "its codeConfidence is no number"),
+        (line(1, result={**CHEF, "codeConfidence": True}), "its codeConfidence is no number"),
+        (line(1, result={**CHEF, "codeConfidence": float("nan")}), "its codeConfidence is no number"),
+        (line(1, result={**CHEF, "codeConfidence": "Infinity"}), "its codeConfidence is no number"),
+        (line(1, suggestions={"a": 1}), "its suggestions are no list"),
+        (line(1, suggestions="none"), "its suggestions are no list"),
+    ],
+)
+def test_a_malformed_line_is_set_aside_by_its_number_and_the_others_are_read(read, bad, problem):
+    found, results, aside = read(line(0) + "\n" + bad + line(3))
+    assert (found, aside) == (Read(usable=2, set_aside=1), [(3, problem)])
+    assert list(results) == [SENT[0]["recordId"], SENT[3]["recordId"]]
+
+
+@pytest.mark.parametrize("bad", [b"\xff\xfe oops\n", line(1).encode().replace(b"Chef", b"Ch\xe9f"), b"\x80\r\n"])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_a_line_that_is_not_utf8_is_set_aside_by_its_number(read, tmp_path, bad, line_end):
+    data = b"\xef\xbb\xbf" + line(0).encode().replace(b"\n", line_end) + bad + line(3).encode()
+    found, _, aside = read(data)
+    assert (found, aside) == (Read(usable=2, set_aside=1), [(2, "it is not a JSON object")])
+    assert {path.name for path in tmp_path.iterdir()} == {"part.jsonl", "output.jsonl"}
+
+
+def test_a_last_line_that_is_cut_is_set_aside(read):
+    found, _, aside = read((line(0) + line(1))[:-40])
+    assert (found, aside) == (Read(usable=1, set_aside=1), [(2, "it is not a JSON object")])
+
+
+def test_a_line_that_is_repeated_is_read_once(read):
+    found, results, aside = read(line(0) + line(1) + line(0, codeStatus=None) + line(0, input=None))
+    assert (found.usable, len(results)) == (2, 2)
+    assert aside == [(3, "it repeats line 1"), (4, "it repeats line 1")]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"result": {**CHEF, "codeCategory": "3"}},
+        {"result": {**CHEF, "codeLabel": "Cook"}},
+        {"result": {**CHEF, "codeConfidence": 0.5}},
+        {"result": None, "codeStatus": "unsuccessful"},
+    ],
+)
+def test_of_lines_that_disagree_none_is_read(read, other):
+    found, results, aside = read(line(0) + line(1) + line(0, **other))
+    problem = "its recordId stands on several lines that disagree, the first is line 1"
+    assert (found, aside) == (Read(usable=1, set_aside=2), [(1, problem), (3, problem)])
+    assert list(results) == [SENT[1]["recordId"]]
+
+
+def test_a_file_of_garbage_gives_no_result(read):
+    found, results, aside = read(random.Random(1).randbytes(50_000))
+    assert (found.usable, results) == (0, {})
+    assert {problem for _, problem in aside} == {"it is not a JSON object"}
+
+
+@pytest.mark.parametrize("data", ["", "\n", "\ufeff", "\r\n\r\n"])
+def test_an_empty_file_gives_no_result(read, data):
+    assert read(data) == (Read(), {}, [])
+
+
+def test_lines_keep_their_numbers_in_a_large_file(read):
+    filler = "x" * 120 + "\n"
+    found, _, aside = read(line(0) + filler * 200_000 + line(1) + "the last\n")
+    assert found == Read(usable=2, set_aside=200_001)
+    assert [number for number, _ in aside] == [*range(2, 200_002), 200_003]
+
+
+def test_a_file_that_is_gone_is_a_problem_of_its_part(tmp_path):
+    with duckdb.connect() as engine:
+        texts.install(engine)
+        found = read_results(engine, 0, "operation", tmp_path / "part.jsonl", tmp_path / "output.jsonl")
+    assert found == Read(problem=f"its output file {tmp_path / 'output.jsonl'} is gone")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "model"),
+    [
+        ('{"modelId": "m-1", "modelVersion": 2}', "m-1"),
+        ('{"modelId": 7}', None),
+        ('{"model": "m-1"}', None),
+        ('["m-1"]', None),
+        ("null", None),
+        ("", None),
+        ("modelId: m-1", None),
+        ("[" * 100_000, None),
+    ],
+)
+def test_the_model_of_a_metadata_file_is_read_if_it_names_one(metadata, model):
+    assert model_of(metadata) == model

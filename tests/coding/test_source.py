@@ -1,0 +1,386 @@
+"""Where records come from: tables, views and files, and what is said of those that cannot be used."""
+
+import json
+from datetime import date, datetime, timedelta
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from include.coding.engine import open_engine
+from include.coding.errors import SourceError
+from include.coding.source import open_source
+from tests.coding.conftest import DAY, LATER, NEXT_DAY, as_date, make_plan, open_warehouse
+
+HEADER = "record_id,response_date,occp_text,tasks_text\n"
+ANSWERS = [
+    {"record_id": "007", "response_date": DAY, "occp_text": 'the "chef", head', "tasks_text": "cooks\nfood"},
+    {"record_id": "8", "response_date": NEXT_DAY, "occp_text": "N/A", "tasks_text": "None"},
+    {"record_id": "NULL", "response_date": NEXT_DAY, "occp_text": "#1 baker", "tasks_text": None},
+    {"record_id": "10", "response_date": LATER, "occp_text": "too late", "tasks_text": "x"},
+    {"record_id": "11", "response_date": None, "occp_text": "undated", "tasks_text": "x"},
+]
+EXPECTED = [
+    ("007", as_date(DAY), 'the "chef", head', "cooks\nfood"),
+    ("8", as_date(NEXT_DAY), "N/A", "None"),
+    ("NULL", as_date(NEXT_DAY), "#1 baker", None),
+]
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Read a source and return its records and the number of those without a date."""
+
+    def read_source(source, **changes):
+        plan = make_plan(source=str(source), **changes)
+        warehouse = open_warehouse(tmp_path / "warehouse.duckdb")
+        with open_engine(tmp_path / "run", "test") as engine, open_source(plan, engine, warehouse) as undated:
+            columns = "record_id, response_date, occp_text, tasks_text"
+            return engine.execute(f"SELECT {columns} FROM source ORDER BY ALL").fetchall(), undated
+
+    return read_source
+
+
+@pytest.fixture
+def define(tmp_path):
+    """Run statements in the warehouse, where `answers` has one record."""
+
+    def run(*statements):
+        with duckdb.connect(str(tmp_path / "warehouse.duckdb")) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    run(
+        "CREATE TABLE answers AS SELECT '007' AS record_id, DATE '2026-10-05' AS response_date,"
+        " 'chef' AS occp_text, 'cooks' AS tasks_text"
+    )
+    return run
+
+
+CHEF = ([("007", as_date(DAY), "chef", "cooks")], 0)
+
+
+def write_csv(path, frame, **options):
+    frame.to_csv(path, index=False, **options)
+
+
+def write_parquet(path, frame):
+    rows = [{**row, "response_date": row["response_date"] and as_date(row["response_date"])} for row in ANSWERS]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def write_jsonl(path, frame):
+    path.write_text("".join(json.dumps(row) + "\n" for row in ANSWERS), encoding="utf-8")
+
+
+def write_excel(path, frame):
+    frame.to_excel(path, index=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("answers.parquet", write_parquet),
+        ("answers.csv", write_csv),
+        ("ANSWERS.CSV", write_csv),
+        ("answers.jsonl", write_jsonl),
+        ("answers.ndjson", write_jsonl),
+        ("answers.xlsx", write_excel),
+        ("my answers, 100% [1].csv", write_csv),
+        ("it's?.parquet", write_parquet),
+    ],
+)
+def test_every_kind_of_file_gives_the_same_records(read, tmp_path, name, write):
+    path = tmp_path / name
+    write(path, pd.DataFrame(ANSWERS))
+    assert read(path.as_uri()) == read(path) == (EXPECTED, 1)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_the_delimiter_of_a_csv_file_is_that_of_its_header(read, tmp_path, delimiter):
+    write_csv(tmp_path / "a.csv", pd.DataFrame(ANSWERS), sep=delimiter)
+    assert read(tmp_path / "a.csv") == (EXPECTED, 1)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_csv_file_of_a_spreadsheet_is_read(read, tmp_path, encoding, line_end):
+    text = HEADER + '1,2026-10-05,café,"cooks\nfood"\n\n#2,2026-10-05,5" pipe fitter,\'a\'\n'
+    data = text.replace("\n", line_end).replace(f"cooks{line_end}", "cooks\n").encode(encoding)
+    (tmp_path / "a.csv").write_bytes(data)
+    records, _ = read(tmp_path / "a.csv")
+    assert [record[2:] for record in records] == [('5" pipe fitter', "'a'"), ("café", "cooks\nfood")]
+
+
+def test_a_file_with_brackets_in_its_name_is_not_another_file(read, tmp_path):
+    (tmp_path / "a[1].csv").write_text(HEADER + "right,2026-10-05,a,b\n")
+    (tmp_path / "a1.csv").write_text(HEADER + "wrong,2026-10-05,a,b\n")
+    records, _ = read(tmp_path / "a[1].csv")
+    assert [record[0] for record in records] == ["right"]
+
+
+@pytest.mark.parametrize("ids", [["2026-10-01", "2026-10-02"], ["10:20:30"], [7, "x"], ["007", "7"]])
+def test_record_ids_of_jsonl_stay_as_they_are_written(read, tmp_path, ids):
+    lines = [json.dumps({**ANSWERS[0], "record_id": record_id}) + "\n" for record_id in ids]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    records, _ = read(tmp_path / "a.jsonl")
+    assert sorted(record[0] for record in records) == sorted(map(str, ids))
+
+
+def test_a_line_of_jsonl_that_lacks_a_member_has_no_such_text(read, tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps(ANSWERS[0]) + "\n" + json.dumps({"record_id": "8", "response_date": DAY}) + "\n"
+    )
+    assert read(tmp_path / "a.jsonl")[0][1] == ("8", as_date(DAY), None, None)
+
+
+def test_an_excel_file_may_have_numbers_dates_and_times(read, tmp_path):
+    rows = [
+        (7, date(2026, 10, 5), "chef", None),
+        (8, datetime(2026, 10, 6, 23, 59), "baker", "bakes"),
+        (9, "2026-10-06", "x", ""),
+    ]
+    pd.DataFrame(rows, columns=list(ANSWERS[0])).to_excel(tmp_path / "a.xlsx", index=False)
+    records, _ = read(tmp_path / "a.xlsx")
+    assert [record[:2] for record in records] == [
+        ("7", as_date(DAY)),
+        ("8", as_date(NEXT_DAY)),
+        ("9", as_date(NEXT_DAY)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["answers", "a_view", "main.answers", "elsewhere.answers", "ANSWERS", 'odd "; DROP TABLE answers; --', "sql"],
+)
+def test_a_table_or_view_is_found_by_its_name(read, define, source):
+    define(
+        "CREATE VIEW a_view AS FROM answers",
+        "CREATE SCHEMA elsewhere",
+        "CREATE TABLE elsewhere.answers AS FROM answers",
+        'CREATE TABLE "odd ""; DROP TABLE answers; --" AS FROM answers',
+        "CREATE TABLE sql AS FROM answers",
+    )
+    assert read(source) == CHEF
+    assert read("answers") == CHEF
+
+
+@pytest.mark.parametrize(
+    "kind", ["DATE", "TIMESTAMP", "TIMESTAMP_S", "VARCHAR"], ids=["date", "timestamp", "seconds", "text"]
+)
+def test_the_date_may_be_a_date_a_timestamp_or_a_text(read, define, kind):
+    define(f"CREATE TABLE t AS SELECT * REPLACE (CAST(response_date AS {kind}) AS response_date) FROM answers")
+    assert read("t") == CHEF
+
+
+def test_both_dates_are_inclusive_and_the_time_of_day_does_not_matter(read, define):
+    days = [(as_date(DAY) + timedelta(days=n)).isoformat() for n in range(-1, 4)]
+    times = ", ".join(f"(TIMESTAMP '{day} {time}')" for day in days for time in ("00:00:00", "23:59:59.999999"))
+    define(f"CREATE TABLE t AS SELECT answers.* REPLACE (v.x AS response_date) FROM answers, (VALUES {times}) v(x)")
+    records, _ = read("t")
+    assert [record[1].isoformat() for record in records] == [DAY, DAY, NEXT_DAY, NEXT_DAY]
+
+
+@pytest.mark.parametrize("kind", ["INTEGER", "BIGINT", "UBIGINT", "UUID"])
+def test_a_record_id_may_be_a_number_or_a_uuid(read, define, kind):
+    value = "'6c0ffb6e-6a0c-4c5e-9d0c-1f6f1b7a3f10'" if kind == "UUID" else "42"
+    define(f"CREATE TABLE t AS SELECT * REPLACE (CAST({value} AS {kind}) AS record_id) FROM answers")
+    assert read("t")[0][0][0] == value.strip("'")
+
+
+def test_records_without_a_date_are_counted_whatever_the_dates(read, define):
+    define("CREATE TABLE t AS FROM answers UNION ALL SELECT '8', NULL, 'x', 'y' FROM range(3)")
+    assert read("t") == (CHEF[0], 3)
+    assert read("t", from_date=LATER, to_date=LATER) == ([], 3)
+
+
+@pytest.mark.parametrize("title", ["job_title", "job.title", 'job "title"', "job title; --", "JOB", "select"])
+@pytest.mark.parametrize("place", ["table", "csv", "jsonl", "xlsx"])
+def test_columns_may_be_named_otherwise(read, define, tmp_path, place, title):
+    frame = pd.DataFrame([{"record_id": "007", "response_date": DAY, title: "chef", "tasks_text": "cooks"}])
+    source = tmp_path / f"a.{place}"
+    if place == "table":
+        quoted = title.replace('"', '""')
+        define(f'CREATE TABLE t AS SELECT * EXCLUDE (occp_text), occp_text AS "{quoted}" FROM answers')
+        source = "t"
+    elif place == "csv":
+        write_csv(source, frame)
+    elif place == "jsonl":
+        source.write_text(frame.to_json(orient="records", lines=True))
+    else:
+        write_excel(source, frame)
+    assert read(source, columns={"occp_text": title}) == CHEF
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet", "a.xlsx", "t"])
+def test_columns_that_are_missing_are_named_and_so_are_those_that_are_there(read, define, tmp_path, name):
+    frame = pd.DataFrame([{"id": "1", "response_date": DAY, "occp_text": "chef"}])
+    define("CREATE TABLE t AS SELECT '1' AS id, response_date, occp_text FROM answers")
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame.to_excel(tmp_path / "a.xlsx", index=False)
+    frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    source = name if name == "t" else str(tmp_path / name)
+    with pytest.raises(SourceError) as caught:
+        read(source)
+    assert f"source {source!r} lacks the columns ['record_id', 'tasks_text']" in str(caught.value)
+    assert "it has ['id', 'response_date', 'occp_text']. Name the ones to use in `columns`" in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_an_empty_file_lacks_all_columns(read, tmp_path, suffix):
+    (tmp_path / f"a{suffix}").touch()
+    with pytest.raises(SourceError, match="lacks the columns"):
+        read(tmp_path / f"a{suffix}")
+
+
+def test_a_file_with_a_header_only_has_no_records(read, tmp_path):
+    (tmp_path / "a.csv").write_text(HEADER)
+    assert read(tmp_path / "a.csv") == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "kind", "wanted"),
+    [
+        ("record_id", "1.5::DOUBLE", "double", "text or integer"),
+        ("record_id", "true", "bool", "text or integer"),
+        ("occp_text", "1", "int32", "text"),
+        ("tasks_text", "['a']", "list<", "text"),
+        ("response_date", "20261005", "int32", "a date, or a timestamp without a time zone"),
+        ("response_date", "TIMESTAMPTZ '2026-10-05 00:00:00+00'", "timestamp[us, tz=", "a date, or a timestamp"),
+    ],
+)
+def test_a_column_of_a_wrong_type_is_refused(read, define, column, value, kind, wanted):
+    define(f"CREATE TABLE t AS SELECT * REPLACE ({value} AS {column}) FROM answers")
+    with pytest.raises(SourceError) as caught:
+        read("t")
+    assert f"source 't': column {column!r} is {kind}" in str(caught.value)
+    assert f"{column} must be {wanted}" in str(caught.value)
+    assert str(caught.value).endswith("cast it in a view")
+
+
+def test_a_text_of_jsonl_that_is_an_object_is_refused(read, tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({**ANSWERS[0], "occp_text": {"a": 1}}))
+    with pytest.raises(SourceError, match="column 'occp_text' is struct"):
+        read(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    "value", ["31/10/2026", "2026-02-30", "tomorrow", "2026-10-05T22:00:00Z", "2026-10-05 22:00:00+02"]
+)
+@pytest.mark.parametrize("place", ["t", "a.csv", "a.jsonl"])
+def test_a_date_that_is_none_is_refused_with_its_value(read, define, tmp_path, place, value):
+    days = f"(VALUES ('{DAY}'), ('{value}')) days(day)"
+    define(f"CREATE TABLE t AS SELECT answers.* REPLACE (day AS response_date) FROM answers, {days}")
+    (tmp_path / "a.csv").write_text(HEADER + f"1,{DAY},a,b\n2,{value},a,b\n")
+    rows = [{**ANSWERS[0], "response_date": day} for day in (DAY, value)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = place if place == "t" else str(tmp_path / place)
+    with pytest.raises(SourceError) as caught:
+        read(source)
+    assert f"source {source!r} has a 'response_date' that is no date" in str(caught.value)
+    assert value in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "source", ["nope", "nope.answers", "a.b.c", "a..b", "", "self", "engine", "values", "answers; DROP TABLE answers"]
+)
+def test_a_table_that_is_not_there_is_named(read, define, source):
+    with pytest.raises(SourceError) as caught:
+        read(source)
+    assert f"source {source!r} is no table or view of warehouse" in str(caught.value)
+    assert "no file URI (file:///....parquet" in str(caught.value)
+    assert read("answers") == CHEF
+
+
+@pytest.mark.parametrize("source", ["s3://bucket/a.parquet", "https://example.org/a.csv", "gs://b/a.csv"])
+def test_a_place_that_is_not_read_is_refused(read, source):
+    with pytest.raises(SourceError) as caught:
+        read(source)
+    assert str(caught.value) == f"source {source!r}: only file:// URIs are read, and tables of the warehouse"
+
+
+def test_a_missing_file_and_a_folder_are_refused(read, tmp_path):
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(SourceError, match="there is no file") as caught:
+            read(path)
+        assert repr(str(path)) in str(caught.value)
+        assert "check its path" in str(caught.value)
+
+
+def test_a_relative_path_is_refused(read):
+    with pytest.raises(SourceError, match="'answers.csv' is a relative path: write all of it"):
+        read("answers.csv")
+
+
+@pytest.mark.parametrize("name", ["a.xls", "a.txt", "a.csv.gz", "a"])
+def test_a_file_of_another_kind_is_refused(read, tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(SourceError, match=r"ends in '.*'; known: \['.parquet', '.csv', '.jsonl'"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        (f"1,{DAY},a,b\n2,{DAY},a,b,c\n", 3),
+        (f"1,{DAY},a,b\n2,{DAY}\n3,{DAY},a,b\n", 3),
+        (f'1,{DAY},a,b\n2,{DAY},"a,b\n3,{DAY},a,b\n', 3),
+        (f"1,{DAY},a,b\n" * 40_000 + "x\n", 40_002),
+    ],
+    ids=["one value more", "values missing", "quote not closed", "far down"],
+)
+def test_a_broken_row_of_a_csv_file_is_named_by_its_line(read, tmp_path, rows, line):
+    (tmp_path / "a.csv").write_text(HEADER + rows)
+    with pytest.raises(SourceError, match=f"a.csv' cannot be read: .* on Line: {line} ") as caught:
+        read(tmp_path / "a.csv")
+    assert "write the file anew" in str(caught.value)
+
+
+@pytest.mark.parametrize("padding", [0, 100_000])
+def test_a_file_of_another_encoding_is_refused(read, tmp_path, padding):
+    rows = f"1,{DAY},chef,cooks\n" * padding + f"2,{DAY},café,b\n"
+    (tmp_path / "a.csv").write_bytes((HEADER + rows).encode("latin-1"))
+    with pytest.raises(SourceError, match="cannot be read: .*(?i:utf-8)"):
+        read(tmp_path / "a.csv")
+
+
+def write_good_parquet():
+    sink = pa.BufferOutputStream()
+    rows = [{**ANSWERS[0], "record_id": str(n), "response_date": as_date(DAY)} for n in range(20_000)]
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("damage", ["empty", "garbage", "cut", "pages"])
+def test_a_corrupt_parquet_file_is_refused(read, tmp_path, damage):
+    whole = write_good_parquet()
+    pages = whole[:50] + bytes(20_000) + whole[20_050:]
+    data = {"empty": b"", "garbage": b"PAR1" * 10, "cut": whole[: len(whole) // 2], "pages": pages}[damage]
+    (tmp_path / "a.parquet").write_bytes(data)
+    with pytest.raises(SourceError, match="a.parquet' cannot be read: "):
+        read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("line", ['{"record_id": "8", "resp', "oops", '{"record_id": "\udcff"}', "\udcff"])
+def test_a_corrupt_jsonl_file_is_refused(read, tmp_path, line):
+    text = json.dumps(ANSWERS[0]) + "\n" + line + "\n" + json.dumps(ANSWERS[1]) + "\n"
+    (tmp_path / "a.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(SourceError, match=r"a.jsonl' cannot be read: .* line [23]"):
+        read(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage", b"PK\x03\x04 garbage"])
+def test_a_corrupt_excel_file_is_refused(read, tmp_path, data):
+    (tmp_path / "a.xlsx").write_bytes(data)
+    with pytest.raises(SourceError, match="a.xlsx' cannot be read as Excel: File is not a zip file"):
+        read(tmp_path / "a.xlsx")
+
+
+def test_the_error_of_a_broken_row_does_not_quote_what_a_person_wrote(read, tmp_path):
+    (tmp_path / "a.csv").write_text(HEADER + f'1,{DAY},chef,"secret duties" more,too many\n')
+    with pytest.raises(SourceError, match="cannot be read") as caught:
+        read(tmp_path / "a.csv")
+    assert "secret duties" not in str(caught.value)

@@ -1,0 +1,121 @@
+"""What a text must be, how it is cleaned, and its key."""
+
+import itertools
+import re
+
+import duckdb
+import pytest
+
+from include.coding.texts import install
+from tests.coding.conftest import make_key
+
+
+@pytest.fixture(scope="module")
+def ask():
+    with duckdb.connect() as engine:
+        install(engine)
+        yield lambda sql, *values: engine.execute(f"SELECT {sql}", values).fetchall()[0][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        (None, ""),
+        ("", ""),
+        ("   ", ""),
+        ("chef", "chef"),
+        ("  head   chef ", "head chef"),
+        ("café manager", "cafe manager"),
+        ("e\u0301clair maker", "eclair maker"),
+        ("Zoë Łukasz Ørsted Đặng", "Zoe Lukasz Orsted Dang"),
+        ("naïve façade Ñandú", "naive facade Nandu"),
+        ("straße", "strasse"),
+        ("Ærø œuvre Þór", "Aero oeuvre Thor"),
+        ("ﬁre oﬃcer, ﬂoor staﬀ, baﬄe", "fire officer, floor staff, baffle"),
+        ("“chef” ‘x’ „y‟ «z»", '"chef" \'x\' "y" "z"'),
+        ("worker’s don´t", "worker's don't"),
+        ("care – daily — or ‑ less − more", "care - daily - or - less - more"),
+        ("cooks, cleans…", "cooks, cleans..."),
+        ("R&amp;D à la carte", "R&D a la carte"),
+        ("driver 🚚", "driver"),
+        ("👩‍🍳 chef 👍🏽", "chef"),
+        ("a\tb", "a b"),
+        ("a\nb\r\nc", "a b c"),
+        ("driving\x00loading", "driving loading"),
+        ("\x00", ""),
+        ("no\u00a0break", "no break"),
+        ("\ufeffchef\u200b", "chef"),
+        ("• item™ n° 5 £4", "item n 5 4"),
+        ("~!{}|\\ \"x\" 'y'", "~!{}|\\ \"x\" 'y'"),
+        ("a\x7fb", "a b"),
+    ],
+)
+def test_a_text_is_cleaned_to_printable_ascii(ask, text, cleaned):
+    assert ask("cleaned(?)", text) == cleaned
+
+
+@pytest.mark.parametrize("text", ["护士", "медсестра", "nurse 护士", "नर्स", "간호사", "ممرضة", "½ day", "ŋ"])
+def test_letters_and_numbers_without_a_likeness_are_rejected_and_not_emptied(ask, text):
+    assert ask("reject_reason('r', cleaned(?), '', 300)", text) == "not_printable_ascii"
+
+
+@pytest.mark.parametrize(
+    ("occp_text", "tasks_text", "reason"),
+    [
+        ("chef", "cooks", None),
+        ("chef", "", None),
+        ("", "cooks", None),
+        ("", "", "blank"),
+        (" ", "   ", "blank"),
+        ("caf\u00e9", "", "not_printable_ascii"),
+        ("", "a\tb", "not_printable_ascii"),
+        ("a\x00", "b", "not_printable_ascii"),
+        ("chef", "\t", "not_printable_ascii"),
+        ("a" * 300, "", None),
+        ("a" * 150, "b" * 150, None),
+        ("a" * 150, "b" * 151, "too_long"),
+        ("", "b" * 301, "too_long"),
+        ("é" * 301, "", "not_printable_ascii"),
+    ],
+)
+def test_a_text_is_judged_as_it_stands(ask, occp_text, tasks_text, reason):
+    assert ask("reject_reason('r', ?, ?, 300)", occp_text, tasks_text) == reason
+
+
+@pytest.mark.parametrize("record_id", [None, ""])
+def test_a_record_without_an_id_is_rejected(ask, record_id):
+    assert ask("reject_reason(?, 'chef', 'cooks', 300)", record_id) == "no_record_id"
+
+
+def test_length_is_judged_after_cleaning(ask):
+    assert ask("reject_reason('r', cleaned(?), '', 300)", "a" * 299 + "   🚚   b") == "too_long"
+    assert ask("reject_reason('r', cleaned(?), '', 300)", "  " + "a" * 300 + " 🚚 ") is None
+
+
+@pytest.mark.parametrize("length", [300, 301, 5000])
+@pytest.mark.parametrize("letter", ["a", "é"])
+def test_a_text_is_never_cut(ask, letter, length):
+    assert len(ask("cleaned(?)", letter * length)) == length
+
+
+def test_the_limit_is_what_the_plan_says(ask):
+    assert ask("reject_reason('r', 'abc', 'de', 5)") is None
+    assert ask("reject_reason('r', 'abc', 'def', 5)") == "too_long"
+
+
+def test_the_key_is_32_hexadecimal_digits(ask):
+    key = ask("text_key('chef', 'cooks')")
+    assert re.fullmatch("[0-9a-f]{32}", key)
+    assert key == make_key("chef", "cooks")
+
+
+def test_equal_pairs_have_equal_keys_and_no_others(ask):
+    words = ["", " ", "a", "ab", "abc", "b", "bc", "c", "A", "a b", "a,b", '"', "'", "\\", "31"]
+    keys = [ask("text_key(?, ?)", *pair) for pair in itertools.product(words, words)]
+    assert len(set(keys)) == len(words) ** 2
+    assert keys == [ask("text_key(?, ?)", *pair) for pair in itertools.product(words, words)]
+
+
+def test_texts_that_differ_in_dirt_only_have_one_key(ask):
+    texts = ["cafe worker", " café  worker", "Cafe\tworker".lower(), "cafe worker 👍"]
+    assert len({ask("text_key(cleaned(?), '')", text) for text in texts}) == 1

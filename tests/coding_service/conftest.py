@@ -1,0 +1,308 @@
+"""A running local coding service, an Airflow connection to it, and what a task finds around itself."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+from cryptography.fernet import Fernet
+
+from include.local_service.server import LocalService
+
+ROOT = Path(__file__).parents[2]
+CONN_ID = "coding_service_default"
+
+
+class Remote:
+    """A running local coding service, its knobs and its journal."""
+
+    def __init__(self, service, session):
+        self.service, self.url, self._session = service, service.url, session
+
+    def knob(self, method, name, arguments=None, **params):
+        answer = self._session.request(method, f"{self.url}/_local/{name}", json=arguments, params=params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def fault(self, name, **options):
+        self.knob("POST", "faults", {"name": name, **options})
+
+    def jump(self, seconds):
+        self.knob("POST", "clock", {"jump_seconds": seconds})
+
+    def progression(self, name, **options):
+        self.knob("POST", "progression", {"progression": name, **options})
+
+    def operations(self):
+        return self.knob("GET", "operations")["operations"]
+
+    def journal(self, method=None, contains=""):
+        """The requests so far, those of one method and with this in their path."""
+        arrived = {one["operation_id"] for one in self.operations() if one["uploaded_at"]}
+        while True:  # the answer to an upload may be here a moment before its entry
+            entries = self.knob("GET", "journal")["entries"]
+            if arrived <= {one["operation_id"] for one in entries if (one["method"], one["status"]) == ("PUT", 200)}:
+                break
+        return [one for one in entries if method in (None, one["method"]) and contains in one["path"]]
+
+    def forget_tokens(self):
+        """Withdraw every token that was issued, as if an hour had passed."""
+        self.jump(3601)
+
+
+@pytest.fixture(scope="session")
+def plain_session():
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
+
+
+@pytest.fixture(scope="session")
+def running_service(tmp_path_factory):
+    with LocalService(tmp_path_factory.mktemp("service"), coder="stub", progression="immediate") as service:
+        yield service
+
+
+@pytest.fixture
+def remote(running_service, plain_session):
+    """A local service that remembers nothing and shows every end at once."""
+    remote = Remote(running_service, plain_session)
+    remote.knob("POST", "reset")
+    remote.progression("immediate")
+    return remote
+
+
+@pytest.fixture
+def connect(monkeypatch, tmp_path):
+    """Return a function that defines the Airflow connection; fields and extra fields as keywords."""
+
+    def define(
+        url, *, conn_id=CONN_ID, login="local-client", password="local-secret", port=None, schema=None, **extra
+    ):
+        fields = {"conn_type": "coding_service", "host": url, "login": login, "password": password}
+        settings = {"auth_host": url, "requests_per_second": 10_000, "state_dir": str(tmp_path / "state"), **extra}
+        given = {name: value for name, value in settings.items() if value is not None}
+        connection = {**fields, "port": port, "schema": schema, "extra": given}
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
+        return tmp_path / "state"
+
+    return define
+
+
+@pytest.fixture
+def connected(remote, connect):
+    """The local service, with the default connection pointing to it."""
+    connect(remote.url)
+    return remote
+
+
+@dataclass(frozen=True)
+class Received:
+    """A request as a server sees it."""
+
+    method: str
+    path: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def header(self, name):
+        return next((value for known, value in self.headers if known.lower() == name.lower()), None)
+
+
+class RawServer:
+    """A server that answers as a test says and keeps what it received.
+
+    :param answer: called with the request and a :class:`Reply`
+    """
+
+    def __init__(self, answer):
+        self.requests = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(answer))
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    def _handler(self, answer):
+        received = self.requests
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def handle_one_request(self):
+                try:
+                    super().handle_one_request()
+                except (ConnectionError, TimeoutError):
+                    self.close_connection = True
+
+            def reply(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                received.append(Received(self.command, self.path, self.headers.items(), body))
+                answer(received[-1], Reply(self))
+
+            do_GET = do_PUT = do_POST = reply
+
+            def log_message(self, *args):
+                pass
+
+        return Handler
+
+    def stop(self):
+        """Stop; a second time does no harm."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class Reply:
+    """The ways to answer a request."""
+
+    def __init__(self, handler):
+        self._handler = handler
+
+    def __call__(self, status, body=b"", **headers):
+        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self._head(status, {"Content-Length": str(len(body)), **headers})
+        self._handler.wfile.write(body)
+
+    def broken(self, status, body, length, **headers):
+        """Promise `length` bytes, send `body`, and close the connection."""
+        self._head(status, {"Content-Length": str(length), **headers})
+        self._handler.wfile.write(body)
+        self.cut()
+
+    def stream(self, blocks, length):
+        self._head(200, {"Content-Length": str(length), "ETag": '"big"'})
+        for block in blocks:
+            self._handler.wfile.write(block)
+
+    def cut(self):
+        """Close the connection without a (further) word."""
+        self._handler.wfile.flush()
+        self._handler.connection.shutdown(socket.SHUT_RDWR)
+        self._handler.close_connection = True
+
+    def _head(self, status, headers):
+        self._handler.send_response_only(status)
+        for name, value in headers.items():
+            self._handler.send_header(name.replace("_", "-"), value)
+        self._handler.end_headers()
+
+
+@pytest.fixture
+def serve():
+    """Return a function that starts a server on the rule how to answer."""
+    running = []
+
+    def start(answer):
+        running.append(RawServer(answer))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.stop()
+
+
+class FakeStore:
+    """Stands for Airflow's task state store: JSON values by key."""
+
+    def __init__(self):
+        self.values = {}
+
+    def get(self, key):
+        return json.loads(self.values[key]) if key in self.values else None
+
+    def set(self, key, value):
+        self.values[key] = json.dumps(value)
+
+
+class FakeTaskInstance:
+    """Stands for the running task instance: keeps what is pushed, and has never been rescheduled."""
+
+    def __init__(self):
+        self.xcoms = {}
+
+    def xcom_push(self, key, value):
+        self.xcoms[key] = json.loads(json.dumps(value))
+
+    def get_first_reschedule_date(self, context):
+        return None
+
+
+@pytest.fixture
+def new_context():
+    """Return a function that makes the context of a task's first try."""
+    return lambda: {"task_state_store": FakeStore(), "ti": FakeTaskInstance()}
+
+
+@pytest.fixture
+def context(new_context):
+    return new_context()
+
+
+@pytest.fixture
+def run():
+    """Return a function that runs a task as Airflow's task runner does."""
+    from airflow.sdk.bases.operator import ExecutorSafeguard
+
+    def execute(operator, context):
+        mark = {f"{type(operator).__name__}__sentinel": ExecutorSafeguard.sentinel_value}
+        return operator.execute(context, **mark)
+
+    return execute
+
+
+@pytest.fixture
+def fernet_key(monkeypatch):
+    """Return a function that gives Airflow a Fernet key, or none."""
+    from airflow.sdk.crypto import get_fernet
+
+    def use(key):
+        monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", key)
+        get_fernet.cache_clear()
+
+    yield use
+    get_fernet.cache_clear()
+
+
+@pytest.fixture
+def encrypted(fernet_key):
+    """Airflow has a Fernet key."""
+    fernet_key(Fernet.generate_key().decode())
+
+
+@pytest.fixture
+def input_file(tmp_path):
+    """An input file of three lines."""
+    path = tmp_path / "part-0.jsonl"
+    lines = [{"recordId": f"r{n}", "occp_text": f"baker {n}", "tasks_text": "bakes"} for n in range(3)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def run_python():
+    """Return a function that runs a program in an interpreter of its own and gives back what it printed."""
+
+    def run_program(program, *arguments):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "plugins"), str(ROOT)])}
+        done = subprocess.run(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run_program

@@ -1,0 +1,570 @@
+"""The hooks against the local service: an Airflow connection in, typed models out, the same from either hook."""
+
+import asyncio
+import inspect
+import logging
+import threading
+import time
+
+import pytest
+
+from coding_service import CodingServiceAsyncHook, CodingServiceHook
+from coding_service.errors import (
+    AuthorizationError,
+    CodingServiceError,
+    NotFoundError,
+    OperationFailedError,
+    OutputExpiredError,
+    ProtocolError,
+    QuotaExceededError,
+    ServiceUnavailableError,
+    SettingsError,
+    TooManyRequestsError,
+)
+from coding_service.hooks import Send
+from coding_service.models import Operation, Topic
+
+MISSING = "c0ffee00-0000-4000-8000-000000000000"
+
+
+class EitherHook:
+    """One of the two hooks, with the one method that both have."""
+
+    def __init__(self, hook_class):
+        self.hook = hook_class()
+
+    async def operation(self, topic, operation_id):
+        answer = self.hook.operation(topic, operation_id)
+        return await answer if inspect.isawaitable(answer) else answer
+
+
+@pytest.fixture(params=[CodingServiceHook, CodingServiceAsyncHook])
+def either(request):
+    """Return a function that makes the synchronous hook, then the asynchronous one."""
+    return lambda: EitherHook(request.param)
+
+
+def start_operation(hook, path):
+    grant = hook.create_operation("osca", hook.latest_model("osca").model_id)
+    hook.upload(grant, path)
+    return grant.operation_id
+
+
+def finish_operation(hook, path):
+    operation_id = start_operation(hook, path)
+    while not hook.operation("osca", operation_id).status.is_terminal:
+        pass
+    return operation_id
+
+
+# ---- what the service offers -------------------------------------------------------------------------------------
+
+
+def test_topics_and_models_are_listed(connected):
+    hook = CodingServiceHook()
+    names = {topic.uri_name for topic in hook.topics()}
+    assert {"osca", "anzsco"} <= names
+    assert all(isinstance(topic, Topic) for topic in hook.topics())
+    models = hook.models("osca")
+    assert [model.version for model in models] == [1, 2]
+    assert hook.latest_model("osca") == models[-1]
+    assert models[0].input_format == ("occp_text", "tasks_text")
+
+
+def test_latest_is_pinned_to_the_latest_model(connected):
+    hook = CodingServiceHook()
+    assert hook.pin_model("osca", "latest") == hook.latest_model("osca")
+
+
+def test_a_guid_is_pinned_to_the_model_that_has_it(connected):
+    hook = CodingServiceHook()
+    older = hook.models("osca")[0]
+    assert hook.pin_model("osca", older.model_id) == older
+
+
+def test_an_unknown_topic_is_refused_with_those_there_are(connected):
+    with pytest.raises(NotFoundError, match=r"no topic 'isco'; it has \['anzsco', 'osca'\]"):
+        CodingServiceHook().pin_model("isco", "latest")
+
+
+def test_an_unknown_model_is_refused_with_those_there_are(connected):
+    hook = CodingServiceHook()
+    with pytest.raises(NotFoundError, match=f"topic 'osca' has no model '{MISSING}'; it has ") as caught:
+        hook.pin_model("osca", MISSING)
+    for model in hook.models("osca"):
+        assert f"{model.model_id} (version {model.version})" in str(caught.value)
+    assert "name one, or 'latest'" in str(caught.value)
+
+
+def test_an_operation_goes_from_creation_to_its_files(connected, input_file, tmp_path):
+    hook = CodingServiceHook()
+    model = hook.models("osca")[0]
+    grant = hook.create_operation("osca", model.model_id)
+    assert hook.operation("osca", grant.operation_id).status == "awaiting_input"
+    connected.progression("by_polls", polls=1)
+    hook.upload(grant, input_file)
+    assert hook.operation("osca", grant.operation_id).status == "in_progress"
+    while not hook.operation("osca", grant.operation_id).status.is_successful:
+        pass
+    output, metadata = hook.download("osca", grant.operation_id, tmp_path / "o.jsonl", tmp_path / "m.json")
+    assert output.lines == 3
+    assert model.model_id in metadata.path.read_text()
+    assert connected.operations()[0]["model_id"] == model.model_id
+
+
+def test_a_topic_of_another_model_is_refused(connected):
+    hook = CodingServiceHook()
+    with pytest.raises(CodingServiceError, match="Selected model does not match the input topic") as caught:
+        hook.create_operation("anzsco", hook.models("osca")[0].model_id)
+    assert caught.value.status_code == 409
+
+
+async def test_an_unknown_operation_is_not_found(connected, either):
+    with pytest.raises(NotFoundError, match=rf"operations/{MISSING} was answered with HTTP 404 'The specified"):
+        await either().operation("osca", MISSING)
+
+
+async def test_both_hooks_say_the_same_of_an_operation(connected, either, input_file):
+    operation_id = finish_operation(CodingServiceHook(), input_file)
+    operation = await either().operation("osca", operation_id)
+    assert isinstance(operation, Operation)
+    assert (operation.operation_id, operation.status) == (operation_id, "complete")
+    assert operation.output_url.startswith(connected.url)
+    assert operation.metadata_url.startswith(connected.url)
+
+
+async def test_both_hooks_share_one_token(connected, either, input_file):
+    operation_id = finish_operation(CodingServiceHook(), input_file)
+    await either().operation("osca", operation_id)
+    assert len(connected.journal("POST", "/oauth2/token")) == 1
+
+
+async def test_both_hooks_replace_a_withdrawn_token_once(connected, either):
+    CodingServiceHook().topics()
+    connected.forget_tokens()
+    with pytest.raises(NotFoundError):
+        await either().operation("osca", MISSING)
+    assert [one["status"] for one in connected.journal("GET", MISSING)] == [403, 404]
+    assert len(connected.journal("POST", "/oauth2/token")) == 2
+
+
+# ---- how it is sent ----------------------------------------------------------------------------------------------
+
+
+async def test_requests_have_the_bare_token_and_nothing_of_the_connection(serve, connect, either):
+    def answer(request, reply):
+        if request.path == "/oauth2/token":
+            reply(200, {"access_token": "t0ken", "token_type": "Bearer"})
+        else:
+            reply(200, {"operationStatus": "in_progress"})
+
+    server = serve(answer)
+    connect(server.url, verify=True, poll_interval=3, requests_per_day=77, authorization_prefix="")
+    await either().operation("osca", "op-1")
+    token_request, status_request = server.requests
+    assert token_request.method == "POST"
+    assert token_request.body == b"grant_type=client_credentials"
+    assert token_request.header("Content-Type") == "application/x-www-form-urlencoded"
+    assert token_request.header("Authorization") == "Basic bG9jYWwtY2xpZW50OmxvY2FsLXNlY3JldA=="
+    assert (status_request.method, status_request.body) == ("GET", b"")
+    assert status_request.header("Authorization") == "t0ken"
+    assert status_request.header("Content-Type") == "application/json"
+    of_http_itself = {"host", "accept", "accept-encoding", "user-agent", "connection"}
+    for request in server.requests:
+        names = {name.lower() for name, _ in request.headers} - of_http_itself
+        assert names <= {"authorization", "content-type", "content-length"}
+        assert "?" not in request.path
+
+
+async def test_netrc_changes_nothing_in_what_is_sent(connected, either, monkeypatch, tmp_path):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password 0therSecret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    with pytest.raises(NotFoundError):
+        await either().operation("osca", MISSING)
+
+
+async def test_a_redirect_is_not_followed(serve, connect, either):
+    def answer(request, reply):
+        if request.path == "/oauth2/token":
+            reply(200, {"access_token": "t0ken"})
+        else:
+            reply(302, Location=f"{other.url}/stolen")
+
+    other = serve(lambda request, reply: reply(200, {"operationStatus": "complete"}))
+    connect(serve(answer).url)
+    with pytest.raises(CodingServiceError, match="HTTP 302"):
+        await either().operation("osca", "op-1")
+    assert other.requests == []
+
+
+async def test_the_proxy_of_the_environment_is_used_by_both(serve, connect, either, monkeypatch):
+    def answer(request, reply):
+        if request.path.endswith("/oauth2/token"):
+            reply(200, {"access_token": "t0ken"})
+        else:
+            reply(200, {"operationStatus": "in_progress"})
+
+    proxy = serve(answer)
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", proxy.url)
+    connect("http://coder.example", allow_http=True)
+    assert (await either().operation("osca", "op-1")).status == "in_progress"
+    assert [request.path for request in proxy.requests] == [
+        "http://coder.example/oauth2/token",
+        "http://coder.example/v1/topics/osca/batch-code/operations/op-1",
+    ]
+
+
+async def test_the_proxy_of_the_connection_is_used_by_both(serve, connect, either):
+    def answer(request, reply):
+        reply(200, {"access_token": "t0ken", "operationStatus": "in_progress"})
+
+    proxy = serve(answer)
+    connect("http://coder.example", allow_http=True, proxies={"http": proxy.url})
+    await either().operation("osca", "op-1")
+    assert len(proxy.requests) == 2
+
+
+async def test_a_prefix_that_the_service_refuses_is_an_authorization_error(remote, connect, either):
+    connect(remote.url, authorization_prefix="Bearer")
+    with pytest.raises(AuthorizationError, match="explicit deny"):
+        await either().operation("osca", MISSING)
+    assert [one["status"] for one in remote.journal("GET")] == [403, 403]
+
+
+async def test_a_wrong_secret_says_where_to_look_and_does_not_show_it(remote, connect, either):
+    connect(remote.url, password="wr0ngSecret")
+    with pytest.raises(AuthorizationError, match=r"'invalid_client'.*login.*password") as caught:
+        await either().operation("osca", MISSING)
+    assert "wr0ngSecret" not in str(caught.value)
+    assert remote.journal("GET") == []
+
+
+async def test_a_service_that_is_down_says_which_and_what_to_look_at(serve, connect, either):
+    server = serve(lambda request, reply: reply(200))
+    url = server.url
+    server.stop()
+    connect(url)
+    with pytest.raises(ServiceUnavailableError, match=rf"POST {url}/oauth2/token did not get through .*is the"):
+        await either().operation("osca", "op-1")
+
+
+async def test_a_service_that_does_not_answer_is_given_up_after_the_timeout(serve, connect, either):
+    def answer(request, reply):
+        if request.path == "/oauth2/token":
+            reply(200, {"access_token": "t0ken"})
+        else:
+            done.wait(5)
+
+    done = threading.Event()
+    connect(serve(answer).url, timeout=0.2)
+    try:
+        with pytest.raises(ServiceUnavailableError, match="GET .*did not get through .*Timeout"):
+            await either().operation("osca", "op-1")
+    finally:
+        done.set()
+
+
+async def test_a_service_that_hangs_up_may_be_asked_again(serve, connect, either):
+    connect(serve(lambda request, reply: reply.cut()).url)
+    with pytest.raises(ServiceUnavailableError, match="did not get through"):
+        await either().operation("osca", "op-1")
+
+
+async def test_a_missing_connection_says_how_to_make_one(either, monkeypatch):
+    monkeypatch.delenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT", raising=False)
+    with pytest.raises(SettingsError, match=r"no Airflow connection 'coding_service_default'.*AIRFLOW_CONN_CODING"):
+        await either().operation("osca", "op-1")
+
+
+async def test_a_connection_with_a_wrong_field_is_refused(connect, either):
+    connect("http://coder.example")
+    with pytest.raises(SettingsError, match="host of connection 'coding_service_default' is 'http://coder.example'"):
+        await either().operation("osca", "op-1")
+
+
+async def test_too_many_requests_slow_everybody_down(connected, either, tmp_path):
+    connected.fault("too_many_requests", retry_after=7)
+    with pytest.raises(TooManyRequestsError, match="too close together") as caught:
+        await either().operation("osca", MISSING)
+    assert caught.value.retry_after == 7
+    assert 6 < CodingServiceHook()._caller._budget.reserve() <= 7
+
+
+async def test_an_exceeded_limit_stops_everybody_for_a_day_without_another_call(connected, either):
+    connected.fault("limit_exceeded")
+    with pytest.raises(QuotaExceededError, match="ask for a higher one") as caught:
+        await either().operation("osca", MISSING)
+    assert caught.value.retry_after == 86400
+    calls = len(connected.journal())
+    for other in (EitherHook(CodingServiceHook), EitherHook(CodingServiceAsyncHook)):
+        with pytest.raises(QuotaExceededError, match="no calls to the coding service before"):
+            await other.operation("osca", MISSING)
+    assert len(connected.journal()) == calls
+
+
+async def test_a_server_error_may_be_tried_again(connected, either):
+    connected.fault("server_error")
+    hook = either()
+    with pytest.raises(ServiceUnavailableError, match="HTTP 500 'Error performing request'"):
+        await hook.operation("osca", MISSING)
+    with pytest.raises(NotFoundError):
+        await hook.operation("osca", MISSING)
+
+
+def test_calls_are_as_far_apart_as_the_connection_says(remote, connect):
+    connect(remote.url, requests_per_second=20)
+    hook = CodingServiceHook()
+    start = time.monotonic()
+    for _ in range(5):
+        hook.topics()
+    assert time.monotonic() - start >= 4 / 20
+
+
+def test_a_throttling_service_is_never_called_too_fast_by_two_hooks(remote, connect):
+    connect(remote.url, requests_per_second=20)
+    hooks = [CodingServiceHook(), CodingServiceHook()]
+    for _ in range(3):
+        for hook in hooks:
+            hook.topics()
+    assert [one["status"] for one in remote.journal("GET")] == [200] * 6
+
+
+async def test_an_answer_that_is_no_status_is_refused(serve, connect, either):
+    connect(serve(lambda request, reply: reply(200, {"access_token": "t0ken", "operationStatus": "paused"})).url)
+    with pytest.raises(ProtocolError, match="unknown status 'paused'"):
+        await either().operation("osca", "op-1")
+
+
+# ---- download ----------------------------------------------------------------------------------------------------
+
+
+def test_an_operation_under_way_has_nothing_to_download(connected, tmp_path):
+    hook = CodingServiceHook()
+    grant = hook.create_operation("osca", hook.latest_model("osca").model_id)
+    with pytest.raises(OperationFailedError, match=f"'{grant.operation_id}' is 'awaiting_input': it has no output"):
+        hook.download("osca", grant.operation_id, tmp_path / "o", tmp_path / "m")
+
+
+def test_files_that_are_deleted_are_told_from_files_that_never_were(connected, input_file, tmp_path):
+    hook = CodingServiceHook()
+    operation_id = finish_operation(hook, input_file)
+    connected.jump(86_401)
+    with pytest.raises(OutputExpiredError, match=f"'{operation_id}' is complete but offers no output.*code its"):
+        hook.download("osca", operation_id, tmp_path / "o", tmp_path / "m")
+
+
+def test_an_expired_link_costs_one_more_status_call(connected, input_file, tmp_path):
+    hook = CodingServiceHook()
+    operation_id = finish_operation(hook, input_file)
+    connected.fault("expired_link")
+    before = len(connected.journal("GET", "/v1/"))
+    output, metadata = hook.download("osca", operation_id, tmp_path / "o", tmp_path / "m")
+    assert (output.lines, metadata is None) == (3, False)
+    assert len(connected.journal("GET", "/v1/")) == before + 2
+
+
+def test_metadata_that_does_not_come_down_loses_nothing(connected, input_file, tmp_path):
+    hook = CodingServiceHook()
+    operation_id = finish_operation(hook, input_file)
+    connected.fault("expired_link", path_contains="metadata", count=3)
+    output, metadata = hook.download("osca", operation_id, tmp_path / "o", tmp_path / "m")
+    assert (output.lines, metadata) == (3, None)
+
+
+@pytest.mark.parametrize("metadata_offered", [0, 1])
+def test_metadata_that_is_not_offered_or_no_more_loses_nothing(serve, connect, tmp_path, metadata_offered):
+    statuses = []
+
+    def answer(request, reply):
+        if request.path == "/oauth2/token":
+            reply(200, {"access_token": "t0ken"})
+        elif request.path.startswith("/v1/"):
+            statuses.append(request)
+            links = {"responseDownloadUrl": f"{server.url}/out"}
+            if len(statuses) <= metadata_offered:
+                links["metadataDownloadUrl"] = f"{server.url}/gone"
+            reply(200, {"operationStatus": "complete", **links})
+        elif request.path == "/gone":
+            reply(403)
+        else:
+            reply(200, b"{}\n", ETag='"e1"')
+
+    server = serve(answer)
+    connect(server.url)
+    output, metadata = CodingServiceHook().download("osca", "op-1", tmp_path / "o", tmp_path / "m")
+    assert (output.lines, metadata) == (1, None)
+
+
+@pytest.mark.parametrize("name", ["responseDownloadUrl", "metadataDownloadUrl"])
+def test_a_link_over_plain_http_to_elsewhere_is_not_followed(serve, connect, tmp_path, name):
+    def answer(request, reply):
+        links = dict.fromkeys(("responseDownloadUrl", "metadataDownloadUrl"), f"{server.url}/out")
+        links[name] = "http://s3.example/out?X-Amz-Signature=5ec4e7"
+        reply(200, {"access_token": "t0ken", "operationStatus": "complete", **links})
+
+    server = serve(answer)
+    connect(server.url)
+    with pytest.raises(SettingsError, match=r"the link to the \w+ file is 'http://s3.example/out'") as caught:
+        CodingServiceHook().download("osca", "op-1", tmp_path / "o", tmp_path / "m")
+    assert "5ec4e7" not in str(caught.value)
+
+
+# ---- test_connection ---------------------------------------------------------------------------------------------
+
+
+def test_a_good_connection_is_said_to_be_one(connected):
+    succeeded, message = CodingServiceHook().test_connection()
+    assert succeeded
+    assert message.startswith("Connected; topics: ")
+    assert "osca" in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"password": "wrong"}, "check login (client id) and password"),
+        ({"auth_host": None}, "`auth_host` in the extra of connection"),
+        ({"timeout": -1}, "timeout = -1"),
+        ({"authorization_prefix": "Bearer"}, "explicit deny"),
+    ],
+)
+def test_a_bad_connection_is_said_to_be_one_and_why(remote, connect, fields, words):
+    connect(remote.url, **fields)
+    succeeded, message = CodingServiceHook().test_connection()
+    assert not succeeded
+    assert words in message
+
+
+# ---- secrets and the event loop ----------------------------------------------------------------------------------
+
+
+def test_a_step_does_not_show_its_headers():
+    assert "t0ken" not in repr(Send("GET", "http://x", {"Authorization": "t0ken"}))
+
+
+def test_nothing_secret_is_logged_even_at_debug(connected, input_file, tmp_path):
+    class Keep(logging.Handler):
+        def emit(self, record):
+            if not record.name.startswith("uvicorn"):  # the log of the service, which runs in this process
+                said.append(record.getMessage())
+
+    said, root, keep = [], logging.getLogger(), Keep()
+    level = root.level
+    root.addHandler(keep)
+    root.setLevel(logging.DEBUG)
+    try:
+        hook = CodingServiceHook()
+        connected.fault("expired_link")
+        operation_id = finish_operation(hook, input_file)
+        hook.download("osca", operation_id, tmp_path / "o", tmp_path / "m")
+        asyncio.run(CodingServiceAsyncHook().operation("osca", operation_id))
+        link = hook.operation("osca", operation_id).output_url
+    finally:
+        root.removeHandler(keep)
+        root.setLevel(level)
+    text = "\n".join(said)
+    assert "going on from byte" in text
+    assert "X-Amz-Signature" in link
+    assert "X-Amz-Signature" not in text
+    assert "local-secret" not in text
+
+
+class Ticker:
+    """A coroutine that notes how long the event loop kept it waiting."""
+
+    def __init__(self):
+        self.ticks, self.longest = 0, 0.0
+
+    async def run(self):
+        while True:
+            start = time.monotonic()
+            await asyncio.sleep(0.01)
+            self.ticks += 1
+            self.longest = max(self.longest, time.monotonic() - start)
+
+
+async def tick_while(work):
+    ticker = Ticker()
+    ticking = asyncio.create_task(ticker.run())
+    try:
+        await work
+    finally:
+        ticking.cancel()
+    return ticker
+
+
+async def test_a_slow_service_does_not_hold_up_the_event_loop(serve, connect):
+    def answer(request, reply):
+        time.sleep(0.5)
+        reply(200, {"access_token": "t0ken", "operationStatus": "in_progress"})
+
+    connect(serve(answer).url)
+    ticker = await tick_while(CodingServiceAsyncHook().operation("osca", "op-1"))
+    assert ticker.ticks > 40
+    assert ticker.longest < 0.3
+
+
+async def test_a_token_that_another_fetches_does_not_hold_up_the_event_loop(serve, connect):
+    def answer(request, reply):
+        if request.path == "/oauth2/token":
+            time.sleep(0.5)
+        reply(200, {"access_token": "t0ken", "operationStatus": "in_progress"})
+
+    server = serve(answer)
+    connect(server.url)
+    calls = asyncio.gather(*(CodingServiceAsyncHook().operation("osca", f"op-{n}") for n in range(5)))
+    ticker = await tick_while(calls)
+    assert ticker.longest < 0.3
+    assert [request.path for request in server.requests].count("/oauth2/token") == 1
+
+
+async def test_a_429_while_another_fetches_a_token_does_not_stop_the_event_loop(serve, connect):
+    """Both run in one thread: a lock that the one waits for in vain would stop the whole triggerer."""
+    fetching, answered = (threading.Event() for _ in range(2))
+
+    def answer(request, reply):
+        if request.path == "/oauth2/token":
+            if len([one for one in server.requests if one.path == "/oauth2/token"]) == 2:
+                fetching.set()
+                answered.wait(10)
+            reply(200, {"access_token": f"t{len(server.requests)}"})
+        elif request.path.endswith("denied") and request.header("Authorization") == "t1":
+            reply(403)
+        elif request.path.endswith("busy"):
+            fetching.wait(10)
+            reply(429, {"message": "Too Many Requests"}, Retry_After="1")
+        else:
+            reply(200, {"operationStatus": "in_progress"})
+
+    async def busy():
+        with pytest.raises(TooManyRequestsError):
+            await CodingServiceAsyncHook().operation("osca", "busy")
+        answered.set()
+
+    server = serve(answer)
+    connect(server.url)
+    await CodingServiceAsyncHook().operation("osca", "first")
+    denied = CodingServiceAsyncHook().operation("osca", "denied")
+    await asyncio.wait_for(asyncio.gather(busy(), denied), 20)
+
+
+async def test_a_cancelled_call_leaves_the_token_s_place_free(serve, connect):
+    def answer(request, reply):
+        if len(server.requests) == 1:
+            release.wait(10)
+        reply(200, {"access_token": "t0ken", "operationStatus": "in_progress"})
+
+    release = threading.Event()
+    server = serve(answer)
+    connect(server.url)
+    call = asyncio.create_task(CodingServiceAsyncHook().operation("osca", "op-1"))
+    while not server.requests:
+        await asyncio.sleep(0.01)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    release.set()
+    assert (await CodingServiceAsyncHook().operation("osca", "op-1")).status == "in_progress"

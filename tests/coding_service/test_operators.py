@@ -1,0 +1,453 @@
+"""The steps as tasks: an operation is opened once, sent to once and brought down whole, whatever dies in between."""
+
+import hashlib
+import json
+
+import pytest
+from cryptography.fernet import Fernet
+
+from coding_service import (
+    CodingServiceCreateOperator,
+    CodingServiceDownloadOperator,
+    CodingServiceHook,
+    CodingServiceRetryPolicy,
+    CodingServiceUploadOperator,
+)
+from coding_service.errors import (
+    CodingServiceError,
+    GrantExpiredError,
+    InputFileError,
+    OperationFailedError,
+    OutputExpiredError,
+    ServiceUnavailableError,
+    SettingsError,
+    TransferError,
+)
+from coding_service.models import UploadGrant
+from coding_service.operators import GRANT, STATE, local_path, seal, unseal
+
+
+@pytest.fixture
+def part(connected, encrypted, input_file):
+    """A part of the input, as the tasks before hand it over."""
+    return {
+        "topic": "osca",
+        "model_id": CodingServiceHook().latest_model("osca").model_id,
+        "uri": input_file.as_uri(),
+        "sha256": hashlib.sha256(input_file.read_bytes()).hexdigest(),
+        "force_new": False,
+    }
+
+
+@pytest.fixture
+def create(part, run):
+    """Return a function that runs the create step; changes of the part as keywords."""
+
+    def run_step(context, **changes):
+        return run(CodingServiceCreateOperator(task_id="create", part={**part, **changes}), context)
+
+    return run_step
+
+
+@pytest.fixture
+def upload(part, run):
+    """Return a function that runs the upload step on what the create step left in its context."""
+
+    def run_step(created, context, **changes):
+        operator = CodingServiceUploadOperator(
+            task_id="upload",
+            part={**part, **changes},
+            operation_id=created["task_state_store"].get(STATE)["operation_id"],
+            grant=created["ti"].xcoms[GRANT],
+        )
+        return run(operator, context)
+
+    return run_step
+
+
+@pytest.fixture
+def download(part, run):
+    """Return a function that runs the download step."""
+
+    def run_step(operation_id, context):
+        return run(CodingServiceDownloadOperator(task_id="download", part=part, operation_id=operation_id), context)
+
+    return run_step
+
+
+def creations(remote):
+    return len(remote.journal("POST", "/batch-code"))
+
+
+def uploads(remote):
+    return [entry["operation_id"] for entry in remote.journal("PUT") if entry["status"] == 200]
+
+
+def wait_for(operation_id, state="complete"):
+    while CodingServiceHook().operation("osca", operation_id).status != state:
+        pass
+
+
+# ---- create ------------------------------------------------------------------------------------------------------
+
+
+def test_create_opens_an_operation_for_the_model_and_returns_its_id(connected, create, context, part):
+    operation_id = create(context)
+    [operation] = connected.operations()
+    assert (operation["operation_id"], operation["model_id"]) == (operation_id, part["model_id"])
+    assert context["task_state_store"].get(STATE)["operation_id"] == operation_id
+
+
+def test_the_grant_goes_on_encrypted_and_nowhere_else(create, context):
+    operation_id = create(context)
+    stored = context["task_state_store"].values[STATE]
+    pushed = json.dumps(context["ti"].xcoms)
+    for text in (stored, pushed):
+        assert "http" not in text
+        assert "arn:aws" not in text
+        assert "X-Amz" not in text
+    assert list(context["ti"].xcoms) == [GRANT]
+    grant = unseal(context["ti"].xcoms[GRANT])
+    assert grant.operation_id == operation_id
+    assert grant.url.startswith("http")
+
+
+def test_a_grant_is_sealed_with_the_fernet_key_of_airflow(encrypted):
+    grant = UploadGrant("op-1", "https://s3/in?X-Amz-Signature=5ec4e7", "arn:aws:kms:x:1:key/k")
+    assert unseal(seal(grant)) == grant
+    assert "Signature" not in seal(grant)
+
+
+def test_without_a_fernet_key_nothing_is_opened_and_the_error_says_how_to_set_one(
+    connected, create, context, fernet_key
+):
+    fernet_key("")
+    with pytest.raises(SettingsError, match=r"no Fernet key.*AIRFLOW__CORE__FERNET_KEY.*generate_key"):
+        create(context)
+    assert creations(connected) == 0
+
+
+@pytest.mark.parametrize("progress", ["created", "uploaded", "complete"])
+def test_a_retry_takes_up_the_operation_of_an_earlier_try(connected, create, upload, new_context, context, progress):
+    operation_id = create(context)
+    if progress != "created":
+        upload(context, new_context())
+    if progress == "complete":
+        wait_for(operation_id)
+    pushed = context["ti"].xcoms.pop(GRANT)
+    assert create(context) == operation_id
+    assert context["ti"].xcoms[GRANT] == pushed
+    assert creations(connected) == 1
+
+
+def test_force_new_opens_a_new_operation_each_time(connected, create, context):
+    assert create(context) != create(context, force_new=True)
+    assert creations(connected) == 2
+
+
+@pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"topic": "anzsco"}, {"model_id": "older"}])
+def test_an_operation_for_another_part_topic_or_model_is_not_taken_up(connected, create, context, change):
+    if "topic" in change:
+        change = {**change, "model_id": CodingServiceHook().latest_model("anzsco").model_id}
+    elif "model_id" in change:
+        change = {"model_id": CodingServiceHook().models("osca")[0].model_id}
+    first = create(context)
+    assert create(context, **change) != first
+    assert creations(connected) == 2
+
+
+def test_a_failed_operation_is_not_taken_up(connected, create, upload, context, new_context):
+    connected.fault("operation_fails")
+    first = create(context)
+    upload(context, new_context())
+    wait_for(first, "failed")
+    assert create(context) != first
+
+
+def test_an_operation_that_timed_out_is_not_taken_up(connected, create, context):
+    first = create(context)
+    connected.jump(3601)
+    assert create(context) != first
+
+
+def test_an_operation_whose_output_is_deleted_is_not_taken_up(connected, create, upload, context, new_context):
+    first = create(context)
+    upload(context, new_context())
+    wait_for(first)
+    connected.jump(86_401)
+    assert create(context) != first
+
+
+def test_an_operation_that_the_service_does_not_know_is_not_taken_up(connected, create, context):
+    first = create(context)
+    connected.knob("POST", "reset")
+    assert create(context) != first
+
+
+def test_when_the_status_cannot_be_asked_no_second_operation_is_opened(connected, create, context):
+    create(context)
+    connected.fault("server_error", path_contains="/operations/")
+    with pytest.raises(ServiceUnavailableError):
+        create(context)
+    assert creations(connected) == 1
+
+
+def test_a_new_operation_replaces_the_stored_one(create, context):
+    create(context)
+    second = create(context, force_new=True)
+    assert context["task_state_store"].get(STATE)["operation_id"] == second
+    assert unseal(context["ti"].xcoms[GRANT]).operation_id == second
+
+
+# ---- upload ------------------------------------------------------------------------------------------------------
+
+
+def test_upload_sends_the_file_and_returns_its_operation(connected, create, upload, context, new_context):
+    operation_id = create(context)
+    assert upload(context, new_context()) == operation_id
+    assert uploads(connected) == [operation_id]
+    wait_for(operation_id)
+
+
+def test_upload_asks_the_status_before_it_sends(connected, create, upload, context, new_context):
+    operation_id = create(context)
+    upload(context, new_context())
+    methods = [entry["method"] for entry in connected.journal() if operation_id in entry["path"]]
+    assert methods == ["GET", "PUT"]
+
+
+@pytest.mark.parametrize("state", ["in_progress", "complete", "failed"])
+def test_a_file_that_arrived_is_not_sent_again_after_a_crash(
+    connected, create, upload, context, new_context, input_file, state
+):
+    if state == "in_progress":
+        connected.progression("by_polls", polls=50)
+    if state == "failed":
+        connected.fault("operation_fails")
+    operation_id = create(context)
+    CodingServiceHook().upload(unseal(context["ti"].xcoms[GRANT]), input_file)
+    wait_for(operation_id, state)
+    assert upload(context, new_context()) == operation_id
+    assert uploads(connected) == [operation_id]
+    assert creations(connected) == 1
+
+
+def test_an_upload_that_broke_off_goes_to_the_same_operation_again(connected, create, upload, context, new_context):
+    connected.fault("reset_upload")
+    operation_id, tried = create(context), new_context()
+    with pytest.raises(TransferError):
+        upload(context, tried)
+    assert upload(context, tried) == operation_id
+    assert uploads(connected) == [operation_id]
+    assert creations(connected) == 1
+
+
+def test_a_dead_grant_opens_a_new_operation_and_sends_there(connected, create, upload, context, new_context):
+    connected.fault("expired_upload")
+    first, tried = create(context), new_context()
+    second = upload(context, tried)
+    assert second != first
+    assert uploads(connected) == [second]
+    state = tried["task_state_store"].get(STATE)
+    assert state["operation_id"] == second
+    assert "http" not in json.dumps(state)
+    assert tried["ti"].xcoms == {}
+
+
+def test_a_grant_that_aged_while_the_task_waited_opens_a_new_operation(
+    connected, create, upload, context, new_context
+):
+    first = create(context)
+    connected.jump(16 * 60)
+    second = upload(context, new_context())
+    assert second != first
+    assert uploads(connected) == [second]
+
+
+def test_an_operation_that_timed_out_before_the_upload_is_replaced(connected, create, upload, context, new_context):
+    first = create(context)
+    connected.jump(3601)
+    second = upload(context, new_context())
+    assert second != first
+    assert uploads(connected) == [second]
+
+
+def test_the_next_try_remembers_the_operation_that_came_instead(connected, create, upload, context, new_context):
+    connected.fault("expired_upload")
+    connected.fault("reset_upload")
+    create(context)
+    tried = new_context()
+    with pytest.raises(TransferError):  # the upload to the second operation breaks off
+        upload(context, tried)
+    second = tried["task_state_store"].get(STATE)["operation_id"]
+    assert upload(context, tried) == second
+    assert upload(context, tried) == second
+    assert uploads(connected) == [second]
+    assert creations(connected) == 2
+
+
+def test_a_replacement_that_can_still_deliver_is_not_paid_for_again_when_the_whole_part_is_cleared(
+    connected, create, upload, context, new_context
+):
+    connected.fault("expired_upload")
+    tried = new_context()
+    create(context)
+    replacement = upload(context, tried)
+    connected.jump(3601)  # the operation that was replaced has timed out by now, so create opens another
+    assert create(context) != replacement
+    assert upload(context, tried) == replacement
+    assert uploads(connected) == [replacement]
+
+
+def test_new_operations_are_new_for_the_upload_as_well(connected, create, upload, context, new_context):
+    connected.fault("expired_upload")
+    tried = new_context()
+    create(context)
+    replacement = upload(context, tried)
+    later = create(context, force_new=True)
+    assert upload(context, tried, force_new=True) == later
+    assert uploads(connected) == [replacement, later]
+
+
+def test_a_grant_of_another_fernet_key_is_refused_with_what_to_do(create, upload, context, new_context, fernet_key):
+    create(context)
+    fernet_key(Fernet.generate_key().decode())
+    with pytest.raises(SettingsError, match=r"another Fernet key.*same \[core\] fernet_key"):
+        upload(context, new_context())
+
+
+def test_a_file_of_another_size_than_was_prepared_is_not_sent(connected, create, upload, context, new_context):
+    create(context)
+    with pytest.raises(InputFileError, match=r"bytes, 7 were prepared"):
+        upload(context, new_context(), bytes=7)
+    assert uploads(connected) == []
+
+
+def test_a_second_dead_grant_ends_the_task(connected, create, upload, context, new_context):
+    connected.fault("expired_upload", count=2)
+    create(context)
+    with pytest.raises(GrantExpiredError):
+        upload(context, new_context())
+    assert creations(connected) == 2
+
+
+def test_an_operation_that_the_service_does_not_know_is_replaced(connected, create, upload, context, new_context):
+    first = create(context)
+    connected.knob("POST", "reset")
+    second = upload(context, new_context())
+    assert second != first
+    assert uploads(connected) == [second]
+
+
+def test_a_file_that_is_gone_is_not_sent(connected, create, upload, context, new_context, input_file):
+    create(context)
+    input_file.unlink()
+    with pytest.raises(InputFileError, match=r"part-0.jsonl does not exist"):
+        upload(context, new_context())
+    assert creations(connected) == 1
+
+
+# ---- download ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def complete(connected, create, upload, context, new_context):
+    """The id of a complete operation."""
+    create(context)
+    operation_id = upload(context, new_context())
+    wait_for(operation_id)
+    return operation_id
+
+
+def test_download_brings_both_files_beside_the_part(complete, download, context, input_file):
+    result = download(complete, context)
+    output, metadata = local_path(result["output"]), local_path(result["metadata"])
+    assert output == input_file.parent / complete / "output.jsonl"
+    assert (result["operation_id"], result["records"], result["bytes"]) == (complete, 3, output.stat().st_size)
+    assert result["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
+    assert json.loads(metadata.read_text())["records"] == 3
+    assert json.loads(json.dumps(result)) == result
+    assert "X-Amz" not in json.dumps(result)
+
+
+def test_a_download_that_died_is_resumed_by_the_next_try(connected, complete, download, context):
+    connected.fault("cut_download", path_contains=".jsonl", after=100)
+    connected.fault("server_error", path_contains="/operations/", skip=1)
+    with pytest.raises(ServiceUnavailableError):  # the cut asks for a fresh link, which is not to be had
+        download(complete, context)
+    assert download(complete, context)["records"] == 3
+    sent = connected.journal("GET", "/output/")
+    assert [one["status"] for one in sent if one["path"].endswith(".jsonl")] == [200, 206]
+
+
+def test_a_download_can_be_done_again(complete, download, context):
+    assert download(complete, context) == download(complete, context)
+
+
+def test_output_without_metadata_is_no_loss(connected, complete, download, context):
+    connected.fault("expired_link", path_contains="metadata", count=3)
+    result = download(complete, context)
+    assert (result["metadata"], result["records"]) == (None, 3)
+
+
+def test_output_that_is_deleted_is_said_to_be(connected, complete, download, context):
+    connected.jump(86_401)
+    with pytest.raises(OutputExpiredError, match=complete):
+        download(complete, context)
+
+
+def test_an_operation_without_output_is_not_downloaded(create, download, context):
+    with pytest.raises(OperationFailedError, match="'awaiting_input': it has no output"):
+        download(create(context), context)
+
+
+# ---- all steps ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/part-0.jsonl", "/data/part-0.jsonl", "part-0.jsonl", "https://x/p"])
+def test_input_that_is_no_local_file_is_refused_by_its_uri(uri):
+    with pytest.raises(InputFileError, match=f"'{uri}' is not a file:///... URI"):
+        local_path(uri)
+
+
+def test_a_file_uri_with_a_host_is_refused():
+    with pytest.raises(InputFileError, match="'file://staging/part-0.jsonl'"):
+        local_path("file://staging/part-0.jsonl")
+
+
+def test_paths_go_through_a_uri_and_back(tmp_path):
+    for name in ("part 0.jsonl", "part#0?.jsonl", "ünï.jsonl", "100%.jsonl"):
+        assert local_path((tmp_path / name).as_uri()) == tmp_path / name
+    assert local_path("file://localhost/a/b") == local_path("file:///a/b")
+
+
+def test_every_step_has_our_retry_policy_unless_another_is_given():
+    part = {"topic": "osca"}
+    steps = [
+        CodingServiceCreateOperator(task_id="create", part=part),
+        CodingServiceUploadOperator(task_id="upload", part=part, operation_id="op-1", grant="x"),
+        CodingServiceDownloadOperator(task_id="download", part=part, operation_id="op-1"),
+    ]
+    assert all(isinstance(step.retry_policy, CodingServiceRetryPolicy) for step in steps)
+    for step in steps:
+        assert {"part", "coding_service_conn_id"} <= set(step.template_fields)
+    other = CodingServiceRetryPolicy(final=(ValueError,))
+    assert CodingServiceCreateOperator(task_id="create", part=part, retry_policy=other).retry_policy is other
+
+
+def test_another_connection_can_be_named(remote, connect, encrypted, part, run, context, monkeypatch):
+    monkeypatch.delenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT")
+    connect(remote.url, conn_id="other_coding")
+    run(CodingServiceCreateOperator(task_id="create", part=part, coding_service_conn_id="other_coding"), context)
+    assert creations(remote) == 1
+
+
+def test_no_error_of_any_step_shows_a_link(connected, create, upload, download, context, new_context):
+    connected.fault("expired_upload", count=2)
+    operation_id = create(context)
+    shown = []
+    for step in (lambda: upload(context, new_context()), lambda: download(operation_id, new_context())):
+        with pytest.raises(CodingServiceError) as caught:
+            step()
+        shown.append(f"{caught.value} {caught.value!r}")
+    assert "X-Amz" not in " ".join(shown)

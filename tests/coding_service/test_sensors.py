@@ -1,0 +1,163 @@
+"""The wait as a task: deferred to the triggerer, or rescheduled."""
+
+import json
+import time
+from datetime import timedelta
+
+import pytest
+from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSensorTimeout, TaskDeferred
+
+from coding_service import BatchCodeSensor, BatchCodeTrigger, CodingServiceHook, CodingServiceRetryPolicy
+from coding_service.errors import OperationFailedError, ProtocolError
+
+
+def sensor_for(operation_id, **options):
+    return BatchCodeSensor(task_id="poll", topic="osca", operation_id=operation_id, **options)
+
+
+def event(**changes):
+    good = {"status": "success", "reason": "complete", "operation_id": "op-1", "message": "complete"}
+    return {**good, **changes}
+
+
+@pytest.fixture
+def grant(connected):
+    hook = CodingServiceHook()
+    return hook.create_operation("osca", hook.latest_model("osca").model_id)
+
+
+# ---- deferred ----------------------------------------------------------------------------------------------------
+
+
+def test_the_wait_is_deferred_with_ids_only(run, context):
+    before = time.time()
+    with pytest.raises(TaskDeferred) as caught:
+        run(sensor_for("op-1", timeout=timedelta(hours=2), poll_interval=5), context)
+    deferral = caught.value
+    assert isinstance(deferral.trigger, BatchCodeTrigger)
+    arguments = deferral.trigger.serialize()[1]
+    deadline = arguments.pop("deadline")
+    assert before + 7200 <= deadline <= time.time() + 7200
+    assert arguments == {
+        "topic": "osca",
+        "operation_id": "op-1",
+        "coding_service_conn_id": "coding_service_default",
+        "poll_interval": 5,
+    }
+    assert deferral.method_name == "resume"
+    assert not deferral.kwargs
+    assert deferral.timeout > timedelta(hours=2)
+
+
+def test_a_day_is_waited_by_default(run, context):
+    with pytest.raises(TaskDeferred) as caught:
+        run(sensor_for("op-1"), context)
+    assert caught.value.trigger.deadline == pytest.approx(time.time() + 86400, abs=60)
+
+
+def test_a_complete_operation_ends_the_wait_and_is_told(context):
+    sensor_for("op-1").resume(context, event())
+    assert context["ti"].xcoms == {"operation": {"operation_id": "op-1", "state": "complete", "message": "complete"}}
+
+
+@pytest.mark.parametrize("reason", ["failed", "timed_out", "deadline", "refused"])
+def test_any_other_end_fails_the_task_and_is_told(context, reason):
+    with pytest.raises(OperationFailedError, match="operation 'op-1': out of memory"):
+        sensor_for("op-1").resume(context, event(status="error", reason=reason, message="out of memory"))
+    told = {"operation_id": "op-1", "state": reason, "message": "out of memory"}
+    assert context["ti"].xcoms == {"operation": told}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        None,
+        "complete",
+        [],
+        {},
+        event(operation_id="op-2"),
+        event(operation_id=None),
+        event(reason="weird"),
+        event(reason=None),
+        {name: value for name, value in event().items() if name != "reason"},
+        {name: value for name, value in event().items() if name != "message"},
+    ],
+)
+def test_an_event_of_somebody_else_is_refused(context, bad):
+    with pytest.raises(ProtocolError, match="the wait for operation 'op-1' was resumed with"):
+        sensor_for("op-1").resume(context, bad)
+    assert context["ti"].xcoms == {}
+
+
+async def test_what_the_trigger_says_is_what_the_sensor_understands(connected, grant, input_file, run, context):
+    CodingServiceHook().upload(grant, input_file)
+    sensor = sensor_for(grant.operation_id, poll_interval=0.01)
+    with pytest.raises(TaskDeferred) as caught:
+        run(sensor, context)
+    [fired] = [one async for one in caught.value.trigger.run()]
+    sensor_for(grant.operation_id).resume(context, json.loads(json.dumps(fired.payload)))
+    assert context["ti"].xcoms["operation"]["state"] == "complete"
+
+
+# ---- rescheduled -------------------------------------------------------------------------------------------------
+
+
+def test_without_a_triggerer_the_task_is_rescheduled_between_calls(connected, grant, input_file, run, context):
+    connected.progression("by_polls", polls=1)
+    sensor = sensor_for(grant.operation_id, deferrable=False, poll_interval=30)
+    assert sensor.mode == "reschedule"
+    assert sensor.poke_interval == 30
+    CodingServiceHook().upload(grant, input_file)
+    with pytest.raises(AirflowRescheduleException):
+        run(sensor, context)
+    assert context["ti"].xcoms == {}
+    while not sensor.poke(context):
+        pass
+    assert context["ti"].xcoms["operation"]["state"] == "complete"
+
+
+def test_a_complete_operation_ends_a_rescheduled_wait(connected, grant, input_file, run, context):
+    hook = CodingServiceHook()
+    hook.upload(grant, input_file)
+    while hook.operation("osca", grant.operation_id).status != "complete":
+        pass
+    run(sensor_for(grant.operation_id, deferrable=False), context)
+    assert context["ti"].xcoms["operation"]["state"] == "complete"
+
+
+def test_a_failed_operation_fails_a_rescheduled_wait_and_is_told(connected, grant, input_file, context):
+    connected.fault("operation_fails", error="out of memory")
+    CodingServiceHook().upload(grant, input_file)
+    sensor = sensor_for(grant.operation_id, deferrable=False)
+
+    def wait():
+        while not sensor.poke(context):
+            pass
+
+    with pytest.raises(OperationFailedError, match="the service failed it: out of memory"):
+        wait()
+    assert context["ti"].xcoms["operation"]["state"] == "failed"
+
+
+@pytest.mark.parametrize("fault", ["server_error", "too_many_requests", "limit_exceeded"])
+def test_a_failed_status_call_does_not_end_a_rescheduled_wait(connected, grant, context, fault):
+    connected.fault(fault)
+    assert sensor_for(grant.operation_id, deferrable=False).poke(context) is False
+
+
+def test_a_rescheduled_wait_ends_at_its_timeout(connected, grant, run, context):
+    with pytest.raises(AirflowSensorTimeout):
+        run(sensor_for(grant.operation_id, deferrable=False, timeout=0), context)
+
+
+# ---- options -----------------------------------------------------------------------------------------------------
+
+
+def test_the_retry_policy_is_ours_unless_another_is_given():
+    assert isinstance(sensor_for("op-1").retry_policy, CodingServiceRetryPolicy)
+    other = CodingServiceRetryPolicy(final=(ValueError,))
+    assert sensor_for("op-1", retry_policy=other).retry_policy is other
+
+
+def test_ids_may_be_templates():
+    assert set(BatchCodeSensor.template_fields) == {"topic", "operation_id", "coding_service_conn_id"}

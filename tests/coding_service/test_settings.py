@@ -1,0 +1,190 @@
+"""An Airflow connection becomes typed settings, or an error that says what to change in it."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from coding_service.errors import SettingsError
+from coding_service.settings import HTTP_EXTRAS, OWN_EXTRAS, ServiceSettings
+
+API, AUTH = "https://partner-coder.api.abs.gov.au", "https://partner-coder.auth.abs.gov.au"
+
+
+@dataclass
+class FakeConnection:
+    """The fields of an Airflow connection."""
+
+    host: str | None = API
+    schema: str | None = None
+    port: int | None = None
+    login: str | None = "client1"
+    password: str | None = "secret123"
+    conn_id: str = "my_coding"
+
+
+def settings(extra=None, **fields):
+    return ServiceSettings.of(FakeConnection(**fields), {"auth_host": AUTH, **(extra or {})})
+
+
+def refusal(extra=None, **fields):
+    with pytest.raises(SettingsError) as caught:
+        settings(extra, **fields)
+    return str(caught.value)
+
+
+def test_a_connection_needs_hosts_and_credentials_only():
+    assert settings() == ServiceSettings(
+        api_url=API,
+        auth_url=AUTH,
+        client_id="client1",
+        client_secret="secret123",
+        requests_per_second=1.0,
+        requests_per_day=10_000,
+        poll_interval=10.0,
+        timeout=60.0,
+        authorization_prefix="",
+        allow_http=False,
+    )
+
+
+def test_every_extra_field_of_ours_is_read():
+    read = settings(
+        {
+            "requests_per_second": "0.5",
+            "requests_per_day": "500",
+            "poll_interval": 3,
+            "timeout": 5,
+            "authorization_prefix": "Bearer",
+            "allow_http": True,
+        }
+    )
+    assert (read.requests_per_second, read.requests_per_day, read.poll_interval) == (0.5, 500, 3.0)
+    assert (read.timeout, read.authorization_prefix, read.allow_http) == (5.0, "Bearer", True)
+
+
+def test_what_airflow_s_http_hook_takes_is_let_through():
+    assert settings(dict.fromkeys(HTTP_EXTRAS - {"timeout"}, "x")).timeout == 60
+
+
+@pytest.mark.parametrize(
+    ("fields", "url"),
+    [
+        ({"host": API}, API),
+        ({"host": API + "/"}, API),
+        ({"host": "partner-coder.api.abs.gov.au"}, API),
+        ({"host": "partner-coder.api.abs.gov.au", "schema": "https", "port": 8443}, API + ":8443"),
+        ({"host": API, "port": 8443}, API + ":8443"),
+        ({"host": API + "/", "port": 8443}, API + ":8443"),
+        ({"host": API + "/base"}, API + "/base"),
+        ({"host": API, "schema": "http"}, API),
+        ({"host": "127.0.0.1", "schema": "http", "port": 8070}, "http://127.0.0.1:8070"),
+        ({"host": "http://[::1]", "port": 8070}, "http://[::1]:8070"),
+    ],
+)
+def test_host_schema_and_port_make_the_base_url(fields, url):
+    assert settings(**fields).api_url == url
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["http://127.0.0.1:8070", "http://127.8.9.1", "http://localhost:8070", "http://[::1]:8070", "http://LOCALHOST"],
+)
+def test_plain_http_is_taken_on_loopback(host):
+    assert settings({"auth_host": host}, host=host).api_url == host
+
+
+@pytest.mark.parametrize(
+    "host", ["http://coder.example", "http://10.0.0.5:8070", "http://localhost.example", "http://0.0.0.0:8070"]
+)
+def test_plain_http_elsewhere_is_refused_for_either_host(host):
+    for text, field in (
+        (refusal(host=host), "host of connection 'my_coding'"),
+        (refusal({"auth_host": host}), "`auth_host` in the extra of connection 'my_coding'"),
+    ):
+        assert text.startswith(f"{field} is '{host}'")
+        assert "use https" in text
+        assert '"allow_http": true' in text
+
+
+def test_plain_http_elsewhere_is_taken_when_the_connection_says_so():
+    host = "http://coder.example"
+    assert settings({"allow_http": True, "auth_host": host}, host=host).api_url == host
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [(None, "https://"), ("", "https://"), ("ftp://coder.example", "ftp://coder.example")],
+)
+def test_a_host_that_is_no_web_address_is_refused_with_an_example(host, shown):
+    text = refusal(host=host)
+    assert text.startswith(f"host of connection 'my_coding' is '{shown}")
+    assert "expected a URL such as 'https://partner-coder.api.abs.gov.au'" in text
+
+
+@pytest.mark.parametrize("host", ["https://[::1", "https://coder.example:port", "https://coder.example:99999"])
+def test_a_host_that_no_url_can_have_is_refused_too(host):
+    assert repr(host) in refusal(host=host)
+
+
+@pytest.mark.parametrize("auth_host", [None, "", "partner-coder.auth.abs.gov.au"])
+def test_a_token_endpoint_that_is_missing_or_no_url_is_refused_with_an_example(auth_host):
+    text = refusal({"auth_host": auth_host})
+    assert text.startswith(f"`auth_host` in the extra of connection 'my_coding' is {auth_host or ''!r}")
+    assert "expected a URL such as 'https://partner-coder." in text
+
+
+@pytest.mark.parametrize("field", ["login", "password"])
+@pytest.mark.parametrize("value", [None, ""])
+def test_missing_credentials_are_refused_with_their_place(field, value):
+    text = refusal(**{field: value})
+    assert text == f"connection 'my_coding' has no {field}: put the client id in login, the secret in password"
+
+
+@pytest.mark.parametrize("field", ["requests_per_second", "requests_per_day", "poll_interval", "timeout"])
+@pytest.mark.parametrize("value", [0, -1, "many", None, [], "nan", "inf", float("inf")])
+def test_a_number_that_is_none_is_refused_by_name_and_value(field, value):
+    text = refusal({field: value})
+    assert f"connection 'my_coding' has {field} = {value!r} in its extra; expected a number" in text
+
+
+def test_less_than_one_call_a_day_is_refused():
+    assert "requests_per_day = 0.5" in refusal({"requests_per_day": 0.5})
+
+
+def test_unknown_extra_fields_are_refused_with_the_known_ones():
+    text = refusal({"authhost": "x", "requests_per_secnd": 2})
+    assert text.startswith(
+        "connection 'my_coding' has the unknown extra fields ['authhost', 'requests_per_secnd']; known: "
+    )
+    for known in HTTP_EXTRAS | OWN_EXTRAS:
+        assert repr(known) in text
+
+
+def test_the_secret_shows_in_no_repr_and_no_refusal():
+    assert "secret123" not in repr(settings())
+    for extra, fields in (({"timeout": 0}, {}), ({"x": 1}, {}), ({}, {"host": None}), ({}, {"login": None})):
+        assert "secret123" not in refusal(extra, **fields)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://s3.example/a?sig=5ec4e7", "s3.example/a?sig=5ec4e7", "ftp://s3/a?sig=5ec4e7", "//s3/a?sig=5ec4e7"]
+)
+def test_a_refused_link_does_not_show_its_query(url):
+    with pytest.raises(SettingsError, match="the upload URL is ") as caught:
+        settings().check_url(url, "the upload URL")
+    assert "5ec4e7" not in str(caught.value)
+
+
+def test_a_link_with_an_upper_case_scheme_is_as_good():
+    settings().check_url("HTTPS://s3.example/a", "the upload URL")
+
+
+def test_one_account_is_one_host_and_client():
+    names = {
+        settings().account,
+        settings(login="client2").account,
+        settings(host="https://public-coder.api.abs.gov.au").account,
+    }
+    assert len(names) == 3
+    assert settings(password="changed").account == settings().account
+    assert "client1" not in settings().account

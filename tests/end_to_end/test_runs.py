@@ -1,0 +1,226 @@
+"""The main job on real Airflow processes: scheduler, dag processor, triggerer and API server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from include.stack.airflow_api import DAG_ID
+from include.stack.processes import PROJECT
+from tests.end_to_end.conftest import Harness
+
+pytestmark = pytest.mark.airflow
+MAKE_RESPONSES = PROJECT.parent / "shared" / "tools" / "make_responses.py"
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def responses(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """200,000 survey responses over 30 days, as the URI of a Parquet file."""
+    if not MAKE_RESPONSES.exists():
+        pytest.skip(f"there is no {MAKE_RESPONSES.name} beside the project")
+    path = tmp_path_factory.mktemp("responses") / "responses.parquet"
+    command = [sys.executable, str(MAKE_RESPONSES), str(path), "--rows", "200000", "--days", "30"]
+    subprocess.run(command, check=True, capture_output=True)
+    return path.as_uri()
+
+
+def test_every_record_read_ends_in_one_outcome_and_the_second_run_sends_nothing(
+    harness: Harness, responses: str
+) -> None:
+    conf = {"source": responses, "from_date": "2026-10-05", "to_date": "2026-10-06", "records_per_part": 1500}
+    path = responses.removeprefix("file://")
+    in_dates = "response_date BETWEEN DATE '2026-10-05' AND DATE '2026-10-06'"
+    ((read, pairs),) = harness.query(
+        f"SELECT count(*), count(DISTINCT (occp_text, tasks_text)) FROM '{path}' WHERE {in_dates}"
+    )
+
+    mark = harness.mark()
+    run_id, state = harness.code(**conf)
+    assert state == "success"
+    landed = harness.api.xcom(run_id, "land")
+    outcomes = dict(
+        harness.query("SELECT outcome, count(*) FROM coding.coded_records WHERE run_id = ? GROUP BY ALL", run_id)
+    )
+    assert sum(outcomes.values()) == read == landed["read"]
+    assert set(outcomes) == {"coded", "uncoded", "rejected"}
+    assert harness.query(
+        "SELECT count(*) FROM (SELECT record_id, occurrence, response_date FROM coding.coded_records"
+        " WHERE run_id = ? GROUP BY ALL HAVING count(*) > 1)", run_id
+    ) == [(0,)]  # fmt: skip
+    assert landed["texts_sent"] == landed["texts"] <= pairs < read
+    assert len(harness.uploads(mark)) == landed["operations"] > 1
+
+    mark = harness.mark()
+    second, state = harness.code(**conf)
+    assert state == "success"
+    assert harness.api.xcom(second, "land")["texts_sent"] == 0
+    assert harness.uploads(mark) == []
+    assert not [
+        entry for entry in harness.journal(mark) if entry["method"] == "POST" and "batch-code" in entry["path"]
+    ]
+    again = dict(
+        harness.query("SELECT outcome, count(*) FROM coding.coded_records WHERE run_id = ? GROUP BY ALL", second)
+    )
+    assert again == outcomes
+
+
+def test_a_part_that_fails_publishes_nothing_and_the_next_run_sends_its_texts_only(
+    harness: Harness, texts_file: Path
+) -> None:
+    conf = {"source": texts_file.as_uri(), "from_date": "2026-09-01", "records_per_part": 10}
+    harness.knob("faults", name="operation_fails", skip=2, count=1, error="inference job ran out of luck")
+    run_id, state = harness.code(**conf)
+    assert state == "failed"
+    tasks = harness.api.tasks(run_id)
+    assert [tasks[f"code.poll[{part}]"] for part in range(5)].count("failed") == 1
+    (failed,) = (part for part in range(5) if tasks[f"code.poll[{part}]"] == "failed")
+
+    (row,) = harness.query("SELECT operation_id, part, error FROM coding.coding_operations WHERE state = 'failed'")
+    assert row[1] == failed
+    log = harness.log(run_id)
+    assert f"part {failed} (operation {row[0]}): the service failed it: inference job ran out of luck" in log
+    assert "the results of 40 of 50 texts are kept" in log
+    assert harness.query("SELECT count(*) FROM coding.coded_records WHERE response_date = DATE '2026-09-01'") == [
+        (0,)
+    ]
+
+    mark = harness.mark()
+    second, state = harness.code(**conf)
+    assert state == "success"
+    assert harness.api.xcom(second, "land")["texts_sent"] == 10
+    assert len(harness.uploads(mark)) == 1
+    assert harness.query("SELECT count(*) FROM coding.coded_records WHERE response_date = DATE '2026-09-01'") == [
+        (50,)
+    ]
+
+
+def test_a_step_further_down_goes_first_so_what_is_created_is_uploaded_before_the_next_is_created(
+    harness: Harness, texts_file: Path
+) -> None:
+    run_id, state = harness.code(
+        source=texts_file.as_uri(), from_date="2026-09-01", selection="all", records_per_part=10
+    )
+    assert state == "success"
+    instances = harness.api.task_instances(run_id)
+    weights = {item["task_id"]: item["priority_weight"] for item in instances}
+    steps = [weights[f"code.{step}"] for step in ("create", "upload", "poll", "download")]
+    assert steps == sorted(set(steps))
+
+    moments = [(item["start_date"], item["task_id"]) for item in instances if item["map_index"] >= 0]
+    begun = most = 0
+    for _, task_id in sorted(moments):
+        begun += {"code.create": 1, "code.upload": -1}.get(task_id, 0)
+        most = max(most, begun)
+    assert most <= 2, "one may be created while the upload of the one before begins, no more"
+
+
+def test_bad_input_fails_with_a_clear_word_and_changes_nothing(harness: Harness, texts_file: Path) -> None:
+    broken = texts_file.with_name("broken.parquet")
+    broken.write_text("this is not Parquet")
+    cases = {
+        "the service has no topic 'oska'; it has ['anzsco', 'osca']": {"topic": "oska"},
+        "topic 'osca' has no model '123'; it has [": {"model": "123"},
+        "from_date '2026-10-09' is after to_date '2026-10-08': swap them": {
+            "from_date": "2026-10-09",
+            "to_date": "2026-10-08",
+        },
+        "lacks the columns ['job']; it has ['record_id', 'response_date', 'occp_text', 'tasks_text']": {
+            "columns": {"occp_text": "job"}
+        },
+        f"source {broken.as_uri()!r} cannot be read": {"source": broken.as_uri()},
+        "source 'answers' is no table or view of warehouse": {"source": "answers"},
+    }
+    count = "SELECT count(*), (SELECT count(*) FROM coding.coded_texts), max(coded_at) FROM coding.coded_records"
+    before = harness.query(count)
+    runs = {message: harness.api.trigger(conf) for message, conf in cases.items()}
+    for message, run_id in runs.items():
+        assert harness.api.wait(run_id) == "failed"
+        assert message in harness.log(run_id).replace('\\"', '"')
+    assert harness.query(count) == before
+
+
+def test_a_backfill_codes_its_days_side_by_side_and_a_run_after_it_sends_nothing(harness: Harness) -> None:
+    days = ["2026-10-11", "2026-10-12", "2026-10-13"]
+    assert harness.stack.running is not None
+    command = ["airflow", "backfill", "create", "--dag-id", DAG_ID, "--from-date", days[0], "--to-date", days[-1]]
+    subprocess.run(
+        [*command, "--max-active-runs", "2"], env=harness.stack.environment(harness.stack.running), check=True,
+        capture_output=True,
+    )  # fmt: skip
+
+    def runs() -> list[dict]:
+        return list(harness.api.request("GET", f"/dags/{DAG_ID}/dagRuns?run_type=backfill")["dag_runs"])
+
+    until(lambda: len(runs()) == 3 and all(run["state"] in ("success", "failed") for run in runs()), "backfill", 300)
+    assert {run["partition_key"]: run["state"] for run in runs()} == dict.fromkeys(days, "success")
+    rows = harness.query(
+        "SELECT response_date::VARCHAR, count(*) FROM coding.coded_records WHERE run_id LIKE 'backfill%' GROUP BY ALL"
+    )
+    assert dict(rows) == dict(
+        harness.query(
+            "SELECT response_date::VARCHAR, count(*) FROM survey_responses"
+            " WHERE response_date BETWEEN ? AND ? GROUP BY ALL",
+            days[0], days[-1],
+        )
+    )  # fmt: skip
+    texts: dict[str, set[str]] = {}
+    for run_id, key in harness.query(
+        "SELECT DISTINCT run_id, text_key FROM coding.coded_records"
+        " WHERE run_id LIKE 'backfill%' AND text_key IS NOT NULL"
+    ):
+        texts.setdefault(run_id, set()).add(key)
+    # a text may be sent twice only by runs of which one prepared before the other had landed
+    spans = {run_id: span(harness, run_id) for run_id in texts}
+    overlap = sum(
+        len(texts[one] & texts[other])
+        for one, other in combinations(texts, 2)
+        if spans[one][0] < spans[other][1] and spans[other][0] < spans[one][1]
+    )
+    ((sent,),) = harness.query("SELECT sum(records) FROM coding.coding_operations WHERE run_id LIKE 'backfill%'")
+    assert len(set.union(*texts.values())) <= sent <= len(set.union(*texts.values())) + overlap
+
+    mark = harness.mark()
+    run_id, state = harness.code(from_date=days[0], to_date=days[-1])
+    assert (state, harness.uploads(mark)) == ("success", [])
+
+
+def span(harness: Harness, run_id: str) -> tuple[str, str]:
+    """When a run began to prepare and when it had landed."""
+    times = {item["task_id"]: item for item in harness.api.task_instances(run_id)}
+    return times["prepare"]["start_date"], times["land"]["end_date"]
+
+
+def test_a_day_without_records_is_a_success_that_says_so(harness: Harness) -> None:
+    run_id, state = harness.code(from_date="2020-01-01")
+    assert state == "success"
+    assert "no records of these dates: nothing to send" in harness.log(run_id)
+
+
+def test_a_killed_triggerer_costs_no_second_operation(harness: Harness, texts_file: Path) -> None:
+    harness.knob("progression", progression="by_polls", polls=6)
+    mark = harness.mark()
+    run_id = harness.api.trigger(
+        {"source": texts_file.as_uri(), "from_date": "2026-09-01", "selection": "all", "records_per_part": 25}
+    )
+    until(lambda: list(harness.api.tasks(run_id).values()).count("deferred") == 2, "both polls deferred")
+    harness.stack.process("triggerer").kill()
+    harness.stack.restart("triggerer")
+    assert harness.api.wait(run_id) == "success"
+    created = [
+        entry for entry in harness.journal(mark) if entry["method"] == "POST" and "batch-code" in entry["path"]
+    ]
+    assert (len(created), len(harness.uploads(mark))) == (2, 2)
+    harness.knob("progression", progression="by_polls", polls=2)

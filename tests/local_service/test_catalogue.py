@@ -1,0 +1,116 @@
+"""Topics, models, and the small documents (contract 2.2 to 2.5)."""
+
+import uuid
+
+import pytest
+
+NO_TOPIC = (404, {"message": "The specified topic does not exist"})
+NO_MODEL = (404, {"message": "The specified model does not exist"})
+NOWHERE = "00000000-0000-4000-8000-000000000000"
+
+
+def test_the_topics_are_listed_with_their_names(caller):
+    topics = caller.get("topics").json()
+    assert [topic["uriName"] for topic in topics] == ["osca", "anzsco"]
+    assert topics[0]["fullName"] == "Local sample classification (small, for trials; not OSCA itself)"
+
+
+def test_a_topic_tells_its_input_format(caller):
+    assert caller.get("topics/osca").json()["inputFormat"] == ["occp_text", "tasks_text"]
+
+
+def test_each_topic_has_two_models_and_the_second_is_the_latest(caller):
+    seen = set()
+    for topic in ("osca", "anzsco"):
+        models = caller.get(f"topics/{topic}/models").json()
+        assert [model["modelVersion"] for model in models] == [1, 2]
+        assert models[0]["modelReleaseDate"] < models[1]["modelReleaseDate"]
+        assert caller.get(f"topics/{topic}/models/latest").json() == models[1]
+        seen |= {str(uuid.UUID(model["modelId"])) for model in models}
+    assert len(seen) == 4
+
+
+def test_a_model_has_every_field_of_the_contract(caller):
+    model = caller.get("topics/osca/models/latest").json()
+    types = {name: type(value).__name__ for name, value in model.items()}
+    assert types == {
+        "modelId": "str",
+        "modelVersion": "int",
+        "modelReleaseDate": "str",
+        "modelType": "str",
+        "inputFormat": "list",
+        "topicStandard": "str",
+        "topicVersion": "str",
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "topics/nowhere"),
+        ("GET", "topics/nowhere/models"),
+        ("GET", "topics/nowhere/models/latest"),
+        ("POST", "topics/nowhere/batch-code"),
+        ("GET", f"topics/nowhere/batch-code/operations/{NOWHERE}"),
+        ("POST", f"topics/nowhere/models/{NOWHERE}/batch-code"),
+    ],
+)
+def test_an_unknown_topic_is_named_as_such(caller, method, path):
+    answer = caller.call(method, path)
+    assert (answer.status_code, answer.json()) == NO_TOPIC
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", f"topics/osca/models/{NOWHERE}/batch-code"),
+        ("POST", "topics/osca/models/latest/batch-code"),
+        ("GET", f"topics/osca/models/{NOWHERE}/batch-code/operations/{NOWHERE}"),
+    ],
+)
+def test_an_unknown_model_is_named_as_such(caller, method, path):
+    answer = caller.call(method, path)
+    assert (answer.status_code, answer.json()) == NO_MODEL
+
+
+def test_a_model_of_another_topic_is_a_conflict(caller):
+    model = caller.get("topics/anzsco/models/latest").json()["modelId"]
+    answer = caller.post(f"topics/osca/models/{model}/batch-code")
+    assert answer.status_code == 409
+    assert answer.json() == {"message": "Selected model does not match the input topic."}
+
+
+def test_query_strings_are_refused(caller):
+    for path in ("topics?page=1", "topics/osca/models/latest?x="):
+        assert caller.get(path).status_code == 400
+    assert caller.post("topics/osca/batch-code?dry=1").status_code == 400
+
+
+def test_paths_and_methods_of_no_endpoint_are_not_found(caller):
+    operation_id = caller.create()["operationId"]
+    for method, path in [
+        ("GET", "nothing"),
+        ("DELETE", f"topics/osca/batch-code/operations/{operation_id}"),
+        ("GET", "topics/osca/batch-code"),
+        ("GET", "topics/"),
+    ]:
+        assert caller.call(method, path).status_code == 404
+
+
+def test_the_security_contact_is_plain_text(caller):
+    answer = caller.get("security.txt")
+    assert answer.text.startswith("Contact: ")
+    assert answer.headers["content-type"].startswith("text/plain")
+
+
+def test_the_openapi_document_describes_every_endpoint_and_only_those(caller):
+    from include.local_service.api import API
+
+    document = caller.session.get(f"{caller.url}/openapi.json").json()
+    described = {
+        (method.upper(), path)
+        for path, calls in document["paths"].items()
+        for method in calls
+        if method != "parameters"
+    }
+    assert described == {*API, ("POST", "/oauth2/token")}

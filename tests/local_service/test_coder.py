@@ -1,0 +1,401 @@
+"""The coder: what it gets right, what its confidence is worth, how it climbs, that it is always the same."""
+
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.local_service.calibration import Bucket, draw_curve
+from include.local_service.coder import CLASSIFICATION, Coder, Coding
+from include.local_service.evaluation import Evaluation, evaluate
+from include.local_service.hierarchy import ClassificationError
+from include.local_service.spelling import Spelling
+from include.local_service.workbooks import import_workbooks
+
+SHARED = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+Row = dict[str, Any]  # a line of the classification
+Pair = tuple[str, str]
+Answer = tuple[str, str, str]  # code, title, task
+
+
+def read_rows() -> list[Row]:
+    return [json.loads(line) for line in CLASSIFICATION.read_text(encoding="utf-8").splitlines()]
+
+
+def write_rows(path: Path, rows: list[Row]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def misspell(text: str, chance: random.Random) -> str:
+    """Replace, drop or swap one letter: not the coder's own way of misspelling its training titles."""
+    places = [at for at in range(1, len(text) - 1) if text[at - 1 : at + 2].isalpha()]
+    if not places:
+        return text
+    at = chance.choice(places)
+    written = chance.choice((chance.choice("aeiorst") + text[at + 1], text[at + 1], text[at + 1] + text[at]))
+    return text[:at] + written + text[at + 2 :]
+
+
+def share_right(codings: list[Coding], codes: list[str], level: int = 6) -> float:
+    """Share of codings whose result agrees with the code in the first digits; to be used at threshold 0."""
+    right = [
+        coding.result is not None and coding.result.code[:level] == code[:level]
+        for coding, code in zip(codings, codes, strict=True)
+    ]
+    return sum(right) / len(right)
+
+
+def mean_error(curve: list[Bucket]) -> float:
+    """How far the confidence is from the share that is right, on average over the texts."""
+    return sum(abs(one.stated - one.right) * one.texts for one in curve) / sum(one.texts for one in curve)
+
+
+@pytest.fixture(scope="session")
+def occupations() -> list[Row]:
+    return [row for row in read_rows() if "titles" in row]
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("coder")
+
+
+@pytest.fixture(scope="session")
+def coder(cache_dir: Path) -> Coder:
+    return Coder.load(cache_dir)
+
+
+@pytest.fixture(scope="session")
+def answers(occupations: list[Row]) -> list[Answer]:
+    """(code, title, task) for every title of every occupation."""
+    return [
+        (row["code"], title, row["tasks"][place % len(row["tasks"])])
+        for row in occupations
+        for place, title in enumerate(row["titles"])
+    ]
+
+
+@pytest.fixture(scope="session")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[Coder, list[Answer]]:
+    """A coder that never saw one title and one task of each occupation, and these as (code, title, task)."""
+    chance, rows, unseen = random.Random(5), read_rows(), []
+    for row in rows:
+        if "titles" in row:
+            title, task = (row[key].pop(chance.randrange(len(row[key]))) for key in ("titles", "tasks"))
+            if title.casefold() != row["label"].casefold():  # the label stays, and would give it away
+                unseen.append((row["code"], title, task))
+    return Coder.train(write_rows(tmp_path_factory.mktemp("held") / "rows.jsonl", rows)), unseen
+
+
+# ---------------------------------------------------------------- the classification
+
+
+def test_the_classification_is_a_hierarchy_of_1_2_3_4_and_6_digits_in_8_major_groups() -> None:
+    codes = [row["code"] for row in read_rows()]
+    assert {len(code) for code in codes} == {1, 2, 3, 4, 6}
+    assert sum(len(code) == 1 for code in codes) == 8
+    parents = {1: 0, 2: 1, 3: 2, 4: 3, 6: 4}
+    assert all(code[: parents[len(code)]] in {"", *codes} for code in codes)
+
+
+def test_every_occupation_has_four_to_eight_titles_and_tasks_of_its_own(occupations: list[Row]) -> None:
+    assert len(occupations) >= 160
+    assert all(4 <= len(row[key]) <= 8 for row in occupations for key in ("titles", "tasks"))
+    for key in ("titles", "tasks"):
+        texts = [text.casefold() for row in occupations for text in row[key]]
+        assert len(set(texts)) == len(texts)
+
+
+# ---------------------------------------------------------------- what it gets right
+
+
+def test_the_titles_of_an_occupation_are_coded_to_it(coder: Coder, answers: list[Answer]) -> None:
+    codings = coder.with_threshold(0).code([(title, "") for _, title, _ in answers])
+    assert share_right(codings, [code for code, _, _ in answers]) >= 0.98
+
+
+def test_a_slip_of_the_finger_costs_little(coder: Coder, answers: list[Answer]) -> None:
+    chance = random.Random(9)
+    slips = [(misspell(title, chance), misspell(task, chance)) for _, title, task in answers]
+    codes = [code for code, _, _ in answers]
+    titles_only = [(title, "") for title, _ in slips]
+    assert share_right(coder.with_threshold(0).code(slips), codes) >= 0.95  # measured: 0.98
+    assert share_right(coder.with_threshold(0).code(titles_only), codes) >= 0.86  # measured: 0.91
+
+
+@pytest.mark.parametrize(
+    ("title", "tasks", "label"),
+    [
+        ("electrcian", "", "Electrician"),
+        ("sparky", "", "Electrician"),
+        ("BRICKY", "laying bricks", "Bricklayer"),
+        ("I am a truck driver", "drive trucks interstate", "Truck driver"),
+        ("high school maths teacher", "teach year 9", "Secondary school teacher"),
+        ("café barista", "make coffees", "Barista"),
+        ("", "wire houses and install power points", "Electrician"),
+        ("teacher’s aide", "help kids with reading", "Teachers' aide"),
+    ],
+)
+def test_people_are_understood_however_they_write(coder: Coder, title: str, tasks: str, label: str) -> None:
+    (coding,) = coder.code([(title, tasks)])
+    assert coding.result is not None
+    assert coding.result.label == label
+
+
+# Measured on unseen titles with an unseen task: 79, 73, 69, 66, 59 % right from one digit to six; on the
+# title alone 72, 61, 58, 53, 48 %. The bounds leave room for another processor, not for a worse coder.
+@pytest.mark.parametrize(("level", "least"), [(1, 0.75), (2, 0.66), (3, 0.62), (4, 0.60), (6, 0.53)])
+def test_unseen_titles_with_unseen_tasks_are_coded_mostly_right(
+    held_out: tuple[Coder, list[Answer]], level: int, least: float
+) -> None:
+    coder, unseen = held_out
+    codings = coder.with_threshold(0).code([(title, task) for _, title, task in unseen])
+    # At threshold 0 every text gets six digits; the best parent may do better than this code's parent.
+    assert share_right(codings, [code for code, _, _ in unseen], level) >= least
+
+
+# ---------------------------------------------------------------- what the confidence is worth
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [lambda title, task: (title, ""), lambda title, task: (title, task)],
+    ids=["title", "title and task"],
+)
+def test_confidence_on_unseen_texts_is_about_the_share_that_is_right(
+    held_out: tuple[Coder, list[Answer]], pick: Callable[[str, str], Pair]
+) -> None:
+    coder, unseen = held_out
+    codings = coder.with_threshold(0).code([pick(title, task) for _, title, task in unseen])
+    results = [(c.result, code) for c, (code, _, _) in zip(codings, unseen, strict=True) if c.result]
+    curve = draw_curve([result.confidence for result, _ in results], [r.code == code for r, code in results], 3)
+    assert mean_error(curve) < 0.14  # measured on these few: 0.06 and 0.11
+
+
+def test_what_passes_a_higher_threshold_is_right_more_often(
+    held_out: tuple[Coder, list[Answer]],
+) -> None:
+    coder, unseen = held_out
+    shares = []
+    for threshold in (0.3, 0.6, 0.9):
+        codings = coder.with_threshold(threshold).code([(title, task) for _, title, task in unseen])
+        results = [(c.result, code) for c, (code, _, _) in zip(codings, unseen, strict=True) if c.result]
+        shares.append(sum(code.startswith(result.code) for result, code in results) / len(results))
+    assert shares == sorted(shares)
+    assert shares[-1] >= 0.88
+
+
+def test_a_calibration_curve_has_a_bucket_for_each_tenth_that_occurs() -> None:
+    curve = draw_curve([0.02, 0.04, 0.55, 1.0], [False, True, True, True])
+    assert [(round(bucket.stated, 2), bucket.right, bucket.texts) for bucket in curve] == [
+        (0.03, 0.5, 2),
+        (0.55, 1.0, 1),
+        (1.0, 1.0, 1),
+    ]
+
+
+# ---------------------------------------------------------------- with OSCA as released
+
+
+@pytest.fixture(scope="session")
+def osca() -> Evaluation:
+    """What a coder makes of the fifth of OSCA's titles that it never saw; about 15 seconds."""
+    released = SHARED / "abs_original"
+    if not released.exists():
+        pytest.skip(f"the ABS workbooks are not there: {released}; set SHARED_DATA to the folder that holds them")
+    return evaluate(import_workbooks(released / "OSCA structure.xlsx", released / "OSCA Category Descriptions.xlsx"))
+
+
+# Measured: 77, 68, 64, 57, 48 % right from one digit to six.
+@pytest.mark.parametrize(("digits", "least"), [(1, 74.7), (2, 62.5), (3, 58.5), (4, 49.5), (6, 39.8)])
+def test_unseen_osca_titles_are_coded_as_well_as_in_the_experiment(
+    osca: Evaluation, digits: int, least: float
+) -> None:
+    assert osca.held > 600
+    assert osca.titles[digits] >= least
+
+
+@pytest.mark.parametrize("digits", [1, 2, 3, 4, 6])
+def test_a_slip_costs_less_than_ten_points_at_every_level_of_osca(osca: Evaluation, digits: int) -> None:
+    assert all(costs[digits] < 10 for costs in osca.spelling_costs)
+
+
+def test_the_confidence_of_unseen_osca_titles_is_about_the_share_that_is_right(osca: Evaluation) -> None:
+    assert mean_error(osca.curve) < 0.08  # measured: 0.04
+    assert len(osca.curve) == 10
+
+
+# ---------------------------------------------------------------- slips of the finger
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("electrcian", "electrician"),  # dropped
+        ("plummber", "plumber"),  # doubled
+        ("nusre", "nurse"),  # swapped
+        ("nirse", "nurse"),  # wrong
+        ("nurse", "nurse"),
+        ("purse", "purse"),  # the first letter is hardly ever wrong
+        ("car", "car"),  # too short to tell
+        ("astronomer", "astronomer"),  # like nothing known
+        ("2024", "2024"),
+    ],
+)
+def test_a_word_with_a_slip_is_taken_for_the_word_that_it_was_to_be(written: str, meant: str) -> None:
+    assert Spelling(["nurse", "electrician", "plumber", "cat", "2025"]).correct(written) == meant
+
+
+def test_of_two_words_that_are_as_near_the_commoner_is_meant() -> None:
+    assert Spelling(["baker", "banker"]).correct("baaker") == "baker"
+    assert Spelling(["drier", "dryer"]).correct("drer") == "drier"
+    assert Spelling(["dryer", "drier"]).correct("drer") == "dryer"
+
+
+# ---------------------------------------------------------------- climbing and suggestions
+
+
+def test_a_text_that_fits_several_occupations_gets_the_code_of_their_parent(coder: Coder) -> None:
+    (coding,) = coder.with_threshold(0.9).code([("engineer", "")])
+    assert coding.result is not None
+    assert coding.result.label == "Engineers"
+    assert len(coding.result.code) == 3
+
+
+def test_a_higher_threshold_never_gives_a_longer_code(coder: Coder, answers: list[Answer]) -> None:
+    pairs = [(title[: len(title) // 2 + 2], "") for _, title, _ in answers]
+    lengths = [
+        [len(c.result.code) if c.result else 0 for c in coder.with_threshold(threshold).code(pairs)]
+        for threshold in (0.2, 0.5, 0.8)
+    ]
+    assert all(low >= middle >= high for low, middle, high in zip(*lengths, strict=True))
+    assert set().union(*lengths) == {0, 1, 2, 3, 4, 6}
+
+
+def test_what_passes_nowhere_gets_one_to_three_occupations_as_suggestions(coder: Coder) -> None:
+    pairs = [("", ""), ("retired", ""), ("日本語", ""), ("xqzv wkj", "-"), ("nurse or maybe teacher", "")]
+    for coding in coder.with_threshold(1).code(pairs):
+        assert coding.result is None
+        assert 1 <= len(coding.suggestions) <= 3
+        assert all(len(suggestion.code) == 6 for suggestion in coding.suggestions)
+        confidences = [suggestion.confidence for suggestion in coding.suggestions]
+        assert confidences == sorted(confidences, reverse=True)
+
+
+def test_a_text_with_a_result_has_no_suggestions(coder: Coder) -> None:
+    (coding,) = coder.code([("registered nurse", "care for patients on the ward")])
+    assert coding.result is not None
+    assert coding.suggestions == ()
+
+
+@pytest.mark.parametrize("text", ["", "   ", "retired", "n/a", "my job is to work", "\x00\t\n", "护士", "😀"])
+def test_a_text_that_says_nothing_gets_no_six_digit_code(coder: Coder, text: str) -> None:
+    (coding,) = coder.code([(text, "")])
+    assert coding.result is None or len(coding.result.code) < 6
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+def test_a_threshold_that_is_no_confidence_is_refused(coder: Coder, threshold: float) -> None:
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        coder.with_threshold(threshold)
+
+
+def test_no_texts_give_no_codings(coder: Coder) -> None:
+    assert coder.code([]) == []
+
+
+# ---------------------------------------------------------------- the same every time
+
+
+def test_a_text_is_coded_the_same_in_any_company(coder: Coder, answers: list[Answer]) -> None:
+    pairs = [(title, task) for _, title, task in answers]
+    together = dict(zip(pairs, coder.code(pairs), strict=True))
+    random.Random(3).shuffle(pairs)
+    assert coder.code(pairs) == [together[pair] for pair in pairs]
+    assert [coder.code([pair])[0] for pair in pairs[:50]] == [together[pair] for pair in pairs[:50]]
+
+
+def test_training_twice_and_loading_from_the_cache_give_the_same_coder(
+    coder: Coder, cache_dir: Path, answers: list[Answer]
+) -> None:
+    pairs = [(title, "") for _, title, _ in answers]
+    codings = coder.code(pairs)
+    assert Coder.train().code(pairs) == codings
+    assert Coder.load(cache_dir).code(pairs) == codings
+
+
+# ---------------------------------------------------------------- the cache and other classifications
+
+
+@pytest.fixture
+def two_jobs(tmp_path: Path) -> Path:
+    rows: list[Row] = [
+        {"code": "1", "label": "Work"},
+        {"code": "11", "label": "Baker", "titles": ["baker", "bread maker"], "tasks": ["bake bread"]},
+        {"code": "12", "label": "Tailor", "titles": ["tailor"], "tasks": []},
+    ]
+    return write_rows(tmp_path / "two.jsonl", rows)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-9], lambda b: b[:99] + b"?" + b[100:]])
+def test_a_damaged_cache_is_trained_and_written_again(
+    tmp_path: Path, two_jobs: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    Coder.load(tmp_path / "cache", two_jobs)
+    (cached,) = (tmp_path / "cache").iterdir()
+    whole = cached.read_bytes()
+    cached.write_bytes(damage(whole))
+    (coding,) = Coder.load(tmp_path / "cache", two_jobs).code([("bread baker", "")])
+    assert coding.result is not None
+    assert cached.read_bytes() == whole
+
+
+def test_a_changed_classification_is_not_served_from_the_old_cache(tmp_path: Path, two_jobs: Path) -> None:
+    Coder.load(tmp_path / "cache", two_jobs)
+    two_jobs.write_text(two_jobs.read_text().replace("Baker", "Bakerwoman"))
+    (coding,) = Coder.load(tmp_path / "cache", two_jobs).code([("bread maker", "")])
+    assert coding.result is not None
+    assert coding.result.label == "Bakerwoman"
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_the_coder(tmp_path: Path, two_jobs: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (coding,) = Coder.load(tmp_path / "file" / "cache", two_jobs).code([("tailor", "")])
+    assert coding.result is not None
+    assert coding.result.code == "12"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "two occupations"),
+        ("[1]\n", "line 1"),
+        ('{"code": "1"}\n', "line 1"),
+        ('{"code": "1", "label": "a", "titles": [2]}\n', "line 1: .*strings"),
+        (
+            '{"code": "1", "label": "a"}\n{"code": "x2", "label": "b"}\n',
+            "line 2: a code is a string of digits",
+        ),
+        ('{"code": "1", "label": "a"}\n{"code": "1", "label": "b"}\n', "stand twice"),
+        (
+            '{"code": "1", "label": "a"}\n{"code": "11", "label": "b"}\n{"code": "21", "label": "c"}\n',
+            r"not described.*'2'",
+        ),
+    ],
+)
+def test_a_classification_that_is_no_hierarchy_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(content)
+    with pytest.raises(ClassificationError, match=message):
+        Coder.train(path)
+
+
+def test_coding_and_training_print_nothing(capfd: pytest.CaptureFixture[str], two_jobs: Path) -> None:
+    Coder.train(two_jobs).code([("baker", "bake")])
+    assert capfd.readouterr() == ("", "")

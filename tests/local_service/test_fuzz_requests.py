@@ -1,0 +1,57 @@
+"""A request fuzzer over the OpenAPI document: no server error, and no answer that is not documented."""
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from schemathesis.checks import load_all_checks, not_a_server_error
+from schemathesis.specs.openapi import checks
+
+from include.local_service.openapi import DOCUMENT
+from tests.local_service.conftest import make_input
+
+load_all_checks()
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+CHECKS = [
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.negative_data_rejection,
+]
+BOUNDED = settings(
+    max_examples=120,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture
+def places(caller):
+    """Names that exist, for the path: without them nearly every call would end in 404."""
+    operations = [caller.submit(make_input(2)), caller.create()["operationId"]]
+    models = [model["modelId"] for model in caller.get("topics/osca/models").json()]
+    return {"topic": ["osca"], "model": models, "operation_id": operations}
+
+
+@SCHEMA.given(data=st.data())
+@SCHEMA.parametrize()
+@BOUNDED
+def test_no_request_is_answered_otherwise_than_documented(case, data, caller, places):
+    for name in case.path_parameters or ():
+        if data.draw(st.integers(0, 3), label=f"keep the made-up {name}"):
+            case.path_parameters[name] = data.draw(st.sampled_from(places[name]), label=name)
+    good = data.draw(st.integers(0, 9), label="credentials")
+    if case.path == "/oauth2/token":
+        # The call sends credentials of its own, so a request that was made up without any is a good one.
+        rules = [check for check in CHECKS if check is not checks.negative_data_rejection]
+        known = caller.credentials if good else ("a", "b")
+        answer = case.call_and_validate(base_url=caller.url, checks=rules, auth=known)
+    else:
+        headers = {"Authorization": caller.token if good else "made up"}
+        answer = case.call_and_validate(base_url=caller.url, checks=CHECKS, headers=headers)
+    assert answer.status_code < 500

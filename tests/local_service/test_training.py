@@ -1,0 +1,184 @@
+"""The commands import, train, evaluate and code; how titles are held out; and the progress bar."""
+
+import argparse
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from include.local_service import training
+from include.local_service.evaluation import hold_out
+from include.local_service.hierarchy import Category, read_categories
+from include.local_service.progress_bar import ProgressBar
+from tests.local_service.test_workbooks import DESCRIPTIONS, STRUCTURE, write_csv
+
+TRADES = [
+    {"code": "1", "label": "Food"},
+    {
+        "code": "11",
+        "label": "Baker",
+        "titles": ["bread maker", "bagel man"],
+        "tasks": ["bakes", "sells", "rises", "kneads"],
+    },
+    {
+        "code": "12",
+        "label": "Cook",
+        "titles": ["chef", "kitchen hand"],
+        "tasks": ["fries", "boils", "tastes", "stirs"],
+    },
+    {"code": "2", "label": "Cloth"},
+    {"code": "21", "label": "Tailor", "titles": ["dressmaker", "chef"], "tasks": ["sews", "cuts", "fits", "irons"]},
+]
+
+
+def run(name: str, *arguments: str) -> int:
+    """Do a command as the command line would."""
+    parser = argparse.ArgumentParser()
+    getattr(training, f"add_{name}_arguments")(parser)
+    command: Callable[[argparse.Namespace], int] = getattr(training, f"{name}_command")
+    return command(parser.parse_args(arguments))
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> str:
+    """A data folder with a topic `trades`."""
+    folder = tmp_path / "data" / "classifications"
+    folder.mkdir(parents=True)
+    (folder / "trades.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TRADES))
+    (folder / "trades.json").write_text(json.dumps({"fullName": "Trades", "topicVersion": "1", "occupations": 3}))
+    return str(folder.parent)
+
+
+@pytest.fixture
+def trades() -> list[Category]:
+    return read_categories("\n".join(map(json.dumps, TRADES)).encode())
+
+
+# ---------------------------------------------------------------- the commands
+
+
+def test_import_makes_a_topic_and_trains_both_of_its_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    structure, descriptions = (
+        str(write_csv(tmp_path / name, rows)) for name, rows in [("s.csv", STRUCTURE), ("d.csv", DESCRIPTIONS)]
+    )
+    data = str(tmp_path / "data")
+    assert (
+        run("import", "--data", data, "--topic", "trades", "--structure", structure, "--descriptions", descriptions)
+        == 0
+    )
+    told = capsys.readouterr()
+    assert "1 of 1 digit, 1 of 2 digits, 1 of 3 digits, 1 of 4 digits, 2 of 6 digits" in told.out
+    assert "trades: model 1 is ready\ntrades: model 2 is ready\n" in told.out
+    assert "100%  all texts" in told.err
+    assert run("code", "pretzel baker", "--data", data, "--topic", "trades") == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("1111")
+    assert told.err == ""  # trained already
+
+
+def test_an_import_without_training_leaves_that_for_later(tmp_path: Path) -> None:
+    structure = str(write_csv(tmp_path / "s.csv", STRUCTURE))
+    assert run("import", "--data", str(tmp_path / "data"), "--structure", structure, "--no-train") == 0
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["classifications"]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("import", "--structure", "nowhere.xlsx"), "nowhere.xlsx: cannot be read"),
+        (("import", "--structure", "nowhere.xlsx", "--topic", "A b"), "small letters, digits and hyphens"),
+        (("train", "--topic", "herbs"), "no topic 'herbs' in .*; there are: osca, anzsco, trades"),
+        (("code", "baker", "--topic", "herbs"), "no topic 'herbs'"),
+        (("evaluate", "--topic", "herbs"), "no topic 'herbs'"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_a_word(data_dir: str, command: tuple[str, ...], message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        run(*command, "--data", data_dir)
+
+
+@pytest.mark.parametrize("wrong", ["1.5", "-1", "many", "nan"])
+def test_a_share_that_is_none_is_refused(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("evaluate", "--share", wrong)
+    assert wrong in capsys.readouterr().err
+
+
+def test_code_shows_a_result_or_else_suggestions(data_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run("code", "dressmaker", "--tasks", "sews", "--threshold", "0.1", "--topic", "trades", "--data", data_dir)
+    assert capsys.readouterr().out.startswith("21      Tailor  ")
+    run("code", "dressmaker", "--threshold", "1", "--topic", "trades", "--data", data_dir)
+    heading, first, *_ = capsys.readouterr().out.splitlines()
+    assert heading == "no code reaches a confidence of 100%; suggestions:"
+    assert first.startswith("21      Tailor  ")
+
+
+def test_evaluate_shows_every_figure(data_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", "--topic", "trades", "--data", data_dir, "--share", "0.4") == 0
+    told = capsys.readouterr().out
+    for figure in (
+        "per cent right",
+        "1 digit",
+        "titles never seen",
+        "what the slip costs",
+        "confidence",
+        "texts a second",
+    ):
+        assert figure in told
+
+
+# ---------------------------------------------------------------- what is held out
+
+
+def test_no_occupation_keeps_a_title_that_is_held_out(trades: list[Category]) -> None:
+    for seed in range(20):
+        split = hold_out(trades, 0.4, seed)
+        held = {answer.title.casefold() for answer in split.titles}
+        kept = {title.casefold() for one in split.kept if len(one.code) == 2 for title in (one.label, *one.titles)}
+        assert held
+        assert not held & kept
+        assert sum(answer.title == "chef" for answer in split.titles) in {0, 2}  # two occupations have it
+
+
+def test_no_occupation_keeps_a_task_that_is_held_out(trades: list[Category]) -> None:
+    split = hold_out(trades, 0.4)
+    kept = {(one.code, task) for one in split.kept for task in one.tasks}
+    assert split.with_tasks
+    assert not {(answer.code, answer.tasks) for answer in split.with_tasks} & kept
+
+
+def test_a_seed_draws_the_same_titles_every_time(trades: list[Category]) -> None:
+    assert hold_out(trades, 0.4, 1) == hold_out(trades, 0.4, 1)
+    assert hold_out(trades, 0.4, 1) != hold_out(trades, 0.4, 2)
+
+
+# ---------------------------------------------------------------- the progress bar
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_elsewhere_each_new_thing_is_a_line_and_lines_are_few() -> None:
+    stream, times = io.StringIO(), iter([0.0, *(step / 100 for step in range(400))])
+    bar = ProgressBar(stream, lambda: next(times))
+    for done in range(1, 101):
+        bar("first" if done <= 50 else "second", done, 100)
+    assert stream.getvalue().splitlines() == ["  1%  first", " 51%  second", "100%  second"]
+
+
+def test_a_terminal_gets_a_bar_that_grows_and_a_line_end_at_the_end() -> None:
+    stream = Terminal()
+    bar = ProgressBar(stream)
+    bar("all", 1, 2)
+    bar("all", 2, 2)
+    shown = stream.getvalue()
+    assert shown.count("\r") == 2
+    assert shown.count("\n") == 1
+    assert "[###############               ]  50%  all" in shown
+    assert "[##############################] 100%  all" in shown

@@ -1,0 +1,230 @@
+"""The embedded warehouse: one writer at a time, and the others wait."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from include.warehouse.duckdb_warehouse import DuckDBWarehouse, quoted, quoted_column
+from include.warehouse.errors import NoSuchTableError, WarehouseBusyError, WarehouseError
+
+#: Holds the file that is named until its standard input is closed; how it is held stands in the second argument.
+HOLD = """
+import sys, duckdb
+connection = duckdb.connect(sys.argv[1], read_only=sys.argv[2] == "read")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    with duckdb.connect(str(tmp_path / "warehouse.duckdb")) as connection:
+        connection.execute("CREATE TABLE t AS SELECT 1 AS a, 'x' AS b")
+    return tmp_path / "warehouse.duckdb"
+
+
+def open_warehouse(path, patience=30.0):
+    return DuckDBWarehouse(lambda read_only: duckdb.connect(str(path), read_only=read_only), str(path), patience)
+
+
+@pytest.fixture
+def warehouse(path):
+    return open_warehouse(path)
+
+
+@pytest.fixture
+def hold(path):
+    """Have another process hold the file; returns that process, which lets go when its input is closed."""
+    holders = []
+
+    def start(mode):
+        command = [sys.executable, "-c", HOLD, str(path), mode]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        holders.append(process)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield start
+    for process in holders:
+        with process:  # closes its input and waits for it
+            pass
+
+
+@pytest.mark.parametrize(
+    ("name", "sql"),
+    [
+        ("a", '"a"'),
+        ("s.a", '"s"."a"'),
+        ("select", '"select"'),
+        ('a"b', '"a""b"'),
+        ('a"; DROP TABLE t; --', '"a""; DROP TABLE t; --"'),
+        ("w x.ÿ", '"w x"."ÿ"'),
+    ],
+)
+def test_a_name_is_quoted_part_by_part(name, sql):
+    assert quoted(name) == sql
+
+
+def test_the_name_of_a_column_keeps_its_dots():
+    assert quoted_column('job."title') == '"job.""title"'
+
+
+def test_a_statement_returns_its_rows_and_binds_values(warehouse):
+    with warehouse.session() as session:
+        assert session.execute("SELECT a, ? FROM t WHERE b = ?", ["'; --", "x"]) == [(1, "'; --")]
+        assert session.execute("UPDATE t SET a = 2") == [(1,)]
+
+
+@pytest.mark.parametrize("method", ["execute", "read"])
+@pytest.mark.parametrize("name", ["missing", "nowhere.missing", "sql", "self", "values"])
+def test_a_table_that_is_missing_has_an_error_of_its_own(warehouse, method, name):
+    with warehouse.session(read_only=True) as session, pytest.raises(NoSuchTableError, match=name):
+        getattr(session, method)(f"SELECT * FROM {quoted(name)}")
+
+
+def test_rows_are_read_in_batches(warehouse):
+    with warehouse.session() as session:
+        reader = session.read("SELECT i AS n FROM range(?) t(i)", [250_000])
+        assert reader.schema.names == ["n"]
+        sizes = [batch.num_rows for batch in reader]
+    assert (sum(sizes), max(sizes) <= 100_000) == (250_000, True)
+
+
+def test_rows_are_written_by_name_and_what_they_lack_is_null(warehouse):
+    rows = pa.table({"b": ["y", "z"]}).to_reader()
+    with warehouse.session() as session:
+        session.write("t", rows)
+        assert session.execute("SELECT a, b FROM t ORDER BY b") == [(1, "x"), (None, "y"), (None, "z")]
+
+
+def test_columns_may_come_in_another_order(warehouse):
+    with warehouse.session() as session:
+        session.write("t", pa.table({"b": ["y"], "a": [2]}).to_reader())
+        assert session.execute("SELECT a, b FROM t ORDER BY a") == [(1, "x"), (2, "y")]
+
+
+def test_rows_are_written_to_a_table_of_an_odd_name(warehouse):
+    with warehouse.session() as session:
+        session.execute('CREATE SCHEMA "s p"')
+        session.execute('CREATE TABLE "s p"."o""dd" (a INTEGER)')
+        session.write('s p.o"dd', pa.table({"a": [1]}).to_reader())
+        session.write('s p.o"dd', pa.table({"a": [2]}).to_reader())
+        assert session.execute('SELECT a FROM "s p"."o""dd" ORDER BY a') == [(1,), (2,)]
+
+
+def test_a_transaction_is_kept_as_a_whole(warehouse):
+    with warehouse.session() as session, session.transaction():
+        session.execute("INSERT INTO t VALUES (2, 'y')")
+    with warehouse.session(read_only=True) as session:
+        assert session.execute("SELECT count(*) FROM t") == [(2,)]
+
+
+def delete_and_fail(session, error):
+    with session.transaction():
+        session.execute("DELETE FROM t")
+        raise error
+
+
+def delete_and_ask(session, sql):
+    with session.transaction():
+        session.execute("DELETE FROM t")
+        session.execute(sql)
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), duckdb.ConversionException("no")])
+def test_a_transaction_that_fails_is_undone_and_the_session_goes_on(warehouse, error):
+    with warehouse.session() as session:
+        with pytest.raises(type(error)):
+            delete_and_fail(session, error)
+        assert session.execute("SELECT count(*) FROM t") == [(1,)]
+        with session.transaction():
+            session.execute("INSERT INTO t VALUES (2, 'y')")
+        assert session.execute("SELECT count(*) FROM t") == [(2,)]
+
+
+def test_a_statement_that_fails_undoes_its_transaction(warehouse):
+    with warehouse.session() as session:
+        with pytest.raises(duckdb.ConversionException):
+            delete_and_ask(session, "SELECT CAST('x' AS INTEGER)")
+        assert session.execute("SELECT count(*) FROM t") == [(1,)]
+
+
+def test_a_session_lets_go_of_the_file_whatever_happens(warehouse, hold):
+    with pytest.raises(ValueError, match="no"), warehouse.session():
+        raise ValueError("no")
+    assert hold("write").poll() is None
+
+
+@pytest.mark.parametrize(("holder", "read_only"), [("write", False), ("write", True), ("read", False)])
+def test_a_session_waits_for_another_process_and_then_goes_on(path, hold, holder, read_only):
+    refused = threading.Event()
+
+    def connect(read_only):
+        try:
+            return duckdb.connect(str(path), read_only=read_only)
+        except duckdb.IOException:
+            refused.set()
+            raise
+
+    process = hold(holder)
+    letting_go = threading.Thread(target=lambda: refused.wait(30) and process.stdin.close())
+    letting_go.start()
+    with DuckDBWarehouse(connect, "it", 30).session(read_only=read_only) as session:
+        assert session.execute("SELECT a FROM t") == [(1,)]
+    letting_go.join()
+    assert refused.is_set()
+
+
+def test_any_number_of_processes_may_read_at_once(warehouse, hold):
+    hold("read")
+    hold("read")
+    with warehouse.session(read_only=True) as session:
+        assert session.execute("SELECT a FROM t") == [(1,)]
+
+
+def test_whoever_waits_too_long_is_told_for_how_long_and_for_what(path, hold):
+    hold("write")
+    begun = time.monotonic()
+    with (
+        pytest.raises(
+            WarehouseBusyError, match=r"warehouse '.*warehouse.duckdb' was held by another process for 1 s"
+        ),
+        open_warehouse(path, patience=1).session(),
+    ):
+        pass
+    assert 1 <= time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("folder", ["missing", "clock", "Could not set aside"])
+def test_a_file_that_cannot_be_opened_is_not_waited_for(tmp_path, folder):
+    path = tmp_path / folder / "lock.duckdb"
+    with (
+        pytest.raises(WarehouseError, match=r"warehouse '.*lock.duckdb' cannot be opened: .*No such file") as caught,
+        open_warehouse(path).session(),
+    ):
+        pass
+    assert not isinstance(caught.value, WarehouseBusyError)
+
+
+def test_a_file_that_is_no_warehouse_is_refused(tmp_path):
+    (tmp_path / "a.duckdb").write_bytes(b"no database" * 1000)
+    with (
+        pytest.raises(WarehouseError, match="not a valid DuckDB database"),
+        open_warehouse(tmp_path / "a.duckdb").session(),
+    ):
+        pass
+
+
+def test_what_a_killed_writer_had_committed_is_there_for_a_reader(path, warehouse, hold):
+    script = HOLD.replace("print(", "connection.execute(\"INSERT INTO t VALUES (2, 'y')\"); print(")
+    command = [sys.executable, "-c", script, str(path), "write"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        process.kill()
+    with warehouse.session(read_only=True) as session:
+        assert session.execute("SELECT a FROM t ORDER BY a") == [(1,), (2,)]
