@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import functools
 import http.client
@@ -35,11 +36,11 @@ SSE = "x-amz-server-side-encryption"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
-def main() -> None:
+def main(gigabytes: int) -> None:
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "data") as service:
         zeros = Path(folder) / "zeros"
         with zeros.open("wb") as handle:
-            handle.truncate(GIGABYTE)
+            handle.truncate(gigabytes * GIGABYTE)
         compare_uploads(service, zeros)
         compare_downloads(service, Path(folder))
         count_status_calls(service)
@@ -106,15 +107,16 @@ def serving(data: Path) -> Iterator[Service]:
 
 
 def compare_uploads(service: Service, zeros: Path) -> None:
-    """A gigabyte into the service and into a sink that throws it away."""
+    """A large file into the service and into a sink that throws it away."""
+    size = zeros.stat().st_size
     with bare_sink() as sink:
         bare = best(lambda: put(f"{sink}/zeros", zeros, {}))
     before = service.most_memory()
     own = best(lambda: upload(service, zeros))
     after = service.most_memory()
     print(
-        f"Upload of 1 GB: {speed(own)}, a bare asyncio sink {speed(bare)}: ratio {bare / own:.2f} (best of {ROUNDS});"
-        f" memory of the service {before} -> {after} MiB"
+        f"Upload of {size // GIGABYTE} GB: {speed(own, size)}, a bare asyncio sink {speed(bare, size)}:"
+        f" ratio {bare / own:.2f} (best of {ROUNDS}); memory of the service {before} -> {after} MiB"
     )
 
 
@@ -164,7 +166,8 @@ async def sink() -> None:
 def compare_downloads(service: Service, folder: Path) -> None:
     """The output of an operation from the service, and the same file from the standard library's server."""
     source = folder / "input.jsonl"
-    source.write_text("".join(f'{{"occp_text":"worker {n}","tasks_text":"does the work"}}\n' for n in range(RECORDS)))
+    line = '{{"recordId":"r{0}","occp_text":"worker {0}","tasks_text":"does the work"}}\n'
+    source.write_text("".join(map(line.format, range(RECORDS))))
     grant = service.create()
     headers = {SSE: "aws:kms", f"{SSE}-aws-kms-key-id": grant["bucketKmsKeyArn"]}
     put(grant["requestUploadUrl"], source, headers)
@@ -239,7 +242,7 @@ def best(work: Callable[[], object]) -> float:
     return min(seconds(work) for _ in range(ROUNDS))
 
 
-def speed(taken: float, size: int = GIGABYTE) -> str:
+def speed(taken: float, size: int) -> str:
     return f"{size / MIB / taken:,.0f} MiB/s"
 
 
@@ -249,4 +252,7 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["files"]:
         serve_files(sys.argv[2])
     else:
-        main()
+        parser = argparse.ArgumentParser(description=__doc__)
+        told = f"size of the upload, of which {ROUNDS} stay on disk until the end"
+        parser.add_argument("--gigabytes", type=int, choices=range(1, 6), default=1, help=told)
+        main(parser.parse_args().gigabytes)

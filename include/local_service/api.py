@@ -93,7 +93,7 @@ def create_operation(call: Call) -> Any:
     call.notes.operation_id = operation_id
     if call.service.faults.take_for_request("lost_create", "POST", call.path):
         raise CutConnection(reset=True)
-    key = kms_key(call.client_id, call.service.signer.region)
+    key = kms_key(call.client_id)
     headers = {SSE: "aws:kms", SSE_KEY: key}
     return {
         "requestUploadUrl": call.link("PUT", input_key(operation_id), UPLOAD_LIFETIME, headers),

@@ -8,6 +8,8 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import msgspec
+
 from include.local_service.catalogue import Catalogue, Model
 from include.local_service.clock import iso_time
 from include.local_service.coders import CoderLike, Coders
@@ -15,12 +17,10 @@ from include.local_service.objects import ObjectFiles, Written
 from include.local_service.operation import Operation
 from include.local_service.operations import Operations
 from include.local_service.progress import LOG, Progress
-from include.local_service.records import BadRecordError, Record, batch_answer, read_lines
+from include.local_service.records import BadRecordError, Record, batch_answer, read_lines, texts_of
 from include.local_service.spoiling import spoil
 
 BATCH = 1000
-BLOCK = 1 << 20
-ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Interrupted(Exception):
@@ -52,11 +52,11 @@ class Coding:
         while batch := list(islice(source, BATCH)):
             if self._is_stopping():
                 raise Interrupted
-            codings = self._coder.code([record.pair for record in batch])
+            codings = self._coder.code(list(map(texts_of, batch)))
             self.records += len(batch)
             self.successful += sum(coding.result is not None for coding in codings)
             for record, coding in zip(batch, codings, strict=True):
-                yield ENCODE(batch_answer(record, coding)).encode() + b"\n"
+                yield msgspec.json.encode(batch_answer(record, coding)) + b"\n"
             self._advance(self.records)
 
 
@@ -113,14 +113,10 @@ class BatchCoder:
         self._operations.fail(operation, error)
 
     def _write(self, lines: Iterable[bytes]) -> Written:
+        source = iter(lines)
         with self._objects.begin() as writer:
-            block = bytearray()
-            for line in lines:
-                block += line
-                if len(block) >= BLOCK:
-                    writer.write(block)
-                    block = bytearray()
-            writer.write(block)
+            while block := b"".join(islice(source, BATCH)):
+                writer.write(block)
             return writer.commit()
 
 

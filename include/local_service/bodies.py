@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
@@ -36,6 +36,6 @@ def read_json(body: bytes) -> Any:
     :raises InvalidBodyError: when it is none.
     """
     try:
-        return json.loads(body)
+        return msgspec.json.decode(body)
     except (ValueError, RecursionError):
         raise InvalidBodyError from None

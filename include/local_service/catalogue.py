@@ -18,6 +18,9 @@ from include.local_service.errors import ModelTopicMismatchError, UnknownModelEr
 from include.local_service.store import Store
 
 INPUT_FORMAT = ("occp_text", "tasks_text")
+CLASSIFICATIONS = "classifications"
+"""Folder of imported classifications in the data folder."""
+
 SHIPPED = Path(__file__).with_name("classification.jsonl")
 SHIPPED_VERSIONS = 2
 FIRST_RELEASE = date(2025, 6, 30)

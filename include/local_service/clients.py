@@ -10,6 +10,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from include.local_service.clock import Clock
 from include.local_service.errors import AccessDeniedError, UnknownClientError
+from include.local_service.signing import REGION
 from include.local_service.store import Store
 
 TOKEN_LIFETIME = 3600
@@ -50,9 +51,9 @@ class Clients:
         return client_id
 
 
-def kms_key(client_id: str, region: str) -> str:
+def kms_key(client_id: str) -> str:
     """Return the KMS key ARN that a client must echo when it uploads (contract 2.7)."""
-    return f"arn:aws:kms:{region}:000000000000:key/{uuid5(NAMESPACE_URL, client_id)}"
+    return f"arn:aws:kms:{REGION}:000000000000:key/{uuid5(NAMESPACE_URL, client_id)}"
 
 
 def _digest(token: str) -> str:

@@ -1,10 +1,10 @@
 """The coder behind the local service: occupation text to code, with a confidence that means something.
 
 A hierarchical linear support vector machine. Every category that has children owns one linear model that
-chooses among them; all models read the same TF-IDF of words and character n-grams. Margins become
-probabilities by a scale fitted on texts that the models had not seen, and the probability of a category is
-the product of the choices on the way down to it. A text gets the most detailed code whose probability
-passes the threshold.
+chooses among them; all models read the same TF-IDF of words and character n-grams. The probability of a
+category is the product of the choices on the way down to it, and the most probable one of a level is
+chosen. The confidence in it is how often a choice of that probability was right on texts that the models
+had not seen. A text gets the most detailed code whose confidence passes the threshold.
 
     coder = Coder.load(Path("cache"))
     coder.code([("sparky", "wire houses")])[0].result    # Candidate(code='...', label='Electrician', ...)
@@ -24,7 +24,7 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from include.local_service.calibration import Scales, fit_scales, measure_gaps, to_probabilities
+from include.local_service.calibration import Flags, Lines, choose, fit_lines, to_confidences, to_probabilities
 from include.local_service.examples import FOLDS, make_examples
 from include.local_service.features import Columns, Features, Floats, Matrix, Pair, Writing, read_pairs
 from include.local_service.hierarchy import Category, Hierarchy, read_categories
@@ -154,39 +154,32 @@ class Coder:
 
     def _code_batch(self, pairs: Sequence[Pair]) -> list[Coding]:
         writing = read_pairs(pairs)
-        margins = self._measure_margins(writing)
-        probabilities = to_probabilities(margins, writing.kinds, self._hierarchy, self._trained.scales).round(_DIGITS)
-        found = self._climb(probabilities)
-        return [self._coding(row, column) for row, column in zip(probabilities, found.tolist(), strict=True)]
+        probabilities = to_probabilities(self._measure_margins(writing), self._hierarchy)
+        choice = choose(probabilities, self._hierarchy)
+        confidences = to_confidences(choice, writing.kinds, self._trained.lines).round(_DIGITS)
+        return list(map(self._coding, probabilities, choice.columns, confidences))
 
     def _measure_margins(self, writing: Writing) -> Floats:
         """Texts x categories. The models are applied to the distinct words: there are far fewer than texts."""
         lengths, scores = self._words.look_up(writing.words)
         return np.asarray(writing.weigh(lengths) @ scores + self._trained.models.intercepts)
 
-    def _climb(self, probabilities: Floats) -> Columns:
-        """The column of the most detailed category that passes for each text, -1 where none does."""
-        found = np.full(len(probabilities), -1, dtype=np.intp)
-        for level in self._hierarchy.levels:  # from the top: what passes further down overwrites
-            within = probabilities[:, level.columns]
-            best = within.argmax(axis=1)  # the first of equals, and columns are in the order of codes
-            passes = within[np.arange(len(best)), best] >= self.threshold
-            found[passes] = best[passes] + level.columns.start
-        return found
-
-    def _coding(self, probabilities: Floats, column: int) -> Coding:
-        if column >= 0:
-            return Coding(self._candidate(probabilities, column))
+    def _coding(self, probabilities: Floats, chosen: Columns, confidences: Floats) -> Coding:
+        """Climb to the most detailed level that passes; confidences never rise on the way down."""
+        passing = np.count_nonzero(confidences >= self.threshold)
+        if passing:
+            return Coding(self._candidate(chosen[passing - 1], confidences[passing - 1]))
         likely = probabilities[self._hierarchy.leaves]
         places = min(MAX_SUGGESTIONS, len(likely))
         near = np.flatnonzero(likely >= np.partition(likely, -places)[-places])
         best = near[np.argsort(-likely[near], kind="stable")][:MAX_SUGGESTIONS]
-        worth = best[likely[best] >= likely[best[0]] * _SUGGESTION_SHARE] + self._hierarchy.leaves.start
-        return Coding(None, tuple(self._candidate(probabilities, place) for place in worth))
+        worth = best[likely[best] >= likely[best[0]] * _SUGGESTION_SHARE]
+        # What comes after the best is as much less certain as it is less probable.
+        stated = (confidences[-1] * likely[worth] / likely[best[0]]).round(_DIGITS)
+        return Coding(None, tuple(map(self._candidate, worth + self._hierarchy.leaves.start, stated)))
 
-    def _candidate(self, probabilities: Floats, column: int) -> Candidate:
-        confidence = round(float(probabilities[column]), _DIGITS)
-        return Candidate(self._hierarchy.codes[column], self._hierarchy.labels[column], confidence)
+    def _candidate(self, column: int, confidence: float) -> Candidate:
+        return Candidate(self._hierarchy.codes[column], self._hierarchy.labels[column], float(confidence))
 
 
 class _WordScores:
@@ -217,39 +210,50 @@ class _Lesson(NamedTuple):
 
     points: Matrix  # texts x features
     kinds: Columns  # of the texts, by which of their parts have words
-    leaves: Columns  # the occupation of each
-    folds: Columns  # the fold that holds it back
+    categories: Columns  # the column of each
+    folds: Columns  # the fold that holds it back, -1: none
 
 
 def _train(hierarchy: Hierarchy, on_progress: Progress) -> Trained:
+    features, lesson = _prepare(hierarchy)
+    steps = _Steps(on_progress, (FOLDS + 1) * sum(len(level.families) for level in hierarchy.levels))
+    lines = _calibrate(hierarchy, lesson, steps)
+    models = fit_models(hierarchy, lesson.points, lesson.categories, steps.named("all texts"))
+    return Trained(features, models, lines)
+
+
+def _prepare(hierarchy: Hierarchy) -> tuple[Features, _Lesson]:
+    """Make the lesson of the occupations' texts and of the labels of the groups above them."""
+    groups = hierarchy.leaves.start
     examples = make_examples(hierarchy.occupations)
-    pairs = [(example.title, example.tasks) for example in examples]
+    pairs = [(label, "") for label in hierarchy.labels[:groups]]
+    pairs += [(example.title, example.tasks) for example in examples]
+    categories = [*range(groups), *(groups + example.leaf for example in examples)]
+    folds = [-1] * groups + [example.fold for example in examples]
     features = Features.learn(pairs)
     writing = read_pairs(pairs)
     lexicon = features.spell(writing.words)
-    leaves, folds = np.array([(example.leaf, example.fold) for example in examples]).T
-    lesson = _Lesson(writing.weigh(lexicon.lengths) @ lexicon.points, writing.kinds, leaves, folds)
-    steps = _Steps(on_progress, (FOLDS + 1) * sum(len(level.families) for level in hierarchy.levels))
-    scales = _calibrate(hierarchy, lesson, steps)
-    return Trained(features, fit_models(hierarchy, lesson.points, leaves, steps.named("all texts")), scales)
+    points = writing.weigh(lexicon.lengths) @ lexicon.points
+    return features, _Lesson(points, writing.kinds, np.array(categories), np.array(folds))
 
 
-def _calibrate(hierarchy: Hierarchy, lesson: _Lesson, steps: _Steps) -> Scales:
-    """Fit the scales on the margins of each text under models that saw no text of its fold."""
-    parts = [part for fold in range(FOLDS) for part in _measure_unseen(hierarchy, lesson, fold, steps)]
+def _calibrate(hierarchy: Hierarchy, lesson: _Lesson, steps: _Steps) -> Lines:
+    """Fit the lines on what is chosen for each text under models that saw no text of its fold."""
+    parts = [part for fold in range(FOLDS) for part in _choose_unseen(hierarchy, lesson, fold, steps)]
     kinds = np.concatenate([lesson.kinds[lesson.folds == fold] for fold in range(FOLDS)])
-    return fit_scales([np.concatenate(level) for level in zip(*parts, strict=True)], kinds)
+    probabilities, right = map(np.concatenate, zip(*parts, strict=True))
+    return fit_lines(probabilities, right, kinds)
 
 
-def _measure_unseen(hierarchy: Hierarchy, lesson: _Lesson, fold: int, steps: _Steps) -> Iterator[list[Floats]]:
-    """For each batch of the fold's texts, the gaps at each level."""
-    points, _, leaves, folds = lesson
+def _choose_unseen(hierarchy: Hierarchy, lesson: _Lesson, fold: int, steps: _Steps) -> Iterator[tuple[Floats, Flags]]:
+    """For each batch of the fold's texts, the probabilities of the choices and whether they are right."""
+    points, _, categories, folds = lesson
     held, taught = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
-    models = fit_models(hierarchy, points[taught], leaves[taught], steps.named(f"fold {fold + 1} of {FOLDS}"))
+    models = fit_models(hierarchy, points[taught], categories[taught], steps.named(f"fold {fold + 1} of {FOLDS}"))
     for rows in np.array_split(held, len(held) // _BATCH + 1):
         margins = models.score(points[rows]) + models.intercepts
-        levels = zip(hierarchy.levels, hierarchy.paths[leaves[rows]].T, strict=True)
-        yield [measure_gaps(margins, level, true) for level, true in levels]
+        choice = choose(to_probabilities(margins, hierarchy), hierarchy)
+        yield choice.probabilities, choice.columns == hierarchy.paths[categories[rows]]
 
 
 class _Steps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +13,9 @@ from include.local_service.editions import write_first_edition
 from include.local_service.progress import LOG
 from include.local_service.settings import CoderKind
 from include.local_service.stub import StubCoder
+
+TRAINED = "coder"
+"""Folder of trained coders in the data folder."""
 
 
 class CandidateLike(Protocol):
@@ -47,12 +50,19 @@ class Coders:
 
     :param kind: as `CoderKind`.
     :param cache_dir: where trained coders are kept between starts.
+    :param on_progress: told while one is trained: what is being done, and how many steps of how many are.
     :raises ValueError: when there is no such kind.
     """
 
-    def __init__(self, kind: str, cache_dir: Path) -> None:
+    def __init__(
+        self,
+        kind: str,
+        cache_dir: Path,
+        on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    ) -> None:
         self._kind = CoderKind(kind)
         self._cache_dir = cache_dir
+        self._on_progress = on_progress
         self._lock = threading.Lock()
         self._loaded: dict[tuple[Path, int], CoderLike] = {}
 
@@ -78,9 +88,8 @@ class Coders:
         from include.local_service.coder import Coder
 
         began = time.monotonic()
-        self._cache_dir.mkdir(parents=True, exist_ok=True)
         if edition < SHIPPED_VERSIONS:
             classification = write_first_edition(classification, self._cache_dir / f"first-{classification.name}")
-        coder: CoderLike = Coder.load(self._cache_dir, classification)
+        coder: CoderLike = Coder.load(self._cache_dir, classification, self._on_progress)
         LOG.info("coder on %s: ready after %.1f s", classification.name, time.monotonic() - began)
         return coder

@@ -15,10 +15,11 @@ def write_first_edition(classification: Path, path: Path) -> Path:
     """Write the classification as the first model knew it: same codes, every third example missing.
 
     :param classification: JSONL, one category a line, some with lists of ``titles`` and ``tasks``.
-    :param path: where to write; it appears whole or not at all.
+    :param path: where to write; it appears whole or not at all, its folder is made when missing.
     """
     with classification.open(encoding="utf-8") as lines:
         rows = [_thin_out(json.loads(line)) for line in lines if line.strip()]
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")
     unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return unfinished.replace(path)

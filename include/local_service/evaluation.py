@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from statistics import mean
+from statistics import mean, pstdev
 from typing import NamedTuple, TypeAlias
 
-from include.local_service.calibration import Bucket, draw_curve
+import numpy as np
+
 from include.local_service.coder import Coder, Progress, be_silent
 from include.local_service.features import Pair
 from include.local_service.hierarchy import Category
 
 #: Share right in per cent, by the digits that are looked at.
 Shares: TypeAlias = dict[int, float]
+
+#: The confidence of a text's most detailed code, and whether that code is right.
+Judged: TypeAlias = tuple[float, bool]
 
 _FEWEST_TASKS = 4  # an occupation with less loses none: what is left would not describe it
 _TIMED = 10_000  # texts
@@ -49,7 +53,7 @@ class Evaluation:
     :param misspelt: on the held-out titles, each with a slip of the finger.
     :param taught: on titles the coder was taught.
     :param taught_misspelt: on these, each with a slip.
-    :param curve: confidence of the most detailed code against the share right, held-out texts of both kinds.
+    :param judged: the held-out texts of both kinds, each with its confidence.
     :param held: number of held-out titles.
     :param rate: distinct texts coded in a second of processor time, on one core.
     :param training_seconds: processor time of training.
@@ -61,7 +65,7 @@ class Evaluation:
     misspelt: Shares
     taught: Shares
     taught_misspelt: Shares
-    curve: list[Bucket]
+    judged: list[Judged]
     held: int
     rate: float
     training_seconds: float
@@ -133,7 +137,7 @@ def evaluate(
         misspelt=measure_shares(coder, misspell_titles(split.titles, seed)),
         taught=measure_shares(coder, taught),
         taught_misspelt=measure_shares(coder, misspell_titles(taught, seed)),
-        curve=measure_curve(coder, [*split.titles, *split.with_tasks]),
+        judged=judge(coder, [*split.titles, *split.with_tasks]),
         held=len(split.titles),
         rate=measure_rate(coder, make_texts(categories, _TIMED, seed)),
         training_seconds=trained,
@@ -149,14 +153,13 @@ def measure_shares(coder: Coder, answers: Sequence[Answer]) -> Shares:
     return {n: 100 * mean(given[:n] == true[:n] for given, true in pairs) for n in coder.levels if pairs}
 
 
-def measure_curve(coder: Coder, answers: Sequence[Answer]) -> list[Bucket]:
-    """Return the calibration curve of the most detailed codes.
+def judge(coder: Coder, answers: Sequence[Answer]) -> list[Judged]:
+    """Return the confidence of each most detailed code, and whether it is right.
 
     :param coder: one with threshold 0.
     """
     results = _code(coder, answers)
-    right = [code == answer.code for (code, _), answer in zip(results, answers, strict=True)]
-    return draw_curve([confidence for _, confidence in results], right)
+    return [(stated, code == answer.code) for (code, stated), answer in zip(results, answers, strict=True)]
 
 
 def _code(coder: Coder, answers: Sequence[Answer]) -> list[tuple[str, float]]:
@@ -209,30 +212,69 @@ def misspell(text: str, chance: random.Random) -> str:
     return text[:at] + written + text[at + 2 :]
 
 
+# ---------------------------------------------------------------- what the confidence is worth
+
+
+class Bucket(NamedTuple):
+    """A slice of the calibration curve: texts whose stated confidence is about the same."""
+
+    stated: float  # mean confidence
+    right: float  # share that was right
+    texts: int
+
+
+def draw_curve(judged: Iterable[Judged], buckets: int = 10) -> list[Bucket]:
+    """Return the calibration curve, one bucket for each tenth (or other share) of the confidences from 0 to 1.
+
+    :return: the buckets that hold anything, the least confident first.
+    """
+    stated, right = np.array(list(judged), dtype=float).reshape(-1, 2).T
+    places = np.minimum((stated * buckets).astype(int), buckets - 1)
+    held = [np.flatnonzero(places == place) for place in range(buckets)]
+    return [Bucket(float(stated[at].mean()), float(right[at].mean()), len(at)) for at in held if len(at)]
+
+
+def mean_error(curve: Sequence[Bucket]) -> float:
+    """How far the stated confidence is from the share that is right, on average over the texts."""
+    return sum(abs(one.stated - one.right) * one.texts for one in curve) / sum(one.texts for one in curve)
+
+
 # ---------------------------------------------------------------- as a person reads it
 
+_ROWS: tuple[tuple[str, Callable[[Evaluation], Shares]], ...] = (
+    ("titles never seen", lambda found: found.titles),
+    ("  no label of an occupation", lambda found: found.unlike_labels),
+    ("  with a task never seen", lambda found: found.with_tasks),
+    ("  with a slip", lambda found: found.misspelt),
+    ("  what the slip costs", lambda found: found.spelling_costs[0]),
+    ("titles taught", lambda found: found.taught),
+    ("  with a slip", lambda found: found.taught_misspelt),
+    ("  what the slip costs", lambda found: found.spelling_costs[1]),
+)
 
-def report_lines(found: Evaluation) -> list[str]:
-    """Return an evaluation as lines of text."""
-    unseen, taught = found.spelling_costs
-    rows = (
-        (f"{found.held:,} titles never seen", found.titles),
-        ("  no label of an occupation", found.unlike_labels),
-        ("  with a task never seen", found.with_tasks),
-        ("  with a slip", found.misspelt),
-        ("  what the slip costs", unseen),
-        ("titles taught", found.taught),
-        ("  with a slip", found.taught_misspelt),
-        ("  what the slip costs", taught),
-    )
+
+def report_lines(*draws: Evaluation) -> list[str]:
+    """Return an evaluation as lines of text; of several draws the means, with the spread of the shares."""
+    rows = [(name, [pick(found) for found in draws]) for name, pick in _ROWS]
+    held = sum(found.held for found in draws)
+    seconds, rate = mean(found.training_seconds for found in draws), mean(found.rate for found in draws)
     return [
-        f"{'per cent right':30}" + "".join(f"{_name_level(digits):>10}" for digits in found.titles),
-        *(f"{name:30}" + "".join(f"{share:10.1f}" for share in shares.values()) for name, shares in rows if shares),
+        f"{'per cent right':30}" + "".join(f"{_name_level(digits):>13}" for digits in draws[0].titles),
+        *(f"{name:30}" + "".join(map(_format_cell, _by_level(shares))) for name, shares in rows if any(shares)),
         "",
-        *curve_lines(found.curve),
+        *curve_lines(draw_curve(judged for found in draws for judged in found.judged)),
         "",
-        f"trained in {found.training_seconds:.0f} s of processor time; codes {found.rate:,.0f} texts a second",
+        f"{held:,} titles held out; trained in {seconds:.0f} s of processor time; codes {rate:,.0f} texts a second",
     ]
+
+
+def _by_level(draws: Sequence[Shares]) -> Iterator[tuple[float, ...]]:
+    return zip(*(shares.values() for shares in draws), strict=True)
+
+
+def _format_cell(shares: Sequence[float]) -> str:
+    spread = f" ±{pstdev(shares):.1f}" if len(shares) > 1 else ""
+    return f"{f'{mean(shares):.1f}{spread}':>13}"
 
 
 def _name_level(digits: int) -> str:
@@ -242,4 +284,5 @@ def _name_level(digits: int) -> str:
 def curve_lines(curve: Sequence[Bucket]) -> list[str]:
     """Return a calibration curve as lines of text."""
     rows = (f"{100 * stated:11.0f} %{100 * right:10.0f} %{texts:8,}" for stated, right, texts in curve)
-    return [f"{'confidence':>13}{'right':>12}{'texts':>8}", *rows]
+    apart = [f"on average {100 * mean_error(curve):.1f} points apart"] if curve else []
+    return [f"{'confidence':>13}{'right':>12}{'texts':>8}", *rows, *apart]

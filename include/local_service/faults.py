@@ -13,6 +13,7 @@ PLACE = "faults"
 COMMON_OPTIONS = frozenset({"name", "count", "skip"})
 REQUEST_OPTIONS = frozenset({"method", "path_contains"})
 OPERATION_OPTIONS = frozenset({"part_contains"})
+METHODS = ("GET", "POST")
 
 REQUEST_FAULTS: Mapping[str, frozenset[str]] = {
     "server_error": REQUEST_OPTIONS,
@@ -182,5 +183,7 @@ def _judge_option(option: str, value: Any) -> None:
     if not isinstance(value, wanted) or isinstance(value, bool):
         kind = "a whole number" if wanted is int else "a text"
         raise UnknownKnobError(f"{option!r} must be {kind}, not {value!r}", [kind])
+    if option == "method" and value not in METHODS:
+        raise UnknownKnobError(f"unknown method {value!r}", list(METHODS))
     if isinstance(value, int) and value < (1 if option == "count" else 0):
         raise UnknownKnobError(f"{option!r} is too small: {value!r}", ["count: 1 and above", "others: 0 and above"])

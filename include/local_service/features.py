@@ -22,9 +22,9 @@ Pair: TypeAlias = tuple[str, str]
 Columns: TypeAlias = NDArray[np.intp]
 Matrix: TypeAlias = Any  # a scipy sparse matrix; scipy ships no types
 
-_NGRAM_SIZES = (3, 4)
+_NGRAM = 4  # letters
 KINDS: Final = 4  # of texts, by which of their parts have words
-_PART_WEIGHTS = (1.5, 1.0)  # a title says more about the occupation than the same number of words about its tasks
+_PART_WEIGHTS = (1.2, 1.0)  # a title says more about the occupation than the same number of words about its tasks
 
 _WORD = re.compile(r"\w+")
 _QUOTES = str.maketrans("", "", "'’‘`")
@@ -49,8 +49,7 @@ def split_words(text: str) -> list[str]:
 def _pieces(word: str) -> list[str]:
     """The features of a word: itself, and its character n-grams with the word's bounds as blanks."""
     padded = f" {word} "
-    grams = [padded[at : at + size] for size in _NGRAM_SIZES for at in range(len(padded) - size + 1)]
-    return [f"={word}", *grams]
+    return [f"={word}", *(padded[at : at + _NGRAM] for at in range(len(padded) - _NGRAM + 1))]
 
 
 class Writing(NamedTuple):

@@ -117,11 +117,12 @@ class Hierarchy:
 
     @property
     def paths(self) -> Columns:
-        """Occupations x levels: the columns from the top down to each occupation."""
-        columns = [np.arange(self.leaves.start, self.leaves.stop)]
-        for level in reversed(self.levels[1:]):
-            columns.append(level.parents[columns[-1] - level.columns.start])
-        return np.stack(columns[::-1], axis=1)
+        """Categories x levels: the columns from the top down to each category, -1 below it."""
+        paths = np.full((len(self.codes), len(self.levels)), -1, dtype=np.intp)
+        for place, level in enumerate(self.levels):
+            paths[level.columns, :place] = paths[level.parents, :place]
+            paths[level.columns, place] = np.arange(level.columns.start, level.columns.stop)
+        return paths
 
 
 def _cut_levels(codes: Sequence[Sequence[str]]) -> Iterator[Level]:

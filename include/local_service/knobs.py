@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from ipaddress import ip_address
@@ -14,13 +13,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from include.local_service.bodies import read_json
 from include.local_service.clock import iso_time
+from include.local_service.errors import InvalidBodyError
 from include.local_service.faults import Fault, UnknownKnobError
 from include.local_service.operation import Operation
 from include.local_service.progression import Pace
 from include.local_service.service import CodingService
 from include.local_service.settings import Progression
 from include.local_service.store import JournalEntry
+
+MOST_SECONDS = 10 * 365 * 86_400
+"""Far more than a rehearsal needs; a clock sent past the year 9999 could not be read again."""
 
 Arguments = Mapping[str, Any]
 Knob = Callable[[CodingService, Arguments], Any]
@@ -29,16 +33,14 @@ Knob = Callable[[CodingService, Arguments], Any]
 def show_journal(service: CodingService, arguments: Arguments) -> Any:
     """Every request outside ``/_local/``, oldest first; with ``?since=N`` those after sequence number N."""
     since = str(arguments.get("since", "0"))
-    if not since.isdecimal():
-        raise UnknownKnobError(f"since must be a whole number, not {since!r}", ["a whole number"])
+    if not re.fullmatch("[0-9]{1,18}", since):
+        raise UnknownKnobError(f"since must be a whole number, not {since!r}", ["up to 18 digits"])
     return {"entries": [_describe_entry(entry) for entry in service.store.entries(int(since))]}
 
 
 def jump_clock(service: CodingService, arguments: Arguments) -> Any:
     """Jump the service's clock forward."""
-    seconds: Any = arguments.get("jump_seconds")
-    if not _is_number(seconds) or seconds < 0:
-        raise UnknownKnobError(f"jump_seconds must be a number, not {seconds!r}", ["0 and above"])
+    seconds = _judge_seconds("jump_seconds", arguments.get("jump_seconds"))
     return {"now": iso_time(service.jump(seconds))}
 
 
@@ -65,11 +67,9 @@ def set_progression(service: CodingService, arguments: Arguments) -> Any:
     if name not in list(Progression):
         raise UnknownKnobError(f"unknown progression {name!r}", [str(one) for one in Progression])
     polls = arguments.get("polls", service.pace.polls)
-    seconds = arguments.get("seconds", service.pace.seconds)
+    seconds = _judge_seconds("seconds", arguments.get("seconds", service.pace.seconds))
     if not isinstance(polls, int) or isinstance(polls, bool) or polls < 0:
         raise UnknownKnobError(f"polls must be a whole number, not {polls!r}", ["0 and above"])
-    if not _is_number(seconds) or seconds < 0:
-        raise UnknownKnobError(f"seconds must be a number, not {seconds!r}", ["0 and above"])
     service.set_pace(Pace(Progression(str(name)), polls, seconds))
     return asdict(service.pace)
 
@@ -151,8 +151,8 @@ def _read_body(body: bytes) -> dict[str, Any]:
     if not body:
         return {}
     try:
-        value = json.loads(body)
-    except ValueError:
+        value = read_json(body)
+    except InvalidBodyError:
         value = None
     if not isinstance(value, dict):
         raise UnknownKnobError("the body is not a JSON object", ["a JSON object"])
@@ -163,8 +163,10 @@ def _is_local(request: Request) -> bool:
     return request.client is not None and ip_address(request.client.host).is_loopback
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _judge_seconds(name: str, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MOST_SECONDS:
+        raise UnknownKnobError(f"{name} cannot be {value!r}", [f"0 to {MOST_SECONDS}"])
+    return value
 
 
 def _describe_entry(entry: JournalEntry) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from include.local_service.calibration import Scales
+from include.local_service.calibration import Lines
 from include.local_service.features import Features
 from include.local_service.models import Models
 
@@ -25,7 +25,7 @@ class Trained(NamedTuple):
 
     features: Features
     models: Models
-    scales: Scales
+    lines: Lines
 
 
 def model_path(folder: Path, classification: bytes) -> Path:
@@ -59,7 +59,7 @@ def read_model(path: Path) -> Trained | None:
 
 def _pack(trained: Trained) -> bytes:
     """Plain arrays, not a pickle: reading a model must never run what is in it."""
-    features, models, scales = trained
+    features, models, lines = trained
     file = io.BytesIO()
     np.savez(
         file,
@@ -69,7 +69,7 @@ def _pack(trained: Trained) -> bytes:
         indices=models.weights.indices,
         indptr=models.weights.indptr,
         intercepts=models.intercepts,
-        scales=scales,
+        lines=lines,
     )
     return file.getvalue()
 
@@ -80,4 +80,4 @@ def _unpack(content: memoryview) -> Trained:
     features = Features({piece: place for place, piece in enumerate(pieces)}, stored["idf"])
     shape = (len(pieces), len(stored["intercepts"]))
     weights = csr_matrix((stored["data"], stored["indices"], stored["indptr"]), shape=shape)
-    return Trained(features, Models(weights, stored["intercepts"]), stored["scales"])
+    return Trained(features, Models(weights, stored["intercepts"]), stored["lines"])

@@ -17,7 +17,6 @@ from include.local_service.hierarchy import Hierarchy
 
 _PENALTY = 1.0  # the C of the SVM
 _THREADS = 2  # the largest families take most of the time, and each that is in training its room
-_FAIRNESS = 0.5  # 0: a child weighs as much as it has texts, 1: as much as any other
 _NOTHING = 0.03  # a weight nearer to 0 than this decides nothing, and most are: 40 % of the room and of the time
 
 
@@ -42,16 +41,16 @@ class _Family(NamedTuple):
 
 
 def fit_models(
-    hierarchy: Hierarchy, points: Matrix, leaves: Columns, on_family: Callable[[int], None] = lambda digits: None
+    hierarchy: Hierarchy, points: Matrix, categories: Columns, on_family: Callable[[int], None] = lambda digits: None
 ) -> Models:
     """Train the model of every parent.
 
     :param points: training texts x features.
-    :param leaves: the occupation of each training text.
+    :param categories: the column of each training text; one above the occupations teaches nothing below it.
     :param on_family: called with the digits of its children whenever a parent's model is done.
     """
 
-    families = list(_families(hierarchy, leaves))
+    families = list(_families(hierarchy, categories))
     fitted = []
     # One BLAS thread: more would fight with ours over the cores, and sum in an order of their own.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_THREADS) as pool:
@@ -62,9 +61,9 @@ def fit_models(
     return Models(weights, np.concatenate([intercepts for _, intercepts in fitted]))
 
 
-def _families(hierarchy: Hierarchy, leaves: Columns) -> Iterator[_Family]:
+def _families(hierarchy: Hierarchy, categories: Columns) -> Iterator[_Family]:
     """Every parent's family in the order of the columns."""
-    for level, columns in zip(hierarchy.levels, hierarchy.paths[leaves].T, strict=True):
+    for level, columns in zip(hierarchy.levels, hierarchy.paths[categories].T, strict=True):
         bounds = [*(level.families + level.columns.start), level.columns.stop]
         for first, end in pairwise(bounds):
             rows = np.flatnonzero((columns >= first) & (columns < end))
@@ -83,10 +82,7 @@ def _fit_family(points: Matrix, family: _Family) -> tuple[Matrix, Floats]:
 
     used, rows = _drop_unused(points[family.rows])
     # The primal solver draws no random numbers: the same file gives the same coder, in threads too.
-    counts = np.bincount(family.children)[family.children]
-    svm = LinearSVC(C=_PENALTY, dual=False).fit(
-        rows, family.children, sample_weight=(counts.mean() / counts) ** _FAIRNESS
-    )
+    svm = LinearSVC(C=_PENALTY, dual=False).fit(rows, family.children)
     sides = (-1, 1) if len(present) == 2 else (1,)  # scikit-learn keeps one column for two classes
     intercepts[present] = np.concatenate([side * svm.intercept_ for side in sides])
     weights = np.vstack([side * svm.coef_ for side in sides]).astype(np.float32)

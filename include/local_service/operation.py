@@ -23,11 +23,6 @@ class State(StrEnum):
     TIMED_OUT = "timed_out"
     FAILED = "failed"
 
-    @property
-    def is_terminal(self) -> bool:
-        """Whether nothing more can happen to the operation."""
-        return self in {State.COMPLETE, State.TIMED_OUT, State.FAILED}
-
 
 class Event(StrEnum):
     """What can happen to an operation."""

@@ -24,7 +24,6 @@ from include.local_service.operation import (
     output_key,
 )
 from include.local_service.progression import Pace
-from include.local_service.signing import REGION
 from include.local_service.store import Store, StoredObject
 
 
@@ -142,7 +141,7 @@ class Operations:
     def _put(self, key: str, written: Written, operation: Operation) -> StoredObject:
         # The ETag of an object under a KMS key is not the MD5 of its bytes; here it is merely a name.
         etag = hashlib.md5(written.file.encode(), usedforsecurity=False).hexdigest()
-        encrypted = kms_key(operation.client_id, REGION)
+        encrypted = kms_key(operation.client_id)
         stored = StoredObject(key, written.file, written.size, etag, encrypted, self._clock.now())
         self._store.put_object(stored)
         return stored

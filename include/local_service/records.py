@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from operator import itemgetter
+from typing import Any, BinaryIO, TypeAlias
 
+import msgspec
+
+from include.local_service.catalogue import INPUT_FORMAT
 from include.local_service.coders import CandidateLike, CodingLike
 from include.local_service.errors import InvalidBodyError, MalformedRecordError
 
-TEXT_FIELDS = ("occp_text", "tasks_text")
+Record: TypeAlias = dict[str, str]  # as it was sent, and nothing is wrong with it
+FIELDS = frozenset({*INPUT_FORMAT, "recordId"})
 LONGEST_BATCH_TEXT = 300
 LONGEST_SYNCHRONOUS_TEXT = 100
 SMALL_BATCH = 300
@@ -18,24 +21,12 @@ MOST_SUGGESTIONS = 16
 LONGEST_LINE = 64 * 1024
 """Bytes: far above any line that is short enough, so that a file without line ends cannot fill the memory."""
 
+texts_of = itemgetter(*INPUT_FORMAT)
+"""Returns the two texts of a record, as the coder takes them."""
+
 
 class BadRecordError(ValueError):
     """A record that the model does not take; the message says why."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """A record as it was sent."""
-
-    occp_text: str
-    tasks_text: str
-    record_id: str | None
-    sent: dict[str, str]
-
-    @property
-    def pair(self) -> tuple[str, str]:
-        """The two texts, as the coder takes them."""
-        return self.occp_text, self.tasks_text
 
 
 def read_record(value: Any, longest: int) -> Record:
@@ -46,27 +37,24 @@ def read_record(value: Any, longest: int) -> Record:
     """
     if not isinstance(value, dict):
         raise BadRecordError("not a JSON object")
-    for name in TEXT_FIELDS:
+    for name in INPUT_FORMAT:
         if name not in value:
             raise BadRecordError(f"field {name} is missing")
     for name, text in value.items():
-        _judge_field(name, text)
-    occp_text, tasks_text = value["occp_text"], value["tasks_text"]
-    length = len(occp_text) + len(tasks_text)
-    if length > longest:
-        raise BadRecordError(f"occp_text and tasks_text have {length} characters together, at most {longest} allowed")
-    if not occp_text.strip() and not tasks_text.strip():
+        if name not in FIELDS:
+            raise BadRecordError(f"field {name!a} is not in the input format")
+        if not isinstance(text, str):
+            raise BadRecordError(f"field {name} is not a string")
+        if not (text.isascii() and text.isprintable()):
+            raise BadRecordError(f"field {name} has a character that is not printable ASCII")
+    both = "".join(texts_of(value))
+    if len(both) > longest:
+        raise BadRecordError(
+            f"occp_text and tasks_text have {len(both)} characters together, at most {longest} allowed"
+        )
+    if not both.strip():
         raise BadRecordError("occp_text and tasks_text are both blank")
-    return Record(occp_text, tasks_text, value.get("recordId"), value)
-
-
-def _judge_field(name: str, text: Any) -> None:
-    if name not in TEXT_FIELDS and name != "recordId":
-        raise BadRecordError(f"field {name!a} is not in the input format")
-    if not isinstance(text, str):
-        raise BadRecordError(f"field {name} is not a string")
-    if not (text.isascii() and text.isprintable()):
-        raise BadRecordError(f"field {name} has a character that is not printable ASCII")
+    return value
 
 
 def read_lines(handle: BinaryIO) -> Iterator[Record]:
@@ -74,14 +62,14 @@ def read_lines(handle: BinaryIO) -> Iterator[Record]:
 
     :raises BadRecordError: with the number of the first bad line and what is wrong with it.
     """
-    names: set[str] | None = None
+    first: Record | None = None
     number = 0
     while line := handle.readline(LONGEST_LINE + 1):
         number += 1
         try:
             record = read_record(_read_json(line), LONGEST_BATCH_TEXT)
-            names = names or set(record.sent)
-            if set(record.sent) != names:
+            first = first or record
+            if record.keys() != first.keys():
                 raise BadRecordError("its fields differ from those of line 1")
         except BadRecordError as error:
             raise BadRecordError(f"Malformed record found in input file: line {number}: {error}") from None
@@ -93,10 +81,10 @@ def read_lines(handle: BinaryIO) -> Iterator[Record]:
 def _read_json(line: bytes) -> Any:
     if len(line) > LONGEST_LINE:
         raise BadRecordError(f"longer than {LONGEST_LINE} bytes")
-    if not line.strip():
+    if line.isspace():
         raise BadRecordError("blank")
     try:
-        return json.loads(line.decode())
+        return msgspec.json.decode(line)
     except (ValueError, RecursionError):
         raise BadRecordError("not a JSON object") from None
 
@@ -133,9 +121,9 @@ def _texts(values: list[Any]) -> list[str]:
 def batch_answer(record: Record, coding: CodingLike) -> dict[str, Any]:
     """Return the output line of a record (contract 3.4)."""
     return {
-        "recordId": record.record_id,
+        "recordId": record.get("recordId"),
         "codeStatus": _code_status(coding),
-        "input": record.sent,
+        "input": record,
         "result": _coded(coding.result) if coding.result else None,
         "suggestions": None if coding.result else [_coded(one) for one in coding.suggestions[:3]] or None,
     }
@@ -147,9 +135,9 @@ def synchronous_answer(record: Record, coding: CodingLike, suggestions: int) -> 
     :param suggestions: the largest number of codes to return.
     """
     codes = [coding.result, *coding.suggestions][:suggestions] if coding.result else []
-    identifier = {} if record.record_id is None else {"recordId": record.record_id}
+    identifier = {"recordId": record["recordId"]} if "recordId" in record else {}
     result = [_coded(code) for code in codes if code]
-    return {**identifier, "codeStatus": _code_status(coding), "input": record.sent, "result": result}
+    return {**identifier, "codeStatus": _code_status(coding), "input": record, "result": result}
 
 
 def _code_status(coding: CodingLike) -> str:

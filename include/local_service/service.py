@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from include.local_service.batch import BatchCoder
-from include.local_service.catalogue import Catalogue, Model, Topic
+from include.local_service.catalogue import CLASSIFICATIONS, Catalogue, Model, Topic
 from include.local_service.clients import Clients
 from include.local_service.clock import Clock
-from include.local_service.coders import Coders
+from include.local_service.coders import TRAINED, Coders
 from include.local_service.errors import (
     LimitExceededError,
     NoModelsError,
@@ -22,18 +22,12 @@ from include.local_service.objects import ObjectFiles, Written
 from include.local_service.operation import State
 from include.local_service.operations import Operations, Shown
 from include.local_service.progression import Pace
-from include.local_service.records import read_request, synchronous_answer
+from include.local_service.records import read_request, synchronous_answer, texts_of
 from include.local_service.settings import Settings
 from include.local_service.signing import Signer
 from include.local_service.store import Store, StoredObject
 from include.local_service.throttle import Throttle
 from include.local_service.worker import Worker
-
-CLASSIFICATIONS = "classifications"
-"""Folder of imported classifications in the data folder."""
-
-TRAINED = "coder"
-"""Folder of trained coders in the data folder."""
 
 
 class CodingService:
@@ -127,7 +121,7 @@ class CodingService:
         :raises InvalidBodyError, MalformedRecordError: when any of it is wrong.
         """
         records, suggestions = read_request(body)
-        codings = self._coders.coder(model).code([record.pair for record in records])
+        codings = self._coders.coder(model).code(list(map(texts_of, records)))
         answers = [
             synchronous_answer(record, coding, suggestions) for record, coding in zip(records, codings, strict=True)
         ]

@@ -78,7 +78,7 @@ class StorageApi:
     def _judge_put(self, signed: SignedRequest, operation: Operation | None) -> Operation:
         if self._service.faults.take_for_request("expired_upload", "PUT", signed.path):
             raise self._expired()
-        wanted = operation and kms_key(operation.client_id, self._service.signer.region)
+        wanted = operation and kms_key(operation.client_id)
         if operation is None or signed.header(SSE) != "aws:kms" or signed.header(SSE_KEY) != wanted:
             raise StorageError("AccessDenied", "Access Denied")
         return operation

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 from zlib import crc32
+
+import msgspec
+
+from include.local_service.catalogue import SHIPPED_VERSIONS
 
 LOWEST_CONFIDENCE = 0.2
 LEVELS = (6, 6, 6, 6, 6, 6, 4, 4, 3, 2, 1)
-LATEST_EDITION = 2
 CHANGED = 10
 """Of so many texts, one has another code in an earlier edition."""
 
 
-class StubCandidate(NamedTuple):
+class StubCandidate(msgspec.Struct, frozen=True):
     """A made-up code."""
 
     code: str
@@ -22,7 +24,7 @@ class StubCandidate(NamedTuple):
     confidence: float
 
 
-class StubCoding(NamedTuple):
+class StubCoding(msgspec.Struct, frozen=True):
     """The outcome for one text."""
 
     result: StubCandidate | None
@@ -38,7 +40,7 @@ class StubCoder:
     """
 
     threshold: float = 0.5
-    edition: int = LATEST_EDITION
+    edition: int = SHIPPED_VERSIONS
 
     def with_threshold(self, threshold: float) -> StubCoder:
         """Return the same coder with another threshold."""
@@ -46,7 +48,7 @@ class StubCoder:
 
     def code(self, pairs: Sequence[tuple[str, str]]) -> list[StubCoding]:
         """Code pairs of occupation text and tasks text, in order."""
-        earlier, threshold = self.edition < LATEST_EDITION, self.threshold
+        earlier, threshold = self.edition < SHIPPED_VERSIONS, self.threshold
         return [_code_one(f"{occp.strip()}\n{tasks.strip()}", threshold, earlier) for occp, tasks in pairs]
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from include.local_service.catalogue import (
+    CLASSIFICATIONS,
     SHIPPED_TOPICS,
     SHIPPED_VERSIONS,
     ImportedTopicError,
@@ -16,13 +17,12 @@ from include.local_service.catalogue import (
     Topic,
     read_topics,
 )
-from include.local_service.coder import Coder, Coding
-from include.local_service.editions import write_first_edition
+from include.local_service.coders import TRAINED, Coders, CodingLike
 from include.local_service.evaluation import evaluate, report_lines
 from include.local_service.hierarchy import ClassificationError, read_categories
 from include.local_service.progress_bar import ProgressBar
 from include.local_service.serve import DEFAULT_DATA
-from include.local_service.service import CLASSIFICATIONS, TRAINED
+from include.local_service.settings import CoderKind
 from include.local_service.workbooks import TopicNameError, WorkbookError, count_levels, import_classification
 
 
@@ -74,18 +74,16 @@ def train_command(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def train_topic(data_dir: Path, topic: str) -> None:
+def train_topic(data_dir: Path, name: str) -> None:
     """Train what the service would train at the first call of each model, unless that was done already.
 
     :raises ImportedTopicError, ClassificationError: when there is no such topic, or it is damaged.
     """
-    current = find_topic(data_dir, topic).classification
-    cache_dir = data_dir / TRAINED
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    first = write_first_edition(current, cache_dir / f"first-{current.name}")
-    for version, classification in enumerate((first, current), start=1):
-        Coder.load(cache_dir, classification, ProgressBar(sys.stderr))
-        print(f"{topic}: model {version} is ready")
+    topic = find_topic(data_dir, name)
+    coders = _coders_of(data_dir)
+    for version in range(1, SHIPPED_VERSIONS + 1):
+        coders.coder(Model(topic, version))
+        print(f"{name}: model {version} is ready")
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,8 +121,8 @@ def add_code_arguments(parser: argparse.ArgumentParser) -> None:
 def code_command(chosen: argparse.Namespace) -> int:
     """Code one text and show what became of it; return the exit status."""
     with _told_errors():
-        topic = find_topic(chosen.data, chosen.topic)
-        coder = Coder.load(chosen.data / TRAINED, topic.classification, ProgressBar(sys.stderr))
+        model = Model(find_topic(chosen.data, chosen.topic), SHIPPED_VERSIONS)
+        coder = _coders_of(chosen.data).coder(model)
         (coding,) = coder.with_threshold(chosen.threshold).code([(chosen.occp, chosen.tasks)])
         print("\n".join(_describe_coding(coding, chosen.threshold)))
     return 0
@@ -141,7 +139,11 @@ def find_topic(data_dir: Path, name: str) -> Topic:
     return topics[name]
 
 
-def _describe_coding(coding: Coding, threshold: float) -> list[str]:
+def _coders_of(data_dir: Path) -> Coders:
+    return Coders(CoderKind.SVM, data_dir / TRAINED, ProgressBar(sys.stderr))
+
+
+def _describe_coding(coding: CodingLike, threshold: float) -> list[str]:
     heading = [] if coding.result else [f"no code reaches a confidence of {threshold:.0%}; suggestions:"]
     shown = [coding.result] if coding.result else coding.suggestions
     return [*heading, *(f"{one.code:6}  {one.label}  {one.confidence:.0%}" for one in shown)]

@@ -23,6 +23,7 @@ from zipfile import BadZipFile
 from openpyxl import load_workbook
 from openpyxl.utils.exceptions import InvalidFileException
 
+from include.local_service.catalogue import CLASSIFICATIONS
 from include.local_service.hierarchy import Category, Hierarchy, write_categories
 
 LEVELS = (1, 2, 3, 4, 6)  # digits of a code
@@ -119,7 +120,7 @@ def import_classification(
         "topicVersion": topic_version or "imported",
         "occupations": count_levels(categories)[LEVELS[-1]],
     }
-    path = data_dir / "classifications" / f"{topic}.jsonl"
+    path = data_dir / CLASSIFICATIONS / f"{topic}.jsonl"
     _write_whole(path, write_categories(categories))
     _write_whole(path.with_suffix(".json"), json.dumps(about, indent=2, ensure_ascii=False).encode() + b"\n")
     return path

@@ -1,7 +1,6 @@
 """The coder: what it gets right, what its confidence is worth, how it climbs, that it is always the same."""
 
 import json
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,14 +8,10 @@ from typing import Any
 
 import pytest
 
-from include.local_service.calibration import Bucket, draw_curve
 from include.local_service.coder import CLASSIFICATION, Coder, Coding
-from include.local_service.evaluation import Evaluation, evaluate
+from include.local_service.evaluation import draw_curve, mean_error
 from include.local_service.hierarchy import ClassificationError
 from include.local_service.spelling import Spelling
-from include.local_service.workbooks import import_workbooks
-
-SHARED = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 Row = dict[str, Any]  # a line of the classification
 Pair = tuple[str, str]
@@ -49,11 +44,6 @@ def share_right(codings: list[Coding], codes: list[str], level: int = 6) -> floa
         for coding, code in zip(codings, codes, strict=True)
     ]
     return sum(right) / len(right)
-
-
-def mean_error(curve: list[Bucket]) -> float:
-    """How far the confidence is from the share that is right, on average over the texts."""
-    return sum(abs(one.stated - one.right) * one.texts for one in curve) / sum(one.texts for one in curve)
 
 
 @pytest.fixture(scope="session")
@@ -125,8 +115,8 @@ def test_a_slip_of_the_finger_costs_little(coder: Coder, answers: list[Answer]) 
     slips = [(misspell(title, chance), misspell(task, chance)) for _, title, task in answers]
     codes = [code for code, _, _ in answers]
     titles_only = [(title, "") for title, _ in slips]
-    assert share_right(coder.with_threshold(0).code(slips), codes) >= 0.95  # measured: 0.98
-    assert share_right(coder.with_threshold(0).code(titles_only), codes) >= 0.86  # measured: 0.91
+    assert share_right(coder.with_threshold(0).code(slips), codes) >= 0.96  # measured: 0.99
+    assert share_right(coder.with_threshold(0).code(titles_only), codes) >= 0.90  # measured: 0.95
 
 
 @pytest.mark.parametrize(
@@ -148,9 +138,9 @@ def test_people_are_understood_however_they_write(coder: Coder, title: str, task
     assert coding.result.label == label
 
 
-# Measured on unseen titles with an unseen task: 79, 73, 69, 66, 59 % right from one digit to six; on the
-# title alone 72, 61, 58, 53, 48 %. The bounds leave room for another processor, not for a worse coder.
-@pytest.mark.parametrize(("level", "least"), [(1, 0.75), (2, 0.66), (3, 0.62), (4, 0.60), (6, 0.53)])
+# Measured on unseen titles with an unseen task: 82, 76, 72, 68, 62 % right from one digit to six; on the
+# title alone 74, 67, 64, 59, 52 %. The bounds leave room for another processor, not for a worse coder.
+@pytest.mark.parametrize(("level", "least"), [(1, 0.78), (2, 0.71), (3, 0.67), (4, 0.63), (6, 0.57)])
 def test_unseen_titles_with_unseen_tasks_are_coded_mostly_right(
     held_out: tuple[Coder, list[Answer]], level: int, least: float
 ) -> None:
@@ -174,8 +164,8 @@ def test_confidence_on_unseen_texts_is_about_the_share_that_is_right(
     coder, unseen = held_out
     codings = coder.with_threshold(0).code([pick(title, task) for _, title, task in unseen])
     results = [(c.result, code) for c, (code, _, _) in zip(codings, unseen, strict=True) if c.result]
-    curve = draw_curve([result.confidence for result, _ in results], [r.code == code for r, code in results], 3)
-    assert mean_error(curve) < 0.14  # measured on these few: 0.06 and 0.11
+    curve = draw_curve([(result.confidence, result.code == code) for result, code in results], 3)
+    assert mean_error(curve) < 0.10  # measured on these few: 0.03 and 0.06
 
 
 def test_what_passes_a_higher_threshold_is_right_more_often(
@@ -189,46 +179,6 @@ def test_what_passes_a_higher_threshold_is_right_more_often(
         shares.append(sum(code.startswith(result.code) for result, code in results) / len(results))
     assert shares == sorted(shares)
     assert shares[-1] >= 0.88
-
-
-def test_a_calibration_curve_has_a_bucket_for_each_tenth_that_occurs() -> None:
-    curve = draw_curve([0.02, 0.04, 0.55, 1.0], [False, True, True, True])
-    assert [(round(bucket.stated, 2), bucket.right, bucket.texts) for bucket in curve] == [
-        (0.03, 0.5, 2),
-        (0.55, 1.0, 1),
-        (1.0, 1.0, 1),
-    ]
-
-
-# ---------------------------------------------------------------- with OSCA as released
-
-
-@pytest.fixture(scope="session")
-def osca() -> Evaluation:
-    """What a coder makes of the fifth of OSCA's titles that it never saw; about 15 seconds."""
-    released = SHARED / "abs_original"
-    if not released.exists():
-        pytest.skip(f"the ABS workbooks are not there: {released}; set SHARED_DATA to the folder that holds them")
-    return evaluate(import_workbooks(released / "OSCA structure.xlsx", released / "OSCA Category Descriptions.xlsx"))
-
-
-# Measured: 77, 68, 64, 57, 48 % right from one digit to six.
-@pytest.mark.parametrize(("digits", "least"), [(1, 74.7), (2, 62.5), (3, 58.5), (4, 49.5), (6, 39.8)])
-def test_unseen_osca_titles_are_coded_as_well_as_in_the_experiment(
-    osca: Evaluation, digits: int, least: float
-) -> None:
-    assert osca.held > 600
-    assert osca.titles[digits] >= least
-
-
-@pytest.mark.parametrize("digits", [1, 2, 3, 4, 6])
-def test_a_slip_costs_less_than_ten_points_at_every_level_of_osca(osca: Evaluation, digits: int) -> None:
-    assert all(costs[digits] < 10 for costs in osca.spelling_costs)
-
-
-def test_the_confidence_of_unseen_osca_titles_is_about_the_share_that_is_right(osca: Evaluation) -> None:
-    assert mean_error(osca.curve) < 0.08  # measured: 0.04
-    assert len(osca.curve) == 10
 
 
 # ---------------------------------------------------------------- slips of the finger
@@ -268,6 +218,20 @@ def test_a_text_that_fits_several_occupations_gets_the_code_of_their_parent(code
     assert len(coding.result.code) == 3
 
 
+def test_the_label_of_a_group_is_coded_to_the_group_though_no_occupation_has_its_words(tmp_path: Path) -> None:
+    rows: list[Row] = [
+        {"code": "1", "label": "Seafarers"},
+        {"code": "11", "label": "Skipper", "titles": ["captain", "ship master"]},
+        {"code": "12", "label": "Deckhand", "titles": ["able mate", "crew member"]},
+        {"code": "2", "label": "Farmers"},
+        {"code": "21", "label": "Grazier", "titles": ["sheep grower", "cattle grower"]},
+        {"code": "22", "label": "Winemaker", "titles": ["vintner", "grape grower"]},
+    ]
+    coder = Coder.train(write_rows(tmp_path / "rows.jsonl", rows)).with_threshold(0)
+    codings = coder.code([("seafarer", ""), ("farmer", "")])
+    assert [coding.result.code[0] for coding in codings if coding.result] == ["1", "2"]
+
+
 def test_a_higher_threshold_never_gives_a_longer_code(coder: Coder, answers: list[Answer]) -> None:
     pairs = [(title[: len(title) // 2 + 2], "") for _, title, _ in answers]
     lengths = [
@@ -278,6 +242,13 @@ def test_a_higher_threshold_never_gives_a_longer_code(coder: Coder, answers: lis
     assert set().union(*lengths) == {0, 1, 2, 3, 4, 6}
 
 
+def test_a_code_as_confident_as_the_threshold_passes(coder: Coder) -> None:
+    pair = ("nurse", "")
+    (coding,) = coder.with_threshold(0).code([pair])
+    assert coding.result is not None
+    assert coder.with_threshold(coding.result.confidence).code([pair]) == [coding]
+
+
 def test_what_passes_nowhere_gets_one_to_three_occupations_as_suggestions(coder: Coder) -> None:
     pairs = [("", ""), ("retired", ""), ("日本語", ""), ("xqzv wkj", "-"), ("nurse or maybe teacher", "")]
     for coding in coder.with_threshold(1).code(pairs):
@@ -286,6 +257,16 @@ def test_what_passes_nowhere_gets_one_to_three_occupations_as_suggestions(coder:
         assert all(len(suggestion.code) == 6 for suggestion in coding.suggestions)
         confidences = [suggestion.confidence for suggestion in coding.suggestions]
         assert confidences == sorted(confidences, reverse=True)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.9, 0.99])
+def test_no_suggestion_is_as_confident_as_a_result_must_be(
+    coder: Coder, answers: list[Answer], threshold: float
+) -> None:
+    codings = coder.with_threshold(threshold).code([(task, "") for _, _, task in answers])
+    confidences = [one.confidence for coding in codings for one in coding.suggestions]
+    assert confidences
+    assert max(confidences) < threshold
 
 
 def test_a_text_with_a_result_has_no_suggestions(coder: Coder) -> None:

@@ -101,6 +101,9 @@ def test_a_bad_line_is_named_with_its_number_and_its_fault(caller, end_of, befor
 
 @BOUNDED
 @given(lines=st.lists(raw | good.map(encode), min_size=1, max_size=6))
+@example(lines=[b'{"occp_text": 3, "occp_text": "the last counts", "tasks_text": ""}'])
+@example(lines=[b' {"occp_text": "\\u0062aker", "tasks_text": "a\\/b \\"c\\""}\t\r'])
+@example(lines=[b'{"occp_text": "\x7f", "tasks_text": ""}'])
 def test_whatever_is_uploaded_the_operation_ends(caller, end_of, lines):
     status = end_of(b"\n".join(lines) or b"\n")
     assert status["operationStatus"] == ("complete" if all(map(is_good, _without_last_end(lines))) else "failed")

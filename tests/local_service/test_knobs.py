@@ -94,13 +94,17 @@ def test_a_reset_forgets_everything(caller):
         ("DELETE", "journal", None),
         ("GET", "journal?until=3", None),
         ("GET", "journal?since=x", None),
+        ("GET", f"journal?since={'9' * 5000}", None),
         ("POST", "clock", {}),
         ("POST", "clock", {"jump_seconds": -1}),
         ("POST", "clock", {"jump_seconds": "60"}),
         ("POST", "clock", {"jump_seconds": 60, "by": "hand"}),
+        ("POST", "clock", {"jump_seconds": 1e12}),
+        ("POST", "clock", {"jump_seconds": 10**400}),
         ("POST", "progression", {"progression": "slow"}),
         ("POST", "progression", {"progression": "by_polls", "polls": 1.5}),
         ("POST", "progression", {"progression": "by_time", "second": 5}),
+        ("POST", "progression", {"progression": "by_time", "seconds": 1e12}),
         ("POST", "faults", {}),
         ("POST", "faults", {"name": "server_eror"}),
         ("POST", "faults", {"name": ["server_error"]}),
@@ -109,8 +113,10 @@ def test_a_reset_forgets_everything(caller):
         ("POST", "faults", {"name": "server_error", "count": "3"}),
         ("POST", "faults", {"name": "server_error", "skip": -1}),
         ("POST", "faults", {"name": "server_error", "after": 3}),
+        ("POST", "faults", {"name": "server_error", "method": "post"}),
         ("POST", "faults", {"name": "reset_upload", "after": True}),
         ("POST", "faults", {"name": "operation_fails", "error": 3}),
+        ("POST", "faults", {"name": "operation_fails", "error": "\ud800"}),
         ("POST", "faults", ["server_error"]),
         ("POST", "reset", {"hard": True}),
     ],
@@ -120,6 +126,12 @@ def test_an_unknown_name_or_value_is_refused_with_those_that_are_known(caller, m
     assert answer.status_code == 400
     assert set(answer.json()) == {"message", "known"}
     assert caller.knob("GET", "faults") == {"faults": []}
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff", b"[" * 100_000, b'{"jump_seconds": NaN}'])
+def test_a_body_that_is_not_json_is_refused(caller, body):
+    answer = caller.session.post(f"{caller.url}/_local/clock", data=body)
+    assert (answer.status_code, answer.json()["known"]) == (400, ["a JSON object"])
 
 
 def test_the_known_names_are_told(caller):

@@ -107,13 +107,13 @@ def test_an_upload_that_a_kill_broke_off_never_happened(process, remote):
 
 
 def test_an_operation_in_progress_is_coded_again_after_a_kill(process, remote):
-    operation_id = remote.submit(make_input(60_000))
+    operation_id = remote.submit(make_input(120_000))
     remote.wait_until(lambda: any((process.data_dir / "objects" / "incoming").iterdir()))
     process.kill()
     process.start("--progression", "by_polls", "--polls", "0")
     assert remote.status(operation_id)["operationStatus"] == "in_progress"
     lines = read_lines(remote.output(operation_id))
-    assert [line["recordId"] for line in lines] == [f"r{n}" for n in range(60_000)]
+    assert [line["recordId"] for line in lines] == [f"r{n}" for n in range(120_000)]
 
 
 def test_the_clock_does_not_go_back_at_a_restart(process, remote):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from include.local_service import training
+from include.local_service.catalogue import Model
+from include.local_service.coders import TRAINED, Coders
 from include.local_service.evaluation import hold_out
 from include.local_service.hierarchy import Category, read_categories
 from include.local_service.progress_bar import ProgressBar
@@ -78,6 +80,16 @@ def test_import_makes_a_topic_and_trains_both_of_its_models(
     told = capsys.readouterr()
     assert told.out.startswith("1111")
     assert told.err == ""  # trained already
+
+
+def test_what_train_has_trained_the_service_need_not_train(data_dir: str) -> None:
+    assert run("train", "--topic", "trades", "--data", data_dir) == 0
+    topic = training.find_topic(Path(data_dir), "trades")
+    steps: list[str] = []
+    coders = Coders("svm", Path(data_dir) / TRAINED, lambda what, done, total: steps.append(what))
+    codings = [coders.coder(Model(topic, version)).code([("bread maker", "")])[0] for version in (1, 2)]
+    assert steps == []
+    assert codings[0] != codings[1]  # the first knew fewer examples
 
 
 def test_an_import_without_training_leaves_that_for_later(tmp_path: Path) -> None:
