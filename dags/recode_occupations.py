@@ -132,6 +132,7 @@ def plan(*, params: Any = None, dag_run: Any = None, run_id: Any = None) -> dict
             "to_date": last,
             "staging": staging_of(run_id),
             "schema": Variable.get("CODING_SCHEMA", default="coding"),
+            "memory_mb": int(Variable.get("CODING_MEMORY_MB", default=512)),
         }
     ).as_dict()
 
@@ -147,7 +148,7 @@ def prepare(planned: Any, *, ti: Any = None) -> list[dict[str, Any]]:
     from include.warehouse.connect import connect
 
     settled = Plan.from_dict(planned)
-    prepared = prepare(settled, connect(), path_of(settled.staging))
+    prepared = prepare(settled, connect(memory_mb=settled.engine_memory_mb), path_of(settled.staging))
     ti.xcom_push(key="prepared", value=prepared.as_dict())
     return [asdict(part) for part in prepared.parts]
 
@@ -186,7 +187,8 @@ def land(*, ti: Any = None, outlet_events: Any = None) -> dict[str, Any]:
         raise DataError(f"there is nothing to land: task {failed!r} did not succeed; its log says why")
     settled = Plan.from_dict(planned)
     returned = [part_result(ti, part["part"]) for part in parts]
-    landed = asdict(land(settled, prepared, parts, returned, connect(), path_of(settled.staging)))
+    warehouse = connect(memory_mb=settled.engine_memory_mb)
+    landed = asdict(land(settled, prepared, parts, returned, warehouse, path_of(settled.staging)))
     outlet_events[CODED_RECORDS].extra = {**landed, "topic": settled.topic, "model_id": settled.model_id}
     return landed
 
@@ -228,7 +230,7 @@ def report(landed: Any, *, ti: Any = None) -> str:
     settled = Plan.from_dict(ti.xcom_pull(task_ids="plan"))
     prepared = ti.xcom_pull(task_ids="prepare", key="prepared")
     path = path_of(settled.staging) / "report.md"
-    print(write_report(settled, prepared, landed, connect(), path))
+    print(write_report(settled, prepared, landed, connect(memory_mb=settled.engine_memory_mb), path))
     return path.as_uri()
 
 

@@ -11,20 +11,18 @@ import duckdb
 
 from include.coding import texts
 
-#: Memory that the engine takes before it spills to disk.
-MEMORY_LIMIT = "512MB"
-
 
 @contextmanager
-def open_engine(folder: Path, name: str) -> Iterator[duckdb.DuckDBPyConnection]:
+def open_engine(folder: Path, name: str, memory_mb: int) -> Iterator[duckdb.DuckDBPyConnection]:
     """Yield an engine that works in `folder` and leaves nothing behind; what a dead try left there is thrown away.
 
     :param folder: of the run; made if missing
     :param name: of the work, for its files
+    :param memory_mb: megabytes that the engine takes before it spills to disk
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds people's texts
     database, spill = folder / f"{name}.duckdb", folder / f"{name}.spill"
-    config = {"memory_limit": MEMORY_LIMIT, "temp_directory": str(spill), "autoinstall_known_extensions": False}
+    config = {"memory_limit": f"{memory_mb}MB", "temp_directory": str(spill), "autoinstall_known_extensions": False}
     _remove(database, spill)
     try:
         with duckdb.connect(str(database), config=config) as engine:  # type: ignore[arg-type]
@@ -38,3 +36,14 @@ def _remove(database: Path, spill: Path) -> None:
     shutil.rmtree(spill, ignore_errors=True)
     for path in (database, database.with_name(database.name + ".wal")):
         path.unlink(missing_ok=True)
+
+
+def copy_to(engine: duckdb.DuckDBPyConnection, select: str, path: Path, options: str) -> None:
+    """Write the rows of `select` to a file that appears when it is whole.
+
+    :param options: of COPY, such as `FORMAT json`
+    """
+    partial = path.with_name(path.name + ".partial")
+    literal = "'" + str(partial).replace("'", "''") + "'"
+    engine.execute(f"COPY ({select}) TO {literal} ({options})")
+    partial.replace(path)

@@ -1,4 +1,4 @@
-"""From results to tables: keep what came back; then, if that is all, write, audit and publish in one transaction."""
+"""Landing a run: keep what came back; then, if that is all, publish the run's dates."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 import duckdb
 
 from include.coding.engine import open_engine
-from include.coding.errors import AuditError, IncompleteError
-from include.coding.files import path_of
+from include.coding.errors import IncompleteError
+from include.coding.ledger import enter, forget_checksums
 from include.coding.plan import Plan
+from include.coding.publishing import publish
 from include.coding.results import RESULTS, Read, Returned, model_of, read_results
 from include.coding.tables import table
-from include.warehouse.duckdb_warehouse import DuckDBWarehouse, Session
+from include.warehouse.duckdb_warehouse import DuckDBWarehouse, Query, Session
 
-BATCH_ROWS = 100_000
 #: Lines that were set aside and are named in a message.
 NAMED_LINES = 5
 
@@ -28,7 +28,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Landed:
-    """What was published: counts of records by outcome, of texts and of operations of the run."""
+    """What was published: counts of records by outcome, of texts and of operations of the run.
+
+    :param rows_of: earlier run that had published just this, so that nothing was written; None if there was none
+    """
 
     read: int
     coded: int
@@ -39,6 +42,7 @@ class Landed:
     operations: int
     from_date: str
     to_date: str
+    rows_of: str | None
 
 
 def land(
@@ -57,7 +61,7 @@ def land(
     :raises IncompleteError: a part did not come back, or not whole; nothing was published, what came back is kept
     :raises AuditError: counts do not add up, or a threshold is passed; nothing was published
     """
-    with open_engine(folder, "land") as engine:
+    with open_engine(folder, "land", plan.engine_memory_mb) as engine:
         engine.execute(RESULTS)
         read = [_read(engine, plan, part, back) for part, back in zip(parts, returned, strict=True)]
         with warehouse.session() as session:
@@ -65,18 +69,22 @@ def land(
                 _keep_results(engine, session, plan)
                 _keep_operations(session, plan, parts, returned, read)
             _check_complete(engine, plan, parts, returned, read)
+            sent = sum(part["records"] for part in parts)
             with session.transaction():
-                _write(engine, session, plan, prepared)
-                counts = _audit(session, plan, prepared)
-                _publish(session, plan, prepared)
-    log.info("Published %s to %s: %s", plan.from_date, plan.to_date, counts)
+                published = publish(engine, session, plan, prepared)
+                enter(session, plan, prepared, published, sent, len(parts))
+    log.info("Published %s to %s: %s", plan.from_date, plan.to_date, published)
     return Landed(
-        **counts,
-        texts=prepared["texts"],
-        texts_sent=sum(part["records"] for part in parts),
-        operations=len(parts),
-        from_date=plan.from_date,
-        to_date=plan.to_date,
+        published.read,
+        published.coded,
+        published.uncoded,
+        published.rejected,
+        published.texts,
+        sent,
+        len(parts),
+        plan.from_date,
+        plan.to_date,
+        None if published.rows_of == plan.run_id else published.rows_of,
     )
 
 
@@ -115,33 +123,31 @@ def _now() -> datetime:
 def _keep_results(engine: duckdb.DuckDBPyConnection, session: Session, plan: Plan) -> None:
     """Add the results to `coded_texts`. A text that another run kept first stays as it is, unless all is recoded."""
     texts = table(plan.schema, "coded_texts")
-    session.execute(f"CREATE TEMP TABLE returned_texts AS SELECT * FROM {texts} LIMIT 0")
-    constants = {
-        "topic": plan.topic,
-        "model_id": plan.model_id,
-        "model_version": plan.model_version,
-        "run_id": plan.run_id,
-        "coded_at": _now(),
-    }
-    columns = ", ".join(f"${name} AS {name}" for name in constants)
-    rows = engine.sql(f"SELECT * EXCLUDE (part), {columns} FROM results", params=constants).to_arrow_reader(
-        BATCH_ROWS
-    )
-    session.write("returned_texts", rows)
-    same = "kept.text_key = returned_texts.text_key AND kept.topic = ? AND kept.model_id = ?"
-    values = [plan.topic, plan.model_id]
-    if plan.selection == "all":
+    ((returned,),) = engine.execute("SELECT count(*) FROM results").fetchall()
+    if not returned:
+        return
+    with session.staged("returned_texts", Query(engine, "FROM results")):
+        if plan.selection == "all":
+            session.execute(
+                f"DELETE FROM {texts} WHERE topic = ? AND model_id = ?"
+                " AND text_key IN (SELECT text_key FROM returned_texts)",
+                [plan.topic, plan.model_id],
+            )
+            forget_checksums(session, plan)
         session.execute(
-            f"DELETE FROM {texts} AS kept WHERE kept.topic = ? AND kept.model_id = ?"
-            " AND kept.text_key IN (SELECT text_key FROM returned_texts)",
-            values,
+            f"""
+            INSERT INTO {texts}
+            SELECT text_key, CAST(? AS VARCHAR), CAST(? AS VARCHAR), CAST(? AS DOUBLE PRECISION), occp_text,
+                tasks_text, outcome, code, label, confidence, level, suggestions, operation_id,
+                CAST(? AS VARCHAR), CAST(? AS TIMESTAMP)
+            FROM returned_texts
+            WHERE NOT EXISTS (
+                SELECT 1 FROM {texts} AS kept
+                WHERE kept.text_key = returned_texts.text_key AND kept.topic = ? AND kept.model_id = ?
+            )
+            """,
+            [plan.topic, plan.model_id, plan.model_version, plan.run_id, _now(), plan.topic, plan.model_id],
         )
-    session.execute(
-        f"INSERT INTO {texts} SELECT * FROM returned_texts"
-        f" WHERE NOT EXISTS (SELECT 1 FROM {texts} AS kept WHERE {same})",
-        values,
-    )
-    session.execute("DROP TABLE returned_texts")
 
 
 def _keep_operations(
@@ -202,95 +208,3 @@ def _problem(engine: duckdb.DuckDBPyConnection, part: Mapping[str, Any], back: R
     ).fetchall()
     named = "".join(f"; line {line} was set aside: {problem}" for line, problem in lines)
     return f"{part['records'] - seen.usable} of {part['records']} texts have no usable result{named}"
-
-
-def _write(engine: duckdb.DuckDBPyConnection, session: Session, plan: Plan, prepared: Mapping[str, Any]) -> None:
-    """Stage the run's records with their codes in the temporary table `run_records`."""
-    path = str(path_of(prepared["records_uri"]))
-    session.execute(
-        "CREATE TEMP TABLE staged_records (record_id VARCHAR, occurrence INTEGER, response_date DATE,"
-        " text_key VARCHAR, reason VARCHAR)"
-    )
-    rows = engine.sql("SELECT * FROM read_parquet(?)", params=[path]).to_arrow_reader(BATCH_ROWS)
-    session.write("staged_records", rows)
-    session.execute(
-        f"""
-        CREATE TEMP TABLE run_records AS
-        SELECT record_id, occurrence, response_date,
-            CAST(? AS VARCHAR) AS topic, CAST(? AS VARCHAR) AS model_id, CAST(? AS DOUBLE PRECISION) AS model_version,
-            CASE WHEN reason IS NOT NULL THEN 'rejected' ELSE outcome END AS outcome,
-            code, label, confidence, level, suggestions, reason, staged_records.text_key, operation_id,
-            CAST(? AS VARCHAR) AS run_id, coalesce(coded_at, CAST(? AS TIMESTAMP)) AS coded_at,
-            CAST(? AS TIMESTAMP) AS read_at
-        FROM staged_records LEFT JOIN {table(plan.schema, "coded_texts")} AS texts
-            ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
-        """,
-        [
-            plan.topic,
-            plan.model_id,
-            plan.model_version,
-            plan.run_id,
-            _now(),
-            prepared["read_at"],
-            plan.topic,
-            plan.model_id,
-        ],
-    )
-
-
-def _audit(session: Session, plan: Plan, prepared: Mapping[str, Any]) -> dict[str, int]:
-    """Reconcile every count and hold the thresholds, before anything is visible."""
-    if not prepared["read"] and (published := _count_published(session, plan)):
-        raise AuditError(
-            f"nothing was changed: source {plan.source!r} has no records of {plan.from_date} to {plan.to_date}, but"
-            f" {published} are published: is the source loaded? If they should go, delete them from coded_records"
-        )
-    found = dict(session.execute("SELECT outcome, count(*) FROM run_records GROUP BY outcome"))
-    ((elsewhere,),) = session.execute(
-        "SELECT count(*) FROM run_records WHERE response_date NOT BETWEEN ? AND ?", [plan.from_date, plan.to_date]
-    )
-    counts = {name: found.get(name, 0) for name in ("coded", "uncoded", "rejected")}
-    read, total = prepared["read"], sum(counts.values())
-    if total != read or counts["rejected"] != prepared["rejected"] or None in found or elsewhere:
-        raise AuditError(
-            f"nothing was published: {read} records were read ({prepared['rejected']} rejected), but {counts} came to"
-            f" {total}; {found.get(None, 0)} have a text without a result, {elsewhere} are of other dates: run again"
-        )
-    sendable = counts["coded"] + counts["uncoded"]
-    _check_share("max_uncoded_share", plan.max_uncoded_share, "uncoded", counts["uncoded"], sendable)
-    _check_share("max_rejected_share", plan.max_rejected_share, "rejected", counts["rejected"], read)
-    return {"read": read, **counts}
-
-
-def _check_share(name: str, limit: float, outcome: str, count: int, of: int) -> None:
-    if of and count / of > limit:
-        raise AuditError(
-            f"nothing was published: {count} of {of} records are {outcome} ({count / of:.1%}), above {name} ="
-            f" {limit}: look at the source, or raise the limit if this is right"
-        )
-
-
-#: The rows that a run replaces.
-_OF_RUN = "WHERE topic = ? AND model_id = ? AND response_date BETWEEN ? AND ?"
-
-
-def _of_run(plan: Plan) -> list[str]:
-    return [plan.topic, plan.model_id, plan.from_date, plan.to_date]
-
-
-def _count_published(session: Session, plan: Plan) -> int:
-    records = table(plan.schema, "coded_records")
-    ((count,),) = session.execute(f"SELECT count(*) FROM {records} {_OF_RUN}", _of_run(plan))
-    return int(count)
-
-
-def _publish(session: Session, plan: Plan, prepared: Mapping[str, Any]) -> None:
-    """Replace the run's dates, but for those that another run has published from a later reading of its source."""
-    records, read_at = table(plan.schema, "coded_records"), "CAST(? AS TIMESTAMP)"
-    values = [*_of_run(plan), prepared["read_at"]]
-    newer = f"SELECT DISTINCT response_date FROM {records} {_OF_RUN} AND read_at > {read_at}"
-    if dates := [str(day) for (day,) in session.execute(newer, values)]:
-        log.warning("Left as they are, since another run published them from a later reading: %s", sorted(dates))
-        session.execute(f"DELETE FROM run_records WHERE response_date IN ({newer})", values)
-    session.execute(f"DELETE FROM {records} {_OF_RUN} AND read_at <= {read_at}", values)
-    session.execute(f"INSERT INTO {records} SELECT * FROM run_records")

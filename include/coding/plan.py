@@ -15,6 +15,8 @@ SELECTIONS = ("uncoded", "all")
 #: A line is at most 300 characters, all escaped, with its key and the names of its fields: below 700 bytes. So many
 #: of them stay below the 5 GB that the service takes (contract 2.8).
 MAX_RECORDS_PER_PART = 7_000_000
+#: Below this the engines cannot spill: they need some blocks at once.
+MIN_MEMORY_MB = 128
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Plan:
     :param force_new: whether every try opens a new operation
     :param schema: of the project's tables in the warehouse
     :param staging: folder of the run's files, a `file://` URI
+    :param memory_mb: megabytes that the data engines of a task take together before they spill to disk
     :param max_characters: of both texts together (contract 6)
     """
 
@@ -54,6 +57,7 @@ class Plan:
     max_rejected_share: float = 0.2
     force_new: bool = False
     schema: str = "coding"
+    memory_mb: int = 512
     max_characters: int = 300
 
     def __post_init__(self) -> None:
@@ -63,7 +67,8 @@ class Plan:
             raise PlanError(f"`selection` is {self.selection!r}; expected one of {list(SELECTIONS)}")
         if not 1 <= self.records_per_part <= MAX_RECORDS_PER_PART:
             raise PlanError(f"`records_per_part` is {self.records_per_part}; expected 1 to {MAX_RECORDS_PER_PART}")
-
+        if self.memory_mb < MIN_MEMORY_MB:
+            raise PlanError(f"`memory_mb` is {self.memory_mb}; expected {MIN_MEMORY_MB} or more")
         for name in ("max_uncoded_share", "max_rejected_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise PlanError(f"`{name}` is {getattr(self, name)!r}; expected a share from 0 to 1")
@@ -76,6 +81,11 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """The plan as JSON values, small and without a secret."""
         return asdict(self)
+
+    @property
+    def engine_memory_mb(self) -> int:
+        """Megabytes for each of a task's engines: its own, and that of an embedded warehouse."""
+        return self.memory_mb // 2
 
     def column(self, name: str) -> str:
         """The source column that stands for `name`."""

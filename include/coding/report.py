@@ -64,6 +64,8 @@ def _why_none(landed: Mapping[str, Any]) -> str:
     """Why nothing was sent, if nothing was."""
     if landed["operations"]:
         return ""
+    if landed["rows_of"]:
+        return f" Nothing was sent or written: run `{landed['rows_of']}` published just these records."
     if not landed["read"]:
         return " The source has no records of these dates: nothing to send."
     return " Nothing was sent: every text is coded already, or none may be sent."

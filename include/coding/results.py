@@ -30,35 +30,31 @@ _SHAPE = json.dumps(
     }
 )
 
-_LINES = f"""
-CREATE OR REPLACE TEMP TABLE lines AS
+#: The lines, each joined to its text and judged: what is wrong with it, the first thing found. Contradictions are
+#: never resolved by a guess (questions 23, 24).
+_JUDGED = f"""
+CREATE OR REPLACE TEMP TABLE judged AS
 WITH numbered AS (
-    SELECT row_number() OVER () AS line, rtrim(text, chr(13) || ' ') AS text
+    SELECT row_number() OVER () AS line, coalesce(text, '') AS text
     FROM read_csv($output, header = false, auto_detect = false, columns = {{'text': 'VARCHAR'}}, delim = chr(1),
         quote = '', escape = '', max_line_size = {MAX_LINE_BYTES})
 ), parsed AS (
     SELECT line,
         CASE WHEN json_valid(text) AND json_type(text) = 'OBJECT' THEN from_json(text, '{_SHAPE}') END AS told
-    FROM numbered WHERE coalesce(text, '') <> ''
-), normal AS (
+    FROM numbered WHERE NOT regexp_full_match(text, '[ \r]*')
+), lines AS (
     SELECT line, told IS NOT NULL AS is_object,
+        coalesce(nullif(told.recordId, ''), text_key(told.input.occp_text, told.input.tasks_text)) AS text_key,
         told.codeStatus AS status, told.input AS echo, told.suggestions AS suggestions,
         told.result AS raw, coalesce(json_type(told.result), 'NULL') AS kind,
         CASE json_type(told.result) WHEN 'OBJECT' THEN told.result WHEN 'ARRAY' THEN told.result -> 0 END AS result,
-        coalesce(nullif(told.recordId, ''), text_key(told.input.occp_text, told.input.tasks_text)) AS text_key
+        json_type(result -> 'codeCategory') AS code_kind, nullif(result ->> 'codeCategory', '') AS code,
+        result ->> 'codeLabel' AS label, result ->> 'codeConfidence' AS confidence_text,
+        try_cast(confidence_text AS DOUBLE) AS confidence
     FROM parsed
 )
-SELECT line, is_object, text_key, status, echo, raw, kind, suggestions,
-    result AS only_result, json_type(result -> 'codeCategory') AS code_kind,
-    nullif(result ->> 'codeCategory', '') AS code, result ->> 'codeLabel' AS label,
-    result ->> 'codeConfidence' AS confidence_text, try_cast(result ->> 'codeConfidence' AS DOUBLE) AS confidence
-FROM normal
-"""
-
-#: What is wrong with a line; the first thing found. Contradictions are never resolved by a guess (questions 23, 24).
-_JUDGED = """
-CREATE OR REPLACE TEMP TABLE judged AS
-SELECT lines.*, sent.occp_text, sent.tasks_text, CASE
+SELECT line, lines.text_key, sent.occp_text, sent.tasks_text, code, label, confidence_text, confidence, suggestions,
+    CASE
     WHEN NOT is_object THEN 'it is not a JSON object'
     WHEN lines.text_key IS NULL THEN 'it has neither recordId nor input'
     WHEN sent.recordId IS NULL THEN 'its recordId was not sent'
@@ -66,9 +62,9 @@ SELECT lines.*, sent.occp_text, sent.tasks_text, CASE
         THEN 'its input is not what was sent'
     WHEN kind NOT IN ('NULL', 'OBJECT', 'ARRAY') THEN 'its result is a JSON ' || kind
     WHEN kind = 'ARRAY' AND json_array_length(raw) > 1 THEN 'its result is a list of several'
-    WHEN coalesce(json_type(only_result), 'NULL') NOT IN ('NULL', 'OBJECT')
-        THEN 'its result is a list of a JSON ' || json_type(only_result)
-    WHEN code IS NULL AND len(json_keys(only_result)) > 0 THEN 'its result has no codeCategory'
+    WHEN coalesce(json_type(result), 'NULL') NOT IN ('NULL', 'OBJECT')
+        THEN 'its result is a list of a JSON ' || json_type(result)
+    WHEN code IS NULL AND len(json_keys(result)) > 0 THEN 'its result has no codeCategory'
     WHEN code_kind IN ('OBJECT', 'ARRAY', 'BOOLEAN') THEN 'its codeCategory is a JSON ' || code_kind
     WHEN status NOT IN ('successful', 'unsuccessful') THEN 'its codeStatus is unknown'
     WHEN status = 'successful' AND code IS NULL THEN 'its codeStatus is successful but it has no code'
@@ -79,7 +75,7 @@ SELECT lines.*, sent.occp_text, sent.tasks_text, CASE
     END AS problem
 FROM lines LEFT JOIN (
     SELECT * FROM read_json($input, format = 'newline_delimited',
-        columns = {'recordId': 'VARCHAR', 'occp_text': 'VARCHAR', 'tasks_text': 'VARCHAR'})
+        columns = {{'recordId': 'VARCHAR', 'occp_text': 'VARCHAR', 'tasks_text': 'VARCHAR'}})
 ) AS sent ON sent.recordId = lines.text_key
 """
 
@@ -162,10 +158,9 @@ def read_results(engine: duckdb.DuckDBPyConnection, part: int, operation_id: str
         if not path.is_file():
             return Read(problem=f"its {what} file {path} is gone")
     try:
-        engine.execute(_LINES, {"output": str(output)})
+        engine.execute(_JUDGED, {"output": str(output), "input": str(sent)})
     except duckdb.InvalidInputException:
-        _read_mended(engine, output)
-    engine.execute(_JUDGED, {"input": str(sent)})
+        _read_mended(engine, output, sent)
     engine.execute(_TWICE)
     engine.execute(_SET_ASIDE, {"part": part})
     engine.execute(_KEEP, {"part": part, "operation_id": operation_id})
@@ -173,14 +168,14 @@ def read_results(engine: duckdb.DuckDBPyConnection, part: int, operation_id: str
     return Read(usable, set_aside)
 
 
-def _read_mended(engine: duckdb.DuckDBPyConnection, output: Path) -> None:
+def _read_mended(engine: duckdb.DuckDBPyConnection, output: Path, sent: Path) -> None:
     """Read the lines of a file in which some are not even text: `?` stands for those, so that they are set aside."""
     mended = output.with_name(output.name + ".mended")
     try:
         with output.open("rb") as file, mended.open("wb") as copy:
             while line := file.readline(MAX_LINE_BYTES):
                 copy.write((line.rstrip(b"\r\n") if _is_text(line) else b"?") + b"\n")
-        engine.execute(_LINES, {"output": str(mended)})
+        engine.execute(_JUDGED, {"output": str(mended), "input": str(sent)})
     finally:
         mended.unlink(missing_ok=True)
 

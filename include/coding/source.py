@@ -23,6 +23,10 @@ from include.warehouse.errors import NoSuchTableError
 KINDS = (".parquet", ".csv", ".jsonl", ".ndjson", ".xlsx")
 #: What may stand between the values of a CSV file.
 DELIMITERS = ",;\t|"
+#: Bytes above which a text is too long, however much of it may be white space.
+HUGE = 100_000
+#: Bytes of a line of CSV at most. The engine reads twice as many at once: left to itself it would take sixteen times.
+MAX_LINE = 16_000_000
 _MEND = "write the file anew, whole, and as UTF-8 if it is text"
 
 
@@ -40,14 +44,15 @@ def open_source(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: DuckDB
         if path is not None:
             scan, schema = _scan(path, plan, engine)
             select, undated = _select(plan, schema, scan)
-            engine.execute(f"CREATE VIEW source AS {select}")
+            engine.execute(f"CREATE TEMP VIEW source AS {select}")
             yield _count(engine.execute(undated).fetchall())
         else:
             with warehouse.session(read_only=True) as session:
                 table = quoted(plan.source)
                 select, undated = _select(plan, session.read(f"SELECT * FROM {table} LIMIT 0").schema, table)
                 count = _count(session.execute(undated))
-                engine.register("source", session.read(select))
+                engine.register("table_rows", session.query(select))
+                engine.execute("CREATE TEMP VIEW source AS FROM table_rows")
                 yield count
     except (NoSuchTableError, duckdb.ParserException) as error:
         raise SourceError(
@@ -58,10 +63,22 @@ def open_source(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: DuckDB
         raise SourceError(
             f"source {plan.source!r} has a {plan.column('response_date')!r} that is no date: {_first(error)}"
         ) from error
-    except (duckdb.InvalidInputException, duckdb.IOException) as error:
-        if path is None or (isinstance(error, duckdb.IOException) and str(path) not in str(error)):
+    except duckdb.NotImplementedException as error:  # the engine's word for a line longer than what it reads at once
+        raise SourceError(
+            f"source {plan.source!r} cannot be read: a line of it is above {MAX_LINE} bytes; is a quote left open?"
+        ) from error
+    except duckdb.Error as error:
+        if path is None or not (isinstance(error, duckdb.InvalidInputException) or str(path) in str(error)):
             raise  # not about the file: the disk is full, say
         raise SourceError(f"source {plan.source!r} cannot be read: {_first(error)}; {_MEND}") from error
+
+
+def hold_source(plan: Plan, engine: duckdb.DuckDBPyConnection) -> None:
+    """Have `source` read once more and then held by the engine, but for a Parquet file, which is read faster than it
+    is written."""
+    if not plan.source.lower().endswith(".parquet"):
+        engine.execute("CREATE TABLE held AS FROM source")
+        engine.execute("CREATE OR REPLACE TEMP VIEW source AS FROM held")
 
 
 def _first(error: Exception) -> str:
@@ -138,10 +155,21 @@ def _scan_csv(path: Path, plan: Plan) -> str:
     named: dict[str, None] = {}
     for place, name in enumerate(header):
         named[f"{name}_{place}" if not name or name in named else name] = None
+    _check_last_line(path, plan)
+    bounds = f"max_line_size={MAX_LINE}, buffer_size={2 * MAX_LINE}"
     return (
         f"read_csv({_pattern(path)}, auto_detect=false, header=true, delim={_literal(delimiter)}, quote='\"',"
-        f" escape='\"', columns={_text_columns(named or ['(none)'])})"
+        f" escape='\"', {bounds}, columns={_text_columns(named or ['(none)'])})"
     )
+
+
+def _check_last_line(path: Path, plan: Plan) -> None:
+    """The engine refuses a line that is too long, but loses it without a word if it is the last of the file."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - MAX_LINE - 2))
+        end = file.read().rstrip(b"\r\n")
+    if len(end) > MAX_LINE - 2 and not (b"\n" in end or b"\r" in end):
+        raise SourceError(f"source {plan.source!r} cannot be read: its last line is above {MAX_LINE} bytes; {_MEND}")
 
 
 def _scan_json(path: Path, plan: Plan, engine: duckdb.DuckDBPyConnection) -> tuple[str, pa.Schema]:
@@ -185,14 +213,21 @@ def _select(plan: Plan, schema: pa.Schema, relation: str) -> tuple[str, str]:
         # a moment with an offset may be another day here, but a cast would take the day as it is written
         zoned = f"length({dated}) > 10 AND regexp_matches({dated}, '([Zz]|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
         day = f"CAST(CASE WHEN {zoned} THEN {dated} || ' (has a time zone)' ELSE {dated} END AS DATE)"
-    texts = ", ".join(
-        f"CAST({quoted_column(names[name])} AS VARCHAR) AS {name}" for name in COLUMNS if name != "response_date"
-    )
+    texts = ", ".join(f"{_text(quoted_column(names[name]))} AS {name}" for name in ("occp_text", "tasks_text"))
     select = (
-        f"SELECT {texts}, {day} AS response_date FROM {relation}"
+        f"SELECT CAST({quoted_column(names['record_id'])} AS VARCHAR) AS record_id, {texts}, {day} AS response_date"
+        f" FROM {relation}"
         f" WHERE {day} BETWEEN DATE '{plan.from_date}' AND DATE '{plan.to_date}'"
     )
-    return select, f"SELECT count(*) FROM {relation} WHERE {dated} IS NULL"
+    # the cast stands in both, so that a value that is no date is found by this one, which the reader itself runs
+    return select, f"SELECT count(*) FROM {relation} WHERE {day} IS NULL"
+
+
+def _text(column: str) -> str:
+    """The column as text. In place of one that is a whole file by mistake, and too long whatever it says, stands
+    another that is too long: it need not go through the engine's memory to be rejected."""
+    text = f"CAST({column} AS VARCHAR)"
+    return f"CASE WHEN strlen({text}) > {HUGE} THEN repeat('x', 999) ELSE {text} END"
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -39,8 +39,7 @@ CREATE TABLE IF NOT EXISTS {schema}.coded_records (
     text_key      VARCHAR,            -- of its text in coded_texts; NULL if rejected
     operation_id  VARCHAR,            -- that coded its text, perhaps in an earlier run
     run_id        VARCHAR NOT NULL,   -- Airflow run that wrote this row
-    coded_at      TIMESTAMP NOT NULL, -- when its text was coded; when it was judged, if rejected; UTC
-    read_at       TIMESTAMP NOT NULL  -- when the source was read; an older reading does not replace a newer one; UTC
+    coded_at      TIMESTAMP NOT NULL  -- when its text was coded; when it was judged, if rejected; UTC
 );
 
 -- One row per operation of the service.
@@ -57,6 +56,29 @@ CREATE TABLE IF NOT EXISTS {schema}.coding_operations (
     usable        BIGINT NOT NULL,    -- results that were kept
     set_aside     BIGINT NOT NULL,    -- output lines that could not be used
     metadata      VARCHAR,            -- the metadata file as it came, JSON by all we know
+    landed_at     TIMESTAMP NOT NULL  -- when this row was written, UTC
+);
+
+-- One row per run whose dates stand published. An older reading of the source does not replace a newer one.
+CREATE TABLE IF NOT EXISTS {schema}.coding_runs (
+    run_id        VARCHAR NOT NULL,
+    topic         VARCHAR NOT NULL,
+    model_id      VARCHAR NOT NULL,
+    model_version DOUBLE PRECISION,
+    source        VARCHAR NOT NULL,   -- table, view or URI that was read
+    selection     VARCHAR NOT NULL,   -- uncoded, all
+    from_date     DATE NOT NULL,      -- first response date
+    to_date       DATE NOT NULL,      -- last response date
+    read_at       TIMESTAMP NOT NULL, -- when the source was read, UTC
+    checksum      VARCHAR,            -- of what was read; NULL when texts of the model were coded again since
+    rows_of       VARCHAR NOT NULL,   -- run that wrote the rows: this one, or an earlier one that read the same
+    records       BIGINT NOT NULL,    -- read: coded + uncoded + rejected
+    coded         BIGINT NOT NULL,
+    uncoded       BIGINT NOT NULL,
+    rejected      BIGINT NOT NULL,
+    texts         BIGINT NOT NULL,    -- distinct texts of the records that were not rejected
+    texts_sent    BIGINT NOT NULL,
+    operations    INTEGER NOT NULL,
     landed_at     TIMESTAMP NOT NULL  -- when this row was written, UTC
 );
 

@@ -64,8 +64,7 @@ CREATE OR REPLACE TEMP MACRO cleaned(t) AS
 -- 0x1f cannot stand in a printable text, so no two pairs of texts run together to the same input of the hash
 CREATE OR REPLACE TEMP MACRO text_key(occp_text, tasks_text) AS
     sha256(occp_text || chr(31) || tasks_text)[:32];
-CREATE OR REPLACE TEMP MACRO reject_reason(record_id, occp_text, tasks_text, max_characters) AS CASE
-    WHEN coalesce(record_id, '') = '' THEN 'no_record_id'
+CREATE OR REPLACE TEMP MACRO reject_reason(occp_text, tasks_text, max_characters) AS CASE
     WHEN trim(occp_text) = '' AND trim(tasks_text) = '' THEN 'blank'
     WHEN NOT (is_printable(occp_text) AND is_printable(tasks_text)) THEN 'not_printable_ascii'
     WHEN length(occp_text) + length(tasks_text) > max_characters THEN 'too_long'
@@ -80,7 +79,7 @@ def install(engine: duckdb.DuckDBPyConnection) -> None:
       becomes `''`. Nothing is ever cut.
     * `text_key(occp_text, tasks_text)`: 32 hexadecimal digits (128 bits of SHA-256); equal pairs, equal keys. It is
       the `recordId` on the wire: no identifier of the source system leaves (contract 8, question 29).
-    * `reject_reason(record_id, occp_text, tasks_text, max_characters)`: NULL for a record that may be sent, else
-      `no_record_id`, `blank` (both texts), `not_printable_ascii` or `too_long` (contract 6; questions 16 to 18).
+    * `reject_reason(occp_text, tasks_text, max_characters)`: NULL for texts that may be sent, else `blank` (both),
+      `not_printable_ascii` or `too_long` (contract 6; questions 16 to 18).
     """
     engine.execute(MACROS)

@@ -6,15 +6,16 @@ from airflow.providers.duckdb.hooks.duckdb import DuckDBHook
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from include.warehouse.duckdb_warehouse import DuckDBWarehouse
+from include.warehouse.duckdb_warehouse import MEMORY_MB, DuckDBWarehouse
 from include.warehouse.errors import WarehouseSettingsError
 
 CONN_ID = "warehouse_default"
 
 
-def connect(conn_id: str = CONN_ID) -> DuckDBWarehouse:
+def connect(conn_id: str = CONN_ID, *, memory_mb: int = MEMORY_MB) -> DuckDBWarehouse:
     """Return the warehouse that an Airflow connection names.
 
+    :param memory_mb: megabytes that an embedded warehouse takes before it spills to disk
     :raises WarehouseSettingsError: there is no such connection, or its type is not supported
     """
     try:
@@ -32,5 +33,7 @@ def connect(conn_id: str = CONN_ID) -> DuckDBWarehouse:
     if not connection.host:
         raise WarehouseSettingsError(f"connection {conn_id!r} has no host: put the path of the DuckDB file there")
     return DuckDBWarehouse(
-        lambda read_only: DuckDBHook(duckdb_conn_id=conn_id, read_only=read_only).get_conn(), connection.host
+        lambda read_only: DuckDBHook(duckdb_conn_id=conn_id, read_only=read_only).get_conn(),
+        connection.host,
+        memory_mb=memory_mb,
     )

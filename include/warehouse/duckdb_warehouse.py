@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 import pyarrow as pa
@@ -16,8 +16,15 @@ from include.warehouse.errors import NoSuchTableError, WarehouseBusyError, Wareh
 #: Seconds to wait for another process, seconds between looks, and seconds between lines that say so.
 PATIENCE, LOOK, SAY = 3600.0, 0.2, 10.0
 BATCH_ROWS = 100_000
+MEMORY_MB = 256
 
 log = logging.getLogger(__name__)
+
+
+class ArrowRows(Protocol):
+    """Rows as Arrow: a reader, a table, or a :class:`Query`."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 
 def quoted(name: str) -> str:
@@ -30,11 +37,32 @@ def quoted_column(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-class Session:
-    """One connection to the warehouse."""
+class Query:
+    """The rows of a query as Arrow, for another engine to read: it is run anew whenever they are asked for.
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    :param values: of the query's `$names`
+    """
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, Any] | None = None
+    ) -> None:
+        self._connection, self._sql, self._values = connection, sql, values
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        # a cursor, since a connection has one result at a time and a join may read several queries at once
+        rows = self._connection.cursor().sql(self._sql, params=self._values)
+        return rows.to_arrow_reader(BATCH_ROWS).__arrow_c_stream__(requested_schema)
+
+
+class Session:
+    """One connection to the warehouse.
+
+    :param memory_mb: megabytes that it takes before it spills to disk
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, memory_mb: int) -> None:
         self._connection = connection
+        connection.execute(f"SET memory_limit = '{memory_mb}MB'")
         # a table that is missing must not be taken for a Python variable of the same name
         connection.execute("SET python_enable_replacements = false")
 
@@ -52,13 +80,23 @@ class Session:
         except duckdb.CatalogException as error:
             raise NoSuchTableError(str(error)) from error
 
-    def write(self, table: str, rows: pa.RecordBatchReader) -> None:
-        """Append rows to a table; columns are matched by name, those that `rows` lacks become NULL."""
-        self._connection.register("incoming_rows", rows)
+    def query(self, sql: str) -> Query:
+        """Return the rows of a query that may be read more than once."""
+        return Query(self._connection, sql)
+
+    @contextmanager
+    def staged(self, name: str, rows: ArrowRows) -> Iterator[None]:
+        """Let statements of the block read `rows` as the relation `name`, as often as they like."""
+        self._connection.register(name, rows)
         try:
-            self._connection.execute(f"INSERT INTO {quoted(table)} BY NAME SELECT * FROM incoming_rows")
+            yield
         finally:
-            self._connection.unregister("incoming_rows")
+            self._connection.unregister(name)
+
+    def write(self, table: str, rows: ArrowRows) -> None:
+        """Append rows to a table; columns are matched by name, those that `rows` lacks become NULL."""
+        with self.staged("incoming_rows", rows):
+            self._connection.execute(f"INSERT INTO {quoted(table)} BY NAME SELECT * FROM incoming_rows")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -77,13 +115,19 @@ class DuckDBWarehouse:
 
     :param connect: opens the file; its argument says whether read-only
     :param name: for messages
+    :param memory_mb: megabytes that a connection takes before it spills to disk
     :param patience: seconds to wait for another process before :class:`WarehouseBusyError`
     """
 
     def __init__(
-        self, connect: Callable[[bool], duckdb.DuckDBPyConnection], name: str, patience: float = PATIENCE
+        self,
+        connect: Callable[[bool], duckdb.DuckDBPyConnection],
+        name: str,
+        *,
+        memory_mb: int = MEMORY_MB,
+        patience: float = PATIENCE,
     ) -> None:
-        self._connect, self.name, self._patience = connect, name, patience
+        self._connect, self.name, self._memory_mb, self._patience = connect, name, memory_mb, patience
 
     @contextmanager
     def session(self, *, read_only: bool = False) -> Iterator[Session]:
@@ -94,7 +138,7 @@ class DuckDBWarehouse:
         """
         connection = self._wait(read_only)
         try:
-            yield Session(connection)
+            yield Session(connection, self._memory_mb)
         finally:
             connection.close()
 

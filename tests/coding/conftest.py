@@ -34,7 +34,7 @@ from include.coding.plan import Plan
 from include.coding.results import Returned
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse
 job = json.loads(Path(sys.argv[1]).read_text())
-warehouse = DuckDBWarehouse(lambda read_only: duckdb.connect(job["warehouse"], read_only=read_only), "it", 60)
+warehouse = DuckDBWarehouse(lambda read_only: duckdb.connect(job["warehouse"], read_only=read_only), "it", patience=60)
 returned = [Returned(**{**back, "output": Path(back["output"]), "sent": Path(back["sent"])}) for back in job["returned"]]
 print("ready", flush=True)
 land(Plan.from_dict(job["plan"]), job["prepared"], job["parts"], returned, warehouse, Path(job["folder"]))

@@ -44,7 +44,7 @@ def count(pipeline, table):
 
 def test_a_record_is_published_with_its_code_and_where_it_came_from(filled):
     filled.run(code=code_chefs)
-    columns = "* EXCLUDE (coded_at, read_at, response_date), CAST(response_date AS VARCHAR)"
+    columns = "* EXCLUDE (coded_at, response_date), CAST(response_date AS VARCHAR)"
     rows = filled.ask(f"SELECT {columns} FROM coding.coded_records WHERE record_id <> '2' ORDER BY record_id")
     fixed, operation = ("osca", MODEL, 1.0), "run-1-operation-0"
     suggestions = json.dumps([BAKER], separators=(",", ":"))
@@ -60,7 +60,7 @@ def test_a_landing_tells_its_counts(filled):
     landed = filled.run(code=code_chefs, records_per_part=1)
     assert vars(landed) == {
         **{"read": 4, "coded": 2, "uncoded": 1, "rejected": 1, "texts": 2, "texts_sent": 2, "operations": 2},
-        **{"from_date": DAY, "to_date": NEXT_DAY},
+        **{"from_date": DAY, "to_date": NEXT_DAY, "rows_of": None},
     }
 
 
@@ -102,10 +102,83 @@ def test_landing_again_changes_nothing_but_the_times(filled):
 
 def test_a_run_that_sends_nothing_publishes_what_is_known(filled):
     filled.run()
+    filled.fill(("9", DAY, "baker", ""))
     landed = filled.run(run_id="run-2")
-    assert (landed.coded, landed.texts_sent, landed.operations) == (3, 0, 0)
+    assert (landed.coded, landed.texts_sent, landed.operations, landed.rows_of) == (4, 0, 0, None)
     assert filled.ask("SELECT DISTINCT run_id FROM coding.coded_records") == [("run-2",)]
     assert filled.ask("SELECT DISTINCT run_id FROM coding.coded_texts") == [("run-1",)]
+
+
+def test_a_run_over_records_that_stand_published_writes_none_of_them(filled):
+    first = filled.run(code=code_chefs)
+    before = filled.ask("FROM coding.coded_records ORDER BY ALL")
+    prepared = filled.prepare(run_id="run-2")
+    assert (prepared.unchanged, prepared.records_uri, prepared.parts) == (True, None, ())
+    landed = filled.land()
+    assert vars(landed) == {**vars(first), "texts_sent": 0, "operations": 0, "rows_of": "run-1"}
+    assert filled.ask("FROM coding.coded_records ORDER BY ALL") == before
+    runs = "SELECT run_id, rows_of, records, coded, uncoded, rejected, texts, texts_sent FROM coding.coding_runs"
+    assert filled.ask(f"{runs} ORDER BY 1") == [
+        ("run-1", "run-1", 4, 2, 1, 1, 2, 2),
+        ("run-2", "run-1", 4, 2, 1, 1, 2, 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "INSERT INTO survey_responses VALUES ('9', '2026-10-05', 'baker', '')",
+        "DELETE FROM survey_responses WHERE record_id = '4'",
+        "UPDATE survey_responses SET tasks_text = NULL WHERE record_id = '3'",
+        "UPDATE survey_responses SET record_id = '8' WHERE record_id = '3'",
+        "DELETE FROM coding.coded_records WHERE record_id = '1'",
+        "UPDATE coding.coded_records SET run_id = 'somebody' WHERE record_id = '1'",
+    ],
+)
+def test_a_run_is_done_anew_when_its_records_or_what_stands_published_changed(filled, change):
+    filled.run()
+    filled.ask(change)
+    assert not filled.prepare(run_id="run-2").unchanged
+    filled.land()
+    assert filled.ask("SELECT DISTINCT run_id FROM coding.coded_records") == [("run-2",)]
+
+
+@pytest.mark.parametrize("other", [{"clean": False}, {"max_characters": 200}, {"to_date": DAY}, {"selection": "all"}])
+def test_a_run_is_done_anew_by_other_rules_or_for_other_dates(filled, other):
+    filled.run()
+    assert not filled.prepare(run_id="run-2", **other).unchanged
+
+
+def test_records_are_joined_with_their_texts_anew_after_texts_were_coded_again(filled):
+    filled.run(to_date=LATER)
+    filled.run(
+        run_id="run-2",
+        from_date=LATER,
+        selection="all",
+        code=lambda line: code_line(line, result=BAKER),
+        to_date=LATER,
+    )
+    assert not filled.prepare(run_id="run-3", to_date=LATER).unchanged
+    filled.land()
+    assert filled.ask("SELECT DISTINCT code FROM coding.coded_records WHERE record_id = '1'") == [("3512",)]
+
+
+def test_what_changed_after_it_was_found_unchanged_is_not_taken_for_published(filled):
+    filled.run()
+    assert filled.prepare(run_id="run-2").unchanged
+    filled.ask("DELETE FROM coding.coded_records WHERE record_id = '1'")
+    with pytest.raises(IncompleteError, match="has changed since `prepare`: clear `prepare`"):
+        filled.land()
+
+
+def test_more_texts_and_records_than_the_engine_holds_in_a_block_are_all_there_afterwards(pipeline):
+    pipeline.fill()
+    pipeline.ask(f"INSERT INTO survey_responses SELECT i, '{DAY}', 'job ' || i, 'does it' FROM range(300000) t(i)")
+    landed = pipeline.run()
+    assert (landed.coded, landed.texts) == (300_000, 300_000)
+    real = "count(DISTINCT text_key), min(code), max(code)"  # no count that statistics could answer
+    for name in ("coded_texts", "coded_records"):
+        assert pipeline.ask(f"SELECT {real} FROM coding.{name}") == [(300_000, "351311", "351311")]
 
 
 def test_a_source_that_has_lost_its_records_does_not_empty_what_is_published(filled):
@@ -356,6 +429,7 @@ def test_counts_that_do_not_add_up_publish_nothing(filled, wrong):
 def test_a_text_that_was_known_and_is_lost_publishes_nothing(filled):
     filled.run()
     before = filled.outcomes()
+    filled.fill(("9", DAY, "chef", "cooks"))
     filled.prepare(run_id="run-2")
     filled.ask("DELETE FROM coding.coded_texts WHERE occp_text = 'baker'")
     with pytest.raises(AuditError, match="1 have a text without a result"):

@@ -10,8 +10,9 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
+from include.coding import prepare as prepare_module
 from include.coding.errors import PlanError, SourceError
-from include.coding.prepare import MAX_PARTS
+from include.coding.parts import MAX_PARTS
 from tests.coding.conftest import DAY, LATER, NEXT_DAY, OTHER_MODEL, ROOT, code_line, make_key, path_of, read_part
 
 ANSWERS = [
@@ -44,7 +45,8 @@ def test_the_counts_add_up(pipeline):
     counts = prepared.as_dict()
     assert counts.pop("records_uri").startswith("file:///")
     assert counts.pop("read_at") > "2026"
-    assert counts == {"read": 9, "undated": 1, "rejected": 4, "texts": 3, "known": 0}
+    assert len(counts.pop("checksum")) == 64
+    assert counts == {"unchanged": False, "read": 9, "undated": 1, "rejected": 4, "texts": 3, "known": 0}
 
 
 def test_every_record_of_the_dates_is_staged_with_its_key_or_its_reason(pipeline):
@@ -102,6 +104,37 @@ def test_texts_are_split_at_the_size_of_a_part(pipeline):
     assert [(part.part, part.records, len(read_part(part))) for part in parts] == [(0, 3, 3), (1, 3, 3), (2, 1, 1)]
     keys = [line["recordId"] for part in parts for line in read_part(part)]
     assert keys == sorted({make_key(f"job {n}", "") for n in range(7)})
+
+
+def test_a_text_of_many_megabytes_is_rejected_within_the_engines_memory(pipeline, tmp_path):
+    path = tmp_path / "huge.parquet"
+    duckdb.execute(
+        f"COPY (SELECT i || '' AS record_id, DATE '{DAY}' AS response_date, 'chef' AS occp_text,"
+        f" CASE WHEN i = 1 THEN repeat('cooks ', 8000000) ELSE '' END AS tasks_text FROM range(3) t(i)) TO '{path}'"
+    )
+    prepared = pipeline.prepare(source=path.as_uri())
+    assert (prepared.read, prepared.texts) == (3, 1)
+    assert {row["record_id"]: row["reason"] for row in read_records(prepared)} == {
+        "0": None,
+        "1": "too_long",
+        "2": None,
+    }
+
+
+def test_a_source_that_changes_while_it_is_read_is_refused(pipeline, tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    write = "COPY (SELECT i || '' AS record_id, DATE '{}' AS response_date, 'chef' AS occp_text, '' AS tasks_text"
+    duckdb.execute(f"{write.format(DAY)} FROM range(3) t(i)) TO '{path}'")
+    judge = prepare_module._judge_texts
+
+    def judge_and_change(engine, plan):
+        judge(engine, plan)
+        duckdb.execute(f"{write.format(DAY)} FROM range(4) t(i)) TO '{path}'")
+
+    monkeypatch.setattr(prepare_module, "_judge_texts", judge_and_change)
+    with pytest.raises(SourceError, match="a.parquet' changed while it was read: run again"):
+        pipeline.prepare(source=path.as_uri())
+    assert list((pipeline.folder / "run-1").iterdir()) == []
 
 
 def test_a_part_says_what_it_is_for(pipeline):
@@ -235,4 +268,6 @@ def test_of_realistic_responses_each_record_ends_in_one_outcome_and_a_text_is_se
     ids = pipeline.ask("SELECT record_id FROM coding.coded_records ORDER BY 1")
     assert ids == duckdb.execute(f"SELECT record_id {wanted} ORDER BY 1").fetchall()
     assert pipeline.prepare(source=responses.as_uri(), run_id="run-2").parts == ()
-    assert pipeline.land() == landed.__class__(**{**vars(landed), "texts_sent": 0, "operations": 0})
+    assert pipeline.land() == landed.__class__(
+        **{**vars(landed), "texts_sent": 0, "operations": 0, "rows_of": "run-1"}
+    )

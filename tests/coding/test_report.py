@@ -74,8 +74,10 @@ def test_a_run_without_records_says_so(report):
 def test_a_run_that_sends_nothing_says_why(report, pipeline):
     pipeline.fill(*RECORDS)
     pipeline.run()
-    text = report(rows=[], run_id="run-2")
+    text = report(rows=[("9", DAY, "secret chef", "cooks")], run_id="run-2")
     assert "coded before by this model: 2; sent: 0 in 0 operations. Nothing was sent: every text is coded" in text
+    text = report(rows=[], run_id="run-3")
+    assert "Nothing was sent or written: run `run-2` published just these records." in text
 
 
 def test_only_rows_of_the_run_are_counted(report, pipeline):

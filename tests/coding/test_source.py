@@ -36,7 +36,7 @@ def read(tmp_path):
     def read_source(source, **changes):
         plan = make_plan(source=str(source), **changes)
         warehouse = open_warehouse(tmp_path / "warehouse.duckdb")
-        with open_engine(tmp_path / "run", "test") as engine, open_source(plan, engine, warehouse) as undated:
+        with open_engine(tmp_path / "run", "test", 256) as engine, open_source(plan, engine, warehouse) as undated:
             columns = "record_id, response_date, occp_text, tasks_text"
             return engine.execute(f"SELECT {columns} FROM source ORDER BY ALL").fetchall(), undated
 
@@ -377,6 +377,27 @@ def test_a_corrupt_excel_file_is_refused(read, tmp_path, data):
     (tmp_path / "a.xlsx").write_bytes(data)
     with pytest.raises(SourceError, match="a.xlsx' cannot be read as Excel: File is not a zip file"):
         read(tmp_path / "a.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("size", "rest", "message"),
+    [
+        (20_000_000, "3,2026-10-05,baker,\n", "Line: 3 .*Maximum line size of 16000000 bytes exceeded"),
+        (20_000_000, "", "its last line is above 16000000 bytes"),
+        (40_000_000, "3,2026-10-05,baker,\n", "a line of it is above 16000000 bytes"),
+        (40_000_000, "", "its last line is above 16000000 bytes"),
+    ],
+)
+def test_a_line_of_a_csv_file_that_is_beyond_all_bounds_is_refused(read, tmp_path, size, rest, message):
+    (tmp_path / "a.csv").write_text(HEADER + f"1,{DAY},chef,cooks\n2,{DAY},{'x' * size},\n{rest}")
+    with pytest.raises(SourceError, match=f"a.csv' cannot be read: .*{message}"):
+        read(tmp_path / "a.csv")
+
+
+def test_a_line_of_a_csv_file_of_many_megabytes_is_read(read, tmp_path):
+    (tmp_path / "a.csv").write_text(HEADER + f"1,{DAY},chef,cooks\n2,{DAY},{'x' * 15_000_000},\n")
+    records, _ = read(tmp_path / "a.csv")
+    assert [(record[0], len(record[2])) for record in records] == [("1", 4), ("2", 999)]
 
 
 def test_the_error_of_a_broken_row_does_not_quote_what_a_person_wrote(read, tmp_path):

@@ -33,7 +33,7 @@ def test_make_run_codes_the_sample_shows_it_and_sends_nothing_the_second_time(tm
         assert Path(line.split()[1]).exists()
 
     second = make_run(tmp_path)
-    assert "Nothing was sent: every text is coded already" in second
+    assert "Nothing was sent or written: run `manual__" in second
     assert "sent: 0 in 0 operations" in second
     left = [
         process.pid for process in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(process.info["cmdline"])

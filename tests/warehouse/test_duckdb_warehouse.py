@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from include.warehouse.duckdb_warehouse import DuckDBWarehouse, quoted, quoted_column
+from include.warehouse.duckdb_warehouse import DuckDBWarehouse, Query, quoted, quoted_column
 from include.warehouse.errors import NoSuchTableError, WarehouseBusyError, WarehouseError
 
 #: Holds the file that is named until its standard input is closed; how it is held stands in the second argument.
@@ -29,7 +29,9 @@ def path(tmp_path):
 
 
 def open_warehouse(path, patience=30.0):
-    return DuckDBWarehouse(lambda read_only: duckdb.connect(str(path), read_only=read_only), str(path), patience)
+    return DuckDBWarehouse(
+        lambda read_only: duckdb.connect(str(path), read_only=read_only), str(path), patience=patience
+    )
 
 
 @pytest.fixture
@@ -174,7 +176,7 @@ def test_a_session_waits_for_another_process_and_then_goes_on(path, hold, holder
     process = hold(holder)
     letting_go = threading.Thread(target=lambda: refused.wait(30) and process.stdin.close())
     letting_go.start()
-    with DuckDBWarehouse(connect, "it", 30).session(read_only=read_only) as session:
+    with DuckDBWarehouse(connect, "it", patience=30).session(read_only=read_only) as session:
         assert session.execute("SELECT a FROM t") == [(1,)]
     letting_go.join()
     assert refused.is_set()
@@ -228,3 +230,30 @@ def test_what_a_killed_writer_had_committed_is_there_for_a_reader(path, warehous
         process.kill()
     with warehouse.session(read_only=True) as session:
         assert session.execute("SELECT a FROM t ORDER BY a") == [(1,), (2,)]
+
+
+def test_rows_written_to_a_table_of_the_same_transaction_are_all_there(warehouse, tmp_path):
+    # DuckDB 2.0.0 lost them all, silently, above one row group and with more than one thread
+    many = tmp_path / "many.parquet"
+    duckdb.execute(f"COPY (SELECT i AS a FROM range(300000) t(i)) TO '{many}'")
+    with warehouse.session() as session:
+        with session.transaction():
+            session.execute(f"CREATE TABLE many AS FROM '{many}' LIMIT 0")
+            session.execute(f"INSERT INTO many FROM '{many}'")
+        assert session.execute("SELECT count(DISTINCT a) FROM many") == [(300_000,)]
+
+
+def test_staged_rows_may_be_read_more_than_once_and_only_within_the_block(warehouse):
+    with duckdb.connect() as engine, warehouse.session() as session:
+        with session.staged("numbers", Query(engine, "SELECT i FROM range($n) t(i)", {"n": 3})):
+            assert session.execute("SELECT sum(i) FROM numbers") == [(3,)]
+            assert session.execute("SELECT count(*) FROM numbers AS a JOIN numbers AS b USING (i)") == [(3,)]
+        with pytest.raises(NoSuchTableError, match="numbers"):
+            session.execute("FROM numbers")
+
+
+def test_a_session_keeps_to_its_memory(path):
+    warehouse = DuckDBWarehouse(lambda read_only: duckdb.connect(str(path)), str(path), memory_mb=100)
+    with warehouse.session() as session:
+        ((limit,),) = session.execute("SELECT current_setting('memory_limit')")
+    assert limit == "95.3 MiB"

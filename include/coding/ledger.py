@@ -1,0 +1,114 @@
+"""The ledger of runs, `coding_runs`: which reading of a source stands published for which dates."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import duckdb
+
+from include.coding import texts
+from include.coding.plan import Plan
+from include.coding.tables import table
+from include.warehouse.duckdb_warehouse import Session
+
+#: The rows of `coded_records` that a run replaces.
+OF_RUN = "topic = ? AND model_id = ? AND response_date BETWEEN ? AND ?"
+
+
+def of_run(plan: Plan) -> list[Any]:
+    """The values of `OF_RUN`."""
+    return [plan.topic, plan.model_id, plan.from_date, plan.to_date]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What stands published for a run's dates.
+
+    :param rows_of: run that wrote the rows
+    :param read, coded, uncoded, rejected: records
+    :param texts: distinct texts of the records that were not rejected
+    """
+
+    rows_of: str
+    read: int
+    coded: int
+    uncoded: int
+    rejected: int
+    texts: int
+
+
+def take_checksum(engine: duckdb.DuckDBPyConnection, plan: Plan) -> tuple[int, str]:
+    """Return the number of records of the engine's `source`, and a checksum: equal records judged by equal rules,
+    in whatever order, give the same."""
+    ((records, total),) = engine.execute(
+        "SELECT count(*), sum(hash(record_id, response_date, occp_text, tasks_text)) FROM source"
+    ).fetchall()
+    # the engine's hash is its own: another version may give another one, and then all is done anew
+    told = f"{records} {total} {duckdb.__version__} {texts.MACROS} {plan.clean} {plan.max_characters}"
+    return records, hashlib.sha256(told.encode()).hexdigest()
+
+
+def find_published(session: Session, plan: Plan, checksum: str) -> Published | None:
+    """Return what stands published for the plan's dates, if it is all of a reading with this checksum."""
+    rows = session.execute(
+        f"""
+        SELECT rows_of, records, coded, uncoded, rejected, texts FROM {table(plan.schema, "coding_runs")}
+        WHERE topic = ? AND model_id = ? AND from_date = ? AND to_date = ? AND checksum = ?
+        ORDER BY read_at DESC LIMIT 1
+        """,
+        [*of_run(plan), checksum],
+    )
+    if not rows:
+        return None
+    published = Published(*rows[0])
+    ((standing, of_others),) = session.execute(
+        f"SELECT count(*), count(CASE WHEN run_id <> ? THEN 1 END) FROM {table(plan.schema, 'coded_records')}"
+        f" WHERE {OF_RUN}",
+        [published.rows_of, *of_run(plan)],
+    )
+    return published if (standing, of_others) == (published.read, 0) else None
+
+
+def find_later(session: Session, plan: Plan, read_at: str) -> list[tuple[str, str]]:
+    """Return the spans of dates (first and last, ISO 8601) among the plan's that other runs read later."""
+    rows = session.execute(
+        f"""
+        SELECT DISTINCT CAST(from_date AS VARCHAR), CAST(to_date AS VARCHAR)
+        FROM {table(plan.schema, "coding_runs")}
+        WHERE topic = ? AND model_id = ? AND to_date >= ? AND from_date <= ?
+            AND run_id <> ? AND read_at > CAST(? AS TIMESTAMP)
+        ORDER BY 1, 2
+        """,
+        [*of_run(plan), plan.run_id, read_at],
+    )
+    return [(str(first), str(last)) for first, last in rows]
+
+
+def enter(
+    session: Session, plan: Plan, prepared: Mapping[str, Any], published: Published, sent: int, operations: int
+) -> None:
+    """Enter a run whose dates stand published.
+
+    :param sent: texts that it sent
+    """
+    runs = table(plan.schema, "coding_runs")
+    session.execute(f"DELETE FROM {runs} WHERE run_id = ?", [plan.run_id])
+    row = (
+        plan.run_id, plan.topic, plan.model_id, plan.model_version, plan.source, plan.selection, plan.from_date,
+        plan.to_date, prepared["read_at"], prepared["checksum"], published.rows_of, published.read, published.coded,
+        published.uncoded, published.rejected, published.texts, sent, operations,
+        datetime.now(UTC).replace(tzinfo=None),
+    )  # fmt: skip
+    session.execute(f"INSERT INTO {runs} VALUES ({', '.join('?' * len(row))})", row)
+
+
+def forget_checksums(session: Session, plan: Plan) -> None:
+    """Have the next run of any dates join its records with their texts anew, since texts were coded again."""
+    session.execute(
+        f"UPDATE {table(plan.schema, 'coding_runs')} SET checksum = NULL WHERE topic = ? AND model_id = ?",
+        [plan.topic, plan.model_id],
+    )

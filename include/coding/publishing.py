@@ -1,0 +1,126 @@
+"""Publishing a run's dates in `coded_records`: write, audit, and only then let anybody see it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import duckdb
+
+from include.coding.errors import AuditError, IncompleteError
+from include.coding.files import path_of
+from include.coding.ledger import OF_RUN, Published, find_later, find_published, of_run
+from include.coding.plan import Plan
+from include.coding.tables import table
+from include.warehouse.duckdb_warehouse import Query, Session
+
+log = logging.getLogger(__name__)
+
+
+def publish(
+    engine: duckdb.DuckDBPyConnection, session: Session, plan: Plan, prepared: Mapping[str, Any]
+) -> Published:
+    """Have just the records that the run read stand published for its dates, within a transaction of `session`.
+
+    :param prepared: what `prepare` counted (:meth:`include.coding.prepare.Prepared.as_dict`)
+    :raises AuditError: the counts do not add up, or a threshold is passed: roll back
+    :raises IncompleteError: what `prepare` found published has changed since
+    """
+    if prepared["unchanged"]:
+        return _confirm(session, plan, prepared)
+    return _replace(engine, session, plan, prepared)
+
+
+def _confirm(session: Session, plan: Plan, prepared: Mapping[str, Any]) -> Published:
+    published = find_published(session, plan, prepared["checksum"])
+    if published is None:
+        raise IncompleteError(
+            f"what stood published for {plan.from_date} to {plan.to_date} has changed since `prepare`:"
+            " clear `prepare` with downstream, or run again"
+        )
+    return published
+
+
+def _replace(
+    engine: duckdb.DuckDBPyConnection, session: Session, plan: Plan, prepared: Mapping[str, Any]
+) -> Published:
+    """Replace the run's dates with its records and their codes, all but the dates that another run read later."""
+    if not prepared["read"] and (count := _count_published(session, plan)):
+        raise AuditError(
+            f"nothing was changed: source {plan.source!r} has no records of {plan.from_date} to {plan.to_date}, but"
+            f" {count} are published: is the source loaded? If they should go, delete them from coded_records"
+        )
+    later = find_later(session, plan, prepared["read_at"])
+    if later:
+        log.warning("Left as they are, since another run read these dates later: %s", later)
+    ours = "".join(" AND NOT response_date BETWEEN ? AND ?" for _ in later)
+    values = [day for span in later for day in span]
+    records = table(plan.schema, "coded_records")
+    model = [plan.topic, plan.model_id]
+    read, rejected = prepared["read"], prepared["rejected"]
+    with session.staged("staged_records", _staged_records(engine, prepared)):
+        if later:
+            counted = f"SELECT count(*), count(reason) FROM staged_records WHERE true{ours}"
+            ((read, rejected),) = session.execute(counted, values)
+        session.execute(f"DELETE FROM {records} WHERE {OF_RUN}{ours}", [*of_run(plan), *values])
+        session.execute(
+            f"""
+            INSERT INTO {records}
+            SELECT record_id, occurrence, response_date,
+                CAST(? AS VARCHAR), CAST(? AS VARCHAR), CAST(? AS DOUBLE PRECISION),
+                CASE WHEN reason IS NOT NULL THEN 'rejected' ELSE coalesce(outcome, 'lost') END,
+                code, label, confidence, level, suggestions, reason, staged_records.text_key, operation_id,
+                CAST(? AS VARCHAR), coalesce(coded_at, CAST(? AS TIMESTAMP))
+            FROM staged_records LEFT JOIN {table(plan.schema, "coded_texts")} AS texts
+                ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
+            WHERE true{ours}
+            """,
+            [*model, plan.model_version, plan.run_id, datetime.now(UTC).replace(tzinfo=None), *model, *values],
+        )
+    return _audit(session, plan, read, rejected, prepared["texts"])
+
+
+def _staged_records(engine: duckdb.DuckDBPyConnection, prepared: Mapping[str, Any]) -> Query:
+    columns = "record_id, CAST(occurrence AS INTEGER) AS occurrence, response_date, text_key, reason"
+    path = str(path_of(prepared["records_uri"]))
+    return Query(engine, f"SELECT {columns} FROM read_parquet($path)", {"path": path})
+
+
+def _count_published(session: Session, plan: Plan) -> int:
+    records = table(plan.schema, "coded_records")
+    ((count,),) = session.execute(f"SELECT count(*) FROM {records} WHERE {OF_RUN}", of_run(plan))
+    return int(count)
+
+
+def _audit(session: Session, plan: Plan, read: int, rejected: int, texts: int) -> Published:
+    """Reconcile every count with what stands in the table, and hold the thresholds.
+
+    :param read, rejected: records that should stand there
+    """
+    records = table(plan.schema, "coded_records")
+    found = dict(
+        session.execute(
+            f"SELECT outcome, count(*) FROM {records} WHERE {OF_RUN} AND run_id = ? GROUP BY outcome",
+            [*of_run(plan), plan.run_id],
+        )
+    )
+    lost = found.pop("lost", 0)
+    counts = {name: found.get(name, 0) for name in ("coded", "uncoded", "rejected")}
+    if lost or sum(counts.values()) != read or counts["rejected"] != rejected:
+        raise AuditError(
+            f"nothing was published: {read} records were read ({rejected} rejected), but {counts} came to"
+            f" {sum(counts.values())}; {lost} have a text without a result: run again"
+        )
+    _check_share("max_uncoded_share", plan.max_uncoded_share, "uncoded", counts["uncoded"], read - rejected)
+    _check_share("max_rejected_share", plan.max_rejected_share, "rejected", counts["rejected"], read)
+    return Published(plan.run_id, read, counts["coded"], counts["uncoded"], counts["rejected"], texts)
+
+
+def _check_share(name: str, limit: float, outcome: str, count: int, of: int) -> None:
+    if of and count / of > limit:
+        raise AuditError(
+            f"nothing was published: {count} of {of} records are {outcome} ({count / of:.1%}), above {name} ="
+            f" {limit}: look at the source, or raise the limit if this is right"
+        )
