@@ -79,9 +79,9 @@ def prepare(plan: Plan, warehouse: DuckDBWarehouse, folder: Path) -> Prepared:
                     counts = (read, undated, same.rejected, same.texts, same.texts)
                     return Prepared(read_at, checksum, True, None, (), *counts)
             hold_source(plan, engine)
-            _judge_texts(engine, plan)
+            judge_texts(engine, plan)
             records = folder / "records.parquet"
-            rejected = _write_records(engine, plan, records, read)
+            rejected = write_records(engine, plan, records, read)
         texts, known = _find_new_texts(engine, plan, warehouse)
         log.info(
             "%d records are rejected; the others have %d distinct texts, %d of them coded already",
@@ -92,7 +92,7 @@ def prepare(plan: Plan, warehouse: DuckDBWarehouse, folder: Path) -> Prepared:
     return Prepared(read_at, checksum, False, records.as_uri(), parts, *counts)
 
 
-def _judge_texts(engine: duckdb.DuckDBPyConnection, plan: Plan) -> None:
+def judge_texts(engine: duckdb.DuckDBPyConnection, plan: Plan) -> None:
     """Make the table `answers`: each pair of texts as it was written, once, with its key or why it is rejected.
 
     Most people's answers were given by others before them: to judge each pair once is most of the time saved.
@@ -115,7 +115,7 @@ def _judge_texts(engine: duckdb.DuckDBPyConnection, plan: Plan) -> None:
     )
 
 
-def _write_records(engine: duckdb.DuckDBPyConnection, plan: Plan, path: Path, read: int) -> int:
+def write_records(engine: duckdb.DuckDBPyConnection, plan: Plan, path: Path, read: int) -> int:
     """Write all records of the run, and return how many are rejected.
 
     A record id may stand twice on a day; the order of its texts tells them apart: each try numbers them alike.

@@ -77,9 +77,7 @@ def _code_sample(stack: Stack) -> int:
     print("\n" + "\n".join(line for line in report.read_text().splitlines() if line.startswith("- ")))
     _show(stack.warehouse)
     print(f"\nReport       {report}")
-    print(
-        f"Warehouse    {stack.warehouse} (DuckDB: tables coded_records, coded_texts, coding_operations in `coding`)"
-    )
+    print(f"Warehouse    {stack.warehouse} (DuckDB; the tables are in the schema coding)")
     print("Airflow UI   make up")
     return 0
 

@@ -10,10 +10,24 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from include.coding import prepare as prepare_module
+from include.coding.engine import open_engine
 from include.coding.errors import PlanError, SourceError
+from include.coding.ledger import take_checksum
 from include.coding.parts import MAX_PARTS
-from tests.coding.conftest import DAY, LATER, NEXT_DAY, OTHER_MODEL, ROOT, code_line, make_key, path_of, read_part
+from include.coding.prepare import judge_texts, write_records
+from include.coding.source import open_source
+from tests.coding.conftest import (
+    DAY,
+    LATER,
+    NEXT_DAY,
+    OTHER_MODEL,
+    ROOT,
+    code_line,
+    make_key,
+    make_plan,
+    path_of,
+    read_part,
+)
 
 ANSWERS = [
     ("1", DAY, "chef", "cooks"),
@@ -121,20 +135,22 @@ def test_a_text_of_many_megabytes_is_rejected_within_the_engines_memory(pipeline
     }
 
 
-def test_a_source_that_changes_while_it_is_read_is_refused(pipeline, tmp_path, monkeypatch):
+def test_a_source_that_changes_while_it_is_read_is_refused(pipeline, tmp_path):
     path = tmp_path / "a.parquet"
-    write = "COPY (SELECT i || '' AS record_id, DATE '{}' AS response_date, 'chef' AS occp_text, '' AS tasks_text"
-    duckdb.execute(f"{write.format(DAY)} FROM range(3) t(i)) TO '{path}'")
-    judge = prepare_module._judge_texts
 
-    def judge_and_change(engine, plan):
-        judge(engine, plan)
-        duckdb.execute(f"{write.format(DAY)} FROM range(4) t(i)) TO '{path}'")
+    def write(rows):
+        columns = f"i || '' AS record_id, DATE '{DAY}' AS response_date, 'chef' AS occp_text, '' AS tasks_text"
+        duckdb.execute(f"COPY (SELECT {columns} FROM range({rows}) t(i)) TO '{path}'")
 
-    monkeypatch.setattr(prepare_module, "_judge_texts", judge_and_change)
-    with pytest.raises(SourceError, match="a.parquet' changed while it was read: run again"):
-        pipeline.prepare(source=path.as_uri())
-    assert list((pipeline.folder / "run-1").iterdir()) == []
+    write(3)
+    plan, records = make_plan(source=path.as_uri()), tmp_path / "records.parquet"
+    with open_engine(tmp_path / "run", "test", 256) as engine, open_source(plan, engine, pipeline.warehouse):
+        read, _ = take_checksum(engine, plan)
+        judge_texts(engine, plan)
+        write(4)
+        with pytest.raises(SourceError, match="a.parquet' changed while it was read: run again"):
+            write_records(engine, plan, records, read)
+    assert not records.exists()
 
 
 def test_a_part_says_what_it_is_for(pipeline):
