@@ -191,14 +191,16 @@ class CodingServiceHook(HttpHook):
         """The state of an operation, with fresh links when it is complete."""
         return self._call(protocol.get_operation(topic, operation_id))
 
-    def upload(self, grant: UploadGrant, path: Path) -> int:
+    def upload(self, grant: UploadGrant, path: Path, sha256: str | None = None) -> int:
         """Send an input file to its place in storage and return its size in bytes.
 
+        :param sha256: of the file, hexadecimal, if it is known
+        :raises InputFileError: it cannot be an input, or is another file
         :raises GrantExpiredError: a new operation is needed
         :raises TransferError: ask the status before sending again: the file may have arrived
         """
         self.settings.check_url(grant.url, "the upload URL")
-        return transfer.upload(self._storage, grant, path, timeout=self.settings.timeout)
+        return transfer.upload(self._storage, grant, path, timeout=self.settings.timeout, sha256=sha256)
 
     def download(
         self, topic: str, operation_id: str, output: Path, metadata: Path

@@ -151,12 +151,7 @@ class CodingServiceUploadOperator(CodingServiceOperator):
         yield unseal(self.grant)
 
     def _send(self, grant: UploadGrant) -> str:
-        path, prepared = local_path(self.part["uri"]), self.part.get("bytes")
-        if prepared is not None and path.exists() and path.stat().st_size != prepared:
-            raise InputFileError(
-                f"{path} has {path.stat().st_size} bytes, {prepared} were prepared; prepare it again"
-            )
-        size = self.hook.upload(grant, path)
+        size = self.hook.upload(grant, local_path(self.part["uri"]), self.part["sha256"])
         self.log.info("Sent %s (%d bytes) to operation %s", self.part["uri"], size, grant.operation_id)
         return grant.operation_id
 

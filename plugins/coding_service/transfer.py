@@ -82,32 +82,43 @@ class Progress:
         if now - self._said >= self._period:
             self._said = now
             rate = (self._done - self._before) / (now - self._start) / 1e6
-            share = f" ({self._done / self._total:.0%})" if self._total else ""
-            log.info("%s: %.1f MB%s, %.1f MB/s", self._what, self._done / 1e6, share, rate)
+            of_total = f" of {self._total / 1e6:.1f} MB ({self._done / self._total:.0%})" if self._total else " MB"
+            log.info("%s: %.1f%s, %.1f MB/s", self._what, self._done / 1e6, of_total, rate)
 
 
 class _InputFile:
-    """A file as requests wants it for a body of known length: `read` and `__len__`, nothing to guess."""
+    """A file as requests wants it for a body of known length: `read` and `__len__`, nothing to guess.
 
-    def __init__(self, file: IO[bytes], size: int, progress: Progress) -> None:
-        self._file, self._size, self._progress = file, size, progress
+    :param sha256: of what the file should hold. If it does not, the last block is not sent, so that nothing arrives.
+    """
+
+    def __init__(self, file: IO[bytes], size: int, sha256: str | None) -> None:
+        self._file, self._size, self._left, self._sha256 = file, size, size, sha256
+        self._hash, self._progress = hashlib.sha256(), Progress(f"upload of {file.name}", size)
 
     def __len__(self) -> int:
         return self._size
 
     def read(self, size: int = -1) -> bytes:
         block = self._file.read(size)
+        self._hash.update(block)
+        self._left -= len(block)
+        if self._left <= 0 and self._sha256 not in (None, self._hash.hexdigest()):
+            raise InputFileError(f"the input file {self._file.name} is not what was prepared; prepare the run again")
         self._progress.add(len(block))
         return block
 
 
-def upload(session: requests.Session, grant: UploadGrant, path: Path, *, timeout: float) -> int:
+def upload(
+    session: requests.Session, grant: UploadGrant, path: Path, *, timeout: float, sha256: str | None = None
+) -> int:
     """Send the file at `path` to the place that `grant` names (contract 2.8) and return its size in bytes.
 
     The body goes out with Content-Length and never chunked, which storage refuses; the two KMS headers are the
     only ones of ours.
 
-    :raises InputFileError: the file is missing, empty or above 5,000,000,000 bytes
+    :param sha256: of the file, hexadecimal, if it is known: another file is not sent
+    :raises InputFileError: the file is missing, empty, above 5,000,000,000 bytes or another one
     :raises GrantExpiredError: storage answered 403: the URL has expired or does not fit
     :raises TransferError: the connection broke, or storage answered 5xx: whether the file arrived is unknown
     :raises ProtocolError: any other answer
@@ -120,7 +131,7 @@ def upload(session: requests.Session, grant: UploadGrant, path: Path, *, timeout
         "Content-Length": str(size),
     }
     with path.open("rb") as file:
-        body = _InputFile(file, size, Progress(f"upload of {path.name}", size))
+        body = _InputFile(file, size, sha256)
         try:
             response = session.put(
                 grant.url, data=body, headers=headers, timeout=timeout, allow_redirects=False, auth=NoAuth()

@@ -316,11 +316,16 @@ def test_a_grant_of_another_fernet_key_is_refused_with_what_to_do(create, upload
         upload(context, new_context())
 
 
-def test_a_file_of_another_size_than_was_prepared_is_not_sent(connected, create, upload, context, new_context):
-    create(context)
-    with pytest.raises(InputFileError, match=r"bytes, 7 were prepared"):
-        upload(context, new_context(), bytes=7)
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x", lambda data: data.swapcase()])
+def test_another_file_than_was_prepared_is_not_sent(
+    connected, create, upload, context, new_context, input_file, change
+):
+    operation_id = create(context)
+    input_file.write_bytes(change(input_file.read_bytes()))
+    with pytest.raises(InputFileError, match=r"part-0.jsonl is not what was prepared; prepare the run again"):
+        upload(context, new_context())
     assert uploads(connected) == []
+    assert CodingServiceHook().operation("osca", operation_id).status == "awaiting_input"
 
 
 def test_a_second_dead_grant_ends_the_task(connected, create, upload, context, new_context):

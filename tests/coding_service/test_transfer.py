@@ -81,6 +81,25 @@ def test_an_upload_goes_through_the_storage_of_the_local_service(connected, inpu
     assert (entry["status"], entry["bytes_received"]) == (200, input_file.stat().st_size)
 
 
+@pytest.mark.parametrize(("total", "words"), [(4_000_000, "1.0 of 4.0 MB (25%)"), (None, "1.0 MB")])
+def test_a_transfer_says_how_far_it_is(caplog, total, words):
+    caplog.set_level("INFO", transfer.log.name)
+    transfer.Progress("upload of part-7.jsonl", total, period=0).add(1_000_000)
+    transfer.Progress("upload that has just begun", total).add(1_000_000)
+    assert [re.sub(r"[0-9.]+ MB/s", "n MB/s", message) for message in caplog.messages] == [
+        f"upload of part-7.jsonl: {words}, n MB/s"
+    ]
+
+
+def test_of_a_large_file_that_is_not_what_was_prepared_storage_keeps_nothing(connected, tmp_path):
+    path, hook = tmp_path / "part-7.jsonl", CodingServiceHook()
+    path.write_bytes(b"x" * (3 * transfer.BLOCK + 1))
+    grant = hook.create_operation("osca", hook.latest_model("osca").model_id)
+    with pytest.raises(InputFileError, match="part-7.jsonl is not what was prepared"):
+        hook.upload(grant, path, "0" * 64)
+    assert hook.operation("osca", grant.operation_id).status == "awaiting_input"
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
