@@ -25,10 +25,8 @@ lint: $(VENV)/installed-dev  ## ruff, mypy, and who may import whom
 	$(BIN)/mypy plugins/coding_service include dags
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
-bench: $(VENV)/installed  ## measure, side by side in one run
-	@$(BIN)/python bench/dag_parse.py
-	@$(BIN)/python -m bench.local_coder
-	@$(BIN)/python -m bench.local_service
+bench: $(VENV)/installed-dev  ## measure, side by side in one run, and write docs/performance.md
+	@$(BIN)/python -m bench
 
 lock: $(VENV)/installed-dev  ## resolve requirements*.txt anew into the locks
 	$(BIN)/uv pip compile requirements.txt --quiet --universal --python-version 3.11 \

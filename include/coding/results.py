@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 
 #: A line of the output is far below this many bytes; a longer one is not the service's.
-MAX_LINE_BYTES = 16_000_000
+MAX_LINE_BYTES = 2_000_000
 
 RESULTS = """
 CREATE TABLE IF NOT EXISTS results (
@@ -30,10 +30,10 @@ _SHAPE = json.dumps(
     }
 )
 
-#: The lines, each joined to its text and judged: what is wrong with it, the first thing found. Contradictions are
-#: never resolved by a guess (questions 23, 24).
-_JUDGED = f"""
-CREATE OR REPLACE TEMP TABLE judged AS
+#: The lines, and what is wrong with each by itself, the first thing found. Contradictions are never resolved by a
+#: guess (questions 23, 24). The lines are kept before they are joined: the engine's memory is for one at a time.
+_LINES = f"""
+CREATE OR REPLACE TEMP TABLE lines AS
 WITH numbered AS (
     SELECT row_number() OVER () AS line, coalesce(text, '') AS text
     FROM read_csv($output, header = false, auto_detect = false, columns = {{'text': 'VARCHAR'}}, delim = chr(1),
@@ -42,7 +42,7 @@ WITH numbered AS (
     SELECT line,
         CASE WHEN json_valid(text) AND json_type(text) = 'OBJECT' THEN from_json(text, '{_SHAPE}') END AS told
     FROM numbered WHERE NOT regexp_full_match(text, '[ \r]*')
-), lines AS (
+), read AS (
     SELECT line, told IS NOT NULL AS is_object,
         coalesce(nullif(told.recordId, ''), text_key(told.input.occp_text, told.input.tasks_text)) AS text_key,
         told.codeStatus AS status, told.input AS echo, told.suggestions AS suggestions,
@@ -53,13 +53,9 @@ WITH numbered AS (
         try_cast(confidence_text AS DOUBLE) AS confidence
     FROM parsed
 )
-SELECT line, lines.text_key, sent.occp_text, sent.tasks_text, code, label, confidence_text, confidence, suggestions,
-    CASE
+SELECT line, text_key, echo, code, label, confidence_text, confidence, suggestions, CASE
     WHEN NOT is_object THEN 'it is not a JSON object'
-    WHEN lines.text_key IS NULL THEN 'it has neither recordId nor input'
-    WHEN sent.recordId IS NULL THEN 'its recordId was not sent'
-    WHEN echo.occp_text <> sent.occp_text OR echo.tasks_text <> sent.tasks_text
-        THEN 'its input is not what was sent'
+    WHEN text_key IS NULL THEN 'it has neither recordId nor input'
     WHEN kind NOT IN ('NULL', 'OBJECT', 'ARRAY') THEN 'its result is a JSON ' || kind
     WHEN kind = 'ARRAY' AND json_array_length(raw) > 1 THEN 'its result is a list of several'
     WHEN coalesce(json_type(result), 'NULL') NOT IN ('NULL', 'OBJECT')
@@ -73,9 +69,21 @@ SELECT line, lines.text_key, sent.occp_text, sent.tasks_text, code, label, confi
         THEN 'its codeConfidence is no number'
     WHEN coalesce(json_type(suggestions), 'NULL') NOT IN ('NULL', 'ARRAY') THEN 'its suggestions are no list'
     END AS problem
+FROM read
+"""
+
+#: The lines with the texts that were sent.
+_JUDGED = """
+CREATE OR REPLACE TEMP TABLE judged AS
+SELECT lines.* EXCLUDE (echo, problem), sent.occp_text, sent.tasks_text, CASE
+    WHEN text_key IS NULL THEN problem
+    WHEN sent.recordId IS NULL THEN 'its recordId was not sent'
+    WHEN echo.occp_text <> sent.occp_text OR echo.tasks_text <> sent.tasks_text
+        THEN 'its input is not what was sent'
+    ELSE problem END AS problem
 FROM lines LEFT JOIN (
     SELECT * FROM read_json($input, format = 'newline_delimited',
-        columns = {{'recordId': 'VARCHAR', 'occp_text': 'VARCHAR', 'tasks_text': 'VARCHAR'}})
+        columns = {'recordId': 'VARCHAR', 'occp_text': 'VARCHAR', 'tasks_text': 'VARCHAR'})
 ) AS sent ON sent.recordId = lines.text_key
 """
 
@@ -158,9 +166,10 @@ def read_results(engine: duckdb.DuckDBPyConnection, part: int, operation_id: str
         if not path.is_file():
             return Read(problem=f"its {what} file {path} is gone")
     try:
-        engine.execute(_JUDGED, {"output": str(output), "input": str(sent)})
+        engine.execute(_LINES, {"output": str(output)})
     except duckdb.InvalidInputException:
-        _read_mended(engine, output, sent)
+        _read_mended(engine, output)
+    engine.execute(_JUDGED, {"input": str(sent)})
     engine.execute(_TWICE)
     engine.execute(_SET_ASIDE, {"part": part})
     engine.execute(_KEEP, {"part": part, "operation_id": operation_id})
@@ -168,14 +177,14 @@ def read_results(engine: duckdb.DuckDBPyConnection, part: int, operation_id: str
     return Read(usable, set_aside)
 
 
-def _read_mended(engine: duckdb.DuckDBPyConnection, output: Path, sent: Path) -> None:
+def _read_mended(engine: duckdb.DuckDBPyConnection, output: Path) -> None:
     """Read the lines of a file in which some are not even text: `?` stands for those, so that they are set aside."""
     mended = output.with_name(output.name + ".mended")
     try:
         with output.open("rb") as file, mended.open("wb") as copy:
             while line := file.readline(MAX_LINE_BYTES):
                 copy.write((line.rstrip(b"\r\n") if _is_text(line) else b"?") + b"\n")
-        engine.execute(_JUDGED, {"output": str(mended), "input": str(sent)})
+        engine.execute(_LINES, {"output": str(mended)})
     finally:
         mended.unlink(missing_ok=True)
 

@@ -25,8 +25,8 @@ KINDS = (".parquet", ".csv", ".jsonl", ".ndjson", ".xlsx")
 DELIMITERS = ",;\t|"
 #: Bytes above which a text is too long, however much of it may be white space.
 HUGE = 100_000
-#: Bytes of a line of CSV at most. The engine reads twice as many at once: left to itself it would take sixteen times.
-MAX_LINE = 16_000_000
+#: Bytes of a line of CSV that the engine takes.
+MAX_LINE = 2_000_000
 _MEND = "write the file anew, whole, and as UTF-8 if it is text"
 
 
@@ -156,10 +156,9 @@ def _scan_csv(path: Path, plan: Plan) -> str:
     for place, name in enumerate(header):
         named[f"{name}_{place}" if not name or name in named else name] = None
     _check_last_line(path, plan)
-    bounds = f"max_line_size={MAX_LINE}, buffer_size={2 * MAX_LINE}"
     return (
         f"read_csv({_pattern(path)}, auto_detect=false, header=true, delim={_literal(delimiter)}, quote='\"',"
-        f" escape='\"', {bounds}, columns={_text_columns(named or ['(none)'])})"
+        f" escape='\"', max_line_size={MAX_LINE}, columns={_text_columns(named or ['(none)'])})"
     )
 
 
