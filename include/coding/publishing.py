@@ -29,8 +29,13 @@ def publish(
     :raises IncompleteError: what `prepare` found published has changed since
     """
     if prepared["unchanged"]:
-        return _confirm(session, plan, prepared)
-    return _replace(engine, session, plan, prepared)
+        published = _confirm(session, plan, prepared)
+    else:
+        published = _replace(engine, session, plan, prepared)
+    sendable = published.read - published.rejected
+    _check_share("max_uncoded_share", plan.max_uncoded_share, "uncoded", published.uncoded, sendable)
+    _check_share("max_rejected_share", plan.max_rejected_share, "rejected", published.rejected, published.read)
+    return published
 
 
 def _confirm(session: Session, plan: Plan, prepared: Mapping[str, Any]) -> Published:
@@ -95,7 +100,7 @@ def _count_published(session: Session, plan: Plan) -> int:
 
 
 def _audit(session: Session, plan: Plan, read: int, rejected: int, texts: int) -> Published:
-    """Reconcile every count with what stands in the table, and hold the thresholds.
+    """Reconcile every count with what stands in the table.
 
     :param read, rejected: records that should stand there
     """
@@ -113,8 +118,6 @@ def _audit(session: Session, plan: Plan, read: int, rejected: int, texts: int) -
             f"nothing was published: {read} records were read ({rejected} rejected), but {counts} came to"
             f" {sum(counts.values())}; {lost} have a text without a result: run again"
         )
-    _check_share("max_uncoded_share", plan.max_uncoded_share, "uncoded", counts["uncoded"], read - rejected)
-    _check_share("max_rejected_share", plan.max_rejected_share, "rejected", counts["rejected"], read)
     return Published(plan.run_id, read, counts["coded"], counts["uncoded"], counts["rejected"], texts)
 
 

@@ -163,6 +163,13 @@ def test_records_are_joined_with_their_texts_anew_after_texts_were_coded_again(f
     assert filled.ask("SELECT DISTINCT code FROM coding.coded_records WHERE record_id = '1'") == [("3512",)]
 
 
+def test_a_stricter_limit_is_held_against_records_that_stand_published_too(filled):
+    filled.run(code=code_chefs)
+    with pytest.raises(AuditError, match="1 of 3 records are uncoded"):
+        filled.run(run_id="run-2", max_uncoded_share=0.1)
+    assert filled.ask("SELECT DISTINCT run_id FROM coding.coded_records") == [("run-1",)]
+
+
 def test_what_changed_after_it_was_found_unchanged_is_not_taken_for_published(filled):
     filled.run()
     assert filled.prepare(run_id="run-2").unchanged
