@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from include.coding.errors import PlanError
+
+
+def pattern_of(path: Path) -> str:
+    """The path as the engine wants it, which else would read 'answers1.csv' for 'answers[1].csv'."""
+    return re.sub(r"[*?[]", r"[\g<0>]", str(path))
 
 
 def path_of(uri: str) -> Path:

@@ -66,7 +66,7 @@ def land(
         read = [_read(engine, plan, part, back) for part, back in zip(parts, returned, strict=True)]
         with warehouse.session() as session:
             with session.transaction():
-                _keep_results(engine, session, plan)
+                _keep_results(engine, session, plan, prepared)
                 _keep_operations(session, plan, parts, returned, read)
             _check_complete(engine, plan, parts, returned, read)
             sent = sum(part["records"] for part in parts)
@@ -120,18 +120,23 @@ def _now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def _keep_results(engine: duckdb.DuckDBPyConnection, session: Session, plan: Plan) -> None:
-    """Add the results to `coded_texts`. A text that another run kept first stays as it is, unless all is recoded."""
+def _keep_results(
+    engine: duckdb.DuckDBPyConnection, session: Session, plan: Plan, prepared: Mapping[str, Any]
+) -> None:
+    """Add the results to `coded_texts`. A text that another run kept first stays as it is, unless all is recoded and
+    that was before this run read."""
     texts = table(plan.schema, "coded_texts")
     ((returned,),) = engine.execute("SELECT count(*) FROM results").fetchall()
     if not returned:
         return
-    with session.staged("returned_texts", Query(engine, "FROM results")):
+    # parts of two tries of `prepare` may share a text
+    once = "SELECT DISTINCT ON (text_key) * FROM results ORDER BY text_key, part"
+    with session.staged("returned_texts", Query(engine, once)):
         if plan.selection == "all":
             session.execute(
-                f"DELETE FROM {texts} WHERE topic = ? AND model_id = ?"
+                f"DELETE FROM {texts} WHERE topic = ? AND model_id = ? AND coded_at <= CAST(? AS TIMESTAMP)"
                 " AND text_key IN (SELECT text_key FROM returned_texts)",
-                [plan.topic, plan.model_id],
+                [plan.topic, plan.model_id, prepared["read_at"]],
             )
             forget_checksums(session, plan)
         session.execute(

@@ -48,12 +48,13 @@ def take_checksum(engine: duckdb.DuckDBPyConnection, plan: Plan) -> tuple[int, s
         "SELECT count(*), sum(hash(record_id, response_date, occp_text, tasks_text)) FROM source"
     ).fetchall()
     # the engine's hash is its own: another version may give another one, and then all is done anew
-    told = f"{records} {total} {duckdb.__version__} {texts.MACROS} {plan.clean} {plan.max_characters}"
+    rules = f"{texts.MACROS} {plan.clean} {plan.max_characters} {plan.model_version}"
+    told = f"{records} {total} {duckdb.__version__} {rules}"
     return records, hashlib.sha256(told.encode()).hexdigest()
 
 
-def find_published(session: Session, plan: Plan, checksum: str) -> Published | None:
-    """Return what stands published for the plan's dates, if it is all of a reading with this checksum."""
+def find_published(session: Session, plan: Plan, checksum: str, records: int) -> Published | None:
+    """Return what stands published for the plan's dates, if it is all `records` of a reading with this checksum."""
     rows = session.execute(
         f"""
         SELECT rows_of, records, coded, uncoded, rejected, texts FROM {table(plan.schema, "coding_runs")}
@@ -70,7 +71,7 @@ def find_published(session: Session, plan: Plan, checksum: str) -> Published | N
         f" WHERE {OF_RUN}",
         [published.rows_of, *of_run(plan)],
     )
-    return published if (standing, of_others) == (published.read, 0) else None
+    return published if (standing, of_others, published.read) == (records, 0, records) else None
 
 
 def find_later(session: Session, plan: Plan, read_at: str) -> list[tuple[str, str]]:
@@ -97,9 +98,13 @@ def enter(
     """
     runs = table(plan.schema, "coding_runs")
     session.execute(f"DELETE FROM {runs} WHERE run_id = ?", [plan.run_id])
+    if published.rows_of == plan.run_id:  # it wrote rows: those that others found of an earlier try of it are gone
+        session.execute(f"UPDATE {runs} SET checksum = NULL WHERE rows_of = ?", [plan.run_id])
+    # what was left to another run's later reading is not all that was read
+    checksum = prepared["checksum"] if published.read == prepared["read"] else None
     row = (
         plan.run_id, plan.topic, plan.model_id, plan.model_version, plan.source, plan.selection, plan.from_date,
-        plan.to_date, prepared["read_at"], prepared["checksum"], published.rows_of, published.read, published.coded,
+        plan.to_date, prepared["read_at"], checksum, published.rows_of, published.read, published.coded,
         published.uncoded, published.rejected, published.texts, sent, operations,
         datetime.now(UTC).replace(tzinfo=None),
     )  # fmt: skip

@@ -12,10 +12,11 @@ import duckdb
 
 from include.coding.engine import copy_to, open_engine
 from include.coding.errors import SourceError
+from include.coding.files import pattern_of
 from include.coding.ledger import find_published, take_checksum
 from include.coding.parts import Part, write_parts
 from include.coding.plan import Plan
-from include.coding.source import hold_source, open_source
+from include.coding.source import CHANGED, hold_source, open_source
 from include.coding.tables import create_tables, table
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse, Query
 
@@ -64,16 +65,17 @@ def prepare(plan: Plan, warehouse: DuckDBWarehouse, folder: Path) -> Prepared:
     """
     with warehouse.session() as session:
         create_tables(session, plan.schema)
-    read_at = datetime.now(UTC).replace(tzinfo=None).isoformat()
     with open_engine(folder, "prepare", plan.engine_memory_mb) as engine:
         with open_source(plan, engine, warehouse) as undated:
+            # not before: readers may have waited for the warehouse, and read in another order than they came
+            read_at = datetime.now(UTC).replace(tzinfo=None).isoformat()
             read, checksum = take_checksum(engine, plan)
             log.info("Read %d records of %s to %s", read, plan.from_date, plan.to_date)
             if undated:
                 log.warning("Source %r has %d records without a date: they belong to no run", plan.source, undated)
             if plan.selection == "uncoded":
                 with warehouse.session(read_only=True) as session:
-                    same = find_published(session, plan, checksum)
+                    same = find_published(session, plan, checksum, read)
                 if same:
                     log.info("Run %r has published just these records: nothing to do", same.rows_of)
                     counts = (read, undated, same.rejected, same.texts, same.texts)
@@ -131,11 +133,11 @@ def write_records(engine: duckdb.DuckDBPyConnection, plan: Plan, path: Path, rea
     )
     copy_to(engine, select, path, "FORMAT parquet, COMPRESSION zstd")
     ((written, rejected, judged),) = engine.execute(
-        "SELECT count(*), count(reason), count(coalesce(reason, text_key)) FROM read_parquet(?)", [str(path)]
+        "SELECT count(*), count(reason), count(coalesce(reason, text_key)) FROM read_parquet(?)", [pattern_of(path)]
     ).fetchall()
     if not written == judged == read:
         path.unlink()
-        raise SourceError(f"source {plan.source!r} changed while it was read: run again when it is loaded")
+        raise SourceError(f"source {plan.source!r} changed while it was read: {CHANGED}")
     return int(rejected)
 
 
@@ -168,7 +170,8 @@ def _find_new_texts(engine: duckdb.DuckDBPyConnection, plan: Plan, warehouse: Du
         ):
             # the run's keys go to the warehouse, and not the other way: there are few of them on most nights
             known = session.read(
-                f"SELECT text_key FROM {coded} SEMI JOIN run_texts USING (text_key) WHERE topic = ? AND model_id = ?",
+                f"SELECT DISTINCT text_key FROM {coded} WHERE topic = ? AND model_id = ?"
+                " AND text_key IN (SELECT text_key FROM run_texts)",
                 [plan.topic, plan.model_id],
             )
             engine.register("coded", known)

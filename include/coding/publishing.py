@@ -10,11 +10,13 @@ from typing import Any
 import duckdb
 
 from include.coding.errors import AuditError, IncompleteError
-from include.coding.files import path_of
+from include.coding.files import path_of, pattern_of
 from include.coding.ledger import OF_RUN, Published, find_later, find_published, of_run
 from include.coding.plan import Plan
 from include.coding.tables import table
 from include.warehouse.duckdb_warehouse import Query, Session
+
+_LEFT = "Left as they are, since another run read these dates later: %s"
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +41,15 @@ def publish(
 
 
 def _confirm(session: Session, plan: Plan, prepared: Mapping[str, Any]) -> Published:
-    published = find_published(session, plan, prepared["checksum"])
+    published = find_published(session, plan, prepared["checksum"], prepared["read"])
     if published is None:
+        later = find_later(session, plan, prepared["read_at"])
+        if any(first <= plan.from_date and last >= plan.to_date for first, last in later):
+            log.warning(_LEFT, later)
+            return Published(plan.run_id, 0, 0, 0, 0, 0)
         raise IncompleteError(
-            f"what stood published for {plan.from_date} to {plan.to_date} has changed since `prepare`:"
-            " clear `prepare` with downstream, or run again"
+            f"what stood published for {plan.from_date} to {plan.to_date} has changed since `prepare`, or texts"
+            " were coded again: clear `prepare` with downstream, or run again"
         )
     return published
 
@@ -59,7 +65,7 @@ def _replace(
         )
     later = find_later(session, plan, prepared["read_at"])
     if later:
-        log.warning("Left as they are, since another run read these dates later: %s", later)
+        log.warning(_LEFT, later)
     ours = "".join(" AND NOT response_date BETWEEN ? AND ?" for _ in later)
     values = [day for span in later for day in span]
     records = table(plan.schema, "coded_records")
@@ -84,12 +90,13 @@ def _replace(
             """,
             [*model, plan.model_version, plan.run_id, datetime.now(UTC).replace(tzinfo=None), *model, *values],
         )
-    return _audit(session, plan, read, rejected, prepared["texts"])
+    counts = _audit(session, plan, (OF_RUN + ours, [*of_run(plan), *values]), read, rejected)
+    return Published(plan.run_id, read, *counts, prepared["texts"])
 
 
 def _staged_records(engine: duckdb.DuckDBPyConnection, prepared: Mapping[str, Any]) -> Query:
     columns = "record_id, CAST(occurrence AS INTEGER) AS occurrence, response_date, text_key, reason"
-    path = str(path_of(prepared["records_uri"]))
+    path = pattern_of(path_of(prepared["records_uri"]))
     return Query(engine, f"SELECT {columns} FROM read_parquet($path)", {"path": path})
 
 
@@ -99,17 +106,17 @@ def _count_published(session: Session, plan: Plan) -> int:
     return int(count)
 
 
-def _audit(session: Session, plan: Plan, read: int, rejected: int, texts: int) -> Published:
-    """Reconcile every count with what stands in the table.
+def _audit(
+    session: Session, plan: Plan, where: tuple[str, list[Any]], read: int, rejected: int
+) -> tuple[int, int, int]:
+    """Reconcile every count with what stands in the table; return the records coded, uncoded and rejected.
 
+    :param where: what stands there of the run's dates, and its values
     :param read, rejected: records that should stand there
     """
     records = table(plan.schema, "coded_records")
     found = dict(
-        session.execute(
-            f"SELECT outcome, count(*) FROM {records} WHERE {OF_RUN} AND run_id = ? GROUP BY outcome",
-            [*of_run(plan), plan.run_id],
-        )
+        session.execute(f"SELECT outcome, count(*) FROM {records} WHERE {where[0]} GROUP BY outcome", where[1])
     )
     lost = found.pop("lost", 0)
     counts = {name: found.get(name, 0) for name in ("coded", "uncoded", "rejected")}
@@ -118,7 +125,7 @@ def _audit(session: Session, plan: Plan, read: int, rejected: int, texts: int) -
             f"nothing was published: {read} records were read ({rejected} rejected), but {counts} came to"
             f" {sum(counts.values())}; {lost} have a text without a result: run again"
         )
-    return Published(plan.run_id, read, counts["coded"], counts["uncoded"], counts["rejected"], texts)
+    return counts["coded"], counts["uncoded"], counts["rejected"]
 
 
 def _check_share(name: str, limit: float, outcome: str, count: int, of: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from include.coding.ledger import OF_RUN, of_run
 from include.coding.plan import Plan
 from include.coding.tables import table
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse, Session
@@ -47,12 +48,8 @@ def write_report(
 
 
 def _frame(session: Session, plan: Plan, query: str) -> pd.DataFrame:
-    rows = (
-        f"WITH rows AS (SELECT * FROM {table(plan.schema, 'coded_records')}"
-        " WHERE topic = ? AND model_id = ? AND response_date BETWEEN ? AND ?) "
-    )
-    values = [plan.topic, plan.model_id, plan.from_date, plan.to_date]
-    frame: pd.DataFrame = session.read(rows + query, values).read_pandas()
+    rows = f"WITH rows AS (SELECT * FROM {table(plan.schema, 'coded_records')} WHERE {OF_RUN}) "
+    frame: pd.DataFrame = session.read(rows + query, of_run(plan)).read_pandas()
     return frame
 
 

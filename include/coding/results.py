@@ -8,6 +8,8 @@ from pathlib import Path
 
 import duckdb
 
+from include.coding.files import pattern_of
+
 #: A line of the output is far below this many bytes; a longer one is not the service's.
 MAX_LINE_BYTES = 2_000_000
 
@@ -166,10 +168,10 @@ def read_results(engine: duckdb.DuckDBPyConnection, part: int, operation_id: str
         if not path.is_file():
             return Read(problem=f"its {what} file {path} is gone")
     try:
-        engine.execute(_LINES, {"output": str(output)})
+        engine.execute(_LINES, {"output": pattern_of(output)})
     except duckdb.InvalidInputException:
         _read_mended(engine, output)
-    engine.execute(_JUDGED, {"input": str(sent)})
+    engine.execute(_JUDGED, {"input": pattern_of(sent)})
     engine.execute(_TWICE)
     engine.execute(_SET_ASIDE, {"part": part})
     engine.execute(_KEEP, {"part": part, "operation_id": operation_id})
@@ -184,7 +186,7 @@ def _read_mended(engine: duckdb.DuckDBPyConnection, output: Path) -> None:
         with output.open("rb") as file, mended.open("wb") as copy:
             while line := file.readline(MAX_LINE_BYTES):
                 copy.write((line.rstrip(b"\r\n") if _is_text(line) else b"?") + b"\n")
-        engine.execute(_LINES, {"output": str(mended)})
+        engine.execute(_LINES, {"output": pattern_of(mended)})
     finally:
         mended.unlink(missing_ok=True)
 

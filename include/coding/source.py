@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from include.coding.errors import SourceError
-from include.coding.files import path_of
+from include.coding.files import path_of, pattern_of
 from include.coding.plan import COLUMNS, Plan
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse, quoted, quoted_column
 from include.warehouse.errors import NoSuchTableError
@@ -27,6 +27,7 @@ DELIMITERS = ",;\t|"
 HUGE = 100_000
 #: Bytes of a line of CSV that the engine takes.
 MAX_LINE = 2_000_000
+CHANGED = "run again when it is loaded"
 _MEND = "write the file anew, whole, and as UTF-8 if it is text"
 
 
@@ -45,7 +46,10 @@ def open_source(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: DuckDB
             scan, schema = _scan(path, plan, engine)
             select, undated = _select(plan, schema, scan)
             engine.execute(f"CREATE TEMP VIEW source AS {select}")
+            before = _state(path)
             yield _count(engine.execute(undated).fetchall())
+            if _state(path) != before:
+                raise SourceError(f"source {plan.source!r} changed while it was read: {CHANGED}")
         else:
             with warehouse.session(read_only=True) as session:
                 table = quoted(plan.source)
@@ -54,7 +58,7 @@ def open_source(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: DuckDB
                 engine.register("table_rows", session.query(select))
                 engine.execute("CREATE TEMP VIEW source AS FROM table_rows")
                 yield count
-    except (NoSuchTableError, duckdb.ParserException) as error:
+    except (NoSuchTableError, duckdb.ParserException, duckdb.BinderException) as error:
         raise SourceError(
             f"source {plan.source!r} is no table or view of warehouse {warehouse.name!r}, and no file URI"
             f" (file:///....parquet, .csv, .jsonl, .xlsx): {str(error).splitlines()[0]}"
@@ -68,6 +72,8 @@ def open_source(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: DuckDB
             f"source {plan.source!r} cannot be read: a line of it is above {MAX_LINE} bytes; is a quote left open?"
         ) from error
     except duckdb.Error as error:
+        if path is None and "table_rows" in str(error):
+            raise SourceError(f"source {plan.source!r} cannot be read: {_first(error)}; look at the view") from error
         if path is None or not (isinstance(error, duckdb.InvalidInputException) or str(path) in str(error)):
             raise  # not about the file: the disk is full, say
         raise SourceError(f"source {plan.source!r} cannot be read: {_first(error)}; {_MEND}") from error
@@ -79,6 +85,12 @@ def hold_source(plan: Plan, engine: duckdb.DuckDBPyConnection) -> None:
     if not plan.source.lower().endswith(".parquet"):
         engine.execute("CREATE TABLE held AS FROM source")
         engine.execute("CREATE OR REPLACE TEMP VIEW source AS FROM held")
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """What another file in this place, or another content, does not share."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _first(error: Exception) -> str:
@@ -133,8 +145,7 @@ def _literal(text: str) -> str:
 
 
 def _pattern(path: Path) -> str:
-    """The path for the engine, which else would read 'answers1.csv' for 'answers[1].csv'."""
-    return _literal(re.sub(r"[*?[]", r"[\g<0>]", str(path)))
+    return _literal(pattern_of(path))
 
 
 def _text_columns(names: Iterable[str]) -> str:
@@ -210,7 +221,7 @@ def _select(plan: Plan, schema: pa.Schema, relation: str) -> tuple[str, str]:
     day = f"CAST({dated} AS DATE)"
     if _is_text(schema.field(names["response_date"]).type):
         # a moment with an offset may be another day here, but a cast would take the day as it is written
-        zoned = f"length({dated}) > 10 AND regexp_matches({dated}, '([Zz]|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
+        zoned = f"length({dated}) > 10 AND regexp_matches({dated}, '([A-Za-z]|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
         day = f"CAST(CASE WHEN {zoned} THEN {dated} || ' (has a time zone)' ELSE {dated} END AS DATE)"
     texts = ", ".join(f"{_text(quoted_column(names[name]))} AS {name}" for name in ("occp_text", "tasks_text"))
     select = (
@@ -219,7 +230,7 @@ def _select(plan: Plan, schema: pa.Schema, relation: str) -> tuple[str, str]:
         f" WHERE {day} BETWEEN DATE '{plan.from_date}' AND DATE '{plan.to_date}'"
     )
     # the cast stands in both, so that a value that is no date is found by this one, which the reader itself runs
-    return select, f"SELECT count(*) FROM {relation} WHERE {day} IS NULL"
+    return select, f"SELECT count(*) FROM {relation} WHERE {day} IS NULL OR NOT isfinite({day})"
 
 
 def _text(column: str) -> str:

@@ -16,8 +16,8 @@ def table(schema: str, name: str) -> str:
 
 def create_tables(session: Session, schema: str) -> None:
     """Create what `tables.sql` describes, where it is missing."""
-    statements = _SQL.read_text(encoding="utf-8").replace("{schema}", quoted(schema))
-    without_comments = "\n".join(line.partition("--")[0] for line in statements.splitlines())
+    lines = _SQL.read_text(encoding="utf-8").splitlines()
+    without_comments = "\n".join(line.partition("--")[0] for line in lines)
     with session.transaction():
         for statement in filter(str.strip, without_comments.split(";")):
-            session.execute(statement)
+            session.execute(statement.replace("{schema}", quoted(schema)))

@@ -48,10 +48,15 @@ class Query:
     ) -> None:
         self._connection, self._sql, self._values = connection, sql, values
 
+    def __arrow_c_schema__(self) -> object:
+        return self._run(f"SELECT * FROM ({self._sql}) LIMIT 0").schema.__arrow_c_schema__()
+
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self._run(self._sql).__arrow_c_stream__(requested_schema)
+
+    def _run(self, sql: str) -> pa.RecordBatchReader:
         # a cursor, since a connection has one result at a time and a join may read several queries at once
-        rows = self._connection.cursor().sql(self._sql, params=self._values)
-        return rows.to_arrow_reader(BATCH_ROWS).__arrow_c_stream__(requested_schema)
+        return self._connection.cursor().sql(sql, params=self._values).to_arrow_reader(BATCH_ROWS)
 
 
 class Session:
@@ -92,11 +97,6 @@ class Session:
             yield
         finally:
             self._connection.unregister(name)
-
-    def write(self, table: str, rows: ArrowRows) -> None:
-        """Append rows to a table; columns are matched by name, those that `rows` lacks become NULL."""
-        with self.staged("incoming_rows", rows):
-            self._connection.execute(f"INSERT INTO {quoted(table)} BY NAME SELECT * FROM incoming_rows")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -174,8 +174,92 @@ def test_what_changed_after_it_was_found_unchanged_is_not_taken_for_published(fi
     filled.run()
     assert filled.prepare(run_id="run-2").unchanged
     filled.ask("DELETE FROM coding.coded_records WHERE record_id = '1'")
-    with pytest.raises(IncompleteError, match="has changed since `prepare`: clear `prepare`"):
+    with pytest.raises(IncompleteError, match="has changed since `prepare`, or texts were coded again: clear"):
         filled.land()
+
+
+def set_aside(pipeline, **changes):
+    """Prepare a run and return what lands it, whatever else is done in between."""
+    parts = [pipeline.come_back(part) for part in pipeline.prepare(**changes).parts]
+    plan, prepared = pipeline.plan, pipeline.prepared
+
+    def land():
+        pipeline.plan, pipeline.prepared = plan, prepared
+        return pipeline.land(parts)
+
+    return land
+
+
+@pytest.mark.parametrize("emptied", [DAY, NEXT_DAY])
+def test_a_run_that_left_dates_to_a_later_reading_does_not_stand_for_all_it_read(filled, emptied):
+    land_older = set_aside(filled, run_id="run-older")
+    filled.ask("CREATE TABLE loading AS FROM survey_responses")
+    filled.ask(f"DELETE FROM survey_responses WHERE response_date = '{emptied}'")
+    filled.run(run_id="run-newer", from_date=emptied, to_date=emptied)
+    land_older()
+    filled.ask("DELETE FROM survey_responses")
+    filled.ask("INSERT INTO survey_responses FROM loading")
+    assert not filled.prepare(run_id="run-last").unchanged
+    filled.land()
+    assert filled.outcomes() == OUTCOMES
+
+
+def test_a_run_that_reads_anew_does_not_stand_for_what_it_read_before(filled):
+    filled.run()
+    filled.run(run_id="run-2")  # finds the rows of run-1
+    filled.ask("UPDATE survey_responses SET occp_text = 'nurse' WHERE record_id = '3'")
+    filled.run()
+    filled.ask("UPDATE survey_responses SET occp_text = 'baker' WHERE record_id = '3'")
+    assert not filled.prepare(run_id="run-3").unchanged
+
+
+def test_a_run_that_was_found_unchanged_since_may_be_landed_again(filled):
+    land_first = set_aside(filled)
+    land_first()
+    filled.run(run_id="run-2")
+    assert land_first().rows_of is None
+    assert filled.outcomes() == OUTCOMES
+
+
+def test_an_unchanged_run_leaves_its_dates_to_a_later_reading(filled):
+    filled.run()
+    land_unchanged = set_aside(filled, run_id="run-2")
+    filled.fill(("9", DAY, "baker", ""))
+    filled.run(run_id="run-3")
+    landed = land_unchanged()
+    assert (landed.read, landed.rows_of) == (0, None)
+    assert filled.ask("SELECT DISTINCT run_id FROM coding.coded_records") == [("run-3",)]
+    assert filled.prepare(run_id="run-4").unchanged
+
+
+def test_a_text_in_parts_of_two_tries_is_kept_once(pipeline):
+    jobs = sorted((f"job {n}" for n in range(4)), key=lambda job: make_key(job, ""))
+    pipeline.fill(*[(job, DAY, job, "") for job in jobs[1:]])
+    of_first_try = pipeline.come_back(pipeline.prepare(records_per_part=2).parts[0])
+    pipeline.fill((jobs[0], DAY, jobs[0], ""))
+    of_second_try = pipeline.come_back(pipeline.prepare(records_per_part=2).parts[1])
+    with pytest.raises(IncompleteError, match="part 0 .*prepared anew"):
+        pipeline.land([of_first_try, of_second_try])
+    assert pipeline.ask("SELECT occp_text, count(*) FROM coding.coded_texts GROUP BY 1 ORDER BY 2 DESC")[0][1] == 1
+    prepared = pipeline.prepare(run_id="run-2")
+    assert (prepared.texts, prepared.known) == (4, 3)
+    assert pipeline.land().coded == 4
+
+
+def test_an_older_run_of_all_texts_does_not_bring_its_codes_back(filled):
+    land_older = set_aside(filled, selection="all")
+    filled.run(run_id="run-2", selection="all", code=lambda line: code_line(line, result=BAKER))
+    land_older()
+    assert filled.ask("SELECT DISTINCT code FROM coding.coded_texts") == [("3512",)]
+
+
+def test_staging_may_lie_in_a_folder_with_a_name_like_a_pattern(pipeline):
+    for name, job in (("st1", "baker"), ("st[1]", "chef")):
+        pipeline.ask("DROP TABLE IF EXISTS survey_responses")
+        pipeline.fill(("1", DAY, job, ""))
+        pipeline.folder = pipeline.path.parent / name
+        pipeline.run(code=lambda line: code_line(line, {**CHEF, "codeLabel": line["occp_text"]}))
+        assert pipeline.ask("SELECT label FROM coding.coded_records") == [(job,)]
 
 
 def test_more_texts_and_records_than_the_engine_holds_in_a_block_are_all_there_afterwards(pipeline):

@@ -144,13 +144,34 @@ def test_a_source_that_changes_while_it_is_read_is_refused(pipeline, tmp_path):
 
     write(3)
     plan, records = make_plan(source=path.as_uri()), tmp_path / "records.parquet"
-    with open_engine(tmp_path / "run", "test", 256) as engine, open_source(plan, engine, pipeline.warehouse):
+    with (
+        open_engine(tmp_path / "run", "test", 256) as engine,
+        pytest.raises(SourceError, match="a.parquet' changed while it was read: run again"),
+        open_source(plan, engine, pipeline.warehouse),
+    ):
         read, _ = take_checksum(engine, plan)
         judge_texts(engine, plan)
         write(4)
-        with pytest.raises(SourceError, match="a.parquet' changed while it was read: run again"):
-            write_records(engine, plan, records, read)
+        write_records(engine, plan, records, read)
     assert not records.exists()
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_file_that_is_replaced_by_as_many_records_while_it_is_read_is_refused(pipeline, tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+
+    def write(job):
+        columns = f"'1' AS record_id, DATE '{DAY}' AS response_date, '{job}' AS occp_text, '' AS tasks_text"
+        duckdb.execute(f"COPY (SELECT {columns}) TO '{path}' (FORMAT {kind})")
+
+    write("chef")
+    plan = make_plan(source=path.as_uri())
+    with (
+        open_engine(tmp_path / "run", "test", 256) as engine,
+        pytest.raises(SourceError, match=f"a.{kind}' changed while it was read"),
+        open_source(plan, engine, pipeline.warehouse),
+    ):
+        write("cook")
 
 
 def test_a_part_says_what_it_is_for(pipeline):

@@ -6,7 +6,6 @@ import threading
 import time
 
 import duckdb
-import pyarrow as pa
 import pytest
 
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse, Query, quoted, quoted_column
@@ -95,28 +94,6 @@ def test_rows_are_read_in_batches(warehouse):
         assert reader.schema.names == ["n"]
         sizes = [batch.num_rows for batch in reader]
     assert (sum(sizes), max(sizes) <= 100_000) == (250_000, True)
-
-
-def test_rows_are_written_by_name_and_what_they_lack_is_null(warehouse):
-    rows = pa.table({"b": ["y", "z"]}).to_reader()
-    with warehouse.session() as session:
-        session.write("t", rows)
-        assert session.execute("SELECT a, b FROM t ORDER BY b") == [(1, "x"), (None, "y"), (None, "z")]
-
-
-def test_columns_may_come_in_another_order(warehouse):
-    with warehouse.session() as session:
-        session.write("t", pa.table({"b": ["y"], "a": [2]}).to_reader())
-        assert session.execute("SELECT a, b FROM t ORDER BY a") == [(1, "x"), (2, "y")]
-
-
-def test_rows_are_written_to_a_table_of_an_odd_name(warehouse):
-    with warehouse.session() as session:
-        session.execute('CREATE SCHEMA "s p"')
-        session.execute('CREATE TABLE "s p"."o""dd" (a INTEGER)')
-        session.write('s p.o"dd', pa.table({"a": [1]}).to_reader())
-        session.write('s p.o"dd', pa.table({"a": [2]}).to_reader())
-        assert session.execute('SELECT a FROM "s p"."o""dd" ORDER BY a') == [(1,), (2,)]
 
 
 def test_a_transaction_is_kept_as_a_whole(warehouse):
