@@ -130,7 +130,10 @@ def _keep_results(
     if not returned:
         return
     # parts of two tries of `prepare` may share a text
-    once = "SELECT DISTINCT ON (text_key) * FROM results ORDER BY text_key, part"
+    once = (
+        "FROM results ANTI JOIN results AS earlier"
+        " ON earlier.text_key = results.text_key AND earlier.part < results.part"
+    )
     with session.staged("returned_texts", Query(engine, once)):
         if plan.selection == "all":
             session.execute(

@@ -39,7 +39,7 @@ CREATE OR REPLACE TEMP TABLE lines AS
 WITH numbered AS (
     SELECT row_number() OVER () AS line, coalesce(text, '') AS text
     FROM read_csv($output, header = false, auto_detect = false, columns = {{'text': 'VARCHAR'}}, delim = chr(1),
-        quote = '', escape = '', max_line_size = {MAX_LINE_BYTES})
+        quote = '', escape = '', max_line_size = {MAX_LINE_BYTES}, buffer_size = {4 * MAX_LINE_BYTES})
 ), parsed AS (
     SELECT line,
         CASE WHEN json_valid(text) AND json_type(text) = 'OBJECT' THEN from_json(text, '{_SHAPE}') END AS told

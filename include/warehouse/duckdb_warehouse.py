@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import duckdb
@@ -16,7 +16,7 @@ from include.warehouse.errors import NoSuchTableError, WarehouseBusyError, Wareh
 #: Seconds to wait for another process, seconds between looks, and seconds between lines that say so.
 PATIENCE, LOOK, SAY = 3600.0, 0.2, 10.0
 BATCH_ROWS = 100_000
-MEMORY_MB = 256
+MEMORY_MB = 192
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +95,11 @@ class Session:
         self._connection.register(name, rows)
         try:
             yield
-        finally:
-            self._connection.unregister(name)
+        except BaseException:
+            with suppress(duckdb.Error):  # what broke off a transaction lets nothing else through, and is the news
+                self._connection.unregister(name)
+            raise
+        self._connection.unregister(name)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -105,7 +108,8 @@ class Session:
         try:
             yield
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            with suppress(duckdb.Error):  # it may be over already
+                self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
 

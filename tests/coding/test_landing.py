@@ -7,6 +7,7 @@ import time
 import pytest
 
 from include.coding.errors import AuditError, IncompleteError
+from include.coding.plan import MIN_MEMORY_MB
 from include.coding.results import Returned
 from tests.coding.conftest import CHEF, DAY, LATER, MODEL, NEXT_DAY, OTHER_MODEL, as_date, code_line, make_key
 
@@ -262,14 +263,15 @@ def test_staging_may_lie_in_a_folder_with_a_name_like_a_pattern(pipeline):
         assert pipeline.ask("SELECT label FROM coding.coded_records") == [(job,)]
 
 
-def test_more_texts_and_records_than_the_engine_holds_in_a_block_are_all_there_afterwards(pipeline):
+def test_a_run_of_more_texts_and_records_than_fit_the_memory_is_landed_whole(pipeline):
     pipeline.fill()
-    pipeline.ask(f"INSERT INTO survey_responses SELECT i, '{DAY}', 'job ' || i, 'does it' FROM range(300000) t(i)")
-    landed = pipeline.run()
-    assert (landed.coded, landed.texts) == (300_000, 300_000)
+    texts = "'job ' || i, 'does what ' || i || ' people do'"
+    pipeline.ask(f"INSERT INTO survey_responses SELECT i, '{DAY}', {texts} FROM range(400000) t(i)")
+    landed = pipeline.run(memory_mb=MIN_MEMORY_MB, records_per_part=350_000)
+    assert (landed.coded, landed.texts, landed.operations) == (400_000, 400_000, 2)
     real = "count(DISTINCT text_key), min(code), max(code)"  # no count that statistics could answer
     for name in ("coded_texts", "coded_records"):
-        assert pipeline.ask(f"SELECT {real} FROM coding.{name}") == [(300_000, "351311", "351311")]
+        assert pipeline.ask(f"SELECT {real} FROM coding.{name}") == [(400_000, "351311", "351311")]
 
 
 def test_a_source_that_has_lost_its_records_does_not_empty_what_is_published(filled):

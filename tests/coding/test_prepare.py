@@ -12,9 +12,7 @@ import pytest
 
 from include.coding.engine import open_engine
 from include.coding.errors import PlanError, SourceError
-from include.coding.ledger import take_checksum
 from include.coding.parts import MAX_PARTS
-from include.coding.prepare import judge_texts, write_records
 from include.coding.source import open_source
 from tests.coding.conftest import (
     DAY,
@@ -133,27 +131,6 @@ def test_a_text_of_many_megabytes_is_rejected_within_the_engines_memory(pipeline
         "1": "too_long",
         "2": None,
     }
-
-
-def test_a_source_that_changes_while_it_is_read_is_refused(pipeline, tmp_path):
-    path = tmp_path / "a.parquet"
-
-    def write(rows):
-        columns = f"i || '' AS record_id, DATE '{DAY}' AS response_date, 'chef' AS occp_text, '' AS tasks_text"
-        duckdb.execute(f"COPY (SELECT {columns} FROM range({rows}) t(i)) TO '{path}'")
-
-    write(3)
-    plan, records = make_plan(source=path.as_uri()), tmp_path / "records.parquet"
-    with (
-        open_engine(tmp_path / "run", "test", 256) as engine,
-        pytest.raises(SourceError, match="a.parquet' changed while it was read: run again"),
-        open_source(plan, engine, pipeline.warehouse),
-    ):
-        read, _ = take_checksum(engine, plan)
-        judge_texts(engine, plan)
-        write(4)
-        write_records(engine, plan, records, read)
-    assert not records.exists()
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

@@ -1,0 +1,56 @@
+"""The pipeline's own functions, called as its tasks call them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import duckdb
+
+from bench.measure import Job
+from include.coding.files import path_of
+from include.coding.landing import land as land_run
+from include.coding.plan import Plan
+from include.coding.prepare import prepare as prepare_run
+from include.coding.results import Returned
+from include.warehouse.duckdb_warehouse import DuckDBWarehouse
+
+
+def prepare(job: Job) -> dict[str, int]:
+    """Prepare a run in the job's folder, and leave there what `land` is told."""
+    folder = Path(job.folder)
+    plan = Plan(
+        run_id=job.run_id, topic="osca", model_id="m", model_version=1.0, from_date=job.first_day,
+        to_date="2026-10-31", source=Path(job.source).as_uri(), staging=folder.as_uri(), memory_mb=job.memory_mb,
+    )  # fmt: skip
+    prepared = prepare_run(plan, _warehouse(plan, job), folder)
+    parts = [asdict(part) for part in prepared.parts]
+    told = {"plan": plan.as_dict(), "prepared": prepared.as_dict(), "parts": parts}
+    (folder / "prepared.json").write_text(json.dumps(told))
+    sent = {"sent": sum(part["records"] for part in parts), "bytes": sum(part["bytes"] for part in parts)}
+    return {"texts": prepared.texts, **sent}
+
+
+def land(job: Job) -> dict[str, int]:
+    """Land the run that lies in the folder `coded`."""
+    coded = Path(job.coded)
+    told = json.loads((coded / "prepared.json").read_text())
+    plan = Plan.from_dict({**told["plan"], "memory_mb": job.memory_mb})
+    returned = [
+        Returned(
+            part["part"], f"operation-{part['part']}", "complete",
+            output=coded / f"output-{part['part']:04}.jsonl", sent=path_of(part["uri"]),
+            fingerprint=f"{plan.topic}/{plan.model_id}/{part['sha256']}",
+        )
+        for part in told["parts"]
+    ]  # fmt: skip
+    landed = land_run(plan, told["prepared"], told["parts"], returned, _warehouse(plan, job), Path(job.folder))
+    return {"texts": landed.texts, "coded": landed.coded}
+
+
+def _warehouse(plan: Plan, job: Job) -> DuckDBWarehouse:
+    path = job.warehouse
+    return DuckDBWarehouse(
+        lambda read_only: duckdb.connect(path, read_only=read_only), path, memory_mb=plan.engine_memory_mb
+    )

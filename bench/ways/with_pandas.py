@@ -1,0 +1,69 @@
+"""Data frames, the way people write it, and SQLite. It leaves out occurrence numbers, parts, hashes of files,
+characters with a likeness beyond NFKD, and every form of an output line but the declared one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from pathlib import Path
+
+import pandas as pd
+
+from bench.measure import Job
+
+TEXTS = ["occp_text", "tasks_text"]
+ROWS = 100_000
+
+
+def prepare(job: Job) -> dict[str, int]:
+    """`read_parquet`, `.str`, `drop_duplicates`, `merge`, `to_json(lines=True)`."""
+    records = pd.read_parquet(job.source)
+    for column in TEXTS:
+        records[column] = cleaned(records[column])
+    records["reason"] = None
+    records.loc[records["occp_text"].str.len() + records["tasks_text"].str.len() > 300, "reason"] = "too_long"
+    records.loc[(records["occp_text"] == "") & (records["tasks_text"] == ""), "reason"] = "blank"
+    texts = records.loc[records["reason"].isna(), TEXTS].drop_duplicates()
+    pairs = zip(texts["occp_text"], texts["tasks_text"], strict=True)
+    texts["recordId"] = [hashlib.sha256(f"{occp}\x1f{tasks}".encode()).hexdigest()[:32] for occp, tasks in pairs]
+    lines = texts.sort_values("recordId")[["recordId", *TEXTS]]
+    lines.to_json(Path(job.folder) / "lines.jsonl", orient="records", lines=True)
+    keyed = records.merge(texts, on=TEXTS, how="left")
+    keyed[["record_id", "response_date", "recordId", "reason"]].to_parquet(Path(job.folder) / "records.parquet")
+    return {"texts": len(texts)}
+
+
+def cleaned(column: pd.Series[str]) -> pd.Series[str]:
+    """NFKD to ASCII, single spaces."""
+    ascii_only = column.fillna("").str.normalize("NFKD").str.encode("ascii", "ignore").str.decode("ascii")
+    printable = ascii_only.str.replace(r"[^ -~]+", " ", regex=True)
+    return printable.str.replace(r" +", " ", regex=True).str.strip()
+
+
+def land(job: Job) -> dict[str, int]:
+    """`read_json(lines=True, chunksize)`, `drop_duplicates`, `merge`, `to_sql`."""
+    paths = sorted(Path(job.coded).glob("output-*.jsonl"))
+    texts = pd.concat([flat(chunk) for path in paths for chunk in pd.read_json(path, lines=True, chunksize=ROWS)])
+    texts = texts.drop_duplicates("text_key")
+    records = pd.read_parquet(Path(job.coded) / "records.parquet")
+    coded = records.merge(texts, on="text_key", how="left")
+    coded["outcome"] = coded["code"].notna().map({True: "coded", False: "uncoded"})
+    coded.loc[coded["reason"].notna(), "outcome"] = "rejected"
+    with sqlite3.connect(Path(job.folder) / "warehouse.sqlite") as database:
+        texts.to_sql("coded_texts", database, index=False, chunksize=ROWS)
+        coded.to_sql("coded_records", database, index=False, chunksize=ROWS)
+    return {"texts": len(texts), "coded": int((coded["outcome"] == "coded").sum())}
+
+
+def flat(chunk: pd.DataFrame) -> pd.DataFrame:
+    """The members of the lines as columns."""
+    return pd.DataFrame(
+        {
+            "text_key": chunk["recordId"],
+            "code": chunk["result"].str.get("codeCategory"),
+            "label": chunk["result"].str.get("codeLabel"),
+            "confidence": chunk["result"].str.get("codeConfidence"),
+            "suggestions": chunk["suggestions"].astype(str),
+        }
+    )
