@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from include.coding.errors import DataError, PlanError
-from include.coding.plan import MAX_RECORDS_PER_PART, Plan, settle_dates
+from include.coding.plan import MAX_RECORDS_PER_PART, MIN_MEMORY_MB, Plan, settle_dates
 from tests.coding.conftest import make_plan
 
 DUE = datetime(2026, 11, 1, 0, 0, tzinfo=ZoneInfo("Australia/Sydney"))
@@ -90,6 +90,12 @@ def test_a_selection_that_nobody_knows_is_refused():
 def test_parts_that_are_too_small_or_too_large_are_refused(count):
     with pytest.raises(PlanError, match=f"`records_per_part` is {count}; expected 1 to {MAX_RECORDS_PER_PART}"):
         make_plan(records_per_part=count)
+
+
+def test_a_limit_of_memory_that_the_engines_cannot_keep_is_refused():
+    with pytest.raises(PlanError, match=f"`memory_mb` is {MIN_MEMORY_MB - 1}; expected {MIN_MEMORY_MB} or more"):
+        make_plan(memory_mb=MIN_MEMORY_MB - 1)
+    assert make_plan(memory_mb=512).engine_memory_mb == 192
 
 
 @pytest.mark.parametrize("count", [1, 500_000, MAX_RECORDS_PER_PART])
