@@ -131,7 +131,8 @@ def write_records(engine: duckdb.DuckDBPyConnection, plan: Plan, path: Path, rea
         f"SELECT *, 1 AS occurrence FROM ({_JUDGED.format(join='ANTI')})"
         f" UNION ALL SELECT *, {numbered} FROM ({_JUDGED.format(join='SEMI')})"
     )
-    copy_to(engine, select, path, "FORMAT parquet, COMPRESSION zstd")
+    # small groups of rows: the writer holds two of them beside the join
+    copy_to(engine, select, path, "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20480")
     ((written, rejected, judged),) = engine.execute(
         "SELECT count(*), count(reason), count(coalesce(reason, text_key)) FROM read_parquet(?)", [pattern_of(path)]
     ).fetchall()
