@@ -1,6 +1,6 @@
 """One way to do a step, in a process of its own: what it took and what it counted.
 
-    python -m bench.measure prepare with_pandas '{"source": "answers.parquet", "folder": "/tmp/bench"}'
+    python -m bench.measure prepare with_pandas '{"source": "answers.parquet", "folder": ".run/bench/by-hand"}'
 
 A way is a module of :mod:`bench.ways` with a function for each step it knows.
 """

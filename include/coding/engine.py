@@ -10,6 +10,7 @@ from pathlib import Path
 import duckdb
 
 from include.coding import texts
+from include.warehouse.duckdb_warehouse import literal
 
 
 @contextmanager
@@ -44,6 +45,5 @@ def copy_to(engine: duckdb.DuckDBPyConnection, select: str, path: Path, options:
     :param options: of COPY, such as `FORMAT json`
     """
     partial = path.with_name(path.name + ".partial")
-    literal = "'" + str(partial).replace("'", "''") + "'"
-    engine.execute(f"COPY ({select}) TO {literal} ({options})")
+    engine.execute(f"COPY ({select}) TO {literal(str(partial))} ({options})")
     partial.replace(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from include.coding.ledger import enter, forget_checksums
 from include.coding.plan import Plan
 from include.coding.publishing import publish
 from include.coding.results import RESULTS, Read, Returned, model_of, read_results
-from include.coding.tables import table
+from include.coding.tables import table, utc_now
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse, Query, Session
 
 #: Lines that were set aside and are named in a message.
@@ -56,7 +55,7 @@ def land(
     """Keep the results of every part that came back, then publish the run's dates.
 
     :param prepared: what `prepare` counted (:meth:`include.coding.prepare.Prepared.as_dict`)
-    :param parts: what was to be sent (fields of :class:`include.coding.prepare.Part`)
+    :param parts: what was to be sent (fields of :class:`include.coding.parts.Part`)
     :param returned: what came back, one for each part
     :raises IncompleteError: a part did not come back, or not whole; nothing was published, what came back is kept
     :raises AuditError: counts do not add up, or a threshold is passed; nothing was published
@@ -75,16 +74,16 @@ def land(
                 enter(session, plan, prepared, published, sent, len(parts))
     log.info("Published %s to %s: %s", plan.from_date, plan.to_date, published)
     return Landed(
-        published.read,
-        published.coded,
-        published.uncoded,
-        published.rejected,
-        published.texts,
-        sent,
-        len(parts),
-        plan.from_date,
-        plan.to_date,
-        None if published.rows_of == plan.run_id else published.rows_of,
+        read=published.read,
+        coded=published.coded,
+        uncoded=published.uncoded,
+        rejected=published.rejected,
+        texts=published.texts,
+        texts_sent=sent,
+        operations=len(parts),
+        from_date=plan.from_date,
+        to_date=plan.to_date,
+        rows_of=None if published.rows_of == plan.run_id else published.rows_of,
     )
 
 
@@ -114,10 +113,6 @@ def _text(path: Path | None) -> str | None:
     if path is None or not path.is_file():
         return None
     return path.read_text(encoding="utf-8", errors="replace")
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def _keep_results(
@@ -154,7 +149,7 @@ def _keep_results(
                 WHERE kept.text_key = returned_texts.text_key AND kept.topic = ? AND kept.model_id = ?
             )
             """,
-            [plan.topic, plan.model_id, plan.model_version, plan.run_id, _now(), plan.topic, plan.model_id],
+            [plan.topic, plan.model_id, plan.model_version, plan.run_id, utc_now(), plan.topic, plan.model_id],
         )
 
 
@@ -172,7 +167,7 @@ def _keep_operations(
         session.execute(f"DELETE FROM {operations} WHERE operation_id = ?", [back.operation_id])
         row = (
             back.operation_id, plan.run_id, back.part, plan.topic, plan.model_id, part["records"], part["bytes"],
-            back.state, seen.problem, seen.usable, seen.set_aside, _text(back.metadata), _now(),
+            back.state, seen.problem, seen.usable, seen.set_aside, _text(back.metadata), utc_now(),
         )  # fmt: skip
         session.execute(f"INSERT INTO {operations} VALUES ({', '.join('?' * len(row))})", row)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import duckdb
 
 from include.coding import texts
 from include.coding.plan import Plan
-from include.coding.tables import table
+from include.coding.tables import table, utc_now
 from include.warehouse.duckdb_warehouse import Session
 
 #: The rows of `coded_records` that a run replaces.
@@ -106,7 +105,7 @@ def enter(
         plan.run_id, plan.topic, plan.model_id, plan.model_version, plan.source, plan.selection, plan.from_date,
         plan.to_date, prepared["read_at"], checksum, published.rows_of, published.read, published.coded,
         published.uncoded, published.rejected, published.texts, sent, operations,
-        datetime.now(UTC).replace(tzinfo=None),
+        utc_now(),
     )  # fmt: skip
     session.execute(f"INSERT INTO {runs} VALUES ({', '.join('?' * len(row))})", row)
 

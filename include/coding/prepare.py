@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from include.coding.ledger import find_published, take_checksum
 from include.coding.parts import Part, write_parts
 from include.coding.plan import Plan
 from include.coding.source import CHANGED, hold_source, open_source
-from include.coding.tables import create_tables, table
+from include.coding.tables import create_tables, table, utc_now
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse, Query
 
 log = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ def prepare(plan: Plan, warehouse: DuckDBWarehouse, folder: Path) -> Prepared:
     with open_engine(folder, "prepare", plan.engine_memory_mb) as engine:
         with open_source(plan, engine, warehouse) as undated:
             # not before: readers may have waited for the warehouse, and read in another order than they came
-            read_at = datetime.now(UTC).replace(tzinfo=None).isoformat()
+            read_at = utc_now().isoformat()
             read, checksum = take_checksum(engine, plan)
             log.info("Read %d records of %s to %s", read, plan.from_date, plan.to_date)
             if undated:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import duckdb
@@ -13,7 +12,7 @@ from include.coding.errors import AuditError, IncompleteError
 from include.coding.files import path_of, pattern_of
 from include.coding.ledger import OF_RUN, Published, find_later, find_published, of_run
 from include.coding.plan import Plan
-from include.coding.tables import table
+from include.coding.tables import table, utc_now
 from include.warehouse.duckdb_warehouse import Query, Session
 
 _LEFT = "Left as they are, since another run read these dates later: %s"
@@ -88,7 +87,7 @@ def _replace(
                 ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
             WHERE true{ours}
             """,
-            [*model, plan.model_version, plan.run_id, datetime.now(UTC).replace(tzinfo=None), *model, *values],
+            [*model, plan.model_version, plan.run_id, utc_now(), *model, *values],
         )
     counts = _audit(session, plan, (OF_RUN + ours, [*of_run(plan), *values]), read, rejected)
     return Published(plan.run_id, read, *counts, prepared["texts"])

@@ -16,7 +16,7 @@ import pyarrow as pa
 from include.coding.errors import SourceError
 from include.coding.files import path_of, pattern_of
 from include.coding.plan import COLUMNS, Plan
-from include.warehouse.duckdb_warehouse import DuckDBWarehouse, quoted, quoted_column
+from include.warehouse.duckdb_warehouse import DuckDBWarehouse, literal, quoted, quoted_column
 from include.warehouse.errors import NoSuchTableError
 
 #: Kinds of files.
@@ -140,16 +140,12 @@ def _schema(engine: duckdb.DuckDBPyConnection, scan: str) -> pa.Schema:
     return engine.sql(f"SELECT * FROM {scan} LIMIT 0").to_arrow_reader().schema
 
 
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
 def _pattern(path: Path) -> str:
-    return _literal(pattern_of(path))
+    return literal(pattern_of(path))
 
 
 def _text_columns(names: Iterable[str]) -> str:
-    return "{" + ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names) + "}"
+    return "{" + ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names) + "}"
 
 
 def _scan_csv(path: Path, plan: Plan) -> str:
@@ -168,7 +164,7 @@ def _scan_csv(path: Path, plan: Plan) -> str:
         named[f"{name}_{place}" if not name or name in named else name] = None
     _check_last_line(path, plan)
     return (
-        f"read_csv({_pattern(path)}, auto_detect=false, header=true, delim={_literal(delimiter)}, quote='\"',"
+        f"read_csv({_pattern(path)}, auto_detect=false, header=true, delim={literal(delimiter)}, quote='\"',"
         f" escape='\"', max_line_size={MAX_LINE}, columns={_text_columns(named or ['(none)'])})"
     )
 

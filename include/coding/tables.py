@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from include.warehouse.duckdb_warehouse import Session, quoted
@@ -12,6 +13,11 @@ _SQL = Path(__file__).with_name("tables.sql")
 def table(schema: str, name: str) -> str:
     """Quoted name of one of the project's tables."""
     return f"{quoted(schema)}.{name}"
+
+
+def utc_now() -> datetime:
+    """The time as the tables hold it: UTC, and no offset that would say so."""
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def create_tables(session: Session, schema: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import duckdb
 
+from include.warehouse.duckdb_warehouse import literal
+
 #: Characters that people's keyboards and word processors make, and what they stand for in ASCII.
 _LIKE_ASCII = {
     "‘’‚‛′ʼ`´": "'",
@@ -41,15 +43,11 @@ def _pairs() -> tuple[str, str]:
     return found, put
 
 
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
 def _transliterated() -> str:
     found, put = _pairs()
-    sql = f"translate(strip_accents(t), {_literal(found)}, {_literal(put)})"
+    sql = f"translate(strip_accents(t), {literal(found)}, {literal(put)})"
     for several, stand_in in _LIKE_SEVERAL.items():
-        sql = f"replace({sql}, {_literal(several)}, {_literal(stand_in)})"
+        sql = f"replace({sql}, {literal(several)}, {literal(stand_in)})"
     # what is neither printable ASCII nor a letter or number of some script (control characters, emoji, currency
     # signs) separates words; letters of another script stay, so that their text is rejected and not emptied
     return rf"regexp_replace({sql}, '[^\x20-\x7e\p{{L}}\p{{N}}]+', ' ', 'g')"

@@ -37,6 +37,11 @@ def quoted_column(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(text: str) -> str:
+    """A text as SQL, where no value can be bound."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 class Query:
     """The rows of a query as Arrow, for another engine to read: it is run anew whenever they are asked for.
 
