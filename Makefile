@@ -30,9 +30,9 @@ bench: $(VENV)/installed-dev  ## measure, side by side in one run, and write doc
 
 lock: $(VENV)/installed-dev  ## resolve requirements*.txt anew into the locks
 	$(BIN)/uv pip compile requirements.txt --quiet --universal --python-version 3.11 \
-	    --generate-hashes --no-header -o requirements.lock
+	    --generate-hashes --no-header --no-strip-extras -o requirements.lock
 	$(BIN)/uv pip compile requirements-dev.txt --quiet --universal --python-version 3.11 \
-	    --generate-hashes --no-header -c requirements.lock -o requirements-dev.lock
+	    --generate-hashes --no-header --no-strip-extras -c requirements.lock -o requirements-dev.lock
 
 clean: down  ## remove the environment and all that ran in it, the embedded warehouse included
 	rm -rf $(VENV) .run
