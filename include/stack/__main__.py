@@ -1,17 +1,23 @@
-"""`python -m include.stack run|up|down`: what `make run`, `make up` and `make down` call."""
+"""`python -m include.stack run|up|down`: what `make run`, `make up` and `make down` call.
+
+`python -m include.stack code` codes the sample on an Airflow that runs elsewhere, in containers for one:
+AIRFLOW_URL, AIRFLOW_USER and AIRFLOW_PASSWORD (or AIRFLOW_PASSWORD_FILE) say where.
+"""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import sys
+import time
 from pathlib import Path
 
 import duckdb
 import pandas as pd
 
 from include.coding.files import path_of
-from include.stack.processes import PROJECT, Stack, StackError
+from include.stack.airflow_api import AirflowApi
+from include.stack.processes import PROJECT, START_SECONDS, Stack, StackError, is_parsed
 
 #: All days of the sample in one run, in several parts, so that there is something to see.
 SAMPLE_RUN = {"from_date": "2026-10-01", "to_date": "2026-10-30", "records_per_part": 1000}
@@ -20,9 +26,11 @@ RUN_SECONDS = 1800.0
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m include.stack", description=__doc__)
-    parser.add_argument("command", choices=("run", "up", "down"))
+    parser.add_argument("command", choices=("run", "up", "down", "code"))
     parser.add_argument("--folder", type=Path, default=PROJECT / ".run", help="where everything lies (default: .run)")
     arguments = parser.parse_args()
+    if arguments.command == "code":
+        return code()
     stack = Stack(arguments.folder)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     try:
@@ -64,12 +72,38 @@ def down(stack: Stack) -> int:
     return 0
 
 
-def _code_sample(stack: Stack) -> int:
-    run_id = stack.api.trigger(SAMPLE_RUN)
+def code() -> int:
+    """Code the sample on the Airflow that the environment names, and show what became of its records."""
+    try:
+        api = AirflowApi.from_environment()
+    except KeyError as error:
+        print(f"{error.args[0]} is not set: it says, with the others of AIRFLOW_URL, AIRFLOW_USER and"
+              " AIRFLOW_PASSWORD, which Airflow to use", file=sys.stderr)  # fmt: skip
+        return 2
+    deadline = time.monotonic() + START_SECONDS
+    while not is_parsed(api) and time.monotonic() < deadline:
+        time.sleep(1)
+    api.unpause()
+    run_id, state = _watch_sample(api)
+    if state != "success":
+        print(f"The run ended {state!r}; Airflow's UI has the logs of its tasks")
+        return 1
+    print("\n" + "\n".join(f"{name:<16} {value}" for name, value in api.xcom(run_id, "land").items()))
+    return 0
+
+
+def _watch_sample(api: AirflowApi) -> tuple[str, str]:
+    """Run the sample, show each change of state, and return (run id, how it ended)."""
+    run_id = api.trigger(SAMPLE_RUN)
     print(f"Run {run_id}")
     state = ""
-    for moment, name, state in stack.api.watch(run_id, RUN_SECONDS):
+    for moment, name, state in api.watch(run_id, RUN_SECONDS):
         print(f"  {moment:%H:%M:%S}  {name:<20} {state}", flush=True)
+    return run_id, state
+
+
+def _code_sample(stack: Stack) -> int:
+    run_id, state = _watch_sample(stack.api)
     if state != "success":
         print(f"The run ended {state!r}; the logs of its tasks are in {stack.folder / 'airflow' / 'logs'}")
         return 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -32,6 +34,15 @@ class AirflowApi:
             total=5, backoff_factor=0.5, status_forcelist=[500, 503], allowed_methods=None, raise_on_status=False
         )
         self._session.mount("http://", HTTPAdapter(max_retries=again))
+
+    @classmethod
+    def from_environment(cls) -> AirflowApi:
+        """The server that `AIRFLOW_URL`, `AIRFLOW_USER` and `AIRFLOW_PASSWORD` (or `AIRFLOW_PASSWORD_FILE`) name.
+
+        :raises KeyError: one of them is missing
+        """
+        password = os.environ.get("AIRFLOW_PASSWORD") or Path(os.environ["AIRFLOW_PASSWORD_FILE"]).read_text().strip()
+        return cls(os.environ["AIRFLOW_URL"].rstrip("/"), os.environ["AIRFLOW_USER"], password)
 
     def healthy(self) -> set[str]:
         """Names of the components that report themselves healthy; empty while the server does not answer."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import psutil
@@ -55,6 +56,17 @@ def free_port(preferred: int = 0) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise StackError("no port of 127.0.0.1 is free")
+
+
+def coding_connection(service: str) -> dict[str, Any]:
+    """Airflow connection to a local coding service, which may be asked more often than the real one."""
+    return {
+        "conn_type": "coding_service",
+        "host": service,
+        "login": "local-client",
+        "password": "local-secret",
+        "extra": {"auth_host": service, "requests_per_second": 10, "poll_interval": 1},
+    }
 
 
 class Stack:
@@ -101,13 +113,6 @@ class Stack:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
         api = f"http://127.0.0.1:{running.api_port}"
         service = f"http://127.0.0.1:{running.service_port}"
-        coding = {
-            "conn_type": "coding_service",
-            "host": service,
-            "login": "local-client",
-            "password": "local-secret",
-            "extra": {"auth_host": service, "requests_per_second": 10, "poll_interval": 1},
-        }
         # a machine that reaches its package index through a proxy reaches itself without one
         direct = ",".join(
             filter(None, (inherited.get("no_proxy") or inherited.get("NO_PROXY"), "127.0.0.1,localhost"))
@@ -140,7 +145,7 @@ class Stack:
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port(8793)),
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port(8794)),
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
-            "AIRFLOW_CONN_CODING_SERVICE_DEFAULT": json.dumps(coding),
+            "AIRFLOW_CONN_CODING_SERVICE_DEFAULT": json.dumps(coding_connection(service)),
             "AIRFLOW_CONN_WAREHOUSE_DEFAULT": json.dumps({"conn_type": "duckdb", "host": str(self.warehouse)}),
             "CODING_STAGING": (self.folder / "staging").as_uri(),
             **self._settings,
@@ -156,8 +161,8 @@ class Stack:
                 "secret_key": secrets.token_urlsafe(48),
                 "password": secrets.token_urlsafe(9),
             }
-            _write_private(path, json.dumps(made))
-            _write_private(self.folder / "passwords.json", json.dumps({USER: made["password"]}))
+            write_private(path, json.dumps(made))
+            write_private(self.folder / "passwords.json", json.dumps({USER: made["password"]}))
         found: dict[str, str] = json.loads(path.read_text())
         return found
 
@@ -183,7 +188,7 @@ class Stack:
         try:
             for name, command in self._commands(running).items():
                 running.processes[name] = self._spawn(name, command, environment)
-                _write_private(self._state, json.dumps(asdict(running)))
+                write_private(self._state, json.dumps(asdict(running)))
             self.running = running
             self._wait_until_ready()
         except BaseException:
@@ -228,7 +233,7 @@ class Stack:
         assert self.running is not None, "the stack does not run"
         command = self._commands(self.running)[name]
         self.running.processes[name] = self._spawn(name, command, self.environment(self.running))
-        _write_private(self._state, json.dumps(asdict(self.running)))
+        write_private(self._state, json.dumps(asdict(self.running)))
 
     def _commands(self, running: Running) -> dict[str, list[str]]:
         service = ["--port", str(running.service_port), "--data", str(self.folder / "service")]
@@ -259,7 +264,7 @@ class Stack:
         self._until("local-service", deadline, lambda: _listens(self.running.service_port))  # type: ignore[union-attr]
         self._until("api-server", deadline, lambda: self.api.healthy() >= COMPONENTS)
         api = self.api
-        self._until("dag-processor", deadline, lambda: _parsed(api))
+        self._until("dag-processor", deadline, lambda: is_parsed(api))
         api.create_pool(POOL, POOL_SLOTS)
         api.unpause()
 
@@ -306,8 +311,11 @@ def _signal(process: psutil.Process, number: int) -> None:
         process.send_signal(number)
 
 
-def _parsed(api: AirflowApi) -> bool:
-    """Whether the DAG is there; one that does not import never will be."""
+def is_parsed(api: AirflowApi) -> bool:
+    """Whether the DAG is there.
+
+    :raises StackError: it does not import, so it never will be
+    """
     if errors := api.import_errors():
         raise StackError(f"the DAG does not import: {errors[0]}")
     return api.has_dag()
@@ -318,7 +326,8 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """Write a file that its owner alone may read; it appears whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
