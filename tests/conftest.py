@@ -1,11 +1,20 @@
 """Airflow for tests: a home of its own, this project's plugins, and no connection but those that a test sets."""
 
+from __future__ import annotations
+
 import atexit
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.postgres import Postgres
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,9 +29,28 @@ for name in [name for name in os.environ if name.startswith(("AIRFLOW_", "AIRFLO
         del os.environ[name]
 os.environ |= {
     "AIRFLOW_HOME": _home,
+    "XDG_RUNTIME_DIR": _home,
     "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
     "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
 }
 sys.path.insert(0, str(ROOT / "dags"))
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A PostgreSQL server for the whole session."""
+    from tests.postgres import run_postgres  # it looks at the environment when it is imported
+
+    with run_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
+    """Where an empty warehouse is, once for each kind: see `open_warehouse`."""
+    if request.param == "duckdb":
+        return tmp_path / "warehouse.duckdb"
+    server = request.getfixturevalue("postgres")
+    return str(server.conninfo(server.create_database()))

@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 
 from include.coding import texts
-from include.warehouse.duckdb_warehouse import literal
+from include.warehouse.warehouse import literal
 
 
 @contextmanager

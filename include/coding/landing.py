@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from include.coding.plan import Plan
 from include.coding.publishing import publish
 from include.coding.results import RESULTS, Read, Returned, model_of, read_results
 from include.coding.tables import table, utc_now
-from include.warehouse.duckdb_warehouse import DuckDBWarehouse, Query, Session
+from include.warehouse.duckdb_warehouse import Query
+from include.warehouse.warehouse import Session, Warehouse
 
 #: Lines that were set aside and are named in a message.
 NAMED_LINES = 5
@@ -49,7 +51,7 @@ def land(
     prepared: Mapping[str, Any],
     parts: Sequence[Mapping[str, Any]],
     returned: Sequence[Returned],
-    warehouse: DuckDBWarehouse,
+    warehouse: Warehouse,
     folder: Path,
 ) -> Landed:
     """Keep the results of every part that came back, then publish the run's dates.
@@ -60,16 +62,17 @@ def land(
     :raises IncompleteError: a part did not come back, or not whole; nothing was published, what came back is kept
     :raises AuditError: counts do not add up, or a threshold is passed; nothing was published
     """
+    runs = table(plan.schema, "coding_runs")  # who writes results or codes holds its lock: one run at a time
     with open_engine(folder, "land", plan.engine_memory_mb) as engine:
         engine.execute(RESULTS)
         read = [_read(engine, plan, part, back) for part, back in zip(parts, returned, strict=True)]
         with warehouse.session() as session:
-            with session.transaction():
+            with session.transaction(lock=runs):
                 _keep_results(engine, session, plan, prepared)
                 _keep_operations(session, plan, parts, returned, read)
             _check_complete(engine, plan, parts, returned, read)
             sent = sum(part["records"] for part in parts)
-            with session.transaction():
+            with session.transaction(lock=runs):
                 published = publish(engine, session, plan, prepared)
                 enter(session, plan, prepared, published, sent, len(parts))
     log.info("Published %s to %s: %s", plan.from_date, plan.to_date, published)
@@ -112,7 +115,8 @@ def _read(engine: duckdb.DuckDBPyConnection, plan: Plan, part: Mapping[str, Any]
 def _text(path: Path | None) -> str | None:
     if path is None or not path.is_file():
         return None
-    return path.read_text(encoding="utf-8", errors="replace")
+    # PostgreSQL takes no NUL in a text, and metadata must not lose the output
+    return path.read_text(encoding="utf-8", errors="replace").replace("\0", "\ufffd")
 
 
 def _keep_results(
@@ -132,9 +136,9 @@ def _keep_results(
     with session.staged("returned_texts", Query(engine, once)):
         if plan.selection == "all":
             session.execute(
-                f"DELETE FROM {texts} WHERE topic = ? AND model_id = ? AND coded_at <= CAST(? AS TIMESTAMP)"
+                f"DELETE FROM {texts} WHERE topic = ? AND model_id = ? AND coded_at <= ?"
                 " AND text_key IN (SELECT text_key FROM returned_texts)",
-                [plan.topic, plan.model_id, prepared["read_at"]],
+                [plan.topic, plan.model_id, datetime.fromisoformat(prepared["read_at"])],
             )
             forget_checksums(session, plan)
         session.execute(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any
 
 import duckdb
@@ -12,7 +13,7 @@ import duckdb
 from include.coding import texts
 from include.coding.plan import Plan
 from include.coding.tables import table, utc_now
-from include.warehouse.duckdb_warehouse import Session
+from include.warehouse.warehouse import Session
 
 #: The rows of `coded_records` that a run replaces.
 OF_RUN = "topic = ? AND model_id = ? AND response_date BETWEEN ? AND ?"
@@ -20,7 +21,11 @@ OF_RUN = "topic = ? AND model_id = ? AND response_date BETWEEN ? AND ?"
 
 def of_run(plan: Plan) -> list[Any]:
     """The values of `OF_RUN`."""
-    return [plan.topic, plan.model_id, plan.from_date, plan.to_date]
+    return [plan.topic, plan.model_id, *_dates(plan)]
+
+
+def _dates(plan: Plan) -> tuple[date, date]:
+    return date.fromisoformat(plan.from_date), date.fromisoformat(plan.to_date)
 
 
 @dataclass(frozen=True)
@@ -73,19 +78,18 @@ def find_published(session: Session, plan: Plan, checksum: str, records: int) ->
     return published if (standing, of_others, published.read) == (records, 0, records) else None
 
 
-def find_later(session: Session, plan: Plan, read_at: str) -> list[tuple[str, str]]:
-    """Return the spans of dates (first and last, ISO 8601) among the plan's that other runs read later."""
+def find_later(session: Session, plan: Plan, read_at: str) -> list[tuple[date, date]]:
+    """Return the spans of dates (first and last) among the plan's that other runs read later."""
     rows = session.execute(
         f"""
-        SELECT DISTINCT CAST(from_date AS VARCHAR), CAST(to_date AS VARCHAR)
-        FROM {table(plan.schema, "coding_runs")}
+        SELECT DISTINCT from_date, to_date FROM {table(plan.schema, "coding_runs")}
         WHERE topic = ? AND model_id = ? AND to_date >= ? AND from_date <= ?
-            AND run_id <> ? AND read_at > CAST(? AS TIMESTAMP)
+            AND run_id <> ? AND read_at > ?
         ORDER BY 1, 2
         """,
-        [*of_run(plan), plan.run_id, read_at],
+        [*of_run(plan), plan.run_id, datetime.fromisoformat(read_at)],
     )
-    return [(str(first), str(last)) for first, last in rows]
+    return [(first, last) for first, last in rows]
 
 
 def enter(
@@ -102,8 +106,8 @@ def enter(
     # what was left to another run's later reading is not all that was read
     checksum = prepared["checksum"] if published.read == prepared["read"] else None
     row = (
-        plan.run_id, plan.topic, plan.model_id, plan.model_version, plan.source, plan.selection, plan.from_date,
-        plan.to_date, prepared["read_at"], checksum, published.rows_of, published.read, published.coded,
+        plan.run_id, plan.topic, plan.model_id, plan.model_version, plan.source, plan.selection, *_dates(plan),
+        datetime.fromisoformat(prepared["read_at"]), checksum, published.rows_of, published.read, published.coded,
         published.uncoded, published.rejected, published.texts, sent, operations,
         utc_now(),
     )  # fmt: skip

@@ -16,8 +16,9 @@ from include.coding.ledger import find_published, take_checksum
 from include.coding.parts import Part, write_parts
 from include.coding.plan import Plan
 from include.coding.source import CHANGED, hold_source, open_source
-from include.coding.tables import create_tables, table, utc_now
-from include.warehouse.duckdb_warehouse import DuckDBWarehouse, Query
+from include.coding.tables import create_tables, table
+from include.warehouse.duckdb_warehouse import Query
+from include.warehouse.warehouse import Warehouse
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Prepared:
         return {name: value for name, value in asdict(self).items() if name != "parts"}
 
 
-def prepare(plan: Plan, warehouse: DuckDBWarehouse, folder: Path) -> Prepared:
+def prepare(plan: Plan, warehouse: Warehouse, folder: Path) -> Prepared:
     """Read the plan's records and write what has to be sent into `folder`.
 
     The same input gives the same parts, byte by byte. Files appear whole or not at all.
@@ -65,9 +66,8 @@ def prepare(plan: Plan, warehouse: DuckDBWarehouse, folder: Path) -> Prepared:
     with warehouse.session() as session:
         create_tables(session, plan.schema)
     with open_engine(folder, "prepare", plan.engine_memory_mb) as engine:
-        with open_source(plan, engine, warehouse) as undated:
-            # not before: readers may have waited for the warehouse, and read in another order than they came
-            read_at = utc_now().isoformat()
+        with open_source(plan, engine, warehouse) as opened:
+            read_at, undated = opened.read_at, opened.undated
             read, checksum = take_checksum(engine, plan)
             log.info("Read %d records of %s to %s", read, plan.from_date, plan.to_date)
             if undated:
@@ -154,7 +154,7 @@ _JUDGED = """
 """
 
 
-def _find_new_texts(engine: duckdb.DuckDBPyConnection, plan: Plan, warehouse: DuckDBWarehouse) -> tuple[int, int]:
+def _find_new_texts(engine: duckdb.DuckDBPyConnection, plan: Plan, warehouse: Warehouse) -> tuple[int, int]:
     """Make the table `new_texts`, in the order of the keys; return how many texts there are and how many known."""
     engine.execute(
         "CREATE TABLE texts AS SELECT text_key,"

@@ -13,7 +13,8 @@ from include.coding.files import path_of, pattern_of
 from include.coding.ledger import OF_RUN, Published, find_later, find_published, of_run
 from include.coding.plan import Plan
 from include.coding.tables import table, utc_now
-from include.warehouse.duckdb_warehouse import Query, Session
+from include.warehouse.duckdb_warehouse import Query
+from include.warehouse.warehouse import Session
 
 _LEFT = "Left as they are, since another run read these dates later: %s"
 
@@ -43,8 +44,8 @@ def _confirm(session: Session, plan: Plan, prepared: Mapping[str, Any]) -> Publi
     published = find_published(session, plan, prepared["checksum"], prepared["read"])
     if published is None:
         later = find_later(session, plan, prepared["read_at"])
-        if any(first <= plan.from_date and last >= plan.to_date for first, last in later):
-            log.warning(_LEFT, later)
+        if any(first.isoformat() <= plan.from_date and last.isoformat() >= plan.to_date for first, last in later):
+            log.warning(_LEFT, ", ".join(f"{first} to {last}" for first, last in later))
             return Published(plan.run_id, 0, 0, 0, 0, 0)
         raise IncompleteError(
             f"what stood published for {plan.from_date} to {plan.to_date} has changed since `prepare`, or texts"
@@ -64,7 +65,7 @@ def _replace(
         )
     later = find_later(session, plan, prepared["read_at"])
     if later:
-        log.warning(_LEFT, later)
+        log.warning(_LEFT, ", ".join(f"{first} to {last}" for first, last in later))
     ours = "".join(" AND NOT response_date BETWEEN ? AND ?" for _ in later)
     values = [day for span in later for day in span]
     records = table(plan.schema, "coded_records")

@@ -11,7 +11,7 @@ import pandas as pd
 from include.coding.ledger import OF_RUN, of_run
 from include.coding.plan import Plan
 from include.coding.tables import table
-from include.warehouse.duckdb_warehouse import DuckDBWarehouse, Session
+from include.warehouse.warehouse import Session, Warehouse
 
 #: Queries over the run's rows of `coded_records`; no text of a person is in any of them.
 _SECTIONS = {
@@ -20,18 +20,18 @@ _SECTIONS = {
         "SELECT reason, count(*) AS records FROM rows WHERE outcome = 'rejected' GROUP BY reason ORDER BY 2 DESC, 1"
     ),
     "Levels of the codes (digits)": (
-        "SELECT level, count(*) AS records, round(avg(confidence), 3) AS mean_confidence"
+        "SELECT level, count(*) AS records, avg(confidence) AS mean_confidence"
         " FROM rows WHERE outcome = 'coded' GROUP BY level ORDER BY level DESC"
     ),
     "Most frequent codes": (
-        "SELECT code, label, count(*) AS records, round(avg(confidence), 3) AS mean_confidence"
+        "SELECT code, label, count(*) AS records, avg(confidence) AS mean_confidence"
         " FROM rows WHERE outcome = 'coded' GROUP BY code, label ORDER BY records DESC, code LIMIT 20"
     ),
 }
 
 
 def write_report(
-    plan: Plan, prepared: Mapping[str, Any], landed: Mapping[str, Any], warehouse: DuckDBWarehouse, path: Path
+    plan: Plan, prepared: Mapping[str, Any], landed: Mapping[str, Any], warehouse: Warehouse, path: Path
 ) -> str:
     """Write the report of a landed run as Markdown to `path` and return its text."""
     with warehouse.session(read_only=True) as session:
@@ -54,7 +54,7 @@ def _frame(session: Session, plan: Plan, query: str) -> pd.DataFrame:
 
 
 def _markdown(frame: pd.DataFrame) -> str:
-    return "None." if frame.empty else frame.astype(str).to_markdown(index=False, disable_numparse=True)
+    return "None." if frame.empty else frame.round(3).astype(str).to_markdown(index=False, disable_numparse=True)
 
 
 def _why_none(landed: Mapping[str, Any]) -> str:

@@ -6,7 +6,10 @@ import csv
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import duckdb
@@ -16,8 +19,9 @@ import pyarrow as pa
 from include.coding.errors import SourceError
 from include.coding.files import path_of, pattern_of
 from include.coding.plan import COLUMNS, Plan
-from include.warehouse.duckdb_warehouse import DuckDBWarehouse, literal, quoted, quoted_column
+from include.coding.tables import utc_now
 from include.warehouse.errors import NoSuchTableError
+from include.warehouse.warehouse import Session, Warehouse, literal, quoted, quoted_column
 
 #: Kinds of files.
 KINDS = (".parquet", ".csv", ".jsonl", ".ndjson", ".xlsx")
@@ -31,11 +35,21 @@ CHANGED = "run again when it is loaded"
 _MEND = "write the file anew, whole, and as UTF-8 if it is text"
 
 
-@contextmanager
-def open_source(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: DuckDBWarehouse) -> Iterator[int]:
-    """Make `source` in the engine: the records of the plan's dates, with the columns `COLUMNS` (strings and a DATE).
+@dataclass(frozen=True)
+class Opened:
+    """A source that can be read.
 
-    Yields the number of records without a date: they belong to no day and so to no run.
+    :param read_at: the moment whose records it has, ISO 8601, UTC
+    :param undated: records without a date: they belong to no day and so to no run
+    """
+
+    read_at: str
+    undated: int
+
+
+@contextmanager
+def open_source(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[Opened]:
+    """Make `source` in the engine: the records of the plan's dates, with the columns `COLUMNS` (strings and a DATE).
 
     :raises SourceError: no such table or file, an unreadable file, a needed column missing or of another type, or a
         date that is none
@@ -44,20 +58,21 @@ def open_source(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: DuckDB
     try:
         if path is not None:
             scan, schema = _scan(path, plan, engine)
-            select, undated = _select(plan, schema, scan)
-            engine.execute(f"CREATE TEMP VIEW source AS {select}")
-            before = _state(path)
-            yield _count(engine.execute(undated).fetchall())
+            _check_columns(plan, schema)
+            read_at, before = utc_now(), _state(path)
+            undated = _make_view(plan, engine, scan, {name: plan.column(name) for name in COLUMNS}, schema)
+            yield Opened(read_at.isoformat(), _count(engine.execute(undated).fetchall()))
             if _state(path) != before:
                 raise SourceError(f"source {plan.source!r} changed while it was read: {CHANGED}")
         else:
+            if not all(plan.source.split(".")):
+                raise NoSuchTableError("a part of the name is empty")
             with warehouse.session(read_only=True) as session:
-                table = quoted(plan.source)
-                select, undated = _select(plan, session.read(f"SELECT * FROM {table} LIMIT 0").schema, table)
-                count = _count(session.execute(undated))
-                engine.register("table_rows", session.query(select))
-                engine.execute("CREATE TEMP VIEW source AS FROM table_rows")
-                yield count
+                schema = session.read(f"SELECT * FROM {quoted(plan.source)} LIMIT 0").schema
+                # not before: readers may have waited for the warehouse, and read in another order than they came
+                read_at = utc_now()
+                _check_columns(plan, schema)
+                yield Opened(read_at.isoformat(), _make_table_view(plan, engine, session, schema))
     except (NoSuchTableError, duckdb.ParserException, duckdb.BinderException) as error:
         raise SourceError(
             f"source {plan.source!r} is no table or view of warehouse {warehouse.name!r}, and no file URI"
@@ -96,10 +111,6 @@ def _state(path: Path) -> tuple[int, int, int]:
 def _first(error: Exception) -> str:
     """The engine's words on one line, without the row that it quotes: a person's answer must not reach a log."""
     return " ".join(re.sub(r"Original Line:.*", "", str(error)).split())[:400]
-
-
-def _count(rows: list[tuple[int]]) -> int:
-    return rows[0][0]
 
 
 def _file(source: str) -> Path | None:
@@ -203,30 +214,62 @@ def _scan_sheet(path: Path, plan: Plan, engine: duckdb.DuckDBPyConnection) -> st
     return "sheet"
 
 
-def _select(plan: Plan, schema: pa.Schema, relation: str) -> tuple[str, str]:
-    """The query for the plan's records, and the one that counts records without a date."""
-    names = {name: plan.column(name) for name in COLUMNS}
-    if missing := [column for column in names.values() if column not in schema.names]:
+def _check_columns(plan: Plan, schema: pa.Schema) -> None:
+    """Whether the source has what is needed, in types that say what they mean."""
+    if missing := [plan.column(name) for name in COLUMNS if plan.column(name) not in schema.names]:
         raise SourceError(
             f"source {plan.source!r} lacks the columns {missing}; it has {schema.names}. Name the ones to use in"
             ' `columns`, such as {"occp_text": "job_title"}'
         )
-    for name, column in names.items():
-        _check_type(plan.source, name, column, schema.field(column).type)
+    for name in COLUMNS:
+        _check_type(plan.source, name, plan.column(name), schema.field(plan.column(name)).type)
+
+
+def _make_table_view(plan: Plan, engine: duckdb.DuckDBPyConnection, session: Session, schema: pa.Schema) -> int:
+    """Make `source` of a table: the warehouse takes out the dates, if it knows them for dates, the engine the rest.
+    Return how many records have no date."""
+    table, day = quoted(plan.source), quoted_column(plan.column("response_date"))
+    columns = {name: quoted_column(plan.column(name)) for name in COLUMNS}
+    if not _is_text(schema.field(plan.column("record_id")).type):
+        columns["record_id"] = f"CAST({columns['record_id']} AS VARCHAR)"  # as the warehouse writes them
+    rows = f"SELECT {', '.join(f'{column} AS {name}' for name, column in columns.items())} FROM {table}"
+    is_typed = not _is_text(schema.field(plan.column("response_date")).type)
+    if is_typed:  # as bounds of the bare column, for which there may be an index
+        after = date.fromisoformat(plan.to_date) + timedelta(days=1)
+        rows += f" WHERE {day} >= DATE '{plan.from_date}' AND {day} < DATE '{after}'"
+    engine.register("table_rows", session.query(rows))
+    undated = _make_view(plan, engine, "table_rows", {name: name for name in COLUMNS}, schema)
+    if not is_typed:
+        return _count(engine.execute(undated).fetchall())
+    infinite = f"{day} < DATE '0001-01-01' OR {day} > DATE '9999-12-31'"
+    return _count(session.execute(f"SELECT count(*) FROM {table} WHERE {day} IS NULL OR {infinite}"))
+
+
+def _make_view(
+    plan: Plan, engine: duckdb.DuckDBPyConnection, relation: str, names: dict[str, str], schema: pa.Schema
+) -> str:
+    """Make `source` of a relation of the engine, and return the query that counts its records without a date.
+
+    :param names: what the relation calls each of `COLUMNS`
+    """
     dated = quoted_column(names["response_date"])
     day = f"CAST({dated} AS DATE)"
-    if _is_text(schema.field(names["response_date"]).type):
+    if _is_text(schema.field(plan.column("response_date")).type):
         # a moment with an offset may be another day here, but a cast would take the day as it is written
         zoned = f"length({dated}) > 10 AND regexp_matches({dated}, '([A-Za-z]|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
         day = f"CAST(CASE WHEN {zoned} THEN {dated} || ' (has a time zone)' ELSE {dated} END AS DATE)"
     texts = ", ".join(f"{_text(quoted_column(names[name]))} AS {name}" for name in ("occp_text", "tasks_text"))
-    select = (
-        f"SELECT CAST({quoted_column(names['record_id'])} AS VARCHAR) AS record_id, {texts}, {day} AS response_date"
-        f" FROM {relation}"
-        f" WHERE {day} BETWEEN DATE '{plan.from_date}' AND DATE '{plan.to_date}'"
+    engine.execute(
+        "CREATE TEMP VIEW source AS"
+        f" SELECT CAST({quoted_column(names['record_id'])} AS VARCHAR) AS record_id, {texts}, {day} AS response_date"
+        f" FROM {relation} WHERE {day} BETWEEN DATE '{plan.from_date}' AND DATE '{plan.to_date}'"
     )
     # the cast stands in both, so that a value that is no date is found by this one, which the reader itself runs
-    return select, f"SELECT count(*) FROM {relation} WHERE {day} IS NULL OR NOT isfinite({day})"
+    return f"SELECT count(*) FROM {relation} WHERE {day} IS NULL OR NOT isfinite({day})"
+
+
+def _count(rows: list[tuple[Any, ...]]) -> int:
+    return int(rows[0][0])
 
 
 def _text(column: str) -> str:
@@ -243,11 +286,11 @@ def _is_text(kind: pa.DataType) -> bool:
 def _check_type(source: str, name: str, column: str, kind: pa.DataType) -> None:
     fits = _is_text(kind) or pa.types.is_null(kind)
     if name == "record_id":
-        fits = fits or pa.types.is_integer(kind)
+        fits = fits or pa.types.is_integer(kind) or isinstance(kind, pa.UuidType)
     if name == "response_date":
         fits = fits or pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and kind.tz is None)
     if not fits:
-        wanted = {"record_id": "text or integer", "response_date": "a date, or a timestamp without a time zone"}
+        wanted = {"record_id": "text, integer or UUID", "response_date": "a date, or a timestamp without a time zone"}
         raise SourceError(
             f"source {source!r}: column {column!r} is {kind}; {name} must be {wanted.get(name, 'text')}:"
             " cast it in a view"

@@ -1,13 +1,18 @@
-"""The project's tables in the warehouse."""
+"""The project's tables in the warehouse, and how they came to be what they are."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from include.warehouse.duckdb_warehouse import Session, quoted
+from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
+from include.warehouse.warehouse import Dialect, Session, quoted
 
 _SQL = Path(__file__).with_name("tables.sql")
+#: What brings tables of version 1, 2, ... to the next one, statements separated by `;`. A change of `tables.sql`
+#: comes with one more of these, and none of them is ever changed. {schema} is the schema's quoted name.
+MIGRATIONS: tuple[str, ...] = ()
 
 
 def table(schema: str, name: str) -> str:
@@ -20,10 +25,50 @@ def utc_now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def create_tables(session: Session, schema: str) -> None:
-    """Create what `tables.sql` describes, where it is missing."""
-    lines = _SQL.read_text(encoding="utf-8").splitlines()
-    without_comments = "\n".join(line.partition("--")[0] for line in lines)
-    with session.transaction():
-        for statement in filter(str.strip, without_comments.split(";")):
-            session.execute(statement.replace("{schema}", quoted(schema)))
+def create_tables(session: Session, schema: str, migrations: Sequence[str] = MIGRATIONS) -> None:
+    """Bring the tables of `schema` to the version that this project knows: create what `tables.sql` describes, or
+    migrate what an earlier project made.
+
+    :raises WarehouseSettingsError: a later project made them, or the user may not create or alter tables
+    """
+    known, found = 1 + len(migrations), _version(session, schema)
+    if found == known:
+        return
+    if found is not None and found > known:
+        raise WarehouseSettingsError(
+            f"the tables of schema {schema!r} are of version {found}, this project knows them up to version {known}:"
+            " update the project"
+        )
+    steps = [_SQL.read_text(encoding="utf-8")] if found is None else migrations[found - 1 :]
+    try:
+        with session.transaction():
+            for step in steps:
+                for statement in _statements(step, schema, session.dialect):
+                    session.execute(statement)
+            versions = table(schema, "schema_version")
+            session.execute(f"INSERT INTO {versions} VALUES (?, ?)", [known, utc_now()])
+    except WarehouseSettingsError:
+        raise
+    except WarehouseError:
+        if _version(session, schema) != known:  # else another run was a moment quicker
+            raise
+
+
+def _version(session: Session, schema: str) -> int | None:
+    """Version of the tables, None if there are none that tell it."""
+    try:
+        rows = session.execute(f"SELECT max(version) FROM {table(schema, 'schema_version')}")
+    except NoSuchTableError:
+        return None
+    return None if rows[0][0] is None else int(rows[0][0])
+
+
+def _statements(step: str, schema: str, dialect: Dialect) -> list[str]:
+    """The statements of a step, without comments, as the dialect wants them."""
+    without_comments = "\n".join(line.partition("--")[0] for line in step.splitlines())
+    filled = without_comments.replace("VARCHAR", dialect.text).replace("{schema}", quoted(schema))
+    found = [statement.strip() for statement in filled.split(";")]
+    return [
+        statement for statement in found
+        if statement and (dialect.has_indexes or not statement.startswith(("CREATE INDEX", "CREATE UNIQUE INDEX")))
+    ]  # fmt: skip

@@ -1,6 +1,14 @@
--- The project's tables. {schema} is the schema's quoted name. Every statement may be run again.
+-- The project's tables, as a new schema gets them; tables.py migrates those of an earlier version. {schema} is the
+-- schema's quoted name, VARCHAR the warehouse's type for a text of any length. Indexes are for warehouses that have
+-- them.
 
 CREATE SCHEMA IF NOT EXISTS {schema};
+
+-- One row per migration; the highest version counts.
+CREATE TABLE IF NOT EXISTS {schema}.schema_version (
+    version       INTEGER NOT NULL,
+    migrated_at   TIMESTAMP NOT NULL  -- UTC
+);
 
 -- One row per text, topic and model: what was sent and what came back. A text is sent once.
 CREATE TABLE IF NOT EXISTS {schema}.coded_texts (
@@ -20,6 +28,8 @@ CREATE TABLE IF NOT EXISTS {schema}.coded_texts (
     run_id        VARCHAR NOT NULL,   -- Airflow run that brought it
     coded_at      TIMESTAMP NOT NULL  -- when it was kept, UTC
 );
+
+CREATE UNIQUE INDEX IF NOT EXISTS coded_texts_key ON {schema}.coded_texts (text_key, model_id, topic);
 
 -- One row per source record, topic and model. A run replaces the rows of its dates, topic and model.
 CREATE TABLE IF NOT EXISTS {schema}.coded_records (
@@ -41,6 +51,8 @@ CREATE TABLE IF NOT EXISTS {schema}.coded_records (
     run_id        VARCHAR NOT NULL,   -- Airflow run that wrote this row
     coded_at      TIMESTAMP NOT NULL  -- when its text was coded; when it was judged, if rejected; UTC
 );
+
+CREATE INDEX IF NOT EXISTS coded_records_dates ON {schema}.coded_records (response_date, model_id);
 
 -- One row per operation of the service.
 CREATE TABLE IF NOT EXISTS {schema}.coding_operations (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import duckdb
 
-from include.warehouse.duckdb_warehouse import literal
+from include.warehouse.warehouse import literal
 
 #: Characters that people's keyboards and word processors make, and what they stand for in ASCII.
 _LIKE_ASCII = {

@@ -6,40 +6,19 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from include.warehouse.errors import NoSuchTableError, WarehouseBusyError, WarehouseError
+from include.warehouse.warehouse import BATCH_ROWS, DUCKDB, ArrowRows
 
 #: Seconds to wait for another process, seconds between looks, and seconds between lines that say so.
 PATIENCE, LOOK, SAY = 3600.0, 0.2, 10.0
-BATCH_ROWS = 100_000
 MEMORY_MB = 192
 
 log = logging.getLogger(__name__)
-
-
-class ArrowRows(Protocol):
-    """Rows as Arrow: a reader, a table, or a :class:`Query`."""
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
-
-
-def quoted(name: str) -> str:
-    """A table's name as SQL: each part of a dotted name in quotes."""
-    return ".".join(map(quoted_column, name.split(".")))
-
-
-def quoted_column(name: str) -> str:
-    """A column's name as SQL: in quotes, its dots and all."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """A text as SQL, where no value can be bound."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 class Query:
@@ -64,11 +43,13 @@ class Query:
         return self._connection.cursor().sql(sql, params=self._values).to_arrow_reader(BATCH_ROWS)
 
 
-class Session:
+class DuckDBSession:
     """One connection to the warehouse.
 
     :param memory_mb: megabytes that it takes before it spills to disk
     """
+
+    dialect = DUCKDB
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, memory_mb: int) -> None:
         self._connection = connection
@@ -107,8 +88,8 @@ class Session:
         self._connection.unregister(name)
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All statements of the block, or none of them."""
+    def transaction(self, lock: str | None = None) -> Iterator[None]:
+        """All statements of the block, or none of them. The file has one writer: nothing else has to be locked."""
         self._connection.execute("BEGIN")
         try:
             yield
@@ -139,7 +120,7 @@ class DuckDBWarehouse:
         self._connect, self.name, self._memory_mb, self._patience = connect, name, memory_mb, patience
 
     @contextmanager
-    def session(self, *, read_only: bool = False) -> Iterator[Session]:
+    def session(self, *, read_only: bool = False) -> Iterator[DuckDBSession]:
         """Yield a connection; any number may read at once, a writer is alone.
 
         :raises WarehouseBusyError: others held the file for longer than we wait
@@ -147,7 +128,7 @@ class DuckDBWarehouse:
         """
         connection = self._wait(read_only)
         try:
-            yield Session(connection, self._memory_mb)
+            yield DuckDBSession(connection, self._memory_mb)
         finally:
             connection.close()
 

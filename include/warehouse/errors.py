@@ -4,11 +4,12 @@ from __future__ import annotations
 
 
 class WarehouseError(Exception):
-    """The warehouse cannot be reached or refuses a statement."""
+    """The warehouse cannot be reached, breaks off, or refuses a statement; it may pass."""
 
 
 class WarehouseSettingsError(WarehouseError):
-    """The Airflow connection of the warehouse is missing or does not fit; somebody has to act."""
+    """The Airflow connection of the warehouse, the rights of its user or the version of the tables do not fit;
+    somebody has to act."""
 
 
 class WarehouseBusyError(WarehouseError):

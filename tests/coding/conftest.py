@@ -9,14 +9,13 @@ from datetime import date
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import duckdb
 import pytest
 
 from include.coding.landing import land
 from include.coding.plan import Plan
 from include.coding.prepare import prepare
 from include.coding.results import Returned
-from include.warehouse.duckdb_warehouse import DuckDBWarehouse
+from tests.warehouses import open_warehouse
 
 ROOT = Path(__file__).parents[2]
 MODEL = "11111111-1111-4111-8111-111111111111"
@@ -28,13 +27,12 @@ CHEF = {"codeCategory": "351311", "codeLabel": "Chef", "codeConfidence": 0.92}
 LAND = """
 import json, sys
 from pathlib import Path
-import duckdb
 from include.coding.landing import land
 from include.coding.plan import Plan
 from include.coding.results import Returned
-from include.warehouse.duckdb_warehouse import DuckDBWarehouse
+from tests.warehouses import open_warehouse
 job = json.loads(Path(sys.argv[1]).read_text())
-warehouse = DuckDBWarehouse(lambda read_only: duckdb.connect(job["warehouse"], read_only=read_only), "it", patience=60)
+warehouse = open_warehouse(job["place"], patience=60)
 returned = [Returned(**{**back, "output": Path(back["output"]), "sent": Path(back["sent"])}) for back in job["returned"]]
 print("ready", flush=True)
 land(Plan.from_dict(job["plan"]), job["prepared"], job["parts"], returned, warehouse, Path(job["folder"]))
@@ -54,12 +52,6 @@ def make_plan(**changes):
         "max_rejected_share": 0.5,
     }
     return Plan.from_dict({**settled, **changes})
-
-
-def open_warehouse(path, patience=30.0):
-    return DuckDBWarehouse(
-        lambda read_only: duckdb.connect(str(path), read_only=read_only), str(path), patience=patience
-    )
 
 
 def make_key(occp_text, tasks_text):
@@ -84,10 +76,9 @@ def code_line(line, result=CHEF, **changes):
 class Pipeline:
     """Runs `prepare` and `land` with a coder that is told what to answer."""
 
-    def __init__(self, folder):
-        self.folder = folder
-        self.path = folder / "warehouse.duckdb"
-        self.warehouse = open_warehouse(self.path)
+    def __init__(self, folder, place):
+        self.folder, self.place = folder, place
+        self.warehouse = open_warehouse(place)
 
     def ask(self, sql, *values):
         with self.warehouse.session() as session:
@@ -99,7 +90,8 @@ class Pipeline:
         with self.warehouse.session() as session, session.transaction():
             session.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
             for row in rows:
-                session.execute(f"INSERT INTO {table} VALUES (?, ?, ?, ?)", row)
+                record_id, day, *texts = row
+                session.execute(f"INSERT INTO {table} VALUES (?, ?, ?, ?)", [record_id, day and as_date(day), *texts])
 
     def prepare(self, **changes):
         self.plan = make_plan(**changes)
@@ -136,7 +128,7 @@ class Pipeline:
         folder = self.folder / self.plan.run_id
         job = folder / "job.json"
         told = {
-            "warehouse": str(self.path),
+            "place": str(self.place),
             "folder": str(folder),
             "plan": self.plan.as_dict(),
             "prepared": self.prepared.as_dict(),
@@ -149,12 +141,12 @@ class Pipeline:
 
     def outcomes(self):
         """Record ids and outcomes of what is published, in order."""
-        return self.ask("SELECT record_id, outcome FROM coding.coded_records ORDER BY ALL")
+        return self.ask("SELECT record_id, outcome FROM coding.coded_records ORDER BY 1, 2")
 
 
 @pytest.fixture
-def pipeline(tmp_path):
-    return Pipeline(tmp_path)
+def pipeline(tmp_path, place):
+    return Pipeline(tmp_path, place)
 
 
 def as_date(text):

@@ -45,7 +45,10 @@ def count(pipeline, table):
 
 def test_a_record_is_published_with_its_code_and_where_it_came_from(filled):
     filled.run(code=code_chefs)
-    columns = "* EXCLUDE (coded_at, response_date), CAST(response_date AS VARCHAR)"
+    columns = (
+        "record_id, occurrence, topic, model_id, model_version, outcome, code, label, confidence, level, suggestions,"
+        " reason, text_key, operation_id, run_id, CAST(response_date AS VARCHAR)"
+    )
     rows = filled.ask(f"SELECT {columns} FROM coding.coded_records WHERE record_id <> '2' ORDER BY record_id")
     fixed, operation = ("osca", MODEL, 1.0), "run-1-operation-0"
     suggestions = json.dumps([BAKER], separators=(",", ":"))
@@ -88,7 +91,8 @@ def test_an_operation_is_kept_with_its_metadata_as_it_came(filled):
     (part,) = filled.prepared.parts
     told = json.dumps({"modelId": MODEL, "x": "é"}, ensure_ascii=False)
     filled.land([filled.come_back(part, metadata=told.encode())])
-    rows = filled.ask("SELECT * EXCLUDE (landed_at) FROM coding.coding_operations")
+    columns = "operation_id, run_id, part, topic, model_id, records, bytes, state, error, usable, set_aside, metadata"
+    rows = filled.ask(f"SELECT {columns} FROM coding.coding_operations")
     operation = ("run-1-operation-0", "run-1", 0, "osca", MODEL)
     assert rows == [(*operation, 2, part.bytes, "complete", None, 2, 0, told)]
 
@@ -112,12 +116,12 @@ def test_a_run_that_sends_nothing_publishes_what_is_known(filled):
 
 def test_a_run_over_records_that_stand_published_writes_none_of_them(filled):
     first = filled.run(code=code_chefs)
-    before = filled.ask("FROM coding.coded_records ORDER BY ALL")
+    before = filled.ask("SELECT * FROM coding.coded_records ORDER BY record_id")
     prepared = filled.prepare(run_id="run-2")
     assert (prepared.unchanged, prepared.records_uri, prepared.parts) == (True, None, ())
     landed = filled.land()
     assert vars(landed) == {**vars(first), "texts_sent": 0, "operations": 0, "rows_of": "run-1"}
-    assert filled.ask("FROM coding.coded_records ORDER BY ALL") == before
+    assert filled.ask("SELECT * FROM coding.coded_records ORDER BY record_id") == before
     runs = "SELECT run_id, rows_of, records, coded, uncoded, rejected, texts, texts_sent FROM coding.coding_runs"
     assert filled.ask(f"{runs} ORDER BY 1") == [
         ("run-1", "run-1", 4, 2, 1, 1, 2, 2),
@@ -194,12 +198,12 @@ def set_aside(pipeline, **changes):
 @pytest.mark.parametrize("emptied", [DAY, NEXT_DAY])
 def test_a_run_that_left_dates_to_a_later_reading_does_not_stand_for_all_it_read(filled, emptied):
     land_older = set_aside(filled, run_id="run-older")
-    filled.ask("CREATE TABLE loading AS FROM survey_responses")
+    filled.ask("CREATE TABLE loading AS SELECT * FROM survey_responses")
     filled.ask(f"DELETE FROM survey_responses WHERE response_date = '{emptied}'")
     filled.run(run_id="run-newer", from_date=emptied, to_date=emptied)
     land_older()
     filled.ask("DELETE FROM survey_responses")
-    filled.ask("INSERT INTO survey_responses FROM loading")
+    filled.ask("INSERT INTO survey_responses SELECT * FROM loading")
     assert not filled.prepare(run_id="run-last").unchanged
     filled.land()
     assert filled.outcomes() == OUTCOMES
@@ -254,11 +258,11 @@ def test_an_older_run_of_all_texts_does_not_bring_its_codes_back(filled):
     assert filled.ask("SELECT DISTINCT code FROM coding.coded_texts") == [("3512",)]
 
 
-def test_staging_may_lie_in_a_folder_with_a_name_like_a_pattern(pipeline):
+def test_staging_may_lie_in_a_folder_with_a_name_like_a_pattern(pipeline, tmp_path):
     for name, job in (("st1", "baker"), ("st[1]", "chef")):
         pipeline.ask("DROP TABLE IF EXISTS survey_responses")
         pipeline.fill(("1", DAY, job, ""))
-        pipeline.folder = pipeline.path.parent / name
+        pipeline.folder = tmp_path / name
         pipeline.run(code=lambda line: code_line(line, {**CHEF, "codeLabel": line["occp_text"]}))
         assert pipeline.ask("SELECT label FROM coding.coded_records") == [(job,)]
 
@@ -266,7 +270,9 @@ def test_staging_may_lie_in_a_folder_with_a_name_like_a_pattern(pipeline):
 def test_a_run_of_more_texts_and_records_than_fit_the_memory_is_landed_whole(pipeline):
     pipeline.fill()
     texts = "'job ' || i, 'does what ' || i || ' people do'"
-    pipeline.ask(f"INSERT INTO survey_responses SELECT i, '{DAY}', {texts} FROM range(400000) t(i)")
+    pipeline.ask(
+        f"INSERT INTO survey_responses SELECT CAST(i AS VARCHAR), DATE '{DAY}', {texts} FROM generate_series(1, 400000) t(i)"
+    )
     landed = pipeline.run(memory_mb=MIN_MEMORY_MB, records_per_part=350_000)
     assert (landed.coded, landed.texts, landed.operations) == (400_000, 400_000, 2)
     real = "count(DISTINCT text_key), min(code), max(code)"  # no count that statistics could answer
@@ -407,11 +413,11 @@ def test_of_five_parts_of_which_one_failed_the_next_run_sends_that_part_only(pip
 
 def test_what_was_published_before_stays_when_a_part_fails(filled):
     filled.run()
-    before = filled.ask("FROM coding.coded_records ORDER BY ALL")
+    before = filled.ask("SELECT * FROM coding.coded_records ORDER BY record_id")
     filled.prepare(run_id="run-2", selection="all")
     with pytest.raises(IncompleteError):
         filled.land([failed(part) for part in filled.prepared.parts])
-    assert filled.ask("FROM coding.coded_records ORDER BY ALL") == before
+    assert filled.ask("SELECT * FROM coding.coded_records ORDER BY record_id") == before
 
 
 def test_a_part_without_an_operation_is_named_and_has_no_row(filled):
@@ -475,7 +481,7 @@ def test_results_of_another_model_are_refused(filled):
         (b"{", "{"),
         (b"[1, 2]", "[1, 2]"),
         (b'{"modelId": null}', '{"modelId": null}'),
-        (b"\xff\x00;", "\ufffd\x00;"),
+        (b"\xff\x00;", "\ufffd\ufffd;"),
         (b"[" * 50_000, "[" * 50_000),
     ],
     ids=["text", "empty", "cut", "list", "no model", "bytes", "deep"],
@@ -530,10 +536,11 @@ def test_a_text_that_was_known_and_is_lost_publishes_nothing(filled):
     assert filled.outcomes() == before
 
 
+@pytest.mark.parametrize("place", ["duckdb"], indirect=True)  # PostgreSQL has a unique index against it
 def test_a_text_that_stands_twice_does_not_hide_one_that_is_lost(filled):
     filled.run()
     filled.prepare(run_id="run-2", from_date=NEXT_DAY, to_date=LATER)
-    filled.ask("INSERT INTO coding.coded_texts FROM coding.coded_texts WHERE occp_text = 'chef'")
+    filled.ask("INSERT INTO coding.coded_texts SELECT * FROM coding.coded_texts WHERE occp_text = 'chef'")
     filled.ask("DELETE FROM coding.coded_texts WHERE occp_text = 'baker'")
     with pytest.raises(AuditError, match="1 have a text without a result"):
         filled.land(prepared={"read": 3})
@@ -588,7 +595,7 @@ def test_two_landings_at_once_both_succeed(filled):
     for run_id, day in (("run-1", DAY), ("run-2", NEXT_DAY)):
         filled.prepare(run_id=run_id, from_date=day, to_date=day)
         prepared.append((filled.plan, filled.prepared))
-    with filled.warehouse.session():  # so that both wait, and go for it at the same time
+    with filled.warehouse.session() as session, session.transaction(lock="coding.coding_runs"):  # both have to wait
         landings = []
         for filled.plan, filled.prepared in prepared:
             landings.append(filled.start_landing())
@@ -613,7 +620,10 @@ def kill_after(process, seconds):
 
 def test_a_landing_that_is_killed_leaves_the_tables_as_before_or_complete(pipeline):
     pipeline.fill()
-    pipeline.ask(f"INSERT INTO survey_responses SELECT i, '{DAY}', 'job ' || i % 20000, '' FROM range(40000) t(i)")
+    pipeline.ask(
+        f"INSERT INTO survey_responses SELECT CAST(i AS VARCHAR), DATE '{DAY}', 'job ' || i % 20000, ''"
+        " FROM generate_series(1, 40000) t(i)"
+    )
     pipeline.run(code=lambda line: code_line(line, result=BAKER))
     pipeline.prepare(run_id="run-2", selection="all")
     begun = time.monotonic()
@@ -625,12 +635,12 @@ def test_a_landing_that_is_killed_leaves_the_tables_as_before_or_complete(pipeli
     pipeline.prepare(run_id="run-2", selection="all")
     for moment in (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
         kill_after(pipeline.start_landing(), moment * whole)
-        records = pipeline.ask("SELECT run_id, code, count(*) FROM coding.coded_records GROUP BY ALL")
-        texts = pipeline.ask("SELECT code, count(*) FROM coding.coded_texts GROUP BY ALL")
+        records = pipeline.ask("SELECT run_id, code, count(*) FROM coding.coded_records GROUP BY 1, 2")
+        texts = pipeline.ask("SELECT code, count(*) FROM coding.coded_texts GROUP BY 1")
         assert records in (before, after)
         assert texts in ([("3512", 20_000)], [("351311", 20_000)])
     assert end(pipeline.start_landing())[0] == 0
-    assert pipeline.ask("SELECT run_id, code, count(*) FROM coding.coded_records GROUP BY ALL") == after
+    assert pipeline.ask("SELECT run_id, code, count(*) FROM coding.coded_records GROUP BY 1, 2") == after
     assert list((pipeline.folder / "run-2").glob("land.*")) == []
 
 

