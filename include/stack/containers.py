@@ -17,6 +17,10 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from adbc_driver_postgresql import dbapi
 from cryptography.fernet import Fernet
 from psycopg import sql
 
@@ -72,20 +76,25 @@ def connections() -> dict[str, dict[str, Any]]:
 
 def load_sample() -> None:
     """Put the sample into the warehouse, unless a table of that name is there."""
-    from adbc_driver_postgresql import dbapi
-
     with psycopg.connect(_database_url("warehouse")) as warehouse:
         known = warehouse.execute("SELECT to_regclass(%s)", [TABLE]).fetchone()
     if known != (None,):
         return
-    import pyarrow.parquet as pq
-
     with tempfile.TemporaryDirectory() as folder, dbapi.connect(_database_url("warehouse")) as connection:
         path = Path(folder, "sample.parquet")
         write_sample(path)
         with connection.cursor() as cursor:
-            cursor.adbc_ingest(TABLE, pq.read_table(path), mode="create")
+            cursor.adbc_ingest(TABLE, _without_nul(pq.read_table(path)), mode="create")
         connection.commit()
+
+
+def _without_nul(table: pa.Table) -> pa.Table:
+    """The same texts without U+0000, of which the sample has some and PostgreSQL holds none."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            column = pc.replace_substring(table.column(place), pattern="\x00", replacement="")
+            table = table.set_column(place, field.name, column)
+    return table
 
 
 def make_bucket() -> None:
