@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run up down test lint bench lock clean
+.PHONY: help run up down test compose-test lint bench lock clean
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 run: $(VENV)/installed  ## set everything up, code the sample through Airflow, show the result, stop
 	@$(BIN)/python -m include.stack run
@@ -19,11 +19,16 @@ down: $(VENV)/installed  ## stop what `make up` started
 test: $(VENV)/installed-dev  ## the whole test suite
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/installed-dev  ## ruff, mypy, and who may import whom
+compose-test: $(VENV)/installed-dev  ## the main job in containers; takes docker with compose, and minutes
+	$(BIN)/python -m pytest -v tests/compose
+
+lint: $(VENV)/installed-dev  ## ruff, mypy, who may import whom, and what a service in a container must have
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy plugins/coding_service include dags
-	$(BIN)/python -m pytest -q tests/test_imports.py
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yaml
+	! docker compose version >/dev/null 2>&1 || docker compose --env-file .env.example config --quiet
+	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_compose_file.py
 
 bench: $(VENV)/installed-dev  ## measure, side by side in one run, and write docs/performance.md
 	@$(BIN)/python -m bench

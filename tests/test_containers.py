@@ -1,0 +1,90 @@
+"""What the one-shot steps of docker-compose.yaml decide; that they work is for tests/compose to see."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from include.stack.containers import connections, without_nul
+from include.stack.secret_files import MADE, SecretFiles
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> SecretFiles:
+    found = SecretFiles(tmp_path)
+    found.make({}, backends=os.getgid())
+    return found
+
+
+def test_secrets_are_made_once_and_what_the_environment_sets_wins(secrets: SecretFiles) -> None:
+    first = {name: secrets.read(name) for name in MADE}
+    assert len(set(first.values())) == len(MADE)
+    secrets.make({"WAREHOUSE_PASSWORD": "pass/word", "REDIS_PASSWORD": ""}, backends=os.getgid())
+    assert {name: secrets.read(name) for name in MADE} == {**first, "warehouse_password": "pass/word"}
+    assert secrets.database_url("warehouse") == "postgresql://warehouse:pass%2Fword@postgres:5432/warehouse"
+
+
+def test_a_changed_password_reaches_every_file_that_is_made_of_it(secrets: SecretFiles) -> None:
+    secrets.make({"REDIS_PASSWORD": 'a "b"', "ADMIN_PASSWORD": "admin's"}, backends=os.getgid())
+    assert secrets.read("broker_url") == "redis://:a%20%22b%22@redis:6379/0"
+    assert secrets.read("redis.conf").splitlines()[0] == 'requirepass "a \\"b\\""'
+    assert json.loads(secrets.read("passwords.json")) == {"admin": "admin's"}
+
+
+def test_each_secret_is_for_its_owner_alone_but_what_the_backends_need_is_for_their_group_too(
+    secrets: SecretFiles,
+) -> None:
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in secrets.folder.iterdir()}
+    assert {name for name, mode in modes.items() if mode == 0o440} == {
+        "postgres_password", "redis_password", "redis.conf"
+    }  # fmt: skip
+    assert set(modes.values()) == {0o440, 0o600}
+
+
+def test_no_secret_ends_with_a_newline_which_airflow_would_take_for_a_part_of_it(secrets: SecretFiles) -> None:
+    for name in (*MADE, "broker_url", "sql_alchemy_conn"):
+        assert secrets.read(name) == secrets.read(name).strip()
+
+
+def test_without_a_host_the_connection_is_to_the_local_service_and_may_use_http(secrets: SecretFiles) -> None:
+    found = connections({"CODING_STAGING": "file:///opt/airflow/staging"}, secrets)
+    assert set(found) == {"coding_service_default", "warehouse_default"}
+    assert found["coding_service_default"]["host"] == "http://coding-service:8070"
+    assert found["coding_service_default"]["extra"]["allow_http"] is True
+
+
+def test_the_real_service_gets_its_own_credentials_and_no_http(secrets: SecretFiles) -> None:
+    environment = {
+        "CODING_SERVICE_HOST": "https://api.example.org",
+        "CODING_SERVICE_AUTH_HOST": "https://auth.example.org",
+        "CODING_SERVICE_LOGIN": "me",
+        "CODING_SERVICE_PASSWORD": "mine",
+    }
+    assert connections(environment, secrets)["coding_service_default"] == {
+        "conn_type": "coding_service",
+        "host": "https://api.example.org",
+        "login": "me",
+        "password": "mine",
+        "extra": {"auth_host": "https://auth.example.org"},
+    }
+
+
+def test_staging_on_object_storage_has_a_connection_with_the_endpoint_and_keys_given(secrets: SecretFiles) -> None:
+    s3 = {"CODING_STAGING": "s3://bucket/prefix"}
+    local = connections({**s3, "STAGING_ENDPOINT": "http://s3:5000"}, secrets)["staging_default"]
+    assert local["extra"] == {"endpoint_url": "http://s3:5000", "region_name": "us-east-1"}
+    assert (local["login"], local["password"]) == ("admin", secrets.read("staging_secret_key"))
+    aws = connections({**s3, "STAGING_ACCESS_KEY": "key", "STAGING_SECRET_KEY": "secret"}, secrets)
+    assert aws["staging_default"] == {"conn_type": "aws", "login": "key", "password": "secret", "extra": {}}
+    role = connections(s3, secrets)["staging_default"]
+    assert (role["login"], role["password"]) == (None, None), "what AWS finds on the machine"
+
+
+def test_texts_lose_the_nul_that_postgresql_does_not_hold_and_nothing_else() -> None:
+    table = pa.table({"text": ["a\x00b", None, "c"], "number": [1, 2, 3]})
+    assert without_nul(table) == pa.table({"text": ["ab", None, "c"], "number": [1, 2, 3]})
