@@ -25,7 +25,8 @@ def test_one_command_codes_the_sample_on_the_workers_and_the_codes_are_in_postgr
     (run_id,) = re.findall(r"^Run (\S+)$", said, re.MULTILINE)
 
     ran = {item["hostname"] for item in containers.api.task_instances(run_id) if item["state"] == "success"}
-    assert ran and ran <= workers
+    assert ran
+    assert ran <= workers
     outcomes = dict(containers.query("SELECT outcome, count(*) FROM coding.coded_records GROUP BY 1"))
     assert set(outcomes) == {"coded", "uncoded", "rejected"}
     assert sum(map(int, outcomes.values())) == containers.number(IN_ALL) == 20_000
