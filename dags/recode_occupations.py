@@ -7,15 +7,11 @@ sent to a model once; a run replaces its dates for its topic and model in `coded
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pendulum
-from airflow.sdk import DAG, Asset, CronPartitionTimetable, Param, TriggerRule, Variable, XComArg, task, task_group
+from airflow.sdk import DAG, Asset, CronPartitionTimetable, Param, TriggerRule, XComArg, task, task_group
 
 from coding_service import (
     BatchCodeSensor,
@@ -97,25 +93,11 @@ DEFAULT_ARGS = {
 }
 
 
-def staging_of(run_id: str) -> str:
-    """URI of the folder of a run: `CODING_STAGING` (Airflow Variable or environment), else below AIRFLOW_HOME."""
-    from include.coding.errors import PlanError
-    from include.coding.files import path_of
-
-    home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
-    base = Variable.get("CODING_STAGING", default=None) or os.environ.get("CODING_STAGING")
-    try:
-        folder = path_of(base) if base else home / "staging"
-    except PlanError as error:
-        raise PlanError(f"CODING_STAGING: {error}") from None
-    readable = re.sub(r"[^A-Za-z0-9._-]", "-", run_id)  # two run ids may read alike: the hash tells them apart
-    return (folder / f"{readable}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}").as_uri()
-
-
 @task
 def plan(*, params: Any = None, dag_run: Any = None, run_id: Any = None) -> dict[str, Any]:
     """Settle topic, model, dates and source of the run, and check what can be checked before any work is done."""
     from coding_service import CodingServiceHook
+    from coding_settings import setting, staging_of
     from include.coding.plan import Plan, settle_dates
 
     run_after = pendulum.instance(dag_run.run_after).in_timezone(TIMEZONE)
@@ -131,8 +113,8 @@ def plan(*, params: Any = None, dag_run: Any = None, run_id: Any = None) -> dict
             "from_date": first,
             "to_date": last,
             "staging": staging_of(run_id),
-            "schema": Variable.get("CODING_SCHEMA", default="coding"),
-            "memory_mb": int(Variable.get("CODING_MEMORY_MB", default=512)),
+            "schema": setting("CODING_SCHEMA", "coding"),
+            "memory_mb": int(setting("CODING_MEMORY_MB", "512")),
         }
     ).as_dict()
 
@@ -142,13 +124,14 @@ def prepare(planned: Any, *, ti: Any = None) -> list[dict[str, Any]]:
     """Read and judge the records, keep each distinct text once, and write what has to be sent as parts."""
     from dataclasses import asdict
 
-    from include.coding.files import path_of
+    from coding_settings import open_staging
     from include.coding.plan import Plan
     from include.coding.prepare import prepare
     from include.warehouse.connect import connect
 
     settled = Plan.from_dict(planned)
-    prepared = prepare(settled, connect(memory_mb=settled.engine_memory_mb), path_of(settled.staging))
+    with open_staging(settled.staging) as staging:
+        prepared = prepare(settled, connect(memory_mb=settled.engine_memory_mb), staging)
     ti.xcom_push(key="prepared", value=prepared.as_dict())
     return [asdict(part) for part in prepared.parts]
 
@@ -175,7 +158,7 @@ def land(*, ti: Any = None, outlet_events: Any = None) -> dict[str, Any]:
     """Keep the results of every part that came back; if all did, audit and publish the run's dates."""
     from dataclasses import asdict
 
-    from include.coding.files import path_of
+    from coding_settings import open_staging
     from include.coding.landing import land
     from include.coding.plan import Plan
     from include.warehouse.connect import connect
@@ -188,14 +171,14 @@ def land(*, ti: Any = None, outlet_events: Any = None) -> dict[str, Any]:
     settled = Plan.from_dict(planned)
     returned = [part_result(ti, part["part"]) for part in parts]
     warehouse = connect(memory_mb=settled.engine_memory_mb)
-    landed = asdict(land(settled, prepared, parts, returned, warehouse, path_of(settled.staging)))
+    with open_staging(settled.staging) as staging:
+        landed = asdict(land(settled, prepared, parts, returned, warehouse, staging))
     outlet_events[CODED_RECORDS].extra = {**landed, "topic": settled.topic, "model_id": settled.model_id}
     return landed
 
 
 def part_result(ti: Any, part: int) -> Any:
     """What the tasks of one part left in XCom, a failed part's as well."""
-    from include.coding.files import path_of
     from include.coding.results import Returned
 
     def pull(step: str, key: str = "return_value") -> Any:
@@ -206,15 +189,14 @@ def part_result(ti: Any, part: int) -> Any:
     if files is None:
         not_down = f"its output did not come down; the log of code.download[{part}] says why"
         return Returned(part, operation_id, state, not_down if state == "complete" else ended.get("message"))
-    paths = {name: files[name] and path_of(files[name]) for name in ("output", "metadata", "input")}
     return Returned(
         part,
         files["operation_id"],
         state,
         None,
-        paths["output"],
-        paths["metadata"],
-        paths["input"],
+        files["output"],
+        files["metadata"],
+        files["input"],
         files["fingerprint"],
     )
 
@@ -222,16 +204,26 @@ def part_result(ti: Any, part: int) -> Any:
 @task
 def report(landed: Any, *, ti: Any = None) -> str:
     """Write the report of the run and return its URI."""
-    from include.coding.files import path_of
+    from coding_settings import open_staging
     from include.coding.plan import Plan
     from include.coding.report import write_report
     from include.warehouse.connect import connect
 
     settled = Plan.from_dict(ti.xcom_pull(task_ids="plan"))
     prepared = ti.xcom_pull(task_ids="prepare", key="prepared")
-    path = path_of(settled.staging) / "report.md"
-    print(write_report(settled, prepared, landed, connect(memory_mb=settled.engine_memory_mb), path))
-    return path.as_uri()
+    warehouse = connect(memory_mb=settled.engine_memory_mb)
+    with open_staging(settled.staging) as staging:
+        return write_report(settled, prepared, landed, warehouse, staging)
+
+
+@task
+def clean_up(planned: Any) -> None:
+    """Remove the files of the landed run, all but its report; they hold people's texts."""
+    from coding_settings import open_staging, setting
+
+    if setting("CODING_KEEP_STAGING", "false").lower() not in ("1", "true", "yes"):
+        with open_staging(planned["staging"]) as staging:
+            staging.clear()
 
 
 with DAG(
@@ -245,7 +237,7 @@ with DAG(
     default_args=DEFAULT_ARGS,
     tags=["occupation", "coding"],
 ) as dag:
-    parts = prepare(plan())
+    planned = plan()
     landed = land()
-    code.expand(part=parts) >> landed
-    report(landed)
+    code.expand(part=prepare(planned)) >> landed
+    report(landed) >> clean_up(planned)

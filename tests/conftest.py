@@ -15,6 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.postgres import Postgres
+    from tests.s3 import S3
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,6 +45,15 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     from tests.postgres import run_postgres  # it looks at the environment when it is imported
 
     with run_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """An S3 server for the whole session."""
+    from tests.s3 import run_s3
+
+    with run_s3() as server:
         yield server
 
 

@@ -92,13 +92,13 @@ def test_a_missing_warehouse_connection_is_named_with_what_to_do(
 
 
 @pytest.mark.parametrize(
-    "staging", ["s3://bucket/staging", "/data/staging", "file://data/staging", "file:///data/#1"]
+    "staging", ["gs://bucket/staging", "/data/staging", "file://data/staging", "file:///data/#1"]
 )
-def test_a_staging_place_that_is_no_file_uri_is_refused(
+def test_a_staging_place_that_is_neither_here_nor_in_s3_is_refused(
     plan: Callable[..., dict[str, Any]], staging: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from include.coding.errors import PlanError
+    from coding_service.errors import InputFileError
 
     monkeypatch.setenv("AIRFLOW_VAR_CODING_STAGING", staging)
-    with pytest.raises(PlanError, match=f"CODING_STAGING: '{staging}' is not the URI of a local file"):
+    with pytest.raises(InputFileError, match=f"'{staging}' is no file:///... and no s3://.*: set CODING_STAGING"):
         plan()

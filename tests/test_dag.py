@@ -148,12 +148,12 @@ def test_a_part_whose_poll_was_marked_as_success_by_hand_is_landed_all_the_same(
     import recode_occupations
 
     result = recode_occupations.part_result(_Left(upload="op-1", download=FILES), 0)
-    assert (result.state, result.output, result.metadata) == ("unknown", Path("/s/op-1/output.jsonl"), None)
-    assert (result.sent, result.fingerprint) == (Path("/s/part.jsonl"), "osca/m/abc")
+    assert (result.state, result.output, result.metadata) == ("unknown", "file:///s/op-1/output.jsonl", None)
+    assert (result.sent, result.fingerprint) == ("file:///s/part.jsonl", "osca/m/abc")
 
 
 def test_run_ids_that_read_alike_have_folders_of_their_own() -> None:
-    import recode_occupations
+    from coding_settings import staging_of
 
-    assert recode_occupations.staging_of("a:1") != recode_occupations.staging_of("a+1")
-    assert recode_occupations.staging_of("a:1") == recode_occupations.staging_of("a:1")
+    assert staging_of("a:1") != staging_of("a+1")
+    assert staging_of("a:1") == staging_of("a:1")

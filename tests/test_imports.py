@@ -19,10 +19,12 @@ ALLOWED = {
     "coding_service.protocol": {"coding_service.models", "coding_service.errors"},
     "coding_service.limiter": {"coding_service.errors", "coding_service.shared_file"},
     "coding_service.tokens": {"coding_service.shared_file"},
-    "coding_service.transfer": {"coding_service.models", "coding_service.errors"},
+    "coding_service.partials": {"coding_service.errors"},
+    "coding_service.storage": {"coding_service.errors", "coding_service.partials"},
+    "coding_service.transfer": {"coding_service.models", "coding_service.errors", "coding_service.partials"},
     "coding_service.hooks": {
         "coding_service.errors", "coding_service.limiter", "coding_service.models", "coding_service.protocol",
-        "coding_service.settings", "coding_service.tokens", "coding_service.transfer",
+        "coding_service.partials", "coding_service.settings", "coding_service.tokens", "coding_service.transfer",
     },
     "coding_service.retry": {"coding_service.errors"},
     "coding_service.triggers": {"coding_service.errors", "coding_service.hooks", "coding_service.models"},
@@ -30,7 +32,8 @@ ALLOWED = {
         "coding_service.errors", "coding_service.hooks", "coding_service.retry", "coding_service.triggers",
     },
     "coding_service.operators": {
-        "coding_service.errors", "coding_service.hooks", "coding_service.models", "coding_service.retry",
+        "coding_service.errors", "coding_service.hooks", "coding_service.models", "coding_service.partials",
+        "coding_service.retry", "coding_service.storage",
     },
     "coding_service": {"coding_service"},
     "include.warehouse": {"include.warehouse"},
@@ -42,7 +45,7 @@ ALLOWED = {
 }  # fmt: skip
 MAY_IMPORT_AIRFLOW = (
     "dags", "coding_service.hooks", "coding_service.triggers", "coding_service.operators", "coding_service.sensors",
-    "coding_service.retry", "include.warehouse.connect",
+    "coding_service.retry", "coding_service.storage", "include.warehouse.connect",
 )  # fmt: skip
 FILES = {
     **dict.fromkeys((ROOT / "plugins" / "coding_service").rglob("*.py"), "coding_service"),

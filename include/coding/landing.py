@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from include.coding.ledger import enter, forget_checksums
 from include.coding.plan import Plan
 from include.coding.publishing import publish
 from include.coding.results import RESULTS, Read, Returned, model_of, read_results
+from include.coding.staging import Staging
 from include.coding.tables import table, utc_now
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.warehouse import Session, Warehouse
@@ -52,7 +54,7 @@ def land(
     parts: Sequence[Mapping[str, Any]],
     returned: Sequence[Returned],
     warehouse: Warehouse,
-    folder: Path,
+    staging: Staging,
 ) -> Landed:
     """Keep the results of every part that came back, then publish the run's dates.
 
@@ -63,17 +65,17 @@ def land(
     :raises AuditError: counts do not add up, or a threshold is passed; nothing was published
     """
     runs = table(plan.schema, "coding_runs")  # who writes results or codes holds its lock: one run at a time
-    with open_engine(folder, "land", plan.engine_memory_mb) as engine:
+    with open_engine(staging.scratch, "land", plan.engine_memory_mb) as engine:
         engine.execute(RESULTS)
-        read = [_read(engine, plan, part, back) for part, back in zip(parts, returned, strict=True)]
+        read = [_read(engine, plan, part, back, staging) for part, back in zip(parts, returned, strict=True)]
         with warehouse.session() as session:
             with session.transaction(lock=runs):
                 _keep_results(engine, session, plan, prepared)
                 _keep_operations(session, plan, parts, returned, read)
             _check_complete(engine, plan, parts, returned, read)
             sent = sum(part["records"] for part in parts)
-            with session.transaction(lock=runs):
-                published = publish(engine, session, plan, prepared)
+            with _open_records(staging, prepared) as records, session.transaction(lock=runs):
+                published = publish(engine, session, plan, prepared, records)
                 enter(session, plan, prepared, published, sent, len(parts))
     log.info("Published %s to %s: %s", plan.from_date, plan.to_date, published)
     return Landed(
@@ -90,7 +92,40 @@ def land(
     )
 
 
-def _read(engine: duckdb.DuckDBPyConnection, plan: Plan, part: Mapping[str, Any], back: Returned) -> Read:
+@contextmanager
+def _open_records(staging: Staging, prepared: Mapping[str, Any]) -> Iterator[Path | None]:
+    """The records that `prepare` staged, as a file of this machine; None if it found that nothing has changed."""
+    if prepared["unchanged"]:
+        yield None
+        return
+    with ExitStack() as files:
+        try:
+            path = files.enter_context(staging.open_local(prepared["records_uri"]))
+        except FileNotFoundError:
+            raise IncompleteError(
+                f"nothing was published: the staged records {prepared['records_uri']!r} are gone: run again"
+            ) from None
+        yield path
+
+
+def _read(
+    engine: duckdb.DuckDBPyConnection, plan: Plan, part: Mapping[str, Any], back: Returned, staging: Staging
+) -> Read:
+    """Read the results and the metadata of one part."""
+    metadata = staging.read_text(back.metadata) if back.metadata else None
+    if metadata is not None:
+        metadata = metadata.replace("\0", "\ufffd")  # PostgreSQL takes no NUL, and metadata must not lose the output
+    return replace(_read_output(engine, plan, part, back, metadata, staging), metadata=metadata)
+
+
+def _read_output(
+    engine: duckdb.DuckDBPyConnection,
+    plan: Plan,
+    part: Mapping[str, Any],
+    back: Returned,
+    metadata: str | None,
+    staging: Staging,
+) -> Read:
     """Read the results of one part.
 
     They are not taken if another model gave them. They are taken, but the part counts as not come back, if they are
@@ -99,12 +134,12 @@ def _read(engine: duckdb.DuckDBPyConnection, plan: Plan, part: Mapping[str, Any]
     if back.output is None or back.sent is None or back.operation_id is None:
         return Read(problem=back.message or "it did not come back; see the logs of its tasks")
     topic_and_model, _, sha256 = (back.fingerprint or "").rpartition("/")
-    model_id = model_of(_text(back.metadata) or "") or plan.model_id
+    model_id = model_of(metadata or "") or plan.model_id
     if topic_and_model != f"{plan.topic}/{plan.model_id}" or model_id.lower() != plan.model_id.lower():
         coder = topic_and_model if model_id.lower() == plan.model_id.lower() else f"{plan.topic}/{model_id}"
         return Read(problem=f"{coder!r} coded it, the run is pinned to {plan.topic!r}, {plan.model_id!r}")
     try:
-        read = read_results(engine, back.part, back.operation_id, back.sent, back.output)
+        read = _read_files(engine, back, staging)
     except duckdb.Error as error:  # one part must not cost the results of the others
         return Read(problem=f"its output file cannot be read: {' '.join(str(error).split())[:200]}")
     if read.problem is None and sha256 != part["sha256"]:
@@ -112,11 +147,15 @@ def _read(engine: duckdb.DuckDBPyConnection, plan: Plan, part: Mapping[str, Any]
     return read
 
 
-def _text(path: Path | None) -> str | None:
-    if path is None or not path.is_file():
-        return None
-    # PostgreSQL takes no NUL in a text, and metadata must not lose the output
-    return path.read_text(encoding="utf-8", errors="replace").replace("\0", "\ufffd")
+def _read_files(engine: duckdb.DuckDBPyConnection, back: Returned, staging: Staging) -> Read:
+    with ExitStack() as files:
+        paths = {}
+        for what, uri in (("output", str(back.output)), ("input", str(back.sent))):
+            try:
+                paths[what] = files.enter_context(staging.open_local(uri))
+            except FileNotFoundError:
+                return Read(problem=f"its {what} file {uri!r} is gone")
+        return read_results(engine, back.part, str(back.operation_id), paths["input"], paths["output"])
 
 
 def _keep_results(
@@ -171,7 +210,7 @@ def _keep_operations(
         session.execute(f"DELETE FROM {operations} WHERE operation_id = ?", [back.operation_id])
         row = (
             back.operation_id, plan.run_id, back.part, plan.topic, plan.model_id, part["records"], part["bytes"],
-            back.state, seen.problem, seen.usable, seen.set_aside, _text(back.metadata), utc_now(),
+            back.state, seen.problem, seen.usable, seen.set_aside, seen.metadata, utc_now(),
         )  # fmt: skip
         session.execute(f"INSERT INTO {operations} VALUES ({', '.join('?' * len(row))})", row)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import duckdb
 
 from include.coding.engine import copy_to
 from include.coding.errors import PlanError
 from include.coding.plan import Plan
+from include.coding.staging import Staging
 
 #: Airflow maps a task over so many parts at most ([core] max_map_length).
 MAX_PARTS = 1024
@@ -42,8 +42,8 @@ class Part:
     sha256: str
 
 
-def write_parts(engine: duckdb.DuckDBPyConnection, plan: Plan, folder: Path) -> tuple[Part, ...]:
-    """Write the engine's table `new_texts` (text_key, occp_text, tasks_text, place) as parts into `folder`.
+def write_parts(engine: duckdb.DuckDBPyConnection, plan: Plan, staging: Staging) -> tuple[Part, ...]:
+    """Write the engine's table `new_texts` (text_key, occp_text, tasks_text, place) as parts to `staging`.
 
     The same texts give the same parts, byte by byte. Files appear whole or not at all.
 
@@ -56,13 +56,13 @@ def write_parts(engine: duckdb.DuckDBPyConnection, plan: Plan, folder: Path) -> 
             f"{lines} texts make {count} parts of {plan.records_per_part}; at most {MAX_PARTS} can be mapped: raise"
             f" records_per_part to {-(-lines // MAX_PARTS)} or more, or run fewer dates"
         )
-    return tuple(_write_part(engine, plan, folder, number, lines) for number in range(count))
+    return tuple(_write_part(engine, plan, staging, number, lines) for number in range(count))
 
 
-def _write_part(engine: duckdb.DuckDBPyConnection, plan: Plan, folder: Path, number: int, lines: int) -> Part:
+def _write_part(engine: duckdb.DuckDBPyConnection, plan: Plan, staging: Staging, number: int, lines: int) -> Part:
     first = number * plan.records_per_part
     last = min(first + plan.records_per_part, lines)
-    written = folder / f"part-{number:04}.jsonl"
+    written = staging.scratch / f"part-{number:04}.jsonl"
     copy_to(
         engine,
         "SELECT text_key AS recordId, occp_text, tasks_text FROM new_texts"
@@ -76,6 +76,6 @@ def _write_part(engine: duckdb.DuckDBPyConnection, plan: Plan, folder: Path, num
     with written.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     # named by its content: what another try of this task prepares never takes the place of what was sent
-    path = written.replace(folder / f"part-{number:04}-{digest[:12]}.jsonl")
+    path = written.replace(staging.scratch / f"part-{number:04}-{digest[:12]}.jsonl")
     log.info("Part %d: %d texts, %d bytes", number, last - first, size)
-    return Part(number, plan.topic, plan.model_id, plan.force_new, path.as_uri(), last - first, size, digest)
+    return Part(number, plan.topic, plan.model_id, plan.force_new, staging.keep(path), last - first, size, digest)

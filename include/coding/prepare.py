@@ -16,6 +16,7 @@ from include.coding.ledger import find_published, take_checksum
 from include.coding.parts import Part, write_parts
 from include.coding.plan import Plan
 from include.coding.source import CHANGED, hold_source, open_source
+from include.coding.staging import Staging
 from include.coding.tables import create_tables, table
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.warehouse import Warehouse
@@ -55,17 +56,18 @@ class Prepared:
         return {name: value for name, value in asdict(self).items() if name != "parts"}
 
 
-def prepare(plan: Plan, warehouse: Warehouse, folder: Path) -> Prepared:
-    """Read the plan's records and write what has to be sent into `folder`.
+def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
+    """Read the plan's records and write what has to be sent to `staging`.
 
     The same input gives the same parts, byte by byte. Files appear whole or not at all.
 
     :raises SourceError: the source is missing, unreadable, not of the shape that is needed, or changes meanwhile
     :raises PlanError: more than 1,024 parts
+    :raises StagingError: the object storage refuses a file
     """
     with warehouse.session() as session:
         create_tables(session, plan.schema)
-    with open_engine(folder, "prepare", plan.engine_memory_mb) as engine:
+    with open_engine(staging.scratch, "prepare", plan.engine_memory_mb) as engine:
         with open_source(plan, engine, warehouse) as opened:
             read_at, undated = opened.read_at, opened.undated
             read, checksum = take_checksum(engine, plan)
@@ -81,16 +83,16 @@ def prepare(plan: Plan, warehouse: Warehouse, folder: Path) -> Prepared:
                     return Prepared(read_at, checksum, True, None, (), *counts)
             hold_source(plan, engine)
             judge_texts(engine, plan)
-            records = folder / "records.parquet"
+            records = staging.scratch / "records.parquet"
             rejected = write_records(engine, plan, records, read)
         texts, known = _find_new_texts(engine, plan, warehouse)
         log.info(
             "%d records are rejected; the others have %d distinct texts, %d of them coded already",
             rejected, texts, known,
         )  # fmt: skip
-        parts = write_parts(engine, plan, folder)
+        parts = write_parts(engine, plan, staging)
     counts = (read, undated, rejected, texts, known)
-    return Prepared(read_at, checksum, False, records.as_uri(), parts, *counts)
+    return Prepared(read_at, checksum, False, staging.keep(records), parts, *counts)
 
 
 def judge_texts(engine: duckdb.DuckDBPyConnection, plan: Plan) -> None:

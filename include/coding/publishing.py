@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from include.coding.errors import AuditError, IncompleteError
-from include.coding.files import path_of, pattern_of
+from include.coding.files import pattern_of
 from include.coding.ledger import OF_RUN, Published, find_later, find_published, of_run
 from include.coding.plan import Plan
 from include.coding.tables import table, utc_now
@@ -22,18 +23,23 @@ log = logging.getLogger(__name__)
 
 
 def publish(
-    engine: duckdb.DuckDBPyConnection, session: Session, plan: Plan, prepared: Mapping[str, Any]
+    engine: duckdb.DuckDBPyConnection,
+    session: Session,
+    plan: Plan,
+    prepared: Mapping[str, Any],
+    records: Path | None,
 ) -> Published:
     """Have just the records that the run read stand published for its dates, within a transaction of `session`.
 
     :param prepared: what `prepare` counted (:meth:`include.coding.prepare.Prepared.as_dict`)
+    :param records: what it staged, Parquet; None if it found that just this stands published
     :raises AuditError: the counts do not add up, or a threshold is passed: roll back
     :raises IncompleteError: what `prepare` found published has changed since
     """
-    if prepared["unchanged"]:
+    if records is None:
         published = _confirm(session, plan, prepared)
     else:
-        published = _replace(engine, session, plan, prepared)
+        published = _replace(engine, session, plan, prepared, records)
     sendable = published.read - published.rejected
     _check_share("max_uncoded_share", plan.max_uncoded_share, "uncoded", published.uncoded, sendable)
     _check_share("max_rejected_share", plan.max_rejected_share, "rejected", published.rejected, published.read)
@@ -55,7 +61,7 @@ def _confirm(session: Session, plan: Plan, prepared: Mapping[str, Any]) -> Publi
 
 
 def _replace(
-    engine: duckdb.DuckDBPyConnection, session: Session, plan: Plan, prepared: Mapping[str, Any]
+    engine: duckdb.DuckDBPyConnection, session: Session, plan: Plan, prepared: Mapping[str, Any], staged: Path
 ) -> Published:
     """Replace the run's dates with its records and their codes, all but the dates that another run read later."""
     if not prepared["read"] and (count := _count_published(session, plan)):
@@ -71,7 +77,7 @@ def _replace(
     records = table(plan.schema, "coded_records")
     model = [plan.topic, plan.model_id]
     read, rejected = prepared["read"], prepared["rejected"]
-    with session.staged("staged_records", _staged_records(engine, prepared)):
+    with session.staged("staged_records", _staged_records(engine, staged)):
         if later:
             counted = f"SELECT count(*), count(reason) FROM staged_records WHERE true{ours}"
             ((read, rejected),) = session.execute(counted, values)
@@ -94,10 +100,9 @@ def _replace(
     return Published(plan.run_id, read, *counts, prepared["texts"])
 
 
-def _staged_records(engine: duckdb.DuckDBPyConnection, prepared: Mapping[str, Any]) -> Query:
+def _staged_records(engine: duckdb.DuckDBPyConnection, path: Path) -> Query:
     columns = "record_id, CAST(occurrence AS INTEGER) AS occurrence, response_date, text_key, reason"
-    path = pattern_of(path_of(prepared["records_uri"]))
-    return Query(engine, f"SELECT {columns} FROM read_parquet($path)", {"path": path})
+    return Query(engine, f"SELECT {columns} FROM read_parquet($path)", {"path": pattern_of(path)})
 
 
 def _count_published(session: Session, plan: Plan) -> int:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from include.coding.ledger import OF_RUN, of_run
 from include.coding.plan import Plan
+from include.coding.staging import REPORT, Staging
 from include.coding.tables import table
 from include.warehouse.warehouse import Session, Warehouse
+
+log = logging.getLogger(__name__)
 
 #: Queries over the run's rows of `coded_records`; no text of a person is in any of them.
 _SECTIONS = {
@@ -31,9 +34,9 @@ _SECTIONS = {
 
 
 def write_report(
-    plan: Plan, prepared: Mapping[str, Any], landed: Mapping[str, Any], warehouse: Warehouse, path: Path
+    plan: Plan, prepared: Mapping[str, Any], landed: Mapping[str, Any], warehouse: Warehouse, staging: Staging
 ) -> str:
-    """Write the report of a landed run as Markdown to `path` and return its text."""
+    """Write the report of a landed run as Markdown beside its files, log it, and return its URI."""
     with warehouse.session(read_only=True) as session:
         odd = _frame(session, plan, "SELECT count(*) AS odd FROM rows WHERE confidence NOT BETWEEN 0 AND 1")
         tables = {title: _frame(session, plan, query) for title, query in _SECTIONS.items()}
@@ -42,9 +45,11 @@ def write_report(
         sections.append(f"**The confidence of {count} codes is not from 0 to 1; it stands as the service gave it.**")
     sections += [f"## {title}\n\n{_markdown(frame)}" for title, frame in tables.items()]
     text = "\n\n".join(sections) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    log.info("%s", text)
+    path = staging.scratch / REPORT
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    return text
+    return staging.keep(path)
 
 
 def _frame(session: Session, plan: Plan, query: str) -> pd.DataFrame:

@@ -123,8 +123,8 @@ class Returned:
     :param operation_id: GUID of its operation, None if none was opened
     :param state: how the operation ended, `unknown` if nobody was told
     :param message: why there is no output, in words
-    :param output, metadata: the files, None for what did not come down
-    :param sent: the input file that was coded
+    :param output, metadata: URIs of the files, None for what did not come down
+    :param sent: URI of the input file that was coded
     :param fingerprint: what was coded, by which model: topic, model GUID and SHA-256 of the input file
     """
 
@@ -132,9 +132,9 @@ class Returned:
     operation_id: str | None
     state: str
     message: str | None = None
-    output: Path | None = None
-    metadata: Path | None = None
-    sent: Path | None = None
+    output: str | None = None
+    metadata: str | None = None
+    sent: str | None = None
     fingerprint: str | None = None
 
 
@@ -145,11 +145,13 @@ class Read:
     :param usable: texts with a result
     :param set_aside: lines that could not be used
     :param problem: why the whole file could not be used, None if it could
+    :param metadata: the metadata file as it came
     """
 
     usable: int = 0
     set_aside: int = 0
     problem: str | None = None
+    metadata: str | None = None
 
 
 def read_results(engine: duckdb.DuckDBPyConnection, part: int, operation_id: str, sent: Path, output: Path) -> Read:
@@ -164,9 +166,6 @@ def read_results(engine: duckdb.DuckDBPyConnection, part: int, operation_id: str
     """
     engine.execute(RESULTS)
     before = _counts(engine)
-    for what, path in (("output", output), ("input", sent)):
-        if not path.is_file():
-            return Read(problem=f"its {what} file {path} is gone")
     try:
         engine.execute(_LINES, {"output": pattern_of(output)})
     except duckdb.InvalidInputException:

@@ -5,7 +5,8 @@ CodingServiceError
 │   ├── ServiceUnavailableError   the service could not be reached, or answered HTTP 5xx
 │   ├── TooManyRequestsError      HTTP 429: calls too close together
 │   ├── QuotaExceededError        HTTP 429: the quota of the day is used up
-│   └── TransferError             an upload or a download broke off
+│   ├── TransferError             an upload or a download broke off
+│   └── StagingError              the disk or the object storage of a run's files refuses
 ├── FinalError                    the same call will fail again; somebody has to act
 │   ├── SettingsError             the Airflow connection lacks a field or has a wrong value
 │   ├── AuthorizationError        wrong credentials, or a token refused when new
@@ -69,6 +70,10 @@ class QuotaExceededError(RetryableError):
 
 class TransferError(RetryableError):
     """An upload or a download broke off."""
+
+
+class StagingError(RetryableError):
+    """A file of the run cannot be read or written: the disk is full, or the object storage refuses."""
 
 
 class FinalError(CodingServiceError):

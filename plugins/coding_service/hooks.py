@@ -33,6 +33,7 @@ from coding_service.errors import (
 )
 from coding_service.limiter import CallBudget
 from coding_service.models import Model, Operation, Topic, UploadGrant
+from coding_service.partials import StoragePath
 from coding_service.protocol import Answer, Call
 from coding_service.settings import ServiceSettings
 from coding_service.tokens import TokenSlot, TokenStore
@@ -191,7 +192,7 @@ class CodingServiceHook(HttpHook):
         """The state of an operation, with fresh links when it is complete."""
         return self._call(protocol.get_operation(topic, operation_id))
 
-    def upload(self, grant: UploadGrant, path: Path, sha256: str | None = None) -> int:
+    def upload(self, grant: UploadGrant, path: Path | StoragePath, sha256: str | None = None) -> int:
         """Send an input file to its place in storage and return its size in bytes.
 
         :param sha256: of the file, hexadecimal, if it is known
@@ -203,7 +204,7 @@ class CodingServiceHook(HttpHook):
         return transfer.upload(self._storage, grant, path, timeout=self.settings.timeout, sha256=sha256)
 
     def download(
-        self, topic: str, operation_id: str, output: Path, metadata: Path
+        self, topic: str, operation_id: str, output: Path | StoragePath, metadata: Path | StoragePath
     ) -> tuple[transfer.Download, transfer.Download | None]:
         """Bring the output file of a complete operation to `output` and its metadata file to `metadata`.
 

@@ -7,16 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from airflow.sdk import BaseOperator, XComArg
 from airflow.sdk.crypto import get_fernet
 from cryptography.fernet import InvalidToken
 
-from coding_service.errors import GrantExpiredError, InputFileError, NotFoundError, SettingsError
+from coding_service.errors import GrantExpiredError, NotFoundError, SettingsError
 from coding_service.hooks import CONN_ID, CodingServiceHook
 from coding_service.models import Operation, OperationStatus, UploadGrant
+from coding_service.partials import StoragePath
 from coding_service.retry import CodingServiceRetryPolicy
+from coding_service.storage import STORAGE_CONN_ID, storage_path
 
 #: XCom of the create step that carries the encrypted upload grant.
 GRANT = "upload_grant"
@@ -27,21 +28,28 @@ STATE = "operation"
 class CodingServiceOperator(BaseOperator):
     """Base of the steps: one part of the input, one operation of the service.
 
-    :param part: what to code: `topic`, `model_id`, `uri` of the input file (JSONL, `file://`), its `sha256` and
-        `bytes`, and `force_new` (whether each try opens a new operation, whatever an earlier one left)
+    :param part: what to code: `topic`, `model_id`, `uri` of the input file (JSONL; `file://` or `s3://`), its
+        `sha256` and `bytes`, and `force_new` (whether each try opens a new operation, whatever an earlier one left)
     :param coding_service_conn_id: Airflow connection of the service
+    :param storage_conn_id: Airflow connection (aws) of the object storage, for an `s3://` URI
     """
 
-    template_fields: Sequence[str] = ("part", "coding_service_conn_id")
+    template_fields: Sequence[str] = ("part", "coding_service_conn_id", "storage_conn_id")
     ui_color = "#e3eefa"
 
     def __init__(
-        self, *, part: Mapping[str, Any] | XComArg, coding_service_conn_id: str = CONN_ID, **kwargs: Any
+        self,
+        *,
+        part: Mapping[str, Any] | XComArg,
+        coding_service_conn_id: str = CONN_ID,
+        storage_conn_id: str | None = STORAGE_CONN_ID,
+        **kwargs: Any,
     ) -> None:
         kwargs.setdefault("retry_policy", CodingServiceRetryPolicy())
         super().__init__(**kwargs)
         self.part: Any = part
         self.coding_service_conn_id = coding_service_conn_id
+        self.storage_conn_id = storage_conn_id
 
     @cached_property
     def hook(self) -> CodingServiceHook:
@@ -76,6 +84,9 @@ class CodingServiceOperator(BaseOperator):
         state = store.get(STATE)
         wanted = state and state["fingerprint"] == self.fingerprint and not self.part.get("force_new")
         return state if wanted else None
+
+    def _at(self, uri: str) -> Path | StoragePath:
+        return storage_path(uri, self.storage_conn_id)
 
     def _status(self, operation_id: str) -> Operation | None:
         try:
@@ -151,7 +162,7 @@ class CodingServiceUploadOperator(CodingServiceOperator):
         yield unseal(self.grant)
 
     def _send(self, grant: UploadGrant) -> str:
-        size = self.hook.upload(grant, local_path(self.part["uri"]), self.part["sha256"])
+        size = self.hook.upload(grant, self._at(self.part["uri"]), self.part["sha256"])
         self.log.info("Sent %s (%d bytes) to operation %s", self.part["uri"], size, grant.operation_id)
         return grant.operation_id
 
@@ -173,15 +184,16 @@ class CodingServiceDownloadOperator(CodingServiceOperator):
         self.operation_id: Any = operation_id
 
     def execute(self, context: Any) -> dict[str, Any]:
-        place = local_path(self.part["uri"]).parent / self.operation_id
+        place = f"{self.part['uri'].rpartition('/')[0]}/{self.operation_id}"
+        files = {"output": f"{place}/output.jsonl", "metadata": f"{place}/metadata.json"}
         output, metadata = self.hook.download(
-            self.topic, self.operation_id, place / "output.jsonl", place / "metadata.json"
+            self.topic, self.operation_id, self._at(files["output"]), self._at(files["metadata"])
         )
         self.log.info("Operation %s: %d lines, %d bytes", self.operation_id, output.lines, output.bytes)
         return {
             "operation_id": self.operation_id,
-            "output": output.path.as_uri(),
-            "metadata": metadata.path.as_uri() if metadata else None,
+            "output": files["output"],
+            "metadata": files["metadata"] if metadata else None,
             "bytes": output.bytes,
             "sha256": output.sha256,
             "records": output.lines,
@@ -207,14 +219,3 @@ def unseal(sealed: str) -> UploadGrant:
             "the upload grant was encrypted with another Fernet key than this worker's: give all Airflow processes"
             " the same [core] fernet_key, then clear the create step"
         ) from None
-
-
-def local_path(uri: str) -> Path:
-    """Path of a `file://` URI.
-
-    :raises InputFileError: any other kind of URI, or one of another host
-    """
-    parts = urlsplit(uri)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        raise InputFileError(f"the staging URI {uri!r} is not a file:///... URI; set CODING_STAGING to one")
-    return Path(unquote(parts.path))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -25,9 +24,16 @@ from coding_service.errors import (
     TransferError,
 )
 from coding_service.models import UploadGrant
+from coding_service.partials import (
+    BLOCK,
+    Partial,
+    StoragePath,
+    open_to_read,
+    partial_of,
+    size_of,
+    staging_errors,
+)
 
-#: Bytes read and sent at once. The default of http.client is 16 KiB, which is 2.4 times slower.
-BLOCK = 1 << 20
 #: The service takes 5 GB; 5 * 10^9 is the smaller reading (contract 8, question 31).
 MAX_INPUT_BYTES = 5_000_000_000
 #: Links asked for without a single new byte before a download gives up.
@@ -46,7 +52,7 @@ class NoAuth(AuthBase):
 
 
 class BlockAdapter(HTTPAdapter):
-    """Sends bodies in blocks of `BLOCK` bytes."""
+    """Sends bodies in blocks of `BLOCK` bytes; http.client's own are of 16 KiB, which is 2.4 times slower."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, blocksize=BLOCK, **kwargs)
@@ -61,7 +67,7 @@ class Download:
     :param lines: line feeds in it
     """
 
-    path: Path
+    path: Path | StoragePath
     bytes: int
     sha256: str
     lines: int
@@ -92,9 +98,9 @@ class _InputFile:
     :param sha256: of what the file should hold. If it does not, the last block is not sent, so that nothing arrives.
     """
 
-    def __init__(self, file: IO[bytes], size: int, sha256: str | None) -> None:
-        self._file, self._size, self._left, self._sha256 = file, size, size, sha256
-        self._hash, self._progress = hashlib.sha256(), Progress(f"upload of {file.name}", size)
+    def __init__(self, file: IO[bytes], path: Path | StoragePath, size: int, sha256: str | None) -> None:
+        self._file, self._path, self._size, self._left, self._sha256 = file, path, size, size, sha256
+        self._hash, self._progress = hashlib.sha256(), Progress(f"upload of {path}", size)
 
     def __len__(self) -> int:
         return self._size
@@ -104,13 +110,18 @@ class _InputFile:
         self._hash.update(block)
         self._left -= len(block)
         if self._left <= 0 and self._sha256 not in (None, self._hash.hexdigest()):
-            raise InputFileError(f"the input file {self._file.name} is not what was prepared; prepare the run again")
+            raise InputFileError(f"the input file {self._path} is not what was prepared; prepare the run again")
         self._progress.add(len(block))
         return block
 
 
 def upload(
-    session: requests.Session, grant: UploadGrant, path: Path, *, timeout: float, sha256: str | None = None
+    session: requests.Session,
+    grant: UploadGrant,
+    path: Path | StoragePath,
+    *,
+    timeout: float,
+    sha256: str | None = None,
 ) -> int:
     """Send the file at `path` to the place that `grant` names (contract 2.8) and return its size in bytes.
 
@@ -119,6 +130,7 @@ def upload(
 
     :param sha256: of the file, hexadecimal, if it is known: another file is not sent
     :raises InputFileError: the file is missing, empty, above 5,000,000,000 bytes or another one
+    :raises StagingError: the input file cannot be read
     :raises GrantExpiredError: storage answered 403: the URL has expired or does not fit
     :raises TransferError: the connection broke, or storage answered 5xx: whether the file arrived is unknown
     :raises ProtocolError: any other answer
@@ -130,8 +142,8 @@ def upload(
         "x-amz-server-side-encryption-aws-kms-key-id": grant.kms_key_arn,
         "Content-Length": str(size),
     }
-    with path.open("rb") as file:
-        body = _InputFile(file, size, sha256)
+    with open_to_read(path) as file:
+        body = _InputFile(file, path, size, sha256)
         try:
             response = session.put(
                 grant.url, data=body, headers=headers, timeout=timeout, allow_redirects=False, auth=NoAuth()
@@ -148,12 +160,13 @@ def upload(
     raise ProtocolError(answer, status_code=response.status_code)
 
 
-def _size_to_send(path: Path) -> int:
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise InputFileError(f"the input file {path} does not exist; prepare the run again") from None
-    if not path.is_file():
+def _size_to_send(path: Path | StoragePath) -> int:
+    with staging_errors(path, "read"):
+        try:
+            size, is_file = size_of(path), path.is_file()
+        except FileNotFoundError:
+            raise InputFileError(f"the input file {path} does not exist; prepare the run again") from None
+    if not is_file:
         raise InputFileError(f"the input file {path} is not a file")
     if not 0 < size <= MAX_INPUT_BYTES:
         raise InputFileError(f"the input file {path} has {size} bytes; the service takes 1 to {MAX_INPUT_BYTES}")
@@ -163,26 +176,40 @@ def _size_to_send(path: Path) -> int:
 def download(
     session: requests.Session,
     fresh_link: Callable[[], str],
-    path: Path,
+    path: Path | StoragePath,
     *,
     timeout: float,
     block: int = BLOCK,
 ) -> Download:
     """Bring a file down to `path`, which appears only when it is whole (contract 2.10).
 
-    What came down before, in this try or an earlier one, is kept beside `path` and resumed if storage still has the
-    same file (by its ETag); a broken connection or an expired link asks for a fresh link.
+    What came down before is resumed if storage still has the same file (by its ETag); a broken connection or an
+    expired link asks for a fresh link. On this machine what an earlier try left beside `path` is resumed as well; to
+    object storage the file goes part by part, without a copy here.
 
     :param fresh_link: gives a link that was just issued; called once for each connection
     :raises TransferError: several links in a row brought nothing new
+    :raises StagingError: `path` cannot be written
     :raises LinkExpiredError: fresh links are refused as well
     """
-    partial = _Partial(path)
+    partial = partial_of(path)
+    try:
+        _bring_down(session, fresh_link, partial, timeout, block)
+    except BaseException:
+        partial.abandon()
+        raise
+    partial.finish()
+    return Download(path, partial.size, partial.sha256, partial.lines)
+
+
+def _bring_down(
+    session: requests.Session, fresh_link: Callable[[], str], partial: Partial, timeout: float, block: int
+) -> None:
+    """Connect as often as it takes until all of the file is here."""
     fruitless, before = 0, partial.size
     while True:
         try:
-            _continue(session, fresh_link(), partial, timeout, block)
-            return partial.finish()
+            return _continue(session, fresh_link(), partial, timeout, block)
         except (TransferError, LinkExpiredError) as error:
             fruitless = 0 if partial.size > before else fruitless + 1
             before = max(before, partial.size)  # else one that starts over each time might never end
@@ -191,55 +218,7 @@ def download(
             log.warning("%s; going on from byte %d with a fresh link", error, partial.size)
 
 
-class _Partial:
-    """A download under way: bytes so far beside their ETag, so that another process can go on."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._data, self._note = path.with_name(path.name + ".partial"), path.with_name(path.name + ".etag")
-        self.size, self.etag = 0, ""
-        self._hash, self._lines = hashlib.sha256(), 0
-        if self._data.exists() and self._note.exists():
-            self.etag = _read_note(self._note)
-            with self._data.open("rb") as file:
-                while block := file.read(BLOCK):
-                    self._count(block)
-
-    def _count(self, block: bytes) -> None:
-        self._hash.update(block)
-        self._lines += block.count(b"\n")
-        self.size += len(block)
-
-    def start(self, etag: str) -> None:
-        self.size, self.etag = 0, etag
-        self._hash, self._lines = hashlib.sha256(), 0
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._data.write_bytes(b"")
-        self._note.write_text(json.dumps({"etag": etag}))
-
-    def append(self, blocks: Iterator[bytes], progress: Progress) -> None:
-        with self._data.open("ab") as file:
-            for block in blocks:
-                file.write(block)
-                self._count(block)
-                progress.add(len(block))
-
-    def finish(self) -> Download:
-        self._data.replace(self._path)
-        self._note.unlink()
-        return Download(self._path, self.size, self._hash.hexdigest(), self._lines)
-
-
-def _read_note(path: Path) -> str:
-    """The ETag in a note of an earlier try; "" (start over) if that try died while it wrote the note."""
-    try:
-        etag = json.loads(path.read_text())["etag"]
-    except (ValueError, KeyError, TypeError):
-        return ""
-    return etag if isinstance(etag, str) else ""
-
-
-def _continue(session: requests.Session, link: str, partial: _Partial, timeout: float, block: int) -> None:
+def _continue(session: requests.Session, link: str, partial: Partial, timeout: float, block: int) -> None:
     """Fetch what is missing over one connection."""
     headers = {"Accept-Encoding": "identity"}
     if partial.size and partial.etag:
@@ -253,14 +232,15 @@ def _continue(session: requests.Session, link: str, partial: _Partial, timeout: 
             if total is None:
                 return
             progress = Progress(f"download from {place}", total, partial.size)
-            partial.append(response.raw.stream(block, decode_content=False), progress)
+            for size in partial.append(response.raw.stream(block, decode_content=False)):
+                progress.add(size)
     except (requests.RequestException, HTTPError) as error:
         raise TransferError(f"the download from {place} broke off: {type(error).__name__}") from None
     if partial.size != total:
         raise TransferError(f"the download from {place} ended after {partial.size} of {total} bytes")
 
 
-def _judge(response: requests.Response, partial: _Partial, place: str) -> int | None:
+def _judge(response: requests.Response, partial: Partial, place: str) -> int | None:
     """Return the size of the whole file in bytes, None if all of it is here already."""
     status = response.status_code
     if status == 206 and _content_range(response)[0] == partial.size:

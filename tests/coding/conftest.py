@@ -15,6 +15,7 @@ from include.coding.landing import land
 from include.coding.plan import Plan
 from include.coding.prepare import prepare
 from include.coding.results import Returned
+from include.coding.staging import Staging
 from tests.warehouses import open_warehouse
 
 ROOT = Path(__file__).parents[2]
@@ -30,12 +31,13 @@ from pathlib import Path
 from include.coding.landing import land
 from include.coding.plan import Plan
 from include.coding.results import Returned
+from include.coding.staging import Staging
 from tests.warehouses import open_warehouse
 job = json.loads(Path(sys.argv[1]).read_text())
 warehouse = open_warehouse(job["place"], patience=60)
-returned = [Returned(**{**back, "output": Path(back["output"]), "sent": Path(back["sent"])}) for back in job["returned"]]
+returned = [Returned(**back) for back in job["returned"]]
 print("ready", flush=True)
-land(Plan.from_dict(job["plan"]), job["prepared"], job["parts"], returned, warehouse, Path(job["folder"]))
+land(Plan.from_dict(job["plan"]), job["prepared"], job["parts"], returned, warehouse, Staging.here(Path(job["folder"])))
 """
 
 
@@ -76,8 +78,8 @@ def code_line(line, result=CHEF, **changes):
 class Pipeline:
     """Runs `prepare` and `land` with a coder that is told what to answer."""
 
-    def __init__(self, folder, place):
-        self.folder, self.place = folder, place
+    def __init__(self, folder, place, objects=None):
+        self.folder, self.place, self.objects = folder, place, objects
         self.warehouse = open_warehouse(place)
 
     def ask(self, sql, *values):
@@ -95,8 +97,17 @@ class Pipeline:
 
     def prepare(self, **changes):
         self.plan = make_plan(**changes)
-        self.prepared = prepare(self.plan, self.warehouse, self.folder / self.plan.run_id)
+        self.prepared = prepare(self.plan, self.warehouse, self.staging)
         return self.prepared
+
+    @property
+    def staging(self):
+        """The files of the run that was prepared last: here, or in `objects` (URI, file system)."""
+        scratch = self.folder / self.plan.run_id
+        if self.objects is None:
+            return Staging.here(scratch)
+        base, fs = self.objects
+        return Staging(f"{base}/{self.plan.run_id}", scratch, fs)
 
     def come_back(self, part, code=code_line, metadata=None, lines=None):
         """Write the output of a part and return what came back of it."""
@@ -109,14 +120,15 @@ class Pipeline:
             told.write_bytes(metadata)
         operation_id = f"{self.plan.run_id}-operation-{part.part}"
         fingerprint = f"{part.topic}/{part.model_id}/{part.sha256}"
-        return Returned(part.part, operation_id, "complete", None, output, told, path_of(part.uri), fingerprint)
+        told = told and told.as_uri()
+        return Returned(part.part, operation_id, "complete", None, output.as_uri(), told, part.uri, fingerprint)
 
     def land(self, returned=None, prepared=None, **options):
         if returned is None:
             returned = [self.come_back(part, **options) for part in self.prepared.parts]
         parts = [asdict(part) for part in self.prepared.parts]
         told = {**self.prepared.as_dict(), **(prepared or {})}
-        return land(self.plan, told, parts, returned, self.warehouse, self.folder / self.plan.run_id)
+        return land(self.plan, told, parts, returned, self.warehouse, self.staging)
 
     def run(self, code=code_line, **changes):
         self.prepare(**changes)
@@ -133,7 +145,7 @@ class Pipeline:
             "plan": self.plan.as_dict(),
             "prepared": self.prepared.as_dict(),
             "parts": [asdict(part) for part in self.prepared.parts],
-            "returned": [{**asdict(back), "output": str(back.output), "sent": str(back.sent)} for back in returned],
+            "returned": [asdict(back) for back in returned],
         }
         job.write_text(json.dumps(told), encoding="utf-8")
         command = [sys.executable, "-c", LAND, str(job)]

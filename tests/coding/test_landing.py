@@ -9,7 +9,18 @@ import pytest
 from include.coding.errors import AuditError, IncompleteError
 from include.coding.plan import MIN_MEMORY_MB
 from include.coding.results import Returned
-from tests.coding.conftest import CHEF, DAY, LATER, MODEL, NEXT_DAY, OTHER_MODEL, as_date, code_line, make_key
+from tests.coding.conftest import (
+    CHEF,
+    DAY,
+    LATER,
+    MODEL,
+    NEXT_DAY,
+    OTHER_MODEL,
+    as_date,
+    code_line,
+    make_key,
+    path_of,
+)
 
 RECORDS = [
     ("1", DAY, "chef", "cooks"),
@@ -331,7 +342,7 @@ def test_results_of_a_part_of_another_model_are_not_kept(filled):
 
 def test_an_input_file_that_is_gone_loses_no_other_part(filled):
     first, second = (filled.come_back(part) for part in filled.prepare(records_per_part=1).parts)
-    first.sent.unlink()
+    path_of(first.sent).unlink()
     with pytest.raises(IncompleteError, match="part 0 .*its input file .* is gone"):
         filled.land([first, second])
     assert filled.ask("SELECT count(*) FROM coding.coded_texts") == [(1,)]
@@ -449,7 +460,7 @@ def test_an_output_without_a_result_publishes_nothing(filled, lines):
 def test_an_output_that_is_gone_loses_no_other_part(filled):
     first, second = filled.prepare(records_per_part=1).parts
     gone = filled.come_back(second)
-    gone.output.unlink()
+    path_of(gone.output).unlink()
     with pytest.raises(IncompleteError, match="part 1 .*its output file .* is gone"):
         filled.land([filled.come_back(first), gone])
     assert count(filled, "coded_texts") == 1
@@ -495,7 +506,7 @@ def test_metadata_that_says_nothing_is_kept_and_does_no_harm(filled, metadata, k
 def test_metadata_that_is_gone_does_no_harm(filled):
     filled.prepare()
     returned = [filled.come_back(part, metadata=b"{}") for part in filled.prepared.parts]
-    returned[0].metadata.unlink()
+    path_of(returned[0].metadata).unlink()
     assert filled.land(returned).coded == 3
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from include.coding.report import write_report
-from tests.coding.conftest import CHEF, DAY, NEXT_DAY, code_line
+from tests.coding.conftest import CHEF, DAY, NEXT_DAY, code_line, path_of
 
 RECORDS = [
     ("1", DAY, "secret chef", "cooks"),
@@ -27,10 +27,9 @@ def report(pipeline):
     def write(code=code_some, rows=RECORDS, **changes):
         pipeline.fill(*rows)
         landed = vars(pipeline.run(code=code, **changes))
-        path = pipeline.folder / "reports" / "report.md"
-        text = write_report(pipeline.plan, pipeline.prepared.as_dict(), landed, pipeline.warehouse, path)
-        assert path.read_text(encoding="utf-8") == text
-        return text
+        told = pipeline.prepared.as_dict()
+        uri = write_report(pipeline.plan, told, landed, pipeline.warehouse, pipeline.staging)
+        return path_of(uri).read_text(encoding="utf-8")
 
     return write
 

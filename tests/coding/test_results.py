@@ -260,13 +260,6 @@ def test_lines_keep_their_numbers_in_a_large_file(read):
     assert [number for number, _ in aside] == [*range(2, 200_002), 200_003]
 
 
-def test_a_file_that_is_gone_is_a_problem_of_its_part(tmp_path):
-    with duckdb.connect() as engine:
-        texts.install(engine)
-        found = read_results(engine, 0, "operation", tmp_path / "part.jsonl", tmp_path / "output.jsonl")
-    assert found == Read(problem=f"its output file {tmp_path / 'output.jsonl'} is gone")
-
-
 @pytest.mark.parametrize(
     ("metadata", "model"),
     [

@@ -24,7 +24,8 @@ from coding_service.errors import (
     TransferError,
 )
 from coding_service.models import UploadGrant
-from coding_service.operators import GRANT, STATE, local_path, seal, unseal
+from coding_service.operators import GRANT, STATE, seal, unseal
+from coding_service.storage import storage_path
 
 
 @pytest.fixture
@@ -366,7 +367,7 @@ def complete(connected, create, upload, context, new_context):
 
 def test_download_brings_both_files_beside_the_part(complete, download, context, input_file):
     result = download(complete, context)
-    output, metadata = local_path(result["output"]), local_path(result["metadata"])
+    output, metadata = storage_path(result["output"]), storage_path(result["metadata"])
     assert output == input_file.parent / complete / "output.jsonl"
     assert (result["operation_id"], result["records"], result["bytes"]) == (complete, 3, output.stat().st_size)
     assert result["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
@@ -407,23 +408,6 @@ def test_an_operation_without_output_is_not_downloaded(create, download, context
 
 
 # ---- all steps ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("uri", ["s3://bucket/part-0.jsonl", "/data/part-0.jsonl", "part-0.jsonl", "https://x/p"])
-def test_input_that_is_no_local_file_is_refused_by_its_uri(uri):
-    with pytest.raises(InputFileError, match=f"'{uri}' is not a file:///... URI"):
-        local_path(uri)
-
-
-def test_a_file_uri_with_a_host_is_refused():
-    with pytest.raises(InputFileError, match="'file://staging/part-0.jsonl'"):
-        local_path("file://staging/part-0.jsonl")
-
-
-def test_paths_go_through_a_uri_and_back(tmp_path):
-    for name in ("part 0.jsonl", "part#0?.jsonl", "ünï.jsonl", "100%.jsonl"):
-        assert local_path((tmp_path / name).as_uri()) == tmp_path / name
-    assert local_path("file://localhost/a/b") == local_path("file:///a/b")
 
 
 def test_every_step_has_our_retry_policy_unless_another_is_given():

@@ -1,0 +1,69 @@
+"""Settings of the deployment: Airflow Variables, or environment variables of the same names."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import Variable
+
+from coding_service.storage import storage_path
+from include.coding.staging import Staging
+
+
+def setting(name: str, default: str) -> str:
+    """Value of the Airflow Variable `name`, else of the environment variable, else the default."""
+    return Variable.get(name, default=None) or os.environ.get(name) or default
+
+
+def staging_base() -> str:
+    """URI below which everything lies that tasks hand to each other (`CODING_STAGING`).
+
+    :raises InputFileError: it is neither a `file:///` nor an `s3://` URI
+    """
+    home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+    base = setting("CODING_STAGING", (home / "staging").as_uri()).rstrip("/")
+    storage_path(base)
+    return base
+
+
+def runs_base() -> str:
+    """URI of the folder that has the runs' folders."""
+    return f"{staging_base()}/runs"
+
+
+def staging_of(run_id: str) -> str:
+    """URI of the folder of a run."""
+    readable = re.sub(r"[^A-Za-z0-9._-]", "-", run_id)  # two run ids may read alike: the hash tells them apart
+    return f"{runs_base()}/{readable}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
+
+
+def file_system_of(uri: str) -> Any:
+    """The fsspec file system of a URI of object storage; None for `file://`."""
+    path = storage_path(uri)
+    return None if isinstance(path, Path) else path.fs
+
+
+@contextmanager
+def open_staging(uri: str) -> Iterator[Staging]:
+    """The files of a run, by the URI of their folder, for as long as a task works on them.
+
+    What is worked on lies in the folder itself, or, if that is in object storage, below `CODING_SCRATCH` (the
+    system's folder for temporary files), where nothing is left.
+    """
+    path = storage_path(uri)
+    if isinstance(path, Path):
+        yield Staging(uri, path)
+        return
+    scratch = Path(setting("CODING_SCRATCH", tempfile.gettempdir())) / "occupation-coding" / uri.rpartition("/")[2]
+    try:
+        yield Staging(uri, scratch, path.fs)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,76 @@
+"""A real S3 server for tests: moto's, a process of its own on a port of 127.0.0.1."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+import s3fs
+
+#: Serves on a free port that it prints, until its input is closed.
+SERVE = """
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+server.stop()
+"""
+KEY, SECRET, REGION = "test-key", "test-secret", "ap-southeast-2"
+
+
+class S3:
+    """A running server, its buckets, and how to reach it."""
+
+    def __init__(self, port: int) -> None:
+        self.url, self._numbers = f"http://127.0.0.1:{port}", itertools.count(1)
+        self.client = boto3.client(
+            "s3", endpoint_url=self.url, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name=REGION
+        )
+
+    def create_bucket(self) -> str:
+        """Make an empty bucket and return its name."""
+        name = f"bucket-{next(self._numbers)}"
+        self.client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
+        return name
+
+    def connection(self, **s3: Any) -> str:
+        """An Airflow connection of type aws, as JSON, with further settings of its service `s3`."""
+        extra = {"region_name": REGION, "service_config": {"s3": {"endpoint_url": self.url, **s3}}}
+        return json.dumps({"conn_type": "aws", "login": KEY, "password": SECRET, "extra": extra})
+
+    def file_system(self) -> Any:
+        """The server as an fsspec file system."""
+        return s3fs.S3FileSystem(
+            key=KEY, secret=SECRET, endpoint_url=self.url, client_kwargs={"region_name": REGION},
+            use_listings_cache=False, skip_instance_cache=True,
+        )  # fmt: skip
+
+    def keys(self, bucket: str, prefix: str = "") -> list[str]:
+        """Keys of the objects of a bucket."""
+        listed = self.client.list_objects_v2(Bucket=bucket, Prefix=prefix)
+        return [found["Key"] for found in listed.get("Contents", [])]
+
+    def read(self, bucket: str, key: str) -> bytes:
+        """Content of an object."""
+        return bytes(self.client.get_object(Bucket=bucket, Key=key)["Body"].read())
+
+    def unfinished(self, bucket: str) -> list[str]:
+        """Keys of uploads in parts that nobody has completed or given up."""
+        return [found["Key"] for found in self.client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])]
+
+
+@contextmanager
+def run_s3() -> Iterator[S3]:
+    """Run a server."""
+    command = [sys.executable, "-c", SERVE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield S3(int(process.stdout.readline()))
