@@ -54,7 +54,7 @@ def test_a_killed_worker_loses_no_record_and_costs_no_second_operation(container
     assert caught["hostname"] not in containers.workers()
     ask_every(api, seconds=0.1)
 
-    assert api.wait(run_id, 900) == "success"
+    assert api.wait(run_id, 1500) == "success"
     again = next(item for item in api.task_instances(run_id) if same(item, caught))
     assert (again["state"], again["try_number"]) == ("success", caught["try_number"] + 1)
     assert again["hostname"] in containers.workers(), "another worker did it"
@@ -78,6 +78,33 @@ def test_no_secret_shows_in_the_configuration_or_the_environment_of_a_service(co
     assert [secret for secret in secrets if secret in shown] == []
 
 
+def test_a_second_start_keeps_secrets_and_data(containers: Containers) -> None:
+    before = containers.execute("api-server", "cat", "/opt/secrets/passwords.json")
+    rows = containers.number("SELECT count(*) FROM coding.coded_records")
+    containers.compose("down", "--timeout", "5", seconds=300)
+    containers.up()
+    assert containers.execute("api-server", "cat", "/opt/secrets/passwords.json") == before
+    assert containers.number("SELECT count(*) FROM coding.coded_records") == rows
+    assert containers.api.request("GET", f"/dags/{DAG_ID}/dagRuns")["total_entries"] >= 1
+
+
+def test_with_the_profile_s3_the_files_of_a_run_lie_in_object_storage(containers: Containers) -> None:
+    containers.up(COMPOSE_PROFILES="s3", CODING_STAGING="s3://coding-staging/here")
+    api = containers.api
+    run_id = api.trigger({"from_date": "2026-10-07", "to_date": "2026-10-07", "selection": "all"})
+    assert api.wait(run_id, 600) == "success"
+    assert api.xcom(run_id, "land")["texts_sent"] > 0
+
+    uri = api.xcom(run_id, "report")
+    assert uri.startswith("s3://coding-staging/here/")
+    url = uri.replace("s3://", "http://127.0.0.1:5000/")
+    read = f"import urllib.request; print(urllib.request.urlopen({url!r}).read().decode())"
+    assert "Records read:" in containers.compose("--profile", "s3", "exec", "-T", "s3", "python", "-c", read)
+    landed = f"SELECT count(*) FROM coding.coded_records WHERE run_id = '{run_id}'"
+    in_source = "SELECT count(*) FROM survey_responses WHERE response_date = '2026-10-07'"
+    assert containers.number(landed) == containers.number(in_source) > 0
+
+
 def ask_every(api: Any, seconds: float) -> None:
     """Set the call budget of Airflow's connection to the service."""
     connection = api.request("GET", "/connections/coding_service_default")
@@ -90,13 +117,3 @@ def ask_every(api: Any, seconds: float) -> None:
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether both are tries of one task of a run."""
     return all(one[name] == other[name] for name in ("task_id", "map_index"))
-
-
-def test_a_second_start_keeps_secrets_and_data(containers: Containers) -> None:
-    before = containers.execute("api-server", "cat", "/opt/secrets/passwords.json")
-    rows = containers.number("SELECT count(*) FROM coding.coded_records")
-    containers.compose("down", "--timeout", "5", seconds=300)
-    containers.up()
-    assert containers.execute("api-server", "cat", "/opt/secrets/passwords.json") == before
-    assert containers.number("SELECT count(*) FROM coding.coded_records") == rows
-    assert containers.api.request("GET", f"/dags/{DAG_ID}/dagRuns")["total_entries"] >= 1
