@@ -53,7 +53,7 @@ class Containers:
 
     def up(self, **environment: str) -> None:
         """Bring everything up and wait until it is healthy."""
-        self.compose("up", "--build", "--detach", "--wait", seconds=UP_SECONDS, **environment)
+        self.compose("up", "--detach", "--wait", seconds=UP_SECONDS, **environment)
 
     def down(self) -> None:
         """Remove everything, volumes too."""

@@ -97,9 +97,10 @@ def test_with_the_profile_s3_the_files_of_a_run_lie_in_object_storage(containers
 
     uri = api.xcom(run_id, "report")
     assert uri.startswith("s3://coding-staging/here/")
-    url = uri.replace("s3://", "http://127.0.0.1:5000/")
-    read = f"import urllib.request; print(urllib.request.urlopen({url!r}).read().decode())"
-    assert "Records read:" in containers.compose("--profile", "s3", "exec", "-T", "s3", "python", "-c", read)
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    client = "'s3', endpoint_url='http://s3:5000', region_name='us-east-1', aws_access_key_id='a', aws_secret_access_key='b'"
+    read = f"import boto3; print(boto3.client({client}).get_object(Bucket={bucket!r}, Key={key!r})['Body'].read().decode())"
+    assert "Records read:" in containers.execute("worker", "python", "-c", read)
     landed = f"SELECT count(*) FROM coding.coded_records WHERE run_id = '{run_id}'"
     in_source = "SELECT count(*) FROM survey_responses WHERE response_date = '2026-10-07'"
     assert containers.number(landed) == containers.number(in_source) > 0
