@@ -6,16 +6,18 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import kombu
 import psycopg
 import pytest
 from adbc_driver_postgresql import dbapi
 
 from include.sample import write_sample
 from include.stack.processes import Stack
+from tests.end_to_end.conftest import until
 from tests.postgres import Postgres
 from tests.s3 import S3
 
-pytestmark = pytest.mark.airflow
+pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
 WORKERS = ("worker-a", "worker-b")
 
 
@@ -45,11 +47,17 @@ class Cluster(Stack):
             "AIRFLOW_CONN_STAGING_DEFAULT": s3.connection(),
             "CODING_STAGING": f"s3://{self.bucket}/team",
         }
+        with kombu.Connection(settings["AIRFLOW__CELERY__BROKER_URL"]) as broker:
+            broker.SimpleQueue("default").close()  # makes its tables, for which two workers at once would quarrel
         super().__init__(folder, settings, ("--coder", "stub"))
 
     def disk(self, worker: str) -> Path:
         """Folder of all that a worker writes."""
         return self.folder / "disks" / worker
+
+    def log(self, name: str) -> str:
+        """What a process has said so far."""
+        return (self.logs / f"{name}.log").read_text()
 
     def query(self, sql: str) -> list[tuple]:
         """Ask the warehouse."""
@@ -81,6 +89,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, s3: S3
     made = Cluster(tmp_path_factory.mktemp("cluster"), postgres, s3)
     made.start()
     try:
+        for name in WORKERS:
+            until(lambda name=name: f"{name}@" in made.log(name) and " ready." in made.log(name), f"{name} is ready")
         yield made
     finally:
         made.stop()
