@@ -55,8 +55,8 @@ def sections() -> Iterator[str]:
 
 _ABOUT_POSTGRES = """The server is an embedded PostgreSQL 18 on the same two cores, without fsync. *ADBC* is what
 this project does (`Session.staged`, ANALYZE included), into a temporary table; the other ways write a table."""
-_ABOUT_S3 = """A file of 200 MB goes to staging and comes back. The S3 server is moto's, one Python process on the same
-cores: it bounds these figures, a real S3 and its network have others."""
+_ABOUT_S3 = """A file of 200 MB goes to staging and comes back. The S3 server is moto's, one Python process on the
+same cores: it bounds these figures, a real S3 and its network have others."""
 
 
 def rows_in(server: Postgres) -> str:

@@ -24,7 +24,7 @@ print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
 server.stop()
 """
-KEY, SECRET, REGION = "test-key", "test-secret", "ap-southeast-2"
+KEY, SECRET, REGION = "test-key", "s3-open-sesame", "ap-southeast-2"
 
 
 class S3:

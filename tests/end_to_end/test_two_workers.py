@@ -15,7 +15,7 @@ from include.sample import write_sample
 from include.stack.processes import Stack
 from tests.end_to_end.conftest import until
 from tests.postgres import Postgres
-from tests.s3 import S3
+from tests.s3 import S3, SECRET
 
 pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
 WORKERS = ("worker-a", "worker-b")
@@ -111,5 +111,7 @@ def test_a_run_is_coded_by_both_and_no_file_of_it_stays_on_either(cluster: Clust
             path.name for path in cluster.disk(name).rglob("*") if path.suffix in (".jsonl", ".parquet", ".duckdb")
         ]
         assert left == []
+    logs = [path for path in cluster.folder.rglob("*.log") if SECRET in path.read_text(errors="replace")]
+    assert logs == []
     # a night's run may have landed as well
     assert {key.rpartition("/")[2] for key in s3.keys(cluster.bucket)} == {"report.md"}
