@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from bench import data_work, end_to_end
+from bench import data_work, end_to_end, servers
 from bench.measure import ROOT
 from bench.page import heading
 
@@ -27,6 +27,7 @@ def main() -> None:
 def sections() -> Iterator[str]:
     """Measure everything, and yield the page piece by piece."""
     yield from data_work.sections(data_work.SIZES)
+    yield from servers.sections()
     yield from end_to_end.sections()
     for title, module in OTHERS.items():
         command = [sys.executable, "-m", f"bench.{module}"]

@@ -32,7 +32,7 @@ class Job:
 
     :param source: Parquet of the records
     :param folder: its own, to write into
-    :param warehouse: DuckDB file, for ours alone
+    :param warehouse: DuckDB file, or what libpq is told to reach PostgreSQL; for ours alone
     :param first_day: first response date of the run, which ends with October
     :param coded: folder of a run that was prepared and coded, for `land`
     :param memory_mb: of the plan; all but ours and the bare engine take what they take

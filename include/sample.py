@@ -307,8 +307,8 @@ def _white_space(title: str, tasks: str, chance: random.Random) -> Answer:
     return title.replace(" ", "\t"), _insert(tasks, chance.choice(("\n", "\r\n", "\t", "\n\n")), chance)
 
 
-def _nul(title: str, tasks: str, chance: random.Random) -> Answer:
-    return _insert(title, "\x00", chance), tasks
+def _control(title: str, tasks: str, chance: random.Random) -> Answer:
+    return _insert(title, "\x1a", chance), tasks
 
 
 def _emoji(title: str, tasks: str, chance: random.Random) -> Answer:
@@ -331,7 +331,7 @@ _DIRT: tuple[Dirt, ...] = (
     _accents,
     _typography,
     _white_space,
-    _nul,
+    _control,
     _emoji,
     _other_script,
     _far_too_long,

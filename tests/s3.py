@@ -15,15 +15,16 @@ import s3fs
 
 #: Serves on a free port that it prints, until its input is closed.
 SERVE = """
-import sys
+import logging, sys
 from moto.server import ThreadedMotoServer
+logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else it tells every request
 server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
 server.start()
 print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
 server.stop()
 """
-KEY, SECRET, REGION = "test-key", "test-secret", "ap-southeast-2"
+KEY, SECRET, REGION = "test-key", "s3-open-sesame", "ap-southeast-2"
 
 
 class S3:

@@ -102,7 +102,7 @@ def joined(answer: Answer) -> str:
         lambda a: "“" in joined(a) and "’" in joined(a) and "–" in joined(a),
         lambda a: "\t" in joined(a),
         lambda a: "\n" in joined(a),
-        lambda a: "\x00" in joined(a),
+        lambda a: "\x1a" in joined(a),
         lambda a: "😀" in joined(a),
         lambda a: "护士" in joined(a),
         lambda a: len(joined(a)) > 300,

@@ -57,6 +57,23 @@ def test_stopping_ends_the_processes_of_the_stack_and_their_children_and_nobody_
             process.stdout.close()
 
 
+def test_stopping_ends_the_children_of_a_process_that_was_killed(tmp_path: Path) -> None:
+    script = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, text=True) as killed:
+        assert killed.stdout is not None
+        child = psutil.Process(int(killed.stdout.readline()))
+        created = psutil.Process(killed.pid).create_time()
+        state = {"api_port": 1, "service_port": 2, "processes": {"scheduler": [killed.pid, created]}}
+        (tmp_path / "stack.json").write_text(json.dumps(state))
+        stack = Stack(tmp_path)
+        killed.kill()
+        killed.wait()
+        assert child.is_running()
+        stack.stop()
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
 def test_what_airflow_is_told_by_the_callers_environment_does_not_reach_the_stack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

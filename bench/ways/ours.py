@@ -9,12 +9,14 @@ from pathlib import Path
 import duckdb
 
 from bench.measure import Job
-from include.coding.files import path_of
 from include.coding.landing import land as land_run
 from include.coding.plan import Plan
 from include.coding.prepare import prepare as prepare_run
 from include.coding.results import Returned
+from include.coding.staging import Staging
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse
+from include.warehouse.postgres_warehouse import PostgresWarehouse
+from include.warehouse.warehouse import Warehouse
 
 
 def prepare(job: Job) -> dict[str, int]:
@@ -24,7 +26,7 @@ def prepare(job: Job) -> dict[str, int]:
         run_id=job.run_id, topic="osca", model_id="m", model_version=1.0, from_date=job.first_day,
         to_date="2026-10-31", source=Path(job.source).as_uri(), staging=folder.as_uri(), memory_mb=job.memory_mb,
     )  # fmt: skip
-    prepared = prepare_run(plan, _warehouse(plan, job), folder)
+    prepared = prepare_run(plan, _warehouse(plan, job), Staging.here(folder))
     parts = [asdict(part) for part in prepared.parts]
     told = {"plan": plan.as_dict(), "prepared": prepared.as_dict(), "parts": parts}
     (folder / "prepared.json").write_text(json.dumps(told))
@@ -40,17 +42,20 @@ def land(job: Job) -> dict[str, int]:
     returned = [
         Returned(
             part["part"], f"operation-{part['part']}", "complete",
-            output=coded / f"output-{part['part']:04}.jsonl", sent=path_of(part["uri"]),
+            output=(coded / f"output-{part['part']:04}.jsonl").as_uri(), sent=part["uri"],
             fingerprint=f"{plan.topic}/{plan.model_id}/{part['sha256']}",
         )
         for part in told["parts"]
     ]  # fmt: skip
-    landed = land_run(plan, told["prepared"], told["parts"], returned, _warehouse(plan, job), Path(job.folder))
+    staging = Staging.here(Path(job.folder))
+    landed = land_run(plan, told["prepared"], told["parts"], returned, _warehouse(plan, job), staging)
     return {"texts": landed.texts, "coded": landed.coded}
 
 
-def _warehouse(plan: Plan, job: Job) -> DuckDBWarehouse:
+def _warehouse(plan: Plan, job: Job) -> Warehouse:
     path = job.warehouse
+    if path.startswith("host="):
+        return PostgresWarehouse(path, "postgres")
     return DuckDBWarehouse(
         lambda read_only: duckdb.connect(path, read_only=read_only), path, memory_mb=plan.engine_memory_mb
     )

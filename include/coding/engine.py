@@ -10,6 +10,7 @@ from pathlib import Path
 import duckdb
 
 from include.coding import texts
+from include.coding.errors import StagingError
 from include.warehouse.warehouse import literal
 
 
@@ -20,6 +21,7 @@ def open_engine(folder: Path, name: str, memory_mb: int) -> Iterator[duckdb.Duck
     :param folder: of the run; made if missing
     :param name: of the work, for its files
     :param memory_mb: megabytes that the engine takes before it spills to disk
+    :raises StagingError: there is no room for what it keeps or spills
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds people's texts
     database, spill = folder / f"{name}.duckdb", folder / f"{name}.spill"
@@ -29,6 +31,11 @@ def open_engine(folder: Path, name: str, memory_mb: int) -> Iterator[duckdb.Duck
         with duckdb.connect(str(database), config=config) as engine:  # type: ignore[arg-type]
             texts.install(engine)
             yield engine
+    except duckdb.OperationalError as error:  # what it could not write, to the disk or to its memory
+        raise StagingError(
+            f"the data engine ran out of room in {folder}, or in its memory: free some, or raise CODING_MEMORY_MB"
+            f" ({' '.join(str(error).split())[:300]})"
+        ) from error
     finally:
         _remove(database, spill)
 

@@ -140,6 +140,8 @@ def _read_output(
         return Read(problem=f"{coder!r} coded it, the run is pinned to {plan.topic!r}, {plan.model_id!r}")
     try:
         read = _read_files(engine, back, staging)
+    except duckdb.OperationalError:  # not about the file: the disk is full, say
+        raise
     except duckdb.Error as error:  # one part must not cost the results of the others
         return Read(problem=f"its output file cannot be read: {' '.join(str(error).split())[:200]}")
     if read.problem is None and sha256 != part["sha256"]:

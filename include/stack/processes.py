@@ -200,8 +200,7 @@ class Stack:
         """Stop the processes that were started here, and theirs; nothing else."""
         if self.running is None:
             return
-        found = [_process(*known) for known in self.running.processes.values()]
-        families = [process for parent in found if parent for process in (parent, *parent.children(recursive=True))]
+        families = [process for known in self.running.processes.values() for process in _family(*known)]
         for process in families:
             _signal(process, signal.SIGTERM)
         _, alive = psutil.wait_procs(families, timeout=STOP_SECONDS)
@@ -304,6 +303,27 @@ def _process(pid: int, created: float) -> psutil.Process | None:
     except psutil.NoSuchProcess:
         return None
     return process if alive else None
+
+
+def _family(pid: int, created: float) -> set[psutil.Process]:
+    """What lives of a process and those it started: its children, and its session, which outlives it."""
+    leader = _process(pid, created)
+    if leader is None and _is_another(pid, created):
+        return set()
+    family = {leader, *leader.children(recursive=True)} if leader else set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(process.pid) == pid:
+                family.add(process)
+    return family
+
+
+def _is_another(pid: int, created: float) -> bool:
+    """Whether a process with this id is not the one that was created then."""
+    try:
+        return psutil.Process(pid).create_time() != created
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _signal(process: psutil.Process, number: int) -> None:

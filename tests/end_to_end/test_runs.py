@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
@@ -13,17 +11,10 @@ import pytest
 
 from include.stack.airflow_api import DAG_ID
 from include.stack.processes import PROJECT
-from tests.end_to_end.conftest import Harness
+from tests.end_to_end.conftest import Harness, until
 
 pytestmark = pytest.mark.airflow
 MAKE_RESPONSES = PROJECT.parent / "shared" / "tools" / "make_responses.py"
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.3)
 
 
 @pytest.fixture(scope="module")
