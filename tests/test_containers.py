@@ -7,10 +7,9 @@ import os
 import stat
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
-from include.stack.containers import connections, without_nul
+from include.stack.containers import connections
 from include.stack.secret_files import MADE, SecretFiles
 
 
@@ -83,8 +82,3 @@ def test_staging_on_object_storage_has_a_connection_with_the_endpoint_and_keys_g
     assert aws["staging_default"] == {"conn_type": "aws", "login": "key", "password": "secret", "extra": {}}
     role = connections(s3, secrets)["staging_default"]
     assert (role["login"], role["password"]) == (None, None), "what AWS finds on the machine"
-
-
-def test_texts_lose_the_nul_that_postgresql_does_not_hold_and_nothing_else() -> None:
-    table = pa.table({"text": ["a\x00b", None, "c"], "number": [1, 2, 3]})
-    assert without_nul(table) == pa.table({"text": ["ab", None, "c"], "number": [1, 2, 3]})

@@ -16,8 +16,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from adbc_driver_postgresql import dbapi
 from botocore.exceptions import ClientError
@@ -63,7 +61,7 @@ def load_sample() -> None:
         path = Path(folder, "sample.parquet")
         write_sample(path)
         with connection.cursor() as cursor:
-            cursor.adbc_ingest(TABLE, without_nul(pq.read_table(path)), mode="create")
+            cursor.adbc_ingest(TABLE, pq.read_table(path), mode="create")
         connection.commit()
 
 
@@ -97,15 +95,6 @@ def connections(environment: Mapping[str, str], secrets: SecretFiles) -> dict[st
     if environment.get("CODING_STAGING", "").startswith("s3://"):
         found["staging_default"] = _staging(environment, secrets)
     return found
-
-
-def without_nul(table: pa.Table) -> pa.Table:
-    """The same texts without U+0000, of which the sample has some and PostgreSQL holds none."""
-    for place, field in enumerate(table.schema):
-        if pa.types.is_string(field.type):
-            column = pc.replace_substring(table.column(place), pattern="\x00", replacement="")
-            table = table.set_column(place, field.name, column)
-    return table
 
 
 def _ensure_database(server: psycopg.Connection, name: str, password: str) -> None:
