@@ -33,9 +33,9 @@ from coding_service.errors import (
 )
 from coding_service.limiter import CallBudget
 from coding_service.models import Model, Operation, Topic, UploadGrant
-from coding_service.partials import StoragePath
 from coding_service.protocol import Answer, Call
 from coding_service.settings import ServiceSettings
+from coding_service.storage import StoragePath
 from coding_service.tokens import TokenSlot, TokenStore
 
 T = TypeVar("T")

@@ -15,9 +15,8 @@ from cryptography.fernet import InvalidToken
 from coding_service.errors import GrantExpiredError, NotFoundError, SettingsError
 from coding_service.hooks import CONN_ID, CodingServiceHook
 from coding_service.models import Operation, OperationStatus, UploadGrant
-from coding_service.partials import StoragePath
 from coding_service.retry import CodingServiceRetryPolicy
-from coding_service.storage import STORAGE_CONN_ID, storage_path
+from coding_service.storage import STORAGE_CONN_ID, StoragePath, storage_path
 
 #: XCom of the create step that carries the encrypted upload grant.
 GRANT = "upload_grant"

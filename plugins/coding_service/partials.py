@@ -4,63 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
-from botocore.exceptions import BotoCoreError
-
-from coding_service.errors import StagingError
-
-#: Bytes read at once of a local file.
-BLOCK = 1 << 20
-#: Bytes of a part of an object, read or sent at once; 10,000 of them are the most, so 5 GB fit well.
-OBJECT_BLOCK = 8 << 20
+from coding_service.storage import BLOCK, OBJECT_BLOCK, StoragePath, staging_errors
 
 
-class StoragePath(Protocol):
-    """A `pathlib.Path`, or a path of object storage (Airflow's ObjectStoragePath, universal_pathlib's UPath)."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def fs(self) -> Any: ...
-    def is_file(self) -> bool: ...
-    def exists(self) -> bool: ...
-
-
-@contextmanager
-def staging_errors(path: Any, what: str) -> Iterator[None]:
-    """Errors of the disk or the object storage, told with the place they are about.
-
-    :raises StagingError: anything that went wrong there
-    """
-    try:
-        yield
-    except (OSError, BotoCoreError) as error:
-        raise StagingError(
-            f"{path} cannot be {what} ({type(error).__name__}: {error}): is there room, and may this worker?"
-        ) from error
-
-
-def size_of(path: StoragePath | Path) -> int:
-    """Size of a file in bytes.
-
-    :raises FileNotFoundError: there is none
-    """
-    return path.stat().st_size if isinstance(path, Path) else int(path.fs.info(path.path)["size"])
-
-
-def open_to_read(path: StoragePath | Path) -> IO[bytes]:
-    """Open a file to be read from its start to its end; of an object, two blocks at most are held."""
-    if isinstance(path, Path):
-        return path.open("rb")
-    opened: IO[bytes] = path.fs.open(path.path, "rb", block_size=OBJECT_BLOCK)
-    return opened
-
-
-class Partial:
+class Partial(ABC):
     """A download under way: what is there of it, and of which file (its ETag)."""
 
     def __init__(self, path: Any) -> None:
@@ -80,21 +32,21 @@ class Partial:
     def sha256(self) -> str:
         return self._hash.hexdigest()
 
+    @abstractmethod
     def start(self, etag: str) -> None:
         """Begin anew, with another file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def append(self, blocks: Iterator[bytes]) -> Iterator[int]:
         """Take in the blocks, and yield the size of each."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self) -> None:
         """It is whole: let it appear."""
-        raise NotImplementedError
 
+    @abstractmethod
     def abandon(self) -> None:
         """It will not be whole in this try."""
-        raise NotImplementedError
 
 
 class LocalPartial(Partial):

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from coding_service.errors import InputFileError
-from coding_service.partials import StoragePath
+from botocore.exceptions import BotoCoreError
+
+from coding_service.errors import InputFileError, StagingError
 
 #: Airflow connection of the object storage; without it, what AWS itself finds on the machine.
 STORAGE_CONN_ID = "staging_default"
+#: Bytes read at once of a local file.
+BLOCK = 1 << 20
+#: Bytes of a part of an object, read or sent at once; 10,000 of them are the most, so 5 GB fit well.
+OBJECT_BLOCK = 8 << 20
+
+
+class StoragePath(Protocol):
+    """A path of object storage: Airflow's ObjectStoragePath, or a UPath of universal_pathlib."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def fs(self) -> Any: ...
+    def is_file(self) -> bool: ...
+    def exists(self) -> bool: ...
 
 
 def storage_path(uri: str, conn_id: str | None = STORAGE_CONN_ID) -> Path | StoragePath:
@@ -36,3 +55,33 @@ def storage_path(uri: str, conn_id: str | None = STORAGE_CONN_ID) -> Path | Stor
     encryption = S3Hook(aws_conn_id=conn_id).service_config.get("s3_additional_kwargs", {})
     path.fs.s3_additional_kwargs.update(encryption)
     return path
+
+
+@contextmanager
+def staging_errors(path: Any, what: str) -> Iterator[None]:
+    """Errors of the disk or the object storage, told with the place they are about.
+
+    :raises StagingError: anything that went wrong there
+    """
+    try:
+        yield
+    except (OSError, BotoCoreError) as error:
+        raise StagingError(
+            f"{path} cannot be {what} ({type(error).__name__}: {error}): is there room, and may this worker?"
+        ) from error
+
+
+def size_of(path: StoragePath | Path) -> int:
+    """Size of a file in bytes.
+
+    :raises FileNotFoundError: there is none
+    """
+    return path.stat().st_size if isinstance(path, Path) else int(path.fs.info(path.path)["size"])
+
+
+def open_to_read(path: StoragePath | Path) -> IO[bytes]:
+    """Open a file to be read from its start to its end; of an object, two blocks at most are held."""
+    if isinstance(path, Path):
+        return path.open("rb")
+    opened: IO[bytes] = path.fs.open(path.path, "rb", block_size=OBJECT_BLOCK)
+    return opened

@@ -18,8 +18,7 @@ from coding_service import (
 )
 from coding_service.errors import InputFileError, StagingError, TransferError
 from coding_service.operators import GRANT, STATE
-from coding_service.partials import OBJECT_BLOCK
-from coding_service.storage import storage_path
+from coding_service.storage import OBJECT_BLOCK, storage_path
 
 #: Airflow keeps the file system of a connection for as long as its process lives, so each test has its own.
 NUMBERS = itertools.count(1)
