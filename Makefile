@@ -23,6 +23,7 @@ compose-test: $(VENV)/installed-dev  ## the main job in containers; takes docker
 	$(BIN)/python -m pytest -v tests/compose
 
 lint: $(VENV)/installed-dev  ## ruff, mypy, who may import whom, and what a service in a container must have
+	$(BIN)/python -m pip check --disable-pip-version-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy plugins/coding_service include dags

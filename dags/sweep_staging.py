@@ -29,6 +29,7 @@ with DAG(
     schedule="@daily",
     start_date=pendulum.datetime(2026, 1, 1, tz="Australia/Sydney"),
     catchup=False,
+    is_paused_upon_creation=False,
     max_active_runs=1,
     default_args={"retries": 3, "retry_delay": timedelta(minutes=5)},
     tags=["occupation", "coding"],
