@@ -267,6 +267,7 @@ def test_staging_may_lie_in_a_folder_with_a_name_like_a_pattern(pipeline, tmp_pa
         assert pipeline.ask("SELECT label FROM coding.coded_records") == [(job,)]
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # the stand-in for Redshift is slow
 def test_a_run_of_more_texts_and_records_than_fit_the_memory_is_landed_whole(pipeline):
     pipeline.fill()
     texts = "'job ' || i, 'does what ' || i || ' people do'"
@@ -492,6 +493,14 @@ def test_metadata_that_says_nothing_is_kept_and_does_no_harm(filled, metadata, k
     assert filled.ask("SELECT metadata FROM coding.coding_operations") == [(kept,)]
 
 
+@pytest.mark.parametrize("place", ["redshift"], indirect=True)  # others hold texts of any length
+@pytest.mark.parametrize(("length", "is_kept"), [(65535, True), (65536, False)])
+def test_metadata_that_is_too_long_for_a_column_does_no_harm(filled, length, is_kept):
+    filled.prepare()
+    assert filled.land(metadata=b"x" * length).coded == 3
+    assert filled.ask("SELECT count(metadata) FROM coding.coding_operations") == [(int(is_kept),)]
+
+
 def test_metadata_that_is_gone_does_no_harm(filled):
     filled.prepare()
     returned = [filled.come_back(part, metadata=b"{}") for part in filled.prepared.parts]
@@ -618,6 +627,7 @@ def kill_after(process, seconds):
     process.communicate()
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # the stand-in for Redshift is slow
 def test_a_landing_that_is_killed_leaves_the_tables_as_before_or_complete(pipeline):
     pipeline.fill()
     pipeline.ask(
