@@ -15,7 +15,12 @@ from typing import Any
 from airflow.sdk import Variable
 
 from coding_service.storage import storage_path
+from include.coding.plan import Plan
 from include.coding.staging import Staging
+from include.warehouse.warehouse import Warehouse
+
+#: Folders of the staging area.
+RUNS, EXCHANGE = "occupation-coding-runs", "occupation-coding-exchange"
 
 
 def setting(name: str, default: str) -> str:
@@ -36,13 +41,20 @@ def staging_base() -> str:
 
 def runs_base() -> str:
     """URI of the folder that has the runs' folders."""
-    return f"{staging_base()}/runs"
+    return f"{staging_base()}/{RUNS}"
 
 
 def staging_of(run_id: str) -> str:
     """URI of the folder of a run."""
     readable = re.sub(r"[^A-Za-z0-9._-]", "-", run_id)  # two run ids may read alike: the hash tells them apart
     return f"{runs_base()}/{readable}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
+
+
+def open_warehouse(plan: Plan) -> Warehouse:
+    """The warehouse of the connection `warehouse_default`; Redshift hands rows over beside the runs."""
+    from include.warehouse.connect import connect  # not before: tasks without a warehouse need no driver of one
+
+    return connect(memory_mb=plan.engine_memory_mb, exchange=f"{staging_base()}/{EXCHANGE}")
 
 
 def file_system_of(uri: str) -> Any:

@@ -124,14 +124,13 @@ def prepare(planned: Any, *, ti: Any = None) -> list[dict[str, Any]]:
     """Read and judge the records, keep each distinct text once, and write what has to be sent as parts."""
     from dataclasses import asdict
 
-    from coding_settings import open_staging
+    from coding_settings import open_staging, open_warehouse
     from include.coding.plan import Plan
     from include.coding.prepare import prepare
-    from include.warehouse.connect import connect
 
     settled = Plan.from_dict(planned)
     with open_staging(settled.staging) as staging:
-        prepared = prepare(settled, connect(memory_mb=settled.engine_memory_mb), staging)
+        prepared = prepare(settled, open_warehouse(settled), staging)
     ti.xcom_push(key="prepared", value=prepared.as_dict())
     return [asdict(part) for part in prepared.parts]
 
@@ -158,10 +157,9 @@ def land(*, ti: Any = None, outlet_events: Any = None) -> dict[str, Any]:
     """Keep the results of every part that came back; if all did, audit and publish the run's dates."""
     from dataclasses import asdict
 
-    from coding_settings import open_staging
+    from coding_settings import open_staging, open_warehouse
     from include.coding.landing import land
     from include.coding.plan import Plan
-    from include.warehouse.connect import connect
 
     planned, parts = ti.xcom_pull(task_ids="plan"), ti.xcom_pull(task_ids="prepare")
     prepared = ti.xcom_pull(task_ids="prepare", key="prepared")
@@ -170,7 +168,7 @@ def land(*, ti: Any = None, outlet_events: Any = None) -> dict[str, Any]:
         raise DataError(f"there is nothing to land: task {failed!r} did not succeed; its log says why")
     settled = Plan.from_dict(planned)
     returned = [part_result(ti, part["part"]) for part in parts]
-    warehouse = connect(memory_mb=settled.engine_memory_mb)
+    warehouse = open_warehouse(settled)
     with open_staging(settled.staging) as staging:
         landed = asdict(land(settled, prepared, parts, returned, warehouse, staging))
     outlet_events[CODED_RECORDS].extra = {**landed, "topic": settled.topic, "model_id": settled.model_id}
@@ -204,14 +202,13 @@ def part_result(ti: Any, part: int) -> Any:
 @task
 def report(landed: Any, *, ti: Any = None) -> str:
     """Write the report of the run and return its URI."""
-    from coding_settings import open_staging
+    from coding_settings import open_staging, open_warehouse
     from include.coding.plan import Plan
     from include.coding.report import write_report
-    from include.warehouse.connect import connect
 
     settled = Plan.from_dict(ti.xcom_pull(task_ids="plan"))
     prepared = ti.xcom_pull(task_ids="prepare", key="prepared")
-    warehouse = connect(memory_mb=settled.engine_memory_mb)
+    warehouse = open_warehouse(settled)
     with open_staging(settled.staging) as staging:
         return write_report(settled, prepared, landed, warehouse, staging)
 

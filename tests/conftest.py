@@ -15,6 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.postgres import Postgres
+    from tests.redshift import Redshift
     from tests.s3 import S3
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,10 +58,21 @@ def s3() -> Iterator[S3]:
         yield server
 
 
-@pytest.fixture(params=["duckdb", "postgres"])
+@pytest.fixture(scope="session")
+def redshift(postgres: Postgres) -> Iterator[Redshift]:
+    """A stand-in for Redshift, its S3 server included, for the whole session."""
+    from tests.redshift import run_redshift
+
+    with run_redshift(postgres) as server:
+        yield server
+
+
+@pytest.fixture(params=["duckdb", "postgres", "redshift"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
     """Where an empty warehouse is, once for each kind: see `open_warehouse`."""
     if request.param == "duckdb":
         return tmp_path / "warehouse.duckdb"
+    if request.param == "redshift":
+        return str(request.getfixturevalue("redshift").create_place())
     server = request.getfixturevalue("postgres")
     return str(server.conninfo(server.create_database()))

@@ -21,7 +21,7 @@ from include.coding.results import RESULTS, Read, Returned, model_of, read_resul
 from include.coding.staging import Staging
 from include.coding.tables import table, utc_now
 from include.warehouse.duckdb_warehouse import Query
-from include.warehouse.warehouse import Session, Warehouse
+from include.warehouse.warehouse import Dialect, Session, Warehouse
 
 #: Lines that were set aside and are named in a message.
 NAMED_LINES = 5
@@ -165,7 +165,7 @@ def _keep_results(
 ) -> None:
     """Add the results to `coded_texts`. A text that another run kept first stays as it is, unless all is recoded and
     that was before this run read."""
-    texts = table(plan.schema, "coded_texts")
+    texts, text = table(plan.schema, "coded_texts"), session.dialect.text
     ((returned,),) = engine.execute("SELECT count(*) FROM results").fetchall()
     if not returned:
         return
@@ -185,9 +185,9 @@ def _keep_results(
         session.execute(
             f"""
             INSERT INTO {texts}
-            SELECT text_key, CAST(? AS VARCHAR), CAST(? AS VARCHAR), CAST(? AS DOUBLE PRECISION), occp_text,
+            SELECT text_key, CAST(? AS {text}), CAST(? AS {text}), CAST(? AS DOUBLE PRECISION), occp_text,
                 tasks_text, outcome, code, label, confidence, level, suggestions, operation_id,
-                CAST(? AS VARCHAR), CAST(? AS TIMESTAMP)
+                CAST(? AS {text}), CAST(? AS TIMESTAMP)
             FROM returned_texts
             WHERE NOT EXISTS (
                 SELECT 1 FROM {texts} AS kept
@@ -212,9 +212,21 @@ def _keep_operations(
         session.execute(f"DELETE FROM {operations} WHERE operation_id = ?", [back.operation_id])
         row = (
             back.operation_id, plan.run_id, back.part, plan.topic, plan.model_id, part["records"], part["bytes"],
-            back.state, seen.problem, seen.usable, seen.set_aside, seen.metadata, utc_now(),
+            back.state, seen.problem, seen.usable, seen.set_aside, _fitting(seen.metadata, back, session.dialect),
+            utc_now(),
         )  # fmt: skip
         session.execute(f"INSERT INTO {operations} VALUES ({', '.join('?' * len(row))})", row)
+
+
+def _fitting(text: str | None, back: Returned, dialect: Dialect) -> str | None:
+    """The metadata file of a part. A warehouse that cannot hold it must not lose the results."""
+    if text is None or dialect.text_bytes is None or len(text.encode()) <= dialect.text_bytes:
+        return text
+    log.warning(
+        "The metadata of operation %r is left out: %s holds no text above %d bytes",
+        back.operation_id, dialect.name, dialect.text_bytes,
+    )  # fmt: skip
+    return None
 
 
 def _remedy(plan: Plan) -> str:

@@ -75,7 +75,7 @@ def _replace(
     ours = "".join(" AND NOT response_date BETWEEN ? AND ?" for _ in later)
     values = [day for span in later for day in span]
     records = table(plan.schema, "coded_records")
-    model = [plan.topic, plan.model_id]
+    model, text = [plan.topic, plan.model_id], session.dialect.text
     read, rejected = prepared["read"], prepared["rejected"]
     with session.staged("staged_records", _staged_records(engine, staged)):
         if later:
@@ -86,10 +86,10 @@ def _replace(
             f"""
             INSERT INTO {records}
             SELECT record_id, occurrence, response_date,
-                CAST(? AS VARCHAR), CAST(? AS VARCHAR), CAST(? AS DOUBLE PRECISION),
+                CAST(? AS {text}), CAST(? AS {text}), CAST(? AS DOUBLE PRECISION),
                 CASE WHEN reason IS NOT NULL THEN 'rejected' ELSE coalesce(outcome, 'lost') END,
                 code, label, confidence, level, suggestions, reason, staged_records.text_key, operation_id,
-                CAST(? AS VARCHAR), coalesce(coded_at, CAST(? AS TIMESTAMP))
+                CAST(? AS {text}), coalesce(coded_at, CAST(? AS TIMESTAMP))
             FROM staged_records LEFT JOIN {table(plan.schema, "coded_texts")} AS texts
                 ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
             WHERE true{ours}

@@ -16,19 +16,24 @@ from include.warehouse.warehouse import Session, Warehouse
 
 log = logging.getLogger(__name__)
 
-#: Queries over the run's rows of `coded_records`; no text of a person is in any of them.
+#: Columns and queries over the run's rows of `coded_records`; no text of a person is in any of them.
 _SECTIONS = {
-    "Outcomes": "SELECT outcome, count(*) AS records FROM rows GROUP BY outcome ORDER BY records DESC, outcome",
+    "Outcomes": (
+        ("outcome", "records"),
+        "SELECT outcome, count(*) FROM rows GROUP BY outcome ORDER BY 2 DESC, 1",
+    ),
     "Why records were rejected": (
-        "SELECT reason, count(*) AS records FROM rows WHERE outcome = 'rejected' GROUP BY reason ORDER BY 2 DESC, 1"
+        ("reason", "records"),
+        "SELECT reason, count(*) FROM rows WHERE outcome = 'rejected' GROUP BY reason ORDER BY 2 DESC, 1",
     ),
     "Levels of the codes (digits)": (
-        "SELECT level, count(*) AS records, avg(confidence) AS mean_confidence"
-        " FROM rows WHERE outcome = 'coded' GROUP BY level ORDER BY level DESC"
+        ("level", "records", "mean_confidence"),
+        "SELECT level, count(*), avg(confidence) FROM rows WHERE outcome = 'coded' GROUP BY level ORDER BY 1 DESC",
     ),
     "Most frequent codes": (
-        "SELECT code, label, count(*) AS records, avg(confidence) AS mean_confidence"
-        " FROM rows WHERE outcome = 'coded' GROUP BY code, label ORDER BY records DESC, code LIMIT 20"
+        ("code", "label", "records", "mean_confidence"),
+        "SELECT code, label, count(*), avg(confidence)"
+        " FROM rows WHERE outcome = 'coded' GROUP BY code, label ORDER BY 3 DESC, 1 LIMIT 20",
     ),
 }
 
@@ -38,11 +43,14 @@ def write_report(
 ) -> str:
     """Write the report of a landed run as Markdown beside its files, log it, and return its URI."""
     with warehouse.session(read_only=True) as session:
-        odd = _frame(session, plan, "SELECT count(*) AS odd FROM rows WHERE confidence NOT BETWEEN 0 AND 1")
-        tables = {title: _frame(session, plan, query) for title, query in _SECTIONS.items()}
+        ((odd,),) = _ask(session, plan, "SELECT count(*) FROM rows WHERE confidence NOT BETWEEN 0 AND 1")
+        tables = {
+            title: pd.DataFrame(_ask(session, plan, query), columns=columns)
+            for title, (columns, query) in _SECTIONS.items()
+        }
     sections = [_head(plan, prepared, landed)]
-    if count := int(odd["odd"].iloc[0]):
-        sections.append(f"**The confidence of {count} codes is not from 0 to 1; it stands as the service gave it.**")
+    if odd:
+        sections.append(f"**The confidence of {odd} codes is not from 0 to 1; it stands as the service gave it.**")
     sections += [f"## {title}\n\n{_markdown(frame)}" for title, frame in tables.items()]
     text = "\n\n".join(sections) + "\n"
     log.info("%s", text)
@@ -52,10 +60,9 @@ def write_report(
     return staging.keep(path)
 
 
-def _frame(session: Session, plan: Plan, query: str) -> pd.DataFrame:
+def _ask(session: Session, plan: Plan, query: str) -> list[tuple[Any, ...]]:
     rows = f"WITH rows AS (SELECT * FROM {table(plan.schema, 'coded_records')} WHERE {OF_RUN}) "
-    frame: pd.DataFrame = session.read(rows + query, of_run(plan)).read_pandas()
-    return frame
+    return session.execute(rows + query, of_run(plan))
 
 
 def _markdown(frame: pd.DataFrame) -> str:

@@ -68,7 +68,7 @@ def open_source(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: Wareho
             if not all(plan.source.split(".")):
                 raise NoSuchTableError("a part of the name is empty")
             with warehouse.session(read_only=True) as session:
-                schema = session.read(f"SELECT * FROM {quoted(plan.source)} LIMIT 0").schema
+                schema = session.columns(quoted(plan.source))
                 # not before: readers may have waited for the warehouse, and read in another order than they came
                 read_at = utc_now()
                 _check_columns(plan, schema)

@@ -67,7 +67,7 @@ CREATE TABLE IF NOT EXISTS {schema}.coding_operations (
     error         VARCHAR,            -- in the service's words
     usable        BIGINT NOT NULL,    -- results that were kept
     set_aside     BIGINT NOT NULL,    -- output lines that could not be used
-    metadata      VARCHAR,            -- the metadata file as it came, JSON by all we know
+    metadata      VARCHAR,            -- the metadata file as it came, JSON by all we know; NULL if too long for a column
     landed_at     TIMESTAMP NOT NULL  -- when this row was written, UTC
 );
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from airflow.providers.duckdb.hooks.duckdb import DuckDBHook
@@ -17,30 +18,36 @@ from include.warehouse.postgres_warehouse import PostgresWarehouse
 from include.warehouse.warehouse import Warehouse
 
 CONN_ID = "warehouse_default"
+#: The connection to S3, where Redshift hands rows over; without it that of the provider counts.
+STORAGE_CONN_ID = "staging_default"
 
 
-def connect(conn_id: str = CONN_ID, *, memory_mb: int = MEMORY_MB) -> Warehouse:
+def connect(conn_id: str = CONN_ID, *, memory_mb: int = MEMORY_MB, exchange: str | None = None) -> Warehouse:
     """Return the warehouse that an Airflow connection names.
 
     :param memory_mb: megabytes that an embedded warehouse takes before it spills to disk
-    :raises WarehouseSettingsError: there is no such connection, or its type or a field does not fit
+    :param exchange: `s3://bucket/prefix` below which Redshift hands rows over; others need none
+    :raises WarehouseSettingsError: there is no such connection, or its type or a field does not fit; or the exchange
+        is no place in S3 and the warehouse needs it
     """
     try:
         connection = BaseHook.get_connection(conn_id)
     except AirflowNotFoundException as error:
         example = """'{"conn_type": "duckdb", "host": "/data/warehouse.duckdb"}'"""
         raise WarehouseSettingsError(
-            f"there is no Airflow connection {conn_id!r}: make one of type duckdb or postgres, under Admin >"
-            f" Connections or as AIRFLOW_CONN_{conn_id.upper()}={example}"
+            f"there is no Airflow connection {conn_id!r}: make one of type duckdb, postgres or redshift, under"
+            f" Admin > Connections or as AIRFLOW_CONN_{conn_id.upper()}={example}"
         ) from error
     match connection.conn_type:
         case "duckdb":
             return _duckdb(connection, memory_mb)
         case "postgres":
             return _postgres(connection)
+        case "redshift":
+            return _redshift(connection, exchange)
         case other:
             raise WarehouseSettingsError(
-                f"connection {conn_id!r} is of type {other!r}; supported: 'duckdb', 'postgres'"
+                f"connection {conn_id!r} is of type {other!r}; supported: 'duckdb', 'postgres', 'redshift'"
             )
 
 
@@ -80,3 +87,55 @@ def _postgres(connection: Any) -> PostgresWarehouse:
             f" {sorted(options)}"
         ) from None
     return PostgresWarehouse(conninfo, f"postgres://{connection.host}/{connection.schema or ''}")
+
+
+def _redshift(connection: Any, exchange: str | None) -> Warehouse:
+    """As the provider's RedshiftSQLHook connects: extras are options of redshift_connector, `iam` for a temporary
+    password among them."""
+    # not before: other warehouses do not need these, which take a second
+    from airflow.providers.amazon.aws.hooks.redshift_sql import RedshiftSQLHook
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+    from airflow.sdk import ObjectStoragePath
+
+    from include.warehouse.exchange import check_base
+    from include.warehouse.redshift_warehouse import RedshiftWarehouse
+
+    if not connection.host:
+        raise WarehouseSettingsError(f"connection {connection.conn_id!r} has no host: put that of the cluster there")
+    storage = _storage_conn_id(S3Hook.default_conn_name)
+    hook = S3Hook(aws_conn_id=storage)
+    filesystem = ObjectStoragePath(check_base(exchange), conn_id=storage).fs
+    filesystem.s3_additional_kwargs.update(hook.service_config.get("s3_additional_kwargs", {}))
+    return RedshiftWarehouse(
+        RedshiftSQLHook(redshift_conn_id=connection.conn_id).get_conn,
+        f"redshift://{connection.host}/{connection.schema or ''}",
+        exchange,
+        _credentials(hook, storage),
+        filesystem,
+    )
+
+
+def _storage_conn_id(default: str) -> str:
+    try:
+        BaseHook.get_connection(STORAGE_CONN_ID)
+    except AirflowNotFoundException:
+        return default
+    return STORAGE_CONN_ID
+
+
+def _credentials(hook: Any, conn_id: str) -> Callable[[], str]:
+    """What the cluster gets to use S3, asked for anew each time since it may expire: as the provider's operators have
+    it, the role that the connection names, or the keys by which we use S3 ourselves."""
+    from airflow.providers.amazon.aws.utils.redshift import build_credentials_block
+
+    def get() -> str:
+        if role := hook.conn_config.role_arn:
+            return f"aws_iam_role={role}"
+        if hook.get_session().get_credentials() is None:
+            raise WarehouseSettingsError(
+                f"connection {conn_id!r} gives no credentials for S3: put the role of the cluster there, as"
+                " `role_arn` of its extra, or keys"
+            )
+        return str(build_credentials_block(hook.get_credentials()))  # the hook has logs mask them
+
+    return get

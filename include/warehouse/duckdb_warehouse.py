@@ -75,6 +75,10 @@ class DuckDBSession:
         """Return the rows of a query that may be read more than once."""
         return Query(self._connection, sql)
 
+    def columns(self, table: str) -> pa.Schema:
+        """Return the names and types of the columns of a table or view."""
+        return self.read(f"SELECT * FROM {table} LIMIT 0").schema
+
     @contextmanager
     def staged(self, name: str, rows: ArrowRows) -> Iterator[None]:
         """Let statements of the block read `rows` as the relation `name`, as often as they like."""

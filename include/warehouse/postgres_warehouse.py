@@ -10,11 +10,11 @@ import pyarrow as pa
 from adbc_driver_manager import Error
 from adbc_driver_postgresql import dbapi
 
-from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
+from include.warehouse.errors import WarehouseError, error_of_state
 from include.warehouse.warehouse import POSTGRES, ArrowRows, numbered, quoted_column, written_out
 
-#: SQLSTATE of a table, a schema, and a database that are not there; of a right that is missing.
-_NO_SUCH_TABLE, _NO_RIGHT = ("42P01", "3F000", "0A000"), "42501"
+#: SQLSTATE of a table, a schema, and a database that are not there.
+_NO_SUCH_TABLE = ("42P01", "3F000", "0A000")
 
 
 class PostgresQuery:
@@ -59,6 +59,10 @@ class PostgresSession:
     def query(self, sql: str) -> PostgresQuery:
         """Return the rows of a query that may be read more than once."""
         return PostgresQuery(self, sql)
+
+    def columns(self, table: str) -> pa.Schema:
+        """Return the names and types of the columns of a table or view."""
+        return self.read(f"SELECT * FROM {table} LIMIT 0").schema
 
     @contextmanager
     def staged(self, name: str, rows: ArrowRows) -> Iterator[None]:
@@ -142,10 +146,4 @@ def _told(name: str, what: str = "refused a statement or broke off") -> Iterator
         yield
     except Error as error:
         said = " ".join(str(error).partition("ERROR:")[2].strip().splitlines()[:1]) or str(error).splitlines()[0]
-        if error.sqlstate in _NO_SUCH_TABLE:
-            raise NoSuchTableError(f"warehouse {name!r}: {said}") from error
-        if error.sqlstate == _NO_RIGHT:
-            raise WarehouseSettingsError(
-                f"warehouse {name!r}: {said}; grant it to the user of the connection"
-            ) from error
-        raise WarehouseError(f"warehouse {name!r} {what}: {said}") from error
+        raise error_of_state(name, error.sqlstate, said, what, _NO_SUCH_TABLE) from error

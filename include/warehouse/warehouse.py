@@ -22,18 +22,20 @@ class Dialect:
 
     :param name: for messages
     :param text: type of a column for texts of any length
+    :param text_bytes: of the longest text that such a column takes; None if no text is too long
     :param has_indexes: whether rows are found by indexes; a store of columns needs none
     """
 
     name: str
     text: str = "VARCHAR"
+    text_bytes: int | None = None
     has_indexes: bool = False
 
 
 DUCKDB = Dialect("DuckDB")
 POSTGRES = Dialect("PostgreSQL", has_indexes=True)
 #: A VARCHAR without a length has 256 bytes there.
-REDSHIFT = Dialect("Redshift", text="VARCHAR(65535)")
+REDSHIFT = Dialect("Redshift", text="VARCHAR(65535)", text_bytes=65535)
 
 
 class ArrowRows(Protocol):
@@ -56,13 +58,20 @@ class Session(Protocol):
         """Run one statement and return its rows."""
 
     def read(self, sql: str, values: Sequence[Any] = ()) -> pa.RecordBatchReader:
-        """Run a query and stream its rows as Arrow.
+        """Run a query and stream its rows as Arrow, in any order.
 
+        :param sql: without a LIMIT for all of it, which not every warehouse takes here
         :param values: texts, numbers and dates
         """
 
     def query(self, sql: str) -> ArrowRows:
         """Return the rows of a query that may be read more than once, one reader after the other."""
+
+    def columns(self, table: str) -> pa.Schema:
+        """Return the names and types of the columns of a table or view.
+
+        :param table: its quoted name
+        """
 
     def staged(self, name: str, rows: ArrowRows) -> AbstractContextManager[None]:
         """Let statements of the block read `rows` as the relation `name`, as often as they like."""
@@ -113,17 +122,20 @@ def numbered(sql: str) -> str:
     return _replace_marks(sql, lambda: f"${next(numbers)}")
 
 
-def written_out(sql: str, values: Sequence[Any]) -> str:
-    """The statement with its values written out, for what takes no bound ones."""
+def written_out(sql: str, values: Sequence[Any], write_text: Callable[[str], str] = literal) -> str:
+    """The statement with its values written out, for what takes no bound ones.
+
+    :param write_text: a text as SQL of the dialect
+    """
     left = iter(values)
-    return _replace_marks(sql, lambda: _written(next(left)))
+    return _replace_marks(sql, lambda: _written(next(left), write_text))
 
 
 def _replace_marks(sql: str, replacement: Callable[[], str]) -> str:
     return re.sub(r"""'[^']*'|"[^"]*"|\?""", lambda found: replacement() if found[0] == "?" else found[0], sql)
 
 
-def _written(value: str | int | float | date) -> str:
+def _written(value: str | int | float | date, write_text: Callable[[str], str]) -> str:
     if isinstance(value, (int, float)):
         return repr(value)
-    return f"DATE '{value.isoformat()}'" if isinstance(value, date) else literal(value)
+    return f"DATE '{value.isoformat()}'" if isinstance(value, date) else write_text(value)

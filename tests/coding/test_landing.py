@@ -159,6 +159,7 @@ def test_a_run_is_done_anew_when_its_records_or_what_stands_published_changed(fi
     assert filled.ask("SELECT DISTINCT run_id FROM coding.coded_records") == [("run-2",)]
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # the stand-in for Redshift is slow
 @pytest.mark.parametrize("other", [{"clean": False}, {"max_characters": 200}, {"to_date": DAY}, {"selection": "all"}])
 def test_a_run_is_done_anew_by_other_rules_or_for_other_dates(filled, other):
     filled.run()
@@ -179,6 +180,7 @@ def test_records_are_joined_with_their_texts_anew_after_texts_were_coded_again(f
     assert filled.ask("SELECT DISTINCT code FROM coding.coded_records WHERE record_id = '1'") == [("3512",)]
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_a_stricter_limit_is_held_against_records_that_stand_published_too(filled):
     filled.run(code=code_chefs)
     with pytest.raises(AuditError, match="1 of 3 records are uncoded"):
@@ -269,6 +271,7 @@ def test_an_older_run_of_all_texts_does_not_bring_its_codes_back(filled):
     assert filled.ask("SELECT DISTINCT code FROM coding.coded_texts") == [("3512",)]
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_staging_may_lie_in_a_folder_with_a_name_like_a_pattern(pipeline, tmp_path):
     for name, job in (("st1", "baker"), ("st[1]", "chef")):
         pipeline.ask("DROP TABLE IF EXISTS survey_responses")
@@ -278,6 +281,7 @@ def test_staging_may_lie_in_a_folder_with_a_name_like_a_pattern(pipeline, tmp_pa
         assert pipeline.ask("SELECT label FROM coding.coded_records") == [(job,)]
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # the stand-in for Redshift is slow
 def test_a_run_of_more_texts_and_records_than_fit_the_memory_is_landed_whole(pipeline):
     pipeline.fill()
     texts = "'job ' || i, 'does what ' || i || ' people do'"
@@ -319,6 +323,7 @@ def test_an_older_reading_does_not_replace_a_newer_one_but_publishes_its_other_d
     ]
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_results_for_another_input_file_than_was_prepared_last_are_kept_but_not_published(filled):
     before = [filled.come_back(part) for part in filled.prepare().parts]
     sent = sum(part.records for part in filled.prepared.parts)
@@ -330,6 +335,7 @@ def test_results_for_another_input_file_than_was_prepared_last_are_kept_but_not_
     assert filled.outcomes() == []
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_results_of_a_part_of_another_model_are_not_kept(filled):
     of_other = [filled.come_back(part) for part in filled.prepare(model_id=OTHER_MODEL).parts]
     filled.prepare()
@@ -340,6 +346,7 @@ def test_results_of_a_part_of_another_model_are_not_kept(filled):
     assert filled.ask("SELECT count(*) FROM coding.coded_texts") == [(0,)]
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_an_input_file_that_is_gone_loses_no_other_part(filled):
     first, second = (filled.come_back(part) for part in filled.prepare(records_per_part=1).parts)
     path_of(first.sent).unlink()
@@ -411,6 +418,7 @@ def test_a_part_that_failed_publishes_nothing_and_is_named_and_the_rest_is_kept(
     ]
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_of_five_parts_of_which_one_failed_the_next_run_sends_that_part_only(pipeline):
     pipeline.fill(*[(str(n), DAY, f"job {n}", "") for n in range(10)])
     parts = pipeline.prepare(records_per_part=2).parts
@@ -431,6 +439,7 @@ def test_what_was_published_before_stays_when_a_part_fails(filled):
     assert filled.ask("SELECT * FROM coding.coded_records ORDER BY record_id") == before
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_a_part_without_an_operation_is_named_and_has_no_row(filled):
     filled.prepare()
     with pytest.raises(IncompleteError, match=r"part 0 \(operation None\): it did not come back; see the logs"):
@@ -438,6 +447,7 @@ def test_a_part_without_an_operation_is_named_and_has_no_row(filled):
     assert count(filled, "coding_operations") == 0
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_an_output_that_is_too_short_publishes_nothing_and_names_lines_that_were_set_aside(filled):
     filled.prepare()
     (part,) = filled.prepared.parts
@@ -449,6 +459,7 @@ def test_an_output_that_is_too_short_publishes_nothing_and_names_lines_that_were
     assert filled.ask("SELECT usable, set_aside FROM coding.coding_operations") == [(1, 1)]
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # the stand-in for Redshift is slow
 @pytest.mark.parametrize("lines", ["", "garbage\n" * 3, "\x01\x02"])
 def test_an_output_without_a_result_publishes_nothing(filled, lines):
     filled.prepare()
@@ -457,6 +468,7 @@ def test_an_output_without_a_result_publishes_nothing(filled, lines):
     assert count(filled, "coded_records") == 0
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_an_output_that_is_gone_loses_no_other_part(filled):
     first, second = filled.prepare(records_per_part=1).parts
     gone = filled.come_back(second)
@@ -466,6 +478,7 @@ def test_an_output_that_is_gone_loses_no_other_part(filled):
     assert count(filled, "coded_texts") == 1
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_lines_that_nobody_asked_for_do_not_keep_a_run_from_being_published(filled):
     filled.prepare()
     stranger = {"recordId": "0" * 32, "occp_text": "x", "tasks_text": ""}
@@ -474,6 +487,7 @@ def test_lines_that_nobody_asked_for_do_not_keep_a_run_from_being_published(fill
     assert filled.ask("SELECT usable, set_aside FROM coding.coding_operations") == [(2, 4)]
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_results_of_another_model_are_refused(filled):
     filled.prepare()
     metadata = json.dumps({"modelId": OTHER_MODEL}).encode()
@@ -484,6 +498,7 @@ def test_results_of_another_model_are_refused(filled):
     assert [count(filled, table) for table in ("coded_texts", "coded_records")] == [0, 0]
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # the stand-in for Redshift is slow
 @pytest.mark.parametrize(
     ("metadata", "kept"),
     [
@@ -503,6 +518,15 @@ def test_metadata_that_says_nothing_is_kept_and_does_no_harm(filled, metadata, k
     assert filled.ask("SELECT metadata FROM coding.coding_operations") == [(kept,)]
 
 
+@pytest.mark.parametrize("place", ["redshift"], indirect=True)  # others hold texts of any length
+@pytest.mark.parametrize(("length", "is_kept"), [(65535, True), (65536, False)])
+def test_metadata_that_is_too_long_for_a_column_does_no_harm(filled, length, is_kept):
+    filled.prepare()
+    assert filled.land(metadata=b"x" * length).coded == 3
+    assert filled.ask("SELECT count(metadata) FROM coding.coding_operations") == [(int(is_kept),)]
+
+
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_metadata_that_is_gone_does_no_harm(filled):
     filled.prepare()
     returned = [filled.come_back(part, metadata=b"{}") for part in filled.prepared.parts]
@@ -510,6 +534,7 @@ def test_metadata_that_is_gone_does_no_harm(filled):
     assert filled.land(returned).coded == 3
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
@@ -523,6 +548,7 @@ def test_a_share_above_its_limit_publishes_nothing_and_keeps_the_results(filled,
     assert [count(filled, table) for table in ("coded_texts", "coded_records")] == [2, 0]
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_a_share_at_its_limit_is_published(filled):
     landed = filled.run(code=code_chefs, max_uncoded_share=1 / 3, max_rejected_share=0.25)
     assert (landed.uncoded, landed.rejected) == (1, 1)
@@ -629,6 +655,7 @@ def kill_after(process, seconds):
     process.communicate()
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # the stand-in for Redshift is slow
 def test_a_landing_that_is_killed_leaves_the_tables_as_before_or_complete(pipeline):
     pipeline.fill()
     pipeline.ask(

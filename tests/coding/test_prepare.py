@@ -87,6 +87,7 @@ def test_each_distinct_text_is_sent_once(pipeline):
     assert sorted(sent_texts(pipeline.prepare())) == TEXTS
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_a_line_has_the_key_and_both_texts_and_no_id_of_the_source(pipeline):
     pipeline.fill(*ANSWERS)
     for line in read_part(pipeline.prepare().parts[0]):
@@ -94,6 +95,7 @@ def test_a_line_has_the_key_and_both_texts_and_no_id_of_the_source(pipeline):
         assert line["recordId"] == make_key(line["occp_text"], line["tasks_text"])
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_a_part_is_printable_ascii_with_a_final_newline_and_known_by_its_hash(pipeline):
     pipeline.fill(("1", DAY, '5" \\ “café”\t', "a\nb\x07"))
     (part,) = pipeline.prepare().parts
@@ -103,6 +105,7 @@ def test_a_part_is_printable_ascii_with_a_final_newline_and_known_by_its_hash(pi
     assert (part.records, part.bytes, part.sha256) == (1, len(data), hashlib.sha256(data).hexdigest())
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_without_cleaning_texts_are_sent_and_judged_as_they_stand(pipeline):
     pipeline.fill(("1", DAY, " chef  x", None), ("2", DAY, "café", ""), ("3", DAY, "a\tb", ""))
     prepared = pipeline.prepare(clean=False)
@@ -110,6 +113,7 @@ def test_without_cleaning_texts_are_sent_and_judged_as_they_stand(pipeline):
     assert prepared.rejected == 2
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_texts_are_split_at_the_size_of_a_part(pipeline):
     pipeline.fill(*[(str(n), DAY, f"job {n}", "") for n in range(7)])
     parts = pipeline.prepare(records_per_part=3).parts
@@ -133,6 +137,7 @@ def test_a_text_of_many_megabytes_is_rejected_within_the_engines_memory(pipeline
     }
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_file_that_is_replaced_by_as_many_records_while_it_is_read_is_refused(pipeline, tmp_path, kind):
     path = tmp_path / f"a.{kind}"
@@ -151,12 +156,14 @@ def test_a_file_that_is_replaced_by_as_many_records_while_it_is_read_is_refused(
         write("cook")
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_a_part_says_what_it_is_for(pipeline):
     pipeline.fill(*ANSWERS)
     (part,) = pipeline.prepare(topic="anzsco", force_new=True).parts
     assert (part.topic, part.model_id, part.force_new) == ("anzsco", pipeline.plan.model_id, True)
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # the stand-in for Redshift is slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_same_records_in_another_order_give_the_same_parts(pipeline, seed):
     rows = [(str(n % 40), DAY, f"job {n % 30}", None if n % 7 else "x") for n in range(60)]
@@ -197,6 +204,7 @@ def test_texts_that_the_model_has_coded_are_not_sent_again(pipeline):
     assert (prepared.texts, prepared.known) == (4, 3)
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # the stand-in for Redshift is slow
 @pytest.mark.parametrize("other", [{"model_id": OTHER_MODEL}, {"topic": "anzsco"}, {"selection": "all"}])
 def test_another_model_another_topic_or_all_sends_every_text(pipeline, other):
     pipeline.fill(*ANSWERS)
@@ -220,6 +228,7 @@ def test_a_day_without_records_gives_no_parts(pipeline, rows):
     assert read_records(prepared) == []
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # it is not about the warehouse
 def test_what_a_dead_try_left_is_overwritten(pipeline):
     pipeline.fill(*ANSWERS)
     folder = pipeline.folder / "run-1"
@@ -238,6 +247,7 @@ def test_what_a_dead_try_left_is_overwritten(pipeline):
     assert {path.name for path in folder.iterdir()} == {path_of(part.uri).name, "records.parquet"}
 
 
+@pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # the stand-in for Redshift is slow
 def test_more_parts_than_can_be_mapped_is_an_error_that_says_how_to_go_on(pipeline):
     pipeline.fill()
     pipeline.ask(
