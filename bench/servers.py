@@ -82,7 +82,7 @@ def _timed(way: Callable[[Postgres, str, int], None], server: Postgres, rows: in
 
 
 def _by_adbc(server: Postgres, database: str, rows: int) -> None:
-    warehouse = PostgresWarehouse(server.conninfo(database), "it")
+    warehouse = PostgresWarehouse(lambda: server.conninfo(database), "it")
     with (
         duckdb.connect() as engine,
         warehouse.session() as session,

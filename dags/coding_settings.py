@@ -7,8 +7,9 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from include.warehouse.warehouse import Warehouse
 
 #: Folders of the staging area.
 RUNS, EXCHANGE = "occupation-coding-runs", "occupation-coding-exchange"
+#: Begin of the names of scratch folders, and seconds after which one that nobody writes to is no task's any more.
+SCRATCH, LONGEST_TASK = "occupation-coding-", 86_400.0
 
 
 def setting(name: str, default: str) -> str:
@@ -39,15 +42,10 @@ def staging_base() -> str:
     return base
 
 
-def runs_base() -> str:
-    """URI of the folder that has the runs' folders."""
-    return f"{staging_base()}/{RUNS}"
-
-
 def staging_of(run_id: str) -> str:
     """URI of the folder of a run."""
-    readable = re.sub(r"[^A-Za-z0-9._-]", "-", run_id)  # two run ids may read alike: the hash tells them apart
-    return f"{runs_base()}/{readable}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
+    readable = re.sub(r"[^A-Za-z0-9._-]", "-", run_id)[:80]  # two run ids may read alike: the hash tells them apart
+    return f"{staging_base()}/{RUNS}/{readable}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
 
 
 def open_warehouse(plan: Plan) -> Warehouse:
@@ -67,15 +65,22 @@ def file_system_of(uri: str) -> Any:
 def open_staging(uri: str) -> Iterator[Staging]:
     """The files of a run, by the URI of their folder, for as long as a task works on them.
 
-    What is worked on lies in the folder itself, or, if that is in object storage, below `CODING_SCRATCH` (the
-    system's folder for temporary files), where nothing is left.
+    What is worked on lies in the folder itself, or, if that is in object storage, in a folder of the try's own below
+    `CODING_SCRATCH` (the system's folder for temporary files), where nothing is left.
     """
     path = storage_path(uri)
     if isinstance(path, Path):
         yield Staging(uri, path)
         return
-    scratch = Path(setting("CODING_SCRATCH", tempfile.gettempdir())) / "occupation-coding" / uri.rpartition("/")[2]
-    try:
-        yield Staging(uri, scratch, path.fs)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    base = Path(setting("CODING_SCRATCH", tempfile.gettempdir()))
+    remove_what_killed_tasks_left(base)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=base) as scratch:
+        yield Staging(uri, Path(scratch), path.fs)
+
+
+def remove_what_killed_tasks_left(base: Path) -> None:
+    """People's texts lie there, and another worker may have taken up the task since."""
+    for folder in base.glob(f"{SCRATCH}*"):
+        with suppress(FileNotFoundError):  # another task does the same
+            if time.time() - folder.stat().st_mtime > LONGEST_TASK:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -16,11 +16,12 @@ from airflow.sdk import DAG, task
 @task
 def sweep() -> list[str]:
     """Clear the folders that nobody has touched for so long, and return their URIs."""
-    from coding_settings import file_system_of, runs_base, setting
+    from coding_settings import EXCHANGE, RUNS, file_system_of, setting, staging_base
     from include.coding.staging import sweep
 
-    days = timedelta(days=float(setting("CODING_STAGING_DAYS", "14")))
-    return sweep(runs_base(), days, pendulum.now("UTC"), file_system_of(runs_base()))
+    base, days = staging_base(), timedelta(days=float(setting("CODING_STAGING_DAYS", "14")))
+    fs, now = file_system_of(base), pendulum.now("UTC")
+    return [uri for folder in (RUNS, EXCHANGE) for uri in sweep(f"{base}/{folder}", days, now, fs)]
 
 
 with DAG(

@@ -157,3 +157,21 @@ def test_run_ids_that_read_alike_have_folders_of_their_own() -> None:
 
     assert staging_of("a:1") != staging_of("a+1")
     assert staging_of("a:1") == staging_of("a:1")
+
+
+def test_scratch_folders_of_killed_tasks_are_removed_and_no_others(tmp_path: Path) -> None:
+    from coding_settings import remove_what_killed_tasks_left
+
+    for name in ("occupation-coding-dead", "occupation-coding-live", "somebody"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "prepare.duckdb").touch()
+    for name in ("occupation-coding-dead", "somebody"):
+        os.utime(tmp_path / name, (0, 0))
+    remove_what_killed_tasks_left(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["occupation-coding-live", "somebody"]
+
+
+def test_the_folder_of_a_run_with_a_long_id_has_a_name_that_fits() -> None:
+    from coding_settings import staging_of
+
+    assert len(staging_of("r" * 250).rpartition("/")[2]) < 100

@@ -17,7 +17,7 @@ def open_warehouse(place: str | Path, patience: float = 30.0) -> Warehouse:
     if str(place).startswith("redshift:"):
         return open_redshift(str(place))
     if str(place).startswith("host="):
-        return PostgresWarehouse(str(place), "postgres://tests")
+        return PostgresWarehouse(lambda: str(place), "postgres://tests")
     return DuckDBWarehouse(
         lambda read_only: duckdb.connect(str(place), read_only=read_only), str(place), patience=patience
     )

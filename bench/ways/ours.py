@@ -55,7 +55,7 @@ def land(job: Job) -> dict[str, int]:
 def _warehouse(plan: Plan, job: Job) -> Warehouse:
     path = job.warehouse
     if path.startswith("host="):
-        return PostgresWarehouse(path, "postgres")
+        return PostgresWarehouse(lambda: path, "postgres")
     return DuckDBWarehouse(
         lambda read_only: duckdb.connect(path, read_only=read_only), path, memory_mb=plan.engine_memory_mb
     )

@@ -29,6 +29,7 @@ def open_engine(folder: Path, name: str, memory_mb: int) -> Iterator[duckdb.Duck
     _remove(database, spill)
     try:
         with duckdb.connect(str(database), config=config) as engine:  # type: ignore[arg-type]
+            engine.execute("SET enable_progress_bar = false")  # else it draws one into the task's log
             texts.install(engine)
             yield engine
     except duckdb.OperationalError as error:  # what it could not write, to the disk or to its memory

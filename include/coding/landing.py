@@ -19,7 +19,7 @@ from include.coding.plan import Plan
 from include.coding.publishing import publish
 from include.coding.results import RESULTS, Read, Returned, model_of, read_results
 from include.coding.staging import Staging
-from include.coding.tables import table, utc_now
+from include.coding.tables import table
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.warehouse import Dialect, Session, Warehouse
 
@@ -194,7 +194,7 @@ def _keep_results(
                 WHERE kept.text_key = returned_texts.text_key AND kept.topic = ? AND kept.model_id = ?
             )
             """,
-            [plan.topic, plan.model_id, plan.model_version, plan.run_id, utc_now(), plan.topic, plan.model_id],
+            [plan.topic, plan.model_id, plan.model_version, plan.run_id, session.now(), plan.topic, plan.model_id],
         )
 
 
@@ -209,11 +209,14 @@ def _keep_operations(
     for part, back, seen in zip(parts, returned, read, strict=True):
         if back.operation_id is None:
             continue
-        session.execute(f"DELETE FROM {operations} WHERE operation_id = ?", [back.operation_id])
+        kept = [back.operation_id, seen.usable]  # a later look at it may find its files removed
+        session.execute(f"DELETE FROM {operations} WHERE operation_id = ? AND usable <= ?", kept)
+        if session.execute(f"SELECT 1 FROM {operations} WHERE operation_id = ?", kept[:1]):
+            continue
         row = (
             back.operation_id, plan.run_id, back.part, plan.topic, plan.model_id, part["records"], part["bytes"],
             back.state, seen.problem, seen.usable, seen.set_aside, _fitting(seen.metadata, back, session.dialect),
-            utc_now(),
+            session.now(),
         )  # fmt: skip
         session.execute(f"INSERT INTO {operations} VALUES ({', '.join('?' * len(row))})", row)
 

@@ -12,7 +12,7 @@ import duckdb
 
 from include.coding import texts
 from include.coding.plan import Plan
-from include.coding.tables import table, utc_now
+from include.coding.tables import table
 from include.warehouse.warehouse import Session
 
 #: The rows of `coded_records` that a run replaces.
@@ -100,6 +100,9 @@ def enter(
     :param sent: texts that it sent
     """
     runs = table(plan.schema, "coding_runs")
+    earlier = session.execute(f"SELECT texts_sent, operations FROM {runs} WHERE run_id = ?", [plan.run_id])
+    if earlier and not operations:  # it was cleared, and found all that it had sent before
+        sent, operations = earlier[0]
     session.execute(f"DELETE FROM {runs} WHERE run_id = ?", [plan.run_id])
     if published.rows_of == plan.run_id:  # it wrote rows: those that others found of an earlier try of it are gone
         session.execute(f"UPDATE {runs} SET checksum = NULL WHERE rows_of = ?", [plan.run_id])
@@ -109,7 +112,7 @@ def enter(
         plan.run_id, plan.topic, plan.model_id, plan.model_version, plan.source, plan.selection, *_dates(plan),
         datetime.fromisoformat(prepared["read_at"]), checksum, published.rows_of, published.read, published.coded,
         published.uncoded, published.rejected, published.texts, sent, operations,
-        utc_now(),
+        session.now(),
     )  # fmt: skip
     session.execute(f"INSERT INTO {runs} VALUES ({', '.join('?' * len(row))})", row)
 

@@ -13,7 +13,7 @@ from include.coding.errors import AuditError, IncompleteError
 from include.coding.files import pattern_of
 from include.coding.ledger import OF_RUN, Published, find_later, find_published, of_run
 from include.coding.plan import Plan
-from include.coding.tables import table, utc_now
+from include.coding.tables import table
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.warehouse import Session
 
@@ -94,7 +94,7 @@ def _replace(
                 ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
             WHERE true{ours}
             """,
-            [*model, plan.model_version, plan.run_id, utc_now(), *model, *values],
+            [*model, plan.model_version, plan.run_id, session.now(), *model, *values],
         )
     counts = _audit(session, plan, (OF_RUN + ours, [*of_run(plan), *values]), read, rejected)
     return Published(plan.run_id, read, *counts, prepared["texts"])

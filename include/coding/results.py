@@ -51,7 +51,7 @@ WITH numbered AS (
         told.result AS raw, coalesce(json_type(told.result), 'NULL') AS kind,
         CASE json_type(told.result) WHEN 'OBJECT' THEN told.result WHEN 'ARRAY' THEN told.result -> 0 END AS result,
         json_type(result -> 'codeCategory') AS code_kind, nullif(result ->> 'codeCategory', '') AS code,
-        result ->> 'codeLabel' AS label, result ->> 'codeConfidence' AS confidence_text,
+        replace(result ->> 'codeLabel', chr(0), '\ufffd') AS label, result ->> 'codeConfidence' AS confidence_text,
         try_cast(confidence_text AS DOUBLE) AS confidence
     FROM parsed
 )
@@ -63,6 +63,7 @@ SELECT line, text_key, echo, code, label, confidence_text, confidence, suggestio
     WHEN coalesce(json_type(result), 'NULL') NOT IN ('NULL', 'OBJECT')
         THEN 'its result is a list of a JSON ' || json_type(result)
     WHEN code IS NULL AND len(json_keys(result)) > 0 THEN 'its result has no codeCategory'
+    WHEN contains(code, chr(0)) THEN 'its codeCategory has a NUL'
     WHEN code_kind IN ('OBJECT', 'ARRAY', 'BOOLEAN') THEN 'its codeCategory is a JSON ' || code_kind
     WHEN status NOT IN ('successful', 'unsuccessful') THEN 'its codeStatus is unknown'
     WHEN status = 'successful' AND code IS NULL THEN 'its codeStatus is successful but it has no code'

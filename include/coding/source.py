@@ -19,9 +19,8 @@ import pyarrow as pa
 from include.coding.errors import SourceError
 from include.coding.files import path_of, pattern_of
 from include.coding.plan import COLUMNS, Plan
-from include.coding.tables import utc_now
-from include.warehouse.errors import NoSuchTableError
-from include.warehouse.warehouse import Session, Warehouse, literal, quoted, quoted_column
+from include.warehouse.errors import NoSuchTableError, WarehouseError
+from include.warehouse.warehouse import Session, Warehouse, literal, quoted, quoted_column, utc_now
 
 #: Kinds of files.
 KINDS = (".parquet", ".csv", ".jsonl", ".ndjson", ".xlsx")
@@ -55,43 +54,60 @@ def open_source(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: Wareho
         date that is none
     """
     path = _file(plan.source)
+    opened = _open_table(plan, engine, warehouse) if path is None else _open_file(plan, engine, path)
     try:
-        if path is not None:
-            scan, schema = _scan(path, plan, engine)
-            _check_columns(plan, schema)
-            read_at, before = utc_now(), _state(path)
-            undated = _make_view(plan, engine, scan, {name: plan.column(name) for name in COLUMNS}, schema)
-            yield Opened(read_at.isoformat(), _count(engine.execute(undated).fetchall()))
-            if _state(path) != before:
-                raise SourceError(f"source {plan.source!r} changed while it was read: {CHANGED}")
-        else:
-            if not all(plan.source.split(".")):
-                raise NoSuchTableError("a part of the name is empty")
-            with warehouse.session(read_only=True) as session:
-                schema = session.columns(quoted(plan.source))
-                # not before: readers may have waited for the warehouse, and read in another order than they came
-                read_at = utc_now()
-                _check_columns(plan, schema)
-                yield Opened(read_at.isoformat(), _make_table_view(plan, engine, session, schema))
-    except (NoSuchTableError, duckdb.ParserException, duckdb.BinderException) as error:
-        raise SourceError(
-            f"source {plan.source!r} is no table or view of warehouse {warehouse.name!r}, and no file URI"
-            f" (file:///....parquet, .csv, .jsonl, .xlsx): {str(error).splitlines()[0]}"
-        ) from error
+        with opened as source:
+            yield source
     except duckdb.ConversionException as error:
         raise SourceError(
             f"source {plan.source!r} has a {plan.column('response_date')!r} that is no date: {_first(error)}"
-        ) from error
-    except duckdb.NotImplementedException as error:  # the engine's word for a line longer than what it reads at once
+        ) from None  # what is chained is logged, and the engine quotes rows
+    except duckdb.NotImplementedException:  # the engine's word for a line longer than what it reads at once
         raise SourceError(
             f"source {plan.source!r} cannot be read: a line of it is above {MAX_LINE} bytes; is a quote left open?"
-        ) from error
+        ) from None
     except duckdb.Error as error:
-        if path is None and "table_rows" in str(error):
-            raise SourceError(f"source {plan.source!r} cannot be read: {_first(error)}; look at the view") from error
         if path is None or not (isinstance(error, duckdb.InvalidInputException) or str(path) in str(error)):
             raise  # not about the file: the disk is full, say
-        raise SourceError(f"source {plan.source!r} cannot be read: {_first(error)}; {_MEND}") from error
+        raise SourceError(f"source {plan.source!r} cannot be read: {_first(error)}; {_MEND}") from None
+
+
+@contextmanager
+def _open_file(plan: Plan, engine: duckdb.DuckDBPyConnection, path: Path) -> Iterator[Opened]:
+    scan, schema = _scan(path, plan, engine)
+    _check_columns(plan, schema)
+    read_at, before = utc_now(), _state(path)
+    undated = _make_view(plan, engine, scan, {name: plan.column(name) for name in COLUMNS}, schema)
+    yield Opened(read_at.isoformat(), _count(engine.execute(undated).fetchall()))
+    if _state(path) != before:
+        raise SourceError(f"source {plan.source!r} changed while it was read: {CHANGED}")
+
+
+@contextmanager
+def _open_table(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[Opened]:
+    table = quoted(plan.source)
+    with warehouse.session(read_only=True) as session:
+        try:
+            if not all(plan.source.split(".")):
+                raise NoSuchTableError("a part of the name is empty")
+            read_at, schema = session.hold(table), session.columns(table)
+        except (NoSuchTableError, duckdb.ParserException, duckdb.BinderException) as error:
+            raise SourceError(
+                f"source {plan.source!r} is no table or view of warehouse {warehouse.name!r}, and no file URI"
+                f" (file:///....parquet, .csv, .jsonl, .xlsx): {str(error).splitlines()[0]}"
+            ) from None
+        _check_columns(plan, schema)
+        try:
+            yield Opened(read_at.isoformat(), _make_table_view(plan, engine, session, schema))
+        except duckdb.InvalidInputException as error:
+            if "table_rows" not in str(error):
+                raise
+            if not session.is_open():
+                raise WarehouseError(
+                    f"warehouse {warehouse.name!r} broke off while {plan.source!r} was read"
+                ) from None
+            said = _first(error).partition('"')[0]  # from there on it may quote a value
+            raise SourceError(f"source {plan.source!r} cannot be read: {said}; look at the view") from None
 
 
 def hold_source(plan: Plan, engine: duckdb.DuckDBPyConnection) -> None:
@@ -230,8 +246,9 @@ def _make_table_view(plan: Plan, engine: duckdb.DuckDBPyConnection, session: Ses
     Return how many records have no date."""
     table, day = quoted(plan.source), quoted_column(plan.column("response_date"))
     columns = {name: quoted_column(plan.column(name)) for name in COLUMNS}
-    if not _is_text(schema.field(plan.column("record_id")).type):
-        columns["record_id"] = f"CAST({columns['record_id']} AS VARCHAR)"  # as the warehouse writes them
+    columns["record_id"] = f"CAST({columns['record_id']} AS {session.dialect.text})"  # a CHAR(20) loses its padding
+    for name in ("occp_text", "tasks_text"):
+        columns[name] = f"CASE WHEN length({columns[name]}) > {HUGE} THEN repeat('x', 999) ELSE {columns[name]} END"
     rows = f"SELECT {', '.join(f'{column} AS {name}' for name, column in columns.items())} FROM {table}"
     is_typed = not _is_text(schema.field(plan.column("response_date")).type)
     if is_typed:  # as bounds of the bare column, for which there may be an index
@@ -258,10 +275,12 @@ def _make_view(
         # a moment with an offset may be another day here, but a cast would take the day as it is written
         zoned = f"length({dated}) > 10 AND regexp_matches({dated}, '([A-Za-z]|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
         day = f"CAST(CASE WHEN {zoned} THEN {dated} || ' (has a time zone)' ELSE {dated} END AS DATE)"
-    texts = ", ".join(f"{_text(quoted_column(names[name]))} AS {name}" for name in ("occp_text", "tasks_text"))
+    texts = ", ".join(f"{_text(quoted_column(names[name]), plan)} AS {name}" for name in ("occp_text", "tasks_text"))
+    record_id = (
+        f"replace(CAST({quoted_column(names['record_id'])} AS VARCHAR), chr(0), '\ufffd')"  # no server takes NUL
+    )
     engine.execute(
-        "CREATE TEMP VIEW source AS"
-        f" SELECT CAST({quoted_column(names['record_id'])} AS VARCHAR) AS record_id, {texts}, {day} AS response_date"
+        f"CREATE TEMP VIEW source AS SELECT {record_id} AS record_id, {texts}, {day} AS response_date"
         f" FROM {relation} WHERE {day} BETWEEN DATE '{plan.from_date}' AND DATE '{plan.to_date}'"
     )
     # the cast stands in both, so that a value that is no date is found by this one, which the reader itself runs
@@ -272,11 +291,17 @@ def _count(rows: list[tuple[Any, ...]]) -> int:
     return int(rows[0][0])
 
 
-def _text(column: str) -> str:
-    """The column as text. In place of one that is a whole file by mistake, and too long whatever it says, stands
-    another that is too long: it need not go through the engine's memory to be rejected."""
+def _text(column: str, plan: Plan) -> str:
+    """The column as text. In place of one that will be rejected as too long stands another that will be as well, and
+    for no other reason: it need not go through the engine's memory, where each distinct text is held."""
     text = f"CAST({column} AS VARCHAR)"
-    return f"CASE WHEN strlen({text}) > {HUGE} THEN repeat('x', 999) ELSE {text} END"
+    clean = f"cleaned({text})" if plan.clean else text
+    letter = f"CASE WHEN is_printable({clean}) THEN 'x' ELSE '\u0436' END"
+    return (
+        f"CASE WHEN strlen({text}) > {HUGE} THEN repeat('x', {plan.max_characters + 1})"
+        f" WHEN length({text}) > {plan.max_characters} AND length({clean}) > {plan.max_characters}"
+        f" THEN repeat({letter}, {plan.max_characters + 1}) ELSE {text} END"
+    )
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -286,7 +311,8 @@ def _is_text(kind: pa.DataType) -> bool:
 def _check_type(source: str, name: str, column: str, kind: pa.DataType) -> None:
     fits = _is_text(kind) or pa.types.is_null(kind)
     if name == "record_id":
-        fits = fits or pa.types.is_integer(kind) or isinstance(kind, pa.UuidType)
+        is_numeric = isinstance(kind, pa.OpaqueType) and kind.type_name == "numeric"  # PostgreSQL's
+        fits = fits or pa.types.is_integer(kind) or isinstance(kind, pa.UuidType) or is_numeric
     if name == "response_date":
         fits = fits or pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and kind.tz is None)
     if not fits:

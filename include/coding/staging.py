@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +12,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.implementations.local import LocalFileSystem
 
-from include.coding.errors import StagingError
+from include.coding.errors import PlanError, StagingError
 from include.coding.files import path_of
 
 #: Bytes of a part of an object, and how many parts are on their way at once.
 OBJECT_BLOCK, AT_ONCE = 16 << 20, 2
+#: Names of the folders that are swept: they end as those of runs do, and of exchanges with Redshift.
+OURS = re.compile(r"[A-Za-z0-9._-]*[0-9a-f]{8}")
+SHORTEST = timedelta(days=2)
 #: What stays of a run whose files are removed: no text of a person is in it.
 REPORT = "report.md"
 
@@ -99,23 +103,29 @@ class Staging:
 
 def sweep(base: str, unchanged_for: timedelta, now: datetime, fs: Any = None) -> list[str]:
     """Clear what dead runs left: the folders below `base` in which nothing has changed for so long. Uploads to object
-    storage that nobody has completed are given up as well.
+    storage that nobody has completed are given up as well. A folder that has no name of ours is not touched.
 
-    :param base: URI of the folder that has the runs' folders, and nothing else
+    :param base: URI of the folder that has the runs' folders
+    :param unchanged_for: two days at least: an operation may take one
     :param now: with a time zone
     :param fs: fsspec file system of the object storage; None for `file://`
     :return: URIs of the folders that were cleared
+    :raises PlanError: the time is too short
     :raises StagingError: they cannot be listed or removed
     """
+    if unchanged_for < SHORTEST:
+        raise PlanError(
+            f"CODING_STAGING_DAYS is {unchanged_for / timedelta(days=1):g}; expected 2 or more: runs go on"
+        )
     before = now - unchanged_for
     with _told(base, "listed"):
         newest = _newest(fs or LocalFileSystem(), base if fs else str(path_of(base)))
-        if fs is not None:
-            _give_up_uploads(fs, base, before)
     stale = [f"{base}/{name}" for name, changed in sorted(newest.items()) if changed < before]
     for uri in stale:
         Staging(uri, Path(), fs).clear()
         log.info("Cleared %s: nothing in it has changed since %s", uri, before)
+    if fs is not None:
+        _give_up_uploads(fs, base, before)
     return stale
 
 
@@ -125,17 +135,24 @@ def _newest(fs: Any, base: str) -> dict[str, datetime]:
     root = fs._strip_protocol(base).rstrip("/")
     for path, info in fs.find(base, detail=True).items():
         folder, _, name = path.removeprefix(f"{root}/").partition("/")
-        if name and name != REPORT:
+        if name and name != REPORT and OURS.fullmatch(folder):
             changed = info.get("LastModified") or datetime.fromtimestamp(info["mtime"], UTC)
             newest[folder] = max(changed, newest.get(folder, changed))
     return newest
 
 
 def _give_up_uploads(fs: Any, base: str, before: datetime) -> None:
+    """What is left over is found by the next sweep: S3 lists a thousand at a time."""
     bucket, _, prefix = fs._strip_protocol(base).partition("/")
-    for upload in fs.list_multipart_uploads(bucket):
-        if upload["Key"].startswith(f"{prefix}/") and upload["Initiated"] < before:
-            fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+    try:
+        listed = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")
+        for upload in listed.get("Uploads", []):
+            if upload["Initiated"] < before:
+                fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+    except (OSError, BotoCoreError, ClientError) as error:
+        log.warning(
+            "Uploads to %s that nobody completed stay, unless the bucket has a rule for them: %s", base, error
+        )
 
 
 def _clear_folder(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
@@ -20,11 +19,6 @@ def table(schema: str, name: str) -> str:
     return f"{quoted(schema)}.{name}"
 
 
-def utc_now() -> datetime:
-    """The time as the tables hold it: UTC, and no offset that would say so."""
-    return datetime.now(UTC).replace(tzinfo=None)
-
-
 def create_tables(session: Session, schema: str, migrations: Sequence[str] = MIGRATIONS) -> None:
     """Bring the tables of `schema` to the version that this project knows: create what `tables.sql` describes, or
     migrate what an earlier project made.
@@ -39,19 +33,27 @@ def create_tables(session: Session, schema: str, migrations: Sequence[str] = MIG
             f"the tables of schema {schema!r} are of version {found}, this project knows them up to version {known}:"
             " update the project"
         )
-    steps = [_SQL.read_text(encoding="utf-8")] if found is None else migrations[found - 1 :]
+    versions = table(schema, "schema_version")
     try:
-        with session.transaction():
-            for step in steps:
-                for statement in _statements(step, schema, session.dialect):
-                    session.execute(statement)
-            versions = table(schema, "schema_version")
-            session.execute(f"INSERT INTO {versions} VALUES (?, ?)", [known, utc_now()])
+        with session.transaction(lock=None if found is None else versions):
+            if found is None or _version(session, schema) == found:  # else another run was a moment quicker
+                steps = [_SQL.read_text(encoding="utf-8")] if found is None else migrations[found - 1 :]
+                _take_steps(session, schema, steps)
+                session.execute(f"INSERT INTO {versions} VALUES (?, ?)", [known, session.now()])
     except WarehouseSettingsError:
         raise
     except WarehouseError:
-        if _version(session, schema) != known:  # else another run was a moment quicker
+        if _version(session, schema) != known:  # two may make a new schema at once, and one of them fails
             raise
+
+
+def _take_steps(session: Session, schema: str, steps: Sequence[str]) -> None:
+    has_schema = session.execute("SELECT count(*) FROM pg_namespace WHERE nspname = ?", [schema]) != [(0,)]
+    for step in steps:
+        for statement in _statements(step, schema, session.dialect):
+            # a user may own a schema and yet make none, not even one that exists
+            if not (has_schema and statement.startswith("CREATE SCHEMA")):
+                session.execute(statement)
 
 
 def _version(session: Session, schema: str) -> int | None:

@@ -67,13 +67,17 @@ def _postgres(connection: Any) -> PostgresWarehouse:
     token of AWS or Azure in place of the password."""
     if not connection.host:
         raise WarehouseSettingsError(f"connection {connection.conn_id!r} has no host: put that of the server there")
+    return PostgresWarehouse(lambda: _conninfo(connection), f"postgres://{connection.host}/{connection.schema or ''}")
+
+
+def _conninfo(connection: Any) -> str:
     extra = connection.extra_dejson
     login, password, port = connection.login, connection.password, connection.port
     if extra.get("iam"):
         login, password, port = PostgresHook(postgres_conn_id=connection.conn_id).get_iam_token(connection)
     options = {name: value for name, value in extra.items() if name not in PostgresHook.ignored_extra_options}
     try:
-        conninfo = make_conninfo(
+        return make_conninfo(
             **{"fallback_application_name": "occupation coding", **options},
             host=connection.host,
             port=port,
@@ -86,7 +90,6 @@ def _postgres(connection: Any) -> PostgresWarehouse:
             f"the extra of connection {connection.conn_id!r} names options that are none of libpq; it has"
             f" {sorted(options)}"
         ) from None
-    return PostgresWarehouse(conninfo, f"postgres://{connection.host}/{connection.schema or ''}")
 
 
 def _redshift(connection: Any, exchange: str | None) -> Warehouse:

@@ -6,13 +6,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from include.warehouse.errors import NoSuchTableError, WarehouseBusyError, WarehouseError
-from include.warehouse.warehouse import BATCH_ROWS, DUCKDB, ArrowRows
+from include.warehouse.warehouse import BATCH_ROWS, DUCKDB, ArrowRows, utc_now
 
 #: Seconds to wait for another process, seconds between looks, and seconds between lines that say so.
 PATIENCE, LOOK, SAY = 3600.0, 0.2, 10.0
@@ -56,6 +57,7 @@ class DuckDBSession:
         connection.execute(f"SET memory_limit = '{memory_mb}MB'")
         # a table that is missing must not be taken for a Python variable of the same name
         connection.execute("SET python_enable_replacements = false")
+        connection.execute("SET enable_progress_bar = false")  # else it draws one into the task's log
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement with bound values and return its rows."""
@@ -78,6 +80,18 @@ class DuckDBSession:
     def columns(self, table: str) -> pa.Schema:
         """Return the names and types of the columns of a table or view."""
         return self.read(f"SELECT * FROM {table} LIMIT 0").schema
+
+    def hold(self, table: str) -> datetime:
+        """The moment that a read-only session sees: nobody writes to the file while it is read."""
+        return utc_now()
+
+    def now(self) -> datetime:
+        """The time, UTC."""
+        return utc_now()
+
+    def is_open(self) -> bool:
+        """Whether the connection still answers: a file always does."""
+        return True
 
     @contextmanager
     def staged(self, name: str, rows: ArrowRows) -> Iterator[None]:

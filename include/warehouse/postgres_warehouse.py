@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 from adbc_driver_manager import Error
 from adbc_driver_postgresql import dbapi
+from psycopg.conninfo import make_conninfo
 
-from include.warehouse.errors import WarehouseError, error_of_state
+from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError, error_of_state
 from include.warehouse.warehouse import POSTGRES, ArrowRows, numbered, quoted_column, written_out
 
 #: SQLSTATE of a table, a schema, and a database that are not there.
 _NO_SUCH_TABLE = ("42P01", "3F000", "0A000")
+#: Class of SQLSTATE of a value that does not fit; what stands from the first quote on is the value.
+_DATA, QUOTE = "22", '"'
+#: What a server says that will go on refusing; libpq gives no SQLSTATE for a connection.
+_REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry", "permission denied")
+
+log = logging.getLogger(__name__)
 
 
 class PostgresQuery:
@@ -64,6 +73,31 @@ class PostgresSession:
         """Return the names and types of the columns of a table or view."""
         return self.read(f"SELECT * FROM {table} LIMIT 0").schema
 
+    def hold(self, table: str) -> datetime:
+        """Lock a table or view against TRUNCATE and the like, which a snapshot does not outlast, and see the moment
+        at which the lock was had: that of a loader which has just filled it."""
+        self.execute("SAVEPOINT before_lock")
+        try:
+            self.execute(f"LOCK TABLE {table} IN ACCESS SHARE MODE")
+        except (NoSuchTableError, WarehouseSettingsError):
+            raise
+        except WarehouseError:  # a materialized view has no lock
+            self.execute("ROLLBACK TO SAVEPOINT before_lock")
+        return self.now()
+
+    def now(self) -> datetime:
+        """The time of the server, UTC."""
+        ((moment,),) = self.execute("SELECT clock_timestamp() AT TIME ZONE 'UTC'")
+        return moment
+
+    def is_open(self) -> bool:
+        """Whether the connection still answers; it ends the transaction, if there is one."""
+        try:
+            self.execute("ROLLBACK")
+        except WarehouseError:
+            return False
+        return True
+
     @contextmanager
     def staged(self, name: str, rows: ArrowRows) -> Iterator[None]:
         """Copy `rows` into a temporary table for the statements of the block."""
@@ -85,6 +119,7 @@ class PostgresSession:
         self.execute("BEGIN")
         try:
             if lock:
+                log.info("Locking %s; if another run has it, this waits", lock)
                 self.execute(f"LOCK TABLE {lock} IN EXCLUSIVE MODE")
             yield
         except BaseException:
@@ -105,29 +140,34 @@ class PostgresSession:
 
     def close(self) -> None:
         for cursor in self._readers:
-            cursor.close()
+            with suppress(Error):  # the connection may be broken
+                cursor.close()
 
 
 class PostgresWarehouse:
     """A warehouse in a PostgreSQL database.
 
-    :param conninfo: how libpq connects, a secret: `host=db user=airflow password=...`
+    :param conninfo: returns how libpq connects, a secret: `host=db user=airflow password=...`; it is asked for each
+        session, since a password may live for minutes only
     :param name: for messages
     """
 
-    def __init__(self, conninfo: str, name: str) -> None:
+    def __init__(self, conninfo: Callable[[], str], name: str) -> None:
         self._conninfo, self.name = conninfo, name
 
     @contextmanager
     def session(self, *, read_only: bool = False) -> Iterator[PostgresSession]:
         """Connect.
 
-        :raises WarehouseError: the server cannot be reached, or refuses the user
+        :raises WarehouseSettingsError: the server refuses the user, or has no such database
+        :raises WarehouseError: the server cannot be reached
         """
         with _told(self.name, "cannot be reached"):
-            connection = dbapi.connect(self._conninfo, autocommit=True)
+            # the driver takes all texts for UTF-8, whatever the database keeps them in
+            connection = dbapi.connect(make_conninfo(self._conninfo(), client_encoding="UTF8"), autocommit=True)
         session = PostgresSession(connection, self.name)
         try:
+            _check_encoding(session, self.name)
             if read_only:
                 with session.snapshot():
                     yield session
@@ -139,11 +179,24 @@ class PostgresWarehouse:
                 connection.close()
 
 
+def _check_encoding(session: PostgresSession, name: str) -> None:
+    if session.execute("SELECT current_setting('server_encoding')") == [("SQL_ASCII",)]:
+        raise WarehouseSettingsError(
+            f"warehouse {name!r} has the encoding SQL_ASCII, which says nothing of its texts: use a database in UTF8"
+        )
+
+
 @contextmanager
 def _told(name: str, what: str = "refused a statement or broke off") -> Iterator[None]:
-    """Errors of the driver become ours. The server's first line is enough: the next ones may quote a row."""
+    """Errors of the driver become ours, and nothing of them is chained: but for its first line an error may quote a
+    row, and that of a value which does not fit quotes the value."""
     try:
         yield
     except Error as error:
-        said = " ".join(str(error).partition("ERROR:")[2].strip().splitlines()[:1]) or str(error).splitlines()[0]
-        raise error_of_state(name, error.sqlstate, said, what, _NO_SUCH_TABLE) from error
+        first = str(error).partition("ERROR:")[2].strip() or str(error)
+        said = first.splitlines()[0]
+        if (error.sqlstate or "").startswith(_DATA):
+            said = f"{said.partition(QUOTE)[0].rstrip(': ')} (SQLSTATE {error.sqlstate})"
+        if "FATAL:" in said and any(words in said for words in _REFUSALS):
+            raise WarehouseSettingsError(f"warehouse {name!r} {what}: {said}") from None
+        raise error_of_state(name, error.sqlstate, said, what, _NO_SUCH_TABLE) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +18,7 @@ from redshift_connector.utils.oids import RedshiftOID
 
 from include.warehouse.errors import WarehouseError, WarehouseSettingsError, error_of_state
 from include.warehouse.exchange import Exchange, check_base
-from include.warehouse.warehouse import REDSHIFT, ArrowRows, literal, quoted_column, written_out
+from include.warehouse.warehouse import REDSHIFT, ArrowRows, literal, quoted_column, utc_now, written_out
 
 #: SQLSTATE of a table, a schema, and a database that are not there.
 _NO_SUCH_TABLE = ("42P01", "3F000", "3D000")
@@ -98,6 +99,23 @@ class RedshiftSession:
     def columns(self, table: str) -> pa.Schema:
         """Return the names and types of the columns of a table or view."""
         return self._describe(f"SELECT * FROM {table} LIMIT 0")
+
+    def hold(self, table: str) -> datetime:
+        """The moment before that which the session sees, by the clock of this machine. A TRUNCATE commits at once and
+        empties the table for everybody: no lock that a reader could have keeps it away."""
+        return utc_now()
+
+    def now(self) -> datetime:
+        """The time of this machine, UTC: what the cluster has for it, its leader alone knows."""
+        return utc_now()
+
+    def is_open(self) -> bool:
+        """Whether the connection still answers; it ends the transaction, if there is one."""
+        try:
+            self.execute("ROLLBACK")
+        except WarehouseError:
+            return False
+        return True
 
     def unload(self, sql: str) -> str:
         """Have the cluster write the rows of a query into the exchange; return the folder."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from itertools import count
 from typing import Any, Protocol
 
@@ -73,6 +73,19 @@ class Session(Protocol):
         :param table: its quoted name
         """
 
+    def hold(self, table: str) -> datetime:
+        """Keep others from emptying a table or view until this read-only session ends, before anything else is done
+        in it; return the moment that the session sees.
+
+        :param table: its quoted name
+        """
+
+    def now(self) -> datetime:
+        """The time, UTC and without an offset that would say so: of the server, where one serves many workers."""
+
+    def is_open(self) -> bool:
+        """Whether the connection still answers; it ends the transaction, if there is one."""
+
     def staged(self, name: str, rows: ArrowRows) -> AbstractContextManager[None]:
         """Let statements of the block read `rows` as the relation `name`, as often as they like."""
 
@@ -99,6 +112,11 @@ class Warehouse(Protocol):
         :raises WarehouseSettingsError: it refuses the user, say
         :raises WarehouseError: it cannot be reached
         """
+
+
+def utc_now() -> datetime:
+    """The time of this machine: UTC, and no offset that would say so."""
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def quoted(name: str) -> str:

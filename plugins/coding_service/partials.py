@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import BotoCoreError
+
 from coding_service.storage import BLOCK, OBJECT_BLOCK, StoragePath, staging_errors
+
+log = logging.getLogger(__name__)
 
 
 class Partial(ABC):
@@ -108,12 +113,15 @@ class ObjectPartial(Partial):
             self._file.close()
 
     def abandon(self) -> None:
-        """Have the storage forget the parts that it has."""
+        """Have the storage forget the parts that it has; if it does not hear, the sweep does it."""
         if self._file is None or self._file.closed:
             return
-        with staging_errors(self.path, "given up"):
+        try:
             self._file.discard()
-        self._file.closed = True  # so that nobody completes it
+        except (OSError, BotoCoreError) as error:
+            log.warning("The upload to %s could not be given up: %s", self.path, error)
+        finally:
+            self._file.closed = True  # so that nobody completes it, the collection of garbage neither
 
 
 def partial_of(path: StoragePath | Path) -> Partial:

@@ -188,10 +188,10 @@ def download(
     partial = partial_of(path)
     try:
         _bring_down(session, fresh_link, partial, timeout, block)
+        partial.finish()
     except BaseException:
         partial.abandon()
         raise
-    partial.finish()
     return Download(path, partial.size, partial.sha256, partial.lines)
 
 

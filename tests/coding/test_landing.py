@@ -4,6 +4,7 @@ import json
 import subprocess
 import time
 
+import duckdb
 import pytest
 
 from include.coding.errors import AuditError, IncompleteError
@@ -106,6 +107,32 @@ def test_an_operation_is_kept_with_its_metadata_as_it_came(filled):
     rows = filled.ask(f"SELECT {columns} FROM coding.coding_operations")
     operation = ("run-1-operation-0", "run-1", 0, "osca", MODEL)
     assert rows == [(*operation, 2, part.bytes, "complete", None, 2, 0, told)]
+
+
+def test_a_nul_in_a_label_or_an_id_costs_nothing(pipeline, tmp_path):
+    path = tmp_path / "a.parquet"
+    columns = f"'R' || chr(0) AS record_id, DATE '{DAY}' AS response_date, 'chef' AS occp_text, '' AS tasks_text"
+    duckdb.execute(f"COPY (SELECT {columns}) TO '{path}'")
+    pipeline.run(source=path.as_uri(), code=lambda line: code_line(line, {**CHEF, "codeLabel": "Ch\0ef"}))
+    assert pipeline.ask("SELECT record_id, label FROM coding.coded_records") == [("R\ufffd", "Ch\ufffdef")]
+
+
+def test_landing_again_after_the_files_are_removed_leaves_what_is_known_of_the_operation(filled):
+    filled.prepare()
+    returned = [filled.come_back(part, metadata=b"{}") for part in filled.prepared.parts]
+    filled.land(returned)
+    operation = "SELECT usable, error, metadata FROM coding.coding_operations"
+    before = filled.ask(operation)
+    filled.staging.clear()
+    with pytest.raises(IncompleteError, match="is gone"):
+        filled.land(returned)
+    assert filled.ask(operation) == before == [(2, None, "{}")]
+
+
+def test_a_run_that_is_cleared_keeps_the_count_of_what_it_had_sent(filled):
+    filled.run()
+    filled.run()
+    assert filled.ask("SELECT texts_sent, operations FROM coding.coding_runs") == [(2, 1)]
 
 
 def test_landing_again_changes_nothing_but_the_times(filled):

@@ -477,7 +477,7 @@ def test_a_line_of_a_csv_file_that_is_beyond_all_bounds_is_refused(read, tmp_pat
 def test_a_line_of_a_csv_file_of_a_megabyte_is_read(read, tmp_path):
     (tmp_path / "a.csv").write_text(HEADER + f"1,{DAY},chef,cooks\n2,{DAY},{'x' * 1_900_000},\n")
     records, _ = read(tmp_path / "a.csv")
-    assert [(record[0], len(record[2])) for record in records] == [("1", 4), ("2", 999)]
+    assert [(record[0], len(record[2])) for record in records] == [("1", 4), ("2", 301)]
 
 
 def test_the_error_of_a_broken_row_does_not_quote_what_a_person_wrote(read, tmp_path):

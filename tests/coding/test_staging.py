@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from include.coding.errors import IncompleteError, StagingError
+from include.coding.errors import IncompleteError, PlanError, StagingError
 from include.coding.report import write_report
 from include.coding.results import Returned
 from include.coding.staging import OBJECT_BLOCK, Staging, sweep
@@ -15,6 +15,8 @@ from tests.coding.conftest import DAY, Pipeline, code_line, path_of
 
 RECORDS = [("1", DAY, "chef", "cooks"), ("2", DAY, "baker", ""), ("3", DAY, "nurse", ""), ("4", DAY, "", None)]
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+OLD, LIVE, LANDED = (f"manual__{name}-00c0ffee" for name in ("old", "live", "landed"))
+STRANGERS = ["%2e%2e/x", "..-0badc0de#/x", "model/weights.bin"]
 
 
 @pytest.fixture
@@ -109,10 +111,11 @@ def test_a_large_file_is_kept_in_parts_and_comes_back_as_it_was(s3, bucket, tmp_
 
 
 def make_runs(write):
-    """Files of runs: one long untouched, one with a file of yesterday, one that has only its report."""
+    """Files of runs: one long untouched, one with a file of yesterday, one that has only its report; and strangers."""
     for name, days in (
-        ("old/part-0.jsonl", 20), ("old/op/output.jsonl", 19), ("old/report.md", 20),
-        ("live/part-0.jsonl", 20), ("live/op/output.jsonl", 1), ("landed/report.md", 30),
+        (f"{OLD}/part-0.jsonl", 20), (f"{OLD}/op/output.jsonl", 19), (f"{OLD}/report.md", 20),
+        (f"{LIVE}/part-0.jsonl", 20), (f"{LIVE}/op/output.jsonl", 1), (f"{LANDED}/report.md", 30),
+        *((name, 99) for name in STRANGERS),
     ):  # fmt: skip
         write(name, NOW - timedelta(days=days))
 
@@ -126,29 +129,35 @@ def test_a_sweep_clears_what_nobody_has_touched_for_so_long_and_keeps_reports(tm
 
     make_runs(write)
     base = (tmp_path / "runs").as_uri()
-    assert sweep(base, timedelta(days=14), NOW) == [f"{base}/old"]
-    left = ["landed/report.md", "live/op/output.jsonl", "live/part-0.jsonl", "old/report.md"]
-    assert files_here(tmp_path / "runs") == left
+    assert sweep(base, timedelta(days=14), NOW) == [f"{base}/{OLD}"]
+    left = [f"{LANDED}/report.md", f"{LIVE}/op/output.jsonl", f"{LIVE}/part-0.jsonl", f"{OLD}/report.md"]
+    assert files_here(tmp_path / "runs") == sorted([*left, *STRANGERS])
     assert sweep(base, timedelta(days=14), NOW) == []
 
 
 def test_a_sweep_of_a_bucket_touches_nothing_beside_the_runs_and_gives_up_old_uploads(s3, bucket):
     fs, base = s3.file_system(), f"s3://{bucket}/team/runs"
     make_runs(lambda name, changed: s3.client.put_object(Bucket=bucket, Key=f"team/runs/{name}", Body=b"x"))
-    for key in ("team/runs/old/op/half.jsonl", "team/other/half.jsonl"):
+    for key in (f"team/runs/{OLD}/op/half.jsonl", "team/other/half.jsonl"):
         s3.client.create_multipart_upload(Bucket=bucket, Key=key)
     s3.client.put_object(Bucket=bucket, Key="team/other/file", Body=b"x")
-    soon = datetime.now(UTC) + timedelta(minutes=1)  # S3 says itself when an object was changed
-    assert sweep(base, timedelta(days=1), soon, fs) == []
-    assert sweep(base, timedelta(seconds=30), soon, fs) == [f"{base}/live", f"{base}/old"]
-    assert s3.keys(bucket) == ["team/other/file", "team/runs/landed/report.md", "team/runs/old/report.md"]
+    later = datetime.now(UTC) + timedelta(days=3)  # S3 says itself when an object was changed
+    assert sweep(base, timedelta(days=4), later, fs) == []
+    assert sweep(base, timedelta(days=2), later, fs) == [f"{base}/{LIVE}", f"{base}/{OLD}"]
+    ours = [f"team/runs/{LANDED}/report.md", f"team/runs/{OLD}/report.md"]
+    assert s3.keys(bucket) == sorted(["team/other/file", *ours, *(f"team/runs/{name}" for name in STRANGERS)])
     assert s3.unfinished(bucket) == ["team/other/half.jsonl"]
 
 
 @pytest.mark.parametrize("kind", ["here", "bucket"])
 def test_a_sweep_of_a_place_that_has_no_runs_yet_does_nothing(tmp_path, s3, bucket, kind):
     base, fs = ((tmp_path / "runs").as_uri(), None) if kind == "here" else (f"s3://{bucket}/runs", s3.file_system())
-    assert sweep(base, timedelta(days=1), NOW, fs) == []
+    assert sweep(base, timedelta(days=2), NOW, fs) == []
+
+
+def test_a_sweep_of_what_runs_still_use_is_refused(tmp_path):
+    with pytest.raises(PlanError, match="CODING_STAGING_DAYS is 0.5; expected 2 or more"):
+        sweep(tmp_path.as_uri(), timedelta(hours=12), NOW)
 
 
 def test_clearing_a_run_here_leaves_its_report_and_a_second_time_does_no_harm(pipeline):

@@ -94,11 +94,38 @@ def test_a_user_without_rights_is_told_what_is_missing_and_one_that_may_only_use
     database = postgres.create_database()
     postgres.execute("DROP ROLE IF EXISTS coder")
     postgres.execute("CREATE ROLE coder LOGIN")
-    coder = PostgresWarehouse(postgres.conninfo(database, "coder"), "postgres://tests")
+    coder = PostgresWarehouse(lambda: postgres.conninfo(database, "coder"), "postgres://tests")
     with pytest.raises(WarehouseSettingsError, match="permission denied for database test_.*; grant it to the user"):
         create(coder)
-    create(PostgresWarehouse(postgres.conninfo(database), "postgres://tests"))
+    create(PostgresWarehouse(lambda: postgres.conninfo(database), "postgres://tests"))
     postgres.execute("GRANT USAGE ON SCHEMA coding TO coder", database)
     postgres.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA coding TO coder", database)
     create(coder)
     assert ask(coder, "SELECT count(*) FROM coding.coded_records") == [(0,)]
+
+
+def test_a_user_who_owns_the_schema_but_may_make_none_gets_the_tables(postgres):
+    database = postgres.create_database()
+    postgres.execute("DROP ROLE IF EXISTS owner")
+    postgres.execute("CREATE ROLE owner LOGIN")
+    postgres.execute("CREATE SCHEMA coding AUTHORIZATION owner", database)
+    owner = PostgresWarehouse(lambda: postgres.conninfo(database, "owner"), "postgres://tests")
+    create(owner)
+    assert ask(owner, "SELECT version FROM coding.schema_version") == [(1,)]
+
+
+@pytest.mark.parametrize("place", ["postgres"], indirect=True)
+def test_of_many_that_migrate_at_once_one_does(warehouse):
+    create(warehouse)
+    start = threading.Barrier(4)
+
+    def migrate():
+        start.wait()
+        create(warehouse, *MIGRATIONS)
+
+    threads = [threading.Thread(target=migrate) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ask(warehouse, "SELECT version FROM coding.schema_version ORDER BY 1") == [(1,), (3,)]

@@ -1,5 +1,6 @@
 """Files of a run by their URI, and in object storage: through an S3 server, with no copy on this machine."""
 
+import gc
 import hashlib
 import itertools
 import json
@@ -184,6 +185,10 @@ def test_a_missing_input_is_named(bucket, connected, conn_id):
         hook.upload(grant, storage_path(uri, conn_id))
 
 
+STARTED = (
+    b"<InitiateMultipartUploadResult><Bucket>bucket</Bucket><Key>out</Key><UploadId>1</UploadId>"
+    b"</InitiateMultipartUploadResult>"
+)
 DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
 
@@ -196,6 +201,26 @@ def test_a_write_that_s3_refuses_is_an_error_that_names_the_place_and_may_pass(
     source = serve(lambda request, reply: reply(200, b"x" * size, ETag='"1"'))
     with pytest.raises(StagingError, match=r"@bucket/out cannot be written \(PermissionError: .*may this worker"):
         transfer.download(session, lambda: source.url, storage_path("s3://bucket/out", conn_id), timeout=10)
+
+
+def test_a_download_that_cannot_even_be_given_up_is_not_completed_later(s3, session, serve, define, conn_id):
+    completed = []
+
+    def answer(request, reply):
+        if request.method == "POST" and "uploads" in request.path:
+            reply(200, STARTED, Content_Type="application/xml")
+        elif request.method == "PUT" and "partNumber" in request.path:
+            reply(200, ETag='"part"')
+        else:
+            completed.extend([request.path] if request.method == "POST" else [])
+            reply(403, DENIED, Content_Type="application/xml")  # to give up is refused as well
+
+    define(s3.connection(endpoint_url=serve(answer).url))
+    source = serve(lambda request, reply: reply.broken(200, b"x" * (OBJECT_BLOCK + 1), 10**9, ETag='"1"'))
+    with pytest.raises(TransferError):
+        transfer.download(session, lambda: source.url, storage_path("s3://bucket/out", conn_id), timeout=10)
+    gc.collect()
+    assert completed == []
 
 
 def test_a_retry_succeeds_once_the_bucket_is_there(s3, session, serve, define, conn_id):

@@ -94,8 +94,9 @@ def test_the_password_stands_in_no_message(define):
 
 def test_an_option_that_libpq_does_not_know_is_named(define):
     define(conn_type="postgres", host="db", password="open sesame", extra={"sslmod": "require"})
-    with pytest.raises(WarehouseSettingsError, match=r"none of libpq; it has \['sslmod'\]") as caught:
-        connect()
+    message = r"none of libpq; it has \['sslmod'\]"
+    with pytest.raises(WarehouseSettingsError, match=message) as caught, connect().session():
+        pass
     assert "sesame" not in str(caught.value)
 
 

@@ -13,7 +13,7 @@ def database(postgres):
 
 
 def open_warehouse(postgres, database, user="postgres"):
-    return PostgresWarehouse(postgres.conninfo(database, user), "postgres://tests")
+    return PostgresWarehouse(lambda: postgres.conninfo(database, user), "postgres://tests")
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,12 @@ def open_warehouse(postgres, database, user="postgres"):
         ("CREATE SCHEMA coding", WarehouseSettingsError, "permission denied for database"),
         ("SELECT * FROM hidden.t", WarehouseSettingsError, "permission denied for schema hidden"),
         ("SELECT * FROM nowhere", NoSuchTableError, 'relation "nowhere" does not exist'),
-        ("SELECT 1 / 0", WarehouseError, "division by zero"),
+        ("SELECT 1 / 0", WarehouseError, "division by zero (SQLSTATE 22012)"),
+        (
+            "SELECT CAST('what a person wrote' AS INTEGER)",
+            WarehouseError,
+            "off: invalid input syntax for type integer (SQLSTATE 22P02)",
+        ),
         ("SELEC 1", WarehouseError, "syntax error"),
     ],
 )
@@ -53,7 +58,7 @@ def test_an_error_does_not_quote_a_row(postgres, database):
 @pytest.mark.parametrize("user", ["nobody", "postgres"])
 def test_a_server_that_refuses_says_why(postgres, user):
     with (
-        pytest.raises(WarehouseError, match="'postgres://tests' cannot be reached: .*does not exist"),
+        pytest.raises(WarehouseSettingsError, match="'postgres://tests' cannot be reached: .*does not exist"),
         open_warehouse(postgres, "no_such_database", user).session(),
     ):
         pass

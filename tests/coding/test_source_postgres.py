@@ -1,0 +1,120 @@
+"""What a source in PostgreSQL may be, and what becomes of it while others write."""
+
+import threading
+import time
+
+import psycopg
+import pytest
+
+from include.coding.errors import SourceError
+from include.warehouse.errors import WarehouseError, WarehouseSettingsError
+from tests.coding.conftest import DAY, Pipeline, make_key
+from tests.postgres import Postgres
+
+
+@pytest.fixture
+def database(postgres):
+    return postgres.create_database()
+
+
+@pytest.fixture
+def pipeline(tmp_path, postgres, database):
+    return Pipeline(tmp_path, postgres.conninfo(database))
+
+
+def fill(pipeline, record_id, occp_text="'chef'", rows="generate_series(1, 1)"):
+    pipeline.ask(
+        f"CREATE TABLE survey_responses AS SELECT {record_id} AS record_id, DATE '{DAY}' AS response_date,"
+        f" {occp_text} AS occp_text, '' AS tasks_text FROM {rows} AS s(n)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("expression", "record_id"),
+    [("CAST('R1' AS CHAR(10))", "R1"), ("CAST(12345678901234567890 AS NUMERIC(20))", "12345678901234567890")],
+)
+def test_ids_are_taken_as_the_server_writes_them(pipeline, expression, record_id):
+    fill(pipeline, expression)
+    pipeline.run()
+    assert pipeline.outcomes() == [(record_id, "coded")]
+
+
+def test_a_reader_that_waits_for_a_loader_sees_what_it_has_loaded(pipeline, postgres, database):
+    fill(pipeline, "'old'")
+    pipeline.run()
+    with psycopg.connect(postgres.conninfo(database)) as loader:
+        loader.execute("TRUNCATE survey_responses")
+        loader.execute(f"INSERT INTO survey_responses VALUES ('new', '{DAY}', 'baker', '')")
+        reading = threading.Thread(target=pipeline.prepare, kwargs={"run_id": "run-2"})
+        reading.start()
+        deadline = time.monotonic() + 30
+        while pipeline.ask("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(0,)]:
+            assert time.monotonic() < deadline, "the reader does not wait"
+    reading.join()
+    assert pipeline.prepared.read == 1
+    pipeline.land()
+    assert pipeline.outcomes() == [("new", "coded")]
+
+
+def test_a_materialized_view_is_read(pipeline):
+    fill(pipeline, "'1'")
+    pipeline.ask("CREATE MATERIALIZED VIEW answers AS SELECT * FROM survey_responses")
+    assert pipeline.run(source="answers").coded == 1
+
+
+def create_encoded(postgres: Postgres, encoding: str) -> str:
+    name = f"{postgres.create_database()}_{encoding.lower()}"
+    postgres.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    return postgres.conninfo(name)
+
+
+def test_texts_of_a_database_of_another_encoding_are_what_they_are(tmp_path, postgres):
+    pipeline = Pipeline(tmp_path, create_encoded(postgres, "LATIN1"))
+    fill(pipeline, "'é1'", "'café'")
+    pipeline.run()
+    assert pipeline.ask("SELECT record_id, text_key FROM coding.coded_records") == [("é1", make_key("cafe", ""))]
+
+
+def test_a_database_that_does_not_say_its_encoding_is_refused(tmp_path, postgres):
+    pipeline = Pipeline(tmp_path, create_encoded(postgres, "SQL_ASCII"))
+    with pytest.raises(WarehouseSettingsError, match="has the encoding SQL_ASCII.*use a database in UTF8"):
+        pipeline.prepare()
+
+
+def test_a_server_that_ends_the_connection_while_it_is_read_may_be_asked_again(pipeline):
+    fill(pipeline, "CAST(n AS VARCHAR)", "'job ' || n", "generate_series(1, 1000)")
+    pipeline.ask(
+        "CREATE FUNCTION break_off() RETURNS TEXT LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END'"
+    )
+    pipeline.ask(
+        "CREATE VIEW v AS SELECT record_id, response_date, tasks_text,"
+        " CASE WHEN record_id = '900' THEN break_off() ELSE occp_text END AS occp_text FROM survey_responses"
+    )
+    with pytest.raises(WarehouseError, match="broke off while 'v' was read"):
+        pipeline.prepare(source="v")
+
+
+def test_what_a_person_wrote_stands_in_no_error_and_in_nothing_that_is_chained_to_it(pipeline):
+    fill(pipeline, "'1'", "'what a person wrote'")
+    pipeline.ask(
+        "CREATE VIEW v AS SELECT record_id, response_date, tasks_text,"
+        " CAST(CAST(occp_text AS INTEGER) AS TEXT) AS occp_text FROM survey_responses"
+    )
+    with pytest.raises(SourceError, match="invalid input syntax for type integer: ; look at the view") as caught:
+        pipeline.prepare(source="v")
+    assert "person" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_wide_answers_are_rejected_within_the_memory(pipeline):
+    wide = "repeat(md5(CAST(n AS TEXT)), 40)"
+    fill(pipeline, "CAST(n AS VARCHAR)", wide, "generate_series(1, 150000)")
+    prepared = pipeline.prepare(memory_mb=384, max_rejected_share=1)
+    assert (prepared.read, prepared.rejected, prepared.texts) == (150_000, 150_000, 0)
+
+
+def test_a_long_text_of_another_script_is_rejected_for_its_letters(pipeline):
+    fill(pipeline, "'1'", "repeat('护士', 400)")
+    pipeline.run(max_rejected_share=1)
+    assert pipeline.ask("SELECT reason FROM coding.coded_records") == [("not_printable_ascii",)]
