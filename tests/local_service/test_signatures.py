@@ -77,22 +77,22 @@ def test_the_signature_is_the_one_that_botocore_makes():
 
 
 @pytest.mark.parametrize(
-    "request_",
+    "make_request",  # when the test runs, since it expires
     [
-        received(sign_with_botocore(), method="GET"),
-        received(sign_with_botocore(), headers={**HEADERS, "x-amz-server-side-encryption": "AES256"}),
-        received(sign_with_botocore(), headers={}),
-        received(sign_with_botocore().replace("/input/", "/output/")),
-        received(sign_with_botocore() + "&versionId=1"),
-        received(sign_with_botocore().replace("X-Amz-Expires=900", "X-Amz-Expires=901")),
-        received(sign_with_botocore().replace("127.0.0.1", "localhost")),
-        received(sign_with_botocore().replace("%2F", "/")),
-        received(sign_with_botocore().replace("a.jsonl", "%61.jsonl")),
-        received(sign_with_botocore()[:-1] + "\u00e9"),
+        lambda: received(sign_with_botocore(), method="GET"),
+        lambda: received(sign_with_botocore(), headers={**HEADERS, "x-amz-server-side-encryption": "AES256"}),
+        lambda: received(sign_with_botocore(), headers={}),
+        lambda: received(sign_with_botocore().replace("/input/", "/output/")),
+        lambda: received(sign_with_botocore() + "&versionId=1"),
+        lambda: received(sign_with_botocore().replace("X-Amz-Expires=900", "X-Amz-Expires=901")),
+        lambda: received(sign_with_botocore().replace("127.0.0.1", "localhost")),
+        lambda: received(sign_with_botocore().replace("%2F", "/")),
+        lambda: received(sign_with_botocore().replace("a.jsonl", "%61.jsonl")),
+        lambda: received(sign_with_botocore()[:-1] + "\u00e9"),
     ],
 )
-def test_whatever_was_not_signed_does_not_match(request_):
-    assert refusal(request_)[0] == "SignatureDoesNotMatch"
+def test_whatever_was_not_signed_does_not_match(make_request):
+    assert refusal(make_request())[0] == "SignatureDoesNotMatch"
 
 
 def test_another_secret_does_not_match_and_another_key_is_unknown():
