@@ -19,7 +19,7 @@ from include.warehouse.warehouse import POSTGRES, ArrowRows, numbered, quoted_co
 #: SQLSTATE of a table, a schema, and a database that are not there.
 _NO_SUCH_TABLE = ("42P01", "3F000", "0A000")
 #: Class of SQLSTATE of a value that does not fit; what stands from the first quote on is the value.
-_DATA, QUOTE = "22", '"'
+_DATA, _QUOTE = "22", '"'
 #: What a server says that will go on refusing; libpq gives no SQLSTATE for a connection.
 _REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry", "permission denied")
 
@@ -196,7 +196,7 @@ def _told(name: str, what: str = "refused a statement or broke off") -> Iterator
         first = str(error).partition("ERROR:")[2].strip() or str(error)
         said = first.splitlines()[0]
         if (error.sqlstate or "").startswith(_DATA):
-            said = f"{said.partition(QUOTE)[0].rstrip(': ')} (SQLSTATE {error.sqlstate})"
+            said = f"{said.partition(_QUOTE)[0].rstrip(': ')} (SQLSTATE {error.sqlstate})"
         if "FATAL:" in said and any(words in said for words in _REFUSALS):
             raise WarehouseSettingsError(f"warehouse {name!r} {what}: {said}") from None
         raise error_of_state(name, error.sqlstate, said, what, _NO_SUCH_TABLE) from None
