@@ -11,7 +11,9 @@ from datetime import timedelta
 from typing import Any
 
 import pendulum
+from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Asset, CronPartitionTimetable, Param, TriggerRule, XComArg, task, task_group
+from airflow.sdk.exceptions import AirflowSkipException
 
 from coding_service import (
     BatchCodeSensor,
@@ -30,59 +32,90 @@ POOL = "coding_service"
 DEFERRABLE = True
 CODED_RECORDS = Asset("coded_records")
 
+_WHAT, _WHERE, _TRY, _AUDIT, _SEND = (
+    "What to code", "Where it comes from", "Try it first", "When not to publish", "How to send it",
+)  # fmt: skip
 PARAMS = {
     "topic": Param(
-        "osca", type="string", title="Topic", section="What to code", description="uriName of the classification"
+        "osca", type="string", title="Topic", section=_WHAT, minLength=1,
+        description="`uriName` of the classification, such as `osca` or `anzsco`.",
     ),
     "model": Param(
-        "latest", type="string", title="Model", section="What to code", description="`latest`, or the GUID of a model"
+        "latest", type="string", title="Model", section=_WHAT, minLength=1,
+        description="`latest`, or the GUID of a model. All runs of a backfill use the one that its first run finds.",
     ),
     "from_date": Param(
-        None, type=["null", "string"], format="date", title="From", section="What to code",
-        description="First response date. Leave both empty for the day before the run.",
+        None, type=["null", "string"], format="date", title="From", section=_WHAT,
+        description="First response date. With both dates empty: the day before the run.",
     ),
     "to_date": Param(
-        None, type=["null", "string"], format="date", title="To", section="What to code",
-        description="Last response date, inclusive.",
+        None, type=["null", "string"], format="date", title="To", section=_WHAT,
+        description="Last response date, inclusive. One date alone is that day.",
+    ),
+    "look_back_days": Param(
+        7, type="integer", minimum=0, maximum=366, title="Look back", section=_WHAT,
+        description="Days before its own that a **scheduled** run looks at again, for answers that arrived late. Runs"
+        " by hand and backfills take just their dates.",
     ),
     "selection": Param(
-        "uncoded", type="string", enum=["uncoded", "all"], title="Texts", section="What to code",
+        "uncoded", type="string", enum=["uncoded", "all"], title="Texts", section=_WHAT,
         values_display={"uncoded": "only those that this model has not coded", "all": "code every text again"},
     ),
     "source": Param(
-        "survey_responses", type="string", title="Source", section="Where it comes from", minLength=1,
-        description="Table or view of the warehouse, or a file: file:///path/answers.parquet (.csv, .jsonl, .xlsx)."
+        "survey_responses", type="string", title="Source", section=_WHERE, minLength=1,
+        description="Table or view of the warehouse, or a file: `file:///path/answers.parquet` (.csv, .jsonl, .xlsx)."
         " It holds all records of the dates: what another source gave for them is replaced.",
     ),
     "columns": Param(
-        {}, type="object", title="Columns", section="Where it comes from",
-        description='Columns of the source that are named otherwise: {"occp_text": "job_title"}. They stand for'
-        " record_id, response_date, occp_text, tasks_text.",
+        {}, type="object", title="Columns", section=_WHERE,
+        description='Columns of the source that are named otherwise: `{"occp_text": "job_title"}`. They stand for'
+        " `record_id`, `response_date`, `occp_text`, `tasks_text`.",
+    ),
+    "response_date": Param(
+        None, type=["null", "string"], format="date", title="One date for all", section=_WHERE,
+        description="For a file or table **without dates**: the date under which all of its records are kept. It must"
+        " be one that no other source has. Leave From and To empty.",
     ),
     "clean": Param(
-        True, type="boolean", title="Clean texts", section="Where it comes from",
+        True, type="boolean", title="Clean texts", section=_WHERE,
         description="Bring accents, curly quotes and the like to plain ASCII first. Off: judge texts as they stand.",
     ),
+    "dry_run": Param(
+        False, type="boolean", title="Dry run", section=_TRY,
+        description="Send nothing: the report says how many records and texts there are, and what sending takes.",
+    ),
+    "max_records": Param(
+        None, type=["null", "integer"], minimum=1, maximum=1_000_000, title="Trial of so many records", section=_TRY,
+        description="Code so many records, drawn from all. Their rows go to tables of their own (schema `..._trial`);"
+        " nothing is published.",
+    ),
+    "approve_above": Param(
+        None, type=["null", "integer"], minimum=0, title="Ask above so many texts", section=_TRY,
+        description="Wait for somebody's approval (Required Actions) before more distinct texts are sent. Empty: what"
+        " `CODING_APPROVE_ABOVE` says, if it is set.",
+    ),
     "max_uncoded_share": Param(
-        0.5, type="number", minimum=0, maximum=1, title="Uncoded at most", section="When not to publish",
+        0.5, type="number", minimum=0, maximum=1, title="Uncoded at most", section=_AUDIT,
         description="Share of the records sent that may remain without a code.",
     ),
     "max_rejected_share": Param(
-        0.2, type="number", minimum=0, maximum=1, title="Rejected at most", section="When not to publish",
+        0.2, type="number", minimum=0, maximum=1, title="Rejected at most", section=_AUDIT,
         description="Share of the records read that may be refused before sending.",
     ),
     "records_per_part": Param(
-        500_000, type="integer", minimum=1, maximum=7_000_000, title="Records per part", section="How to send it",
+        500_000, type="integer", minimum=1, maximum=7_000_000, title="Records per part", section=_SEND,
         description="Each part is one operation of the service.",
     ),
     "force_new": Param(
-        False, type="boolean", title="New operations", section="How to send it",
-        description="Open a new operation at every try instead of taking up the one that an earlier try left.",
+        False, type="boolean", title="New operations", section=_SEND,
+        description="Open a new operation at every try instead of taking up the one that an earlier try left. **A"
+        " repeated try sends its texts again.**",
     ),
 }  # fmt: skip
 
-#: The plan's topic, for the sensor, which is given no part.
+#: What the sensor is told of the plan and of its part, which it is not given.
 TOPIC = "{{ ti.xcom_pull(task_ids='plan')['topic'] }}"
+EXPECTED = "{{ ti.xcom_pull(task_ids='prepare')[ti.map_index]['expected_seconds'] }}"
 
 DEFAULT_ARGS = {
     "retries": 3,
@@ -96,35 +129,37 @@ DEFAULT_ARGS = {
 @task
 def plan(*, params: Any = None, dag_run: Any = None, run_id: Any = None) -> dict[str, Any]:
     """Settle topic, model, dates and source of the run, and check what can be checked before any work is done."""
-    from coding_service import CodingServiceHook
-    from coding_settings import setting, staging_of
+    from coding_settings import check_pool, pin_model, setting, staging_of
     from include.coding.plan import Plan, settle_dates
 
+    check_pool(dag_run, POOL)
+    look_back = params["look_back_days"] if dag_run.run_type == "scheduled" else 0
     run_after = pendulum.instance(dag_run.run_after).in_timezone(TIMEZONE)
-    first, last = settle_dates(dag_run.partition_key, params["from_date"], params["to_date"], run_after)
-    settled = {name: value for name, value in params.items() if name not in ("from_date", "to_date", "model")}
-    model = CodingServiceHook().pin_model(params["topic"], params["model"])
-    return Plan.from_dict(
+    first, last = settle_dates(params, dag_run.partition_key, run_after, look_back)
+    settled = Plan.from_dict(
         {
-            **settled,
+            **params,
             "run_id": run_id,
-            "model_id": model.model_id,
-            "model_version": model.version,
+            "model_id": params["model"],
+            "model_version": None,
             "from_date": first,
             "to_date": last,
+            "changed_only": look_back > 0,
             "staging": staging_of(run_id),
-            "schema": setting("CODING_SCHEMA", "coding"),
+            # a trial has tables of its own: nothing of it is taken for more than it is
+            "schema": setting("CODING_SCHEMA", "coding") + ("_trial" if params["max_records"] else ""),
             "memory_mb": int(setting("CODING_MEMORY_MB", "512")),
         }
-    ).as_dict()
+    )
+    return pin_model(settled, dag_run).as_dict()
 
 
 @task
-def prepare(planned: Any, *, ti: Any = None) -> list[dict[str, Any]]:
+def prepare(planned: Any, *, dag_run: Any = None, ti: Any = None) -> list[dict[str, Any]]:
     """Read and judge the records, keep each distinct text once, and write what has to be sent as parts."""
     from dataclasses import asdict
 
-    from coding_settings import open_staging, open_warehouse
+    from coding_settings import estimate_sending, open_staging, open_warehouse
     from include.coding.plan import Plan
     from include.coding.prepare import prepare
 
@@ -132,7 +167,28 @@ def prepare(planned: Any, *, ti: Any = None) -> list[dict[str, Any]]:
     with open_staging(settled.staging) as staging:
         prepared = prepare(settled, open_warehouse(settled), staging)
     ti.xcom_push(key="prepared", value=prepared.as_dict())
-    return [asdict(part) for part in prepared.parts]
+    ti.xcom_push(key="estimate", value=asdict(estimate_sending(prepared, dag_run)))
+    return [] if settled.dry_run else [asdict(part) for part in prepared.parts]
+
+
+class AskToSend(ApprovalOperator):
+    """Has a person approve what is going to be sent, if it is more texts than `approve_above`.
+
+    A person who rejects ends the run: all that follows is skipped.
+    """
+
+    def execute(self, context: Any) -> Any:
+        from coding_settings import setting
+        from include.coding.estimate import Estimate
+
+        estimated = Estimate(**context["ti"].xcom_pull(task_ids="prepare", key="estimate"))
+        params = context["params"]
+        limit = setting("CODING_APPROVE_ABOVE", "") if params["approve_above"] is None else params["approve_above"]
+        if params["dry_run"] or limit == "" or estimated.sent <= int(limit):
+            self.log.info("%d texts to send: nobody has to approve", estimated.sent)
+            return None
+        self.body = estimated.as_markdown
+        return super().execute(context)
 
 
 @task_group
@@ -152,8 +208,8 @@ def code(part: Any) -> None:
     create >> upload >> poll >> download
 
 
-@task(outlets=[CODED_RECORDS], trigger_rule=TriggerRule.ALL_DONE)
-def land(*, ti: Any = None, outlet_events: Any = None) -> dict[str, Any]:
+@task(trigger_rule=TriggerRule.ALL_DONE)
+def land(*, ti: Any = None) -> dict[str, Any]:
     """Keep the results of every part that came back; if all did, audit and publish the run's dates."""
     from dataclasses import asdict
 
@@ -167,12 +223,12 @@ def land(*, ti: Any = None, outlet_events: Any = None) -> dict[str, Any]:
         failed = "plan" if planned is None else "prepare"
         raise DataError(f"there is nothing to land: task {failed!r} did not succeed; its log says why")
     settled = Plan.from_dict(planned)
+    if settled.dry_run:
+        raise AirflowSkipException("a dry run sends nothing and lands nothing")
     returned = [part_result(ti, part["part"]) for part in parts]
     warehouse = open_warehouse(settled)
     with open_staging(settled.staging) as staging:
-        landed = asdict(land(settled, prepared, parts, returned, warehouse, staging))
-    outlet_events[CODED_RECORDS].extra = {**landed, "topic": settled.topic, "model_id": settled.model_id}
-    return landed
+        return asdict(land(settled, prepared, parts, returned, warehouse, staging))
 
 
 def part_result(ti: Any, part: int) -> Any:
@@ -196,24 +252,46 @@ def part_result(ti: Any, part: int) -> Any:
         files["metadata"],
         files["input"],
         files["fingerprint"],
+        ended.get("seconds"),
     )
 
 
-@task
-def report(landed: Any, *, ti: Any = None) -> str:
-    """Write the report of the run and return its URI."""
+@task(trigger_rule=TriggerRule.NONE_FAILED)
+def report(*, ti: Any = None) -> str:
+    """Write the report of the run, a dry run's as well, and return its URI."""
     from coding_settings import open_staging, open_warehouse
+    from include.coding.estimate import Estimate
     from include.coding.plan import Plan
-    from include.coding.report import write_report
+    from include.coding.report import write_estimate, write_report
 
     settled = Plan.from_dict(ti.xcom_pull(task_ids="plan"))
-    prepared = ti.xcom_pull(task_ids="prepare", key="prepared")
-    warehouse = open_warehouse(settled)
     with open_staging(settled.staging) as staging:
-        return write_report(settled, prepared, landed, warehouse, staging)
+        if settled.dry_run:
+            return write_estimate(settled, Estimate(**ti.xcom_pull(task_ids="prepare", key="estimate")), staging)
+        prepared = ti.xcom_pull(task_ids="prepare", key="prepared")
+        landed = ti.xcom_pull(task_ids="land")
+        return write_report(settled, prepared, landed, open_warehouse(settled), staging)
 
 
-@task
+@task(outlets=[CODED_RECORDS])
+def announce(landed: Any, planned: Any, *, dag_run: Any = None, outlet_events: Any = None) -> None:
+    """Tell other DAGs which dates have been published: an event of the asset for each, the date as its partition.
+
+    The run's own partition is told even if nothing of it was new: somebody may wait for it.
+    """
+    days = landed["days"] or ([dag_run.partition_key] if dag_run.partition_key else [])
+    if planned["max_records"] or not days:
+        raise AirflowSkipException("nothing was published")
+    told = ("read", "coded", "uncoded", "rejected", "texts", "texts_sent", "operations", "from_date", "to_date")
+    outlet_events[CODED_RECORDS].add_partitions(days)
+    outlet_events[CODED_RECORDS].extra = {
+        **{name: landed[name] for name in told},
+        **{name: planned[name] for name in ("topic", "model_id", "model_version")},
+        "run_id": dag_run.run_id,
+    }
+
+
+@task(trigger_rule=TriggerRule.NONE_FAILED)
 def clean_up(planned: Any) -> None:
     """Remove the files of the landed run, all but its report; they hold people's texts."""
     from coding_settings import open_staging, setting
@@ -235,6 +313,14 @@ with DAG(
     tags=["occupation", "coding"],
 ) as dag:
     planned = plan()
-    landed = land()
-    code.expand(part=prepare(planned)) >> landed
-    report(landed) >> clean_up(planned)
+    parts = prepare(planned)
+    approved = AskToSend(
+        task_id="approve",
+        subject="Send texts of {{ dag_run.run_id }} to the coding service?",
+        ignore_downstream_trigger_rules=True,
+        response_timeout=timedelta(days=7),
+        retries=0,
+    )
+    landed, reported = land(), report()
+    parts >> approved >> code.expand(part=parts) >> landed >> reported >> clean_up(planned)
+    announce(landed, planned)

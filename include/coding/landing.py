@@ -14,7 +14,7 @@ import duckdb
 
 from include.coding.engine import open_engine
 from include.coding.errors import IncompleteError
-from include.coding.ledger import enter, forget_checksums
+from include.coding.ledger import enter, find_days, forget_checksums
 from include.coding.plan import Plan
 from include.coding.publishing import publish
 from include.coding.results import RESULTS, Read, Returned, model_of, read_results
@@ -34,6 +34,7 @@ class Landed:
     """What was published: counts of records by outcome, of texts and of operations of the run.
 
     :param rows_of: earlier run that had published just this, so that nothing was written; None if there was none
+    :param days: response dates whose rows this run wrote, ISO 8601
     """
 
     read: int
@@ -46,6 +47,7 @@ class Landed:
     from_date: str
     to_date: str
     rows_of: str | None
+    days: tuple[str, ...] = ()
 
 
 def land(
@@ -77,6 +79,7 @@ def land(
             with _open_records(staging, prepared) as records, session.transaction(lock=runs):
                 published = publish(engine, session, plan, prepared, records)
                 enter(session, plan, prepared, published, sent, len(parts))
+                days = find_days(session, plan, plan.run_id)
     log.info("Published %s to %s: %s", plan.from_date, plan.to_date, published)
     return Landed(
         read=published.read,
@@ -89,6 +92,7 @@ def land(
         from_date=plan.from_date,
         to_date=plan.to_date,
         rows_of=None if published.rows_of == plan.run_id else published.rows_of,
+        days=tuple(day.isoformat() for day in days),
     )
 
 
@@ -216,7 +220,7 @@ def _keep_operations(
         row = (
             back.operation_id, plan.run_id, back.part, plan.topic, plan.model_id, part["records"], part["bytes"],
             back.state, seen.problem, seen.usable, seen.set_aside, _fitting(seen.metadata, back, session.dialect),
-            session.now(),
+            session.now(), back.seconds,
         )  # fmt: skip
         session.execute(f"INSERT INTO {operations} VALUES ({', '.join('?' * len(row))})", row)
 

@@ -92,6 +92,29 @@ def find_later(session: Session, plan: Plan, read_at: str) -> list[tuple[date, d
     return [(first, last) for first, last in rows]
 
 
+def find_other_sources(session: Session, plan: Plan) -> list[str]:
+    """Return the sources other than the plan's from which its dates are published."""
+    rows = session.execute(
+        f"""
+        SELECT DISTINCT source FROM {table(plan.schema, "coding_runs")}
+        WHERE topic = ? AND model_id = ? AND to_date >= ? AND from_date <= ? AND source <> ? AND records > 0
+        ORDER BY 1
+        """,
+        [*of_run(plan), plan.source],
+    )
+    return [source for (source,) in rows]
+
+
+def find_days(session: Session, plan: Plan, run_id: str) -> list[date]:
+    """Return the plan's dates whose published rows the run with this id wrote."""
+    rows = session.execute(
+        f"SELECT DISTINCT response_date FROM {table(plan.schema, 'coded_records')} WHERE {OF_RUN} AND run_id = ?"
+        " ORDER BY 1",
+        [*of_run(plan), run_id],
+    )
+    return [day for (day,) in rows]
+
+
 def enter(
     session: Session, plan: Plan, prepared: Mapping[str, Any], published: Published, sent: int, operations: int
 ) -> None:

@@ -30,6 +30,7 @@ class Part:
     :param records: lines of the file
     :param bytes: size of the file
     :param sha256: of the file, hexadecimal
+    :param expected_seconds: that its operation takes, after what earlier ones took; None if that is not known
     """
 
     part: int
@@ -40,6 +41,7 @@ class Part:
     records: int
     bytes: int
     sha256: str
+    expected_seconds: float | None = None
 
 
 def write_parts(engine: duckdb.DuckDBPyConnection, plan: Plan, staging: Staging) -> tuple[Part, ...]:

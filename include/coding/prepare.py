@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import duckdb
 
 from include.coding.engine import copy_to, open_engine
 from include.coding.errors import SourceError
+from include.coding.estimate import expect_seconds
 from include.coding.files import pattern_of
 from include.coding.ledger import find_published, take_checksum
 from include.coding.parts import Part, write_parts
@@ -90,9 +91,18 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
             "%d records are rejected; the others have %d distinct texts, %d of them coded already",
             rejected, texts, known,
         )  # fmt: skip
-        parts = write_parts(engine, plan, staging)
+        parts = _with_times(write_parts(engine, plan, staging), plan, warehouse)
     counts = (read, undated, rejected, texts, known)
     return Prepared(read_at, checksum, False, staging.keep(records), parts, *counts)
+
+
+def _with_times(parts: tuple[Part, ...], plan: Plan, warehouse: Warehouse) -> tuple[Part, ...]:
+    """The parts, with how long each is expected to take."""
+    if not parts:
+        return parts
+    with warehouse.session(read_only=True) as session:
+        seconds = {size: expect_seconds(session, plan, size) for size in {part.records for part in parts}}
+    return tuple(replace(part, expected_seconds=seconds[part.records]) for part in parts)
 
 
 def judge_texts(engine: duckdb.DuckDBPyConnection, plan: Plan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import duckdb
 
 from include.coding.errors import AuditError, IncompleteError
 from include.coding.files import pattern_of
-from include.coding.ledger import OF_RUN, Published, find_later, find_published, of_run
+from include.coding.ledger import OF_RUN, Published, find_later, find_other_sources, find_published, of_run
 from include.coding.plan import Plan
 from include.coding.tables import table
 from include.warehouse.duckdb_warehouse import Query
@@ -63,7 +64,16 @@ def _confirm(session: Session, plan: Plan, prepared: Mapping[str, Any]) -> Publi
 def _replace(
     engine: duckdb.DuckDBPyConnection, session: Session, plan: Plan, prepared: Mapping[str, Any], staged: Path
 ) -> Published:
-    """Replace the run's dates with its records and their codes, all but the dates that another run read later."""
+    """Replace the run's dates with its records and their codes.
+
+    Left as they are: dates that another run read later, dates of which the source has no record any more, and, if
+    the plan is for changes only, dates of which just these records stand published with just these codes.
+    """
+    if plan.response_date and (sources := find_other_sources(session, plan)):
+        raise AuditError(
+            f"nothing was changed: {plan.response_date} is published from {sources}, and a run replaces its date:"
+            f" give source {plan.source!r} another `response_date`"
+        )
     if not prepared["read"] and (count := _count_published(session, plan)):
         raise AuditError(
             f"nothing was changed: source {plan.source!r} has no records of {plan.from_date} to {plan.to_date}, but"
@@ -72,13 +82,16 @@ def _replace(
     later = find_later(session, plan, prepared["read_at"])
     if later:
         log.warning(_LEFT, ", ".join(f"{first} to {last}" for first, last in later))
-    ours = "".join(" AND NOT response_date BETWEEN ? AND ?" for _ in later)
-    values = [day for span in later for day in span]
     records = table(plan.schema, "coded_records")
     model, text = [plan.topic, plan.model_id], session.dialect.text
     read, rejected = prepared["read"], prepared["rejected"]
     with session.staged("staged_records", _staged_records(engine, staged)):
-        if later:
+        left = [*later, *((day, day) for day in _find_vanished(session, plan))]
+        if plan.changed_only:
+            left += [(day, day) for day in _find_unchanged(session, plan)]
+        ours = "".join(" AND NOT response_date BETWEEN ? AND ?" for _ in left)
+        values = [day for span in left for day in span]
+        if left:
             counted = f"SELECT count(*), count(reason) FROM staged_records WHERE true{ours}"
             ((read, rejected),) = session.execute(counted, values)
         session.execute(f"DELETE FROM {records} WHERE {OF_RUN}{ours}", [*of_run(plan), *values])
@@ -98,6 +111,47 @@ def _replace(
         )
     counts = _audit(session, plan, (OF_RUN + ours, [*of_run(plan), *values]), read, rejected)
     return Published(plan.run_id, read, *counts, prepared["texts"])
+
+
+def _find_vanished(session: Session, plan: Plan) -> list[date]:
+    """Published dates of which the run read no record. A source may keep its records for a while only."""
+    days = session.execute(
+        f"SELECT DISTINCT response_date FROM {table(plan.schema, 'coded_records')} WHERE {OF_RUN}"
+        " AND response_date NOT IN (SELECT response_date FROM staged_records) ORDER BY 1",
+        of_run(plan),
+    )
+    if days:
+        named = ", ".join(str(day) for (day,) in days)
+        log.warning(
+            "Left as they are, since source %r has no record of them: %s. If they should go, delete them from"
+            " coded_records",
+            plan.source, named,
+        )  # fmt: skip
+    return [day for (day,) in days]
+
+
+def _find_unchanged(session: Session, plan: Plan) -> list[date]:
+    """Dates of which just what would be written stands published."""
+    columns = "record_id, occurrence, response_date, {0}text_key, reason, operation_id"
+    days = session.execute(
+        f"""
+        WITH fresh AS (
+            SELECT {columns.format("staged_records.")}
+            FROM staged_records LEFT JOIN {table(plan.schema, "coded_texts")} AS texts
+                ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
+        ), standing AS (
+            SELECT {columns.format("")} FROM {table(plan.schema, "coded_records")} WHERE {OF_RUN}
+        ), differing AS (
+            (SELECT * FROM fresh EXCEPT SELECT * FROM standing)
+            UNION ALL
+            (SELECT * FROM standing EXCEPT SELECT * FROM fresh)
+        )
+        SELECT DISTINCT response_date FROM staged_records
+        WHERE response_date NOT IN (SELECT response_date FROM differing) ORDER BY 1
+        """,
+        [plan.topic, plan.model_id, *of_run(plan)],
+    )
+    return [day for (day,) in days]
 
 
 def _staged_records(engine: duckdb.DuckDBPyConnection, path: Path) -> Query:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from include.coding.estimate import Estimate
 from include.coding.ledger import OF_RUN, of_run
 from include.coding.plan import Plan
 from include.coding.staging import REPORT, Staging
@@ -52,7 +53,16 @@ def write_report(
     if odd:
         sections.append(f"**The confidence of {odd} codes is not from 0 to 1; it stands as the service gave it.**")
     sections += [f"## {title}\n\n{_markdown(frame)}" for title, frame in tables.items()]
-    text = "\n\n".join(sections) + "\n"
+    return _keep("\n\n".join(sections) + "\n", staging)
+
+
+def write_estimate(plan: Plan, estimated: Estimate, staging: Staging) -> str:
+    """Write what a dry run has found as Markdown, log it, and return its URI."""
+    head = f"# Occupation coding, {plan.from_date} to {plan.to_date}: a dry run, nothing was sent"
+    return _keep(f"{head}\n\n{_what(plan)}\n\n{estimated.as_markdown}\n", staging)
+
+
+def _keep(text: str, staging: Staging) -> str:
     log.info("%s", text)
     path = staging.scratch / REPORT
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -61,36 +71,48 @@ def write_report(
 
 
 def _ask(session: Session, plan: Plan, query: str) -> list[tuple[Any, ...]]:
-    rows = f"WITH rows AS (SELECT * FROM {table(plan.schema, 'coded_records')} WHERE {OF_RUN}) "
-    return session.execute(rows + query, of_run(plan))
+    where, values = OF_RUN, of_run(plan)
+    if plan.changed_only:
+        where, values = f"{where} AND run_id = ?", [*values, plan.run_id]
+    rows = f"WITH rows AS (SELECT * FROM {table(plan.schema, 'coded_records')} WHERE {where}) "
+    return session.execute(rows + query, values)
 
 
 def _markdown(frame: pd.DataFrame) -> str:
     return "None." if frame.empty else frame.round(3).astype(str).to_markdown(index=False, disable_numparse=True)
 
 
-def _why_none(landed: Mapping[str, Any]) -> str:
+def _why_none(prepared: Mapping[str, Any], landed: Mapping[str, Any]) -> str:
     """Why nothing was sent, if nothing was."""
     if landed["operations"]:
         return ""
     if landed["rows_of"]:
         return f" Nothing was sent or written: run `{landed['rows_of']}` published just these records."
-    if not landed["read"]:
+    if not prepared["read"]:
         return " The source has no records of these dates: nothing to send."
     return " Nothing was sent: every text is coded already, or none may be sent."
 
 
-def _head(plan: Plan, prepared: Mapping[str, Any], landed: Mapping[str, Any]) -> str:
-    lines = [
-        f"# Occupation coding, {plan.from_date} to {plan.to_date}",
-        "",
+def _what(plan: Plan) -> str:
+    return (
         f"Topic `{plan.topic}`, model `{plan.model_id}` (version {plan.model_version}), source `{plan.source}`,"
-        f" run `{plan.run_id}`.",
-        "",
+        f" run `{plan.run_id}`."
+    )
+
+
+def _head(plan: Plan, prepared: Mapping[str, Any], landed: Mapping[str, Any]) -> str:
+    trial = f": a trial of {plan.max_records} records" if plan.max_records else ""
+    lines = [f"# Occupation coding, {plan.from_date} to {plan.to_date}{trial}", "", _what(plan), ""]
+    if trial:
+        lines += [f"- Its rows stand in the tables of the schema `{plan.schema}`, apart from all others."]
+    if plan.changed_only:
+        days = ", ".join(landed["days"]) or "none"
+        lines += [f"- Records looked at: {prepared['read']}; dates of which something was new: {days}."]
+    lines += [
         f"- Records read: {landed['read']}: {landed['coded']} coded, {landed['uncoded']} uncoded,"
         f" {landed['rejected']} rejected.",
         f"- Distinct texts: {landed['texts']}; coded before by this model: {prepared['known']}; sent:"
-        f" {landed['texts_sent']} in {landed['operations']} operations.{_why_none(landed)}",
+        f" {landed['texts_sent']} in {landed['operations']} operations.{_why_none(prepared, landed)}",
     ]
     if prepared["undated"]:
         lines.append(f"- Records of the source without a date, which belong to no run: {prepared['undated']}.")

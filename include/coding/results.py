@@ -127,6 +127,7 @@ class Returned:
     :param output, metadata: URIs of the files, None for what did not come down
     :param sent: URI of the input file that was coded
     :param fingerprint: what was coded, by which model: topic, model GUID and SHA-256 of the input file
+    :param seconds: from its upload until its end was seen, None if that was not seen
     """
 
     part: int
@@ -137,6 +138,7 @@ class Returned:
     metadata: str | None = None
     sent: str | None = None
     fingerprint: str | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)

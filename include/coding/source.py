@@ -34,6 +34,11 @@ CHANGED = "run again when it is loaded"
 _MEND = "write the file anew, whole, and as UTF-8 if it is text"
 
 
+def needed(plan: Plan) -> tuple[str, ...]:
+    """Those of `COLUMNS` that the source must have."""
+    return tuple(name for name in COLUMNS if not (name == "response_date" and plan.response_date))
+
+
 @dataclass(frozen=True)
 class Opened:
     """A source that can be read.
@@ -77,7 +82,7 @@ def _open_file(plan: Plan, engine: duckdb.DuckDBPyConnection, path: Path) -> Ite
     scan, schema = _scan(path, plan, engine)
     _check_columns(plan, schema)
     read_at, before = utc_now(), _state(path)
-    undated = _make_view(plan, engine, scan, {name: plan.column(name) for name in COLUMNS}, schema)
+    undated = _make_view(plan, engine, scan, {name: plan.column(name) for name in needed(plan)}, schema)
     yield Opened(read_at.isoformat(), _count(engine.execute(undated).fetchall()))
     if _state(path) != before:
         raise SourceError(f"source {plan.source!r} changed while it was read: {CHANGED}")
@@ -215,12 +220,12 @@ def _scan_json(path: Path, plan: Plan, engine: duckdb.DuckDBPyConnection) -> tup
         field.with_type(pa.string()) if pa.types.is_temporal(field.type) and field.name != day else field
         for field in found
     )
-    names = dict.fromkeys(plan.column(name) for name in COLUMNS)
+    names = dict.fromkeys(plan.column(name) for name in needed(plan))
     return f"read_json({lines}, columns={_text_columns(names)})", schema
 
 
 def _scan_sheet(path: Path, plan: Plan, engine: duckdb.DuckDBPyConnection) -> str:
-    as_text = {plan.column(name): str for name in COLUMNS if name != "response_date"}
+    as_text = {plan.column(name): str for name in needed(plan) if name != "response_date"}
     try:
         # 'None' and 'N/A' are answers like any other; only an empty cell is empty
         sheet = pd.read_excel(path, dtype=as_text, engine="openpyxl", keep_default_na=False, na_values=[""])
@@ -232,12 +237,13 @@ def _scan_sheet(path: Path, plan: Plan, engine: duckdb.DuckDBPyConnection) -> st
 
 def _check_columns(plan: Plan, schema: pa.Schema) -> None:
     """Whether the source has what is needed, in types that say what they mean."""
-    if missing := [plan.column(name) for name in COLUMNS if plan.column(name) not in schema.names]:
+    if missing := [plan.column(name) for name in needed(plan) if plan.column(name) not in schema.names]:
         raise SourceError(
             f"source {plan.source!r} lacks the columns {missing}; it has {schema.names}. Name the ones to use in"
-            ' `columns`, such as {"occp_text": "job_title"}'
+            ' `columns`, such as {"occp_text": "job_title"}; where there are no dates, give all records one by'
+            " `response_date`"
         )
-    for name in COLUMNS:
+    for name in needed(plan):
         _check_type(plan.source, name, plan.column(name), schema.field(plan.column(name)).type)
 
 
@@ -245,17 +251,20 @@ def _make_table_view(plan: Plan, engine: duckdb.DuckDBPyConnection, session: Ses
     """Make `source` of a table: the warehouse takes out the dates, if it knows them for dates, the engine the rest.
     Return how many records have no date."""
     table, day = quoted(plan.source), quoted_column(plan.column("response_date"))
-    columns = {name: quoted_column(plan.column(name)) for name in COLUMNS}
+    columns = {name: quoted_column(plan.column(name)) for name in needed(plan)}
     columns["record_id"] = f"CAST({columns['record_id']} AS {session.dialect.text})"  # a CHAR(20) loses its padding
     for name in ("occp_text", "tasks_text"):
         columns[name] = f"CASE WHEN length({columns[name]}) > {HUGE} THEN repeat('x', 999) ELSE {columns[name]} END"
     rows = f"SELECT {', '.join(f'{column} AS {name}' for name, column in columns.items())} FROM {table}"
-    is_typed = not _is_text(schema.field(plan.column("response_date")).type)
+    is_dated = plan.response_date is None
+    is_typed = is_dated and not _is_text(schema.field(plan.column("response_date")).type)
     if is_typed:  # as bounds of the bare column, for which there may be an index
         after = date.fromisoformat(plan.to_date) + timedelta(days=1)
         rows += f" WHERE {day} >= DATE '{plan.from_date}' AND {day} < DATE '{after}'"
     engine.register("table_rows", session.query(rows))
-    undated = _make_view(plan, engine, "table_rows", {name: name for name in COLUMNS}, schema)
+    undated = _make_view(plan, engine, "table_rows", {name: name for name in needed(plan)}, schema)
+    if not is_dated:
+        return 0
     if not is_typed:
         return _count(engine.execute(undated).fetchall())
     infinite = f"{day} < DATE '0001-01-01' OR {day} > DATE '9999-12-31'"
@@ -267,24 +276,39 @@ def _make_view(
 ) -> str:
     """Make `source` of a relation of the engine, and return the query that counts its records without a date.
 
-    :param names: what the relation calls each of `COLUMNS`
+    :param names: what the relation calls each of the columns that are needed
     """
-    dated = quoted_column(names["response_date"])
-    day = f"CAST({dated} AS DATE)"
-    if _is_text(schema.field(plan.column("response_date")).type):
-        # a moment with an offset may be another day here, but a cast would take the day as it is written
-        zoned = f"length({dated}) > 10 AND regexp_matches({dated}, '([A-Za-z]|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
-        day = f"CAST(CASE WHEN {zoned} THEN {dated} || ' (has a time zone)' ELSE {dated} END AS DATE)"
+    day = _day(plan, names, schema)
     texts = ", ".join(f"{_text(quoted_column(names[name]), plan)} AS {name}" for name in ("occp_text", "tasks_text"))
     record_id = (
         f"replace(CAST({quoted_column(names['record_id'])} AS VARCHAR), chr(0), '\ufffd')"  # no server takes NUL
     )
     engine.execute(
         f"CREATE TEMP VIEW source AS SELECT {record_id} AS record_id, {texts}, {day} AS response_date"
-        f" FROM {relation} WHERE {day} BETWEEN DATE '{plan.from_date}' AND DATE '{plan.to_date}'"
+        f" FROM {relation} WHERE {day} BETWEEN DATE '{plan.from_date}' AND DATE '{plan.to_date}'{_drawn(plan)}"
     )
     # the cast stands in both, so that a value that is no date is found by this one, which the reader itself runs
     return f"SELECT count(*) FROM {relation} WHERE {day} IS NULL OR NOT isfinite({day})"
+
+
+def _day(plan: Plan, names: dict[str, str], schema: pa.Schema) -> str:
+    """The date of a record, as the engine reads it."""
+    if plan.response_date:
+        return f"DATE '{plan.from_date}'"
+    dated = quoted_column(names["response_date"])
+    if not _is_text(schema.field(plan.column("response_date")).type):
+        return f"CAST({dated} AS DATE)"
+    # a moment with an offset may be another day here, but a cast would take the day as it is written
+    zoned = f"length({dated}) > 10 AND regexp_matches({dated}, '([A-Za-z]|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
+    return f"CAST(CASE WHEN {zoned} THEN {dated} || ' (has a time zone)' ELSE {dated} END AS DATE)"
+
+
+def _drawn(plan: Plan) -> str:
+    """The end of a query that takes the records of a trial: the same at each reading, and from all over the source,
+    since first rows tend to be alike."""
+    if plan.max_records is None:
+        return ""
+    return f" ORDER BY hash(record_id, response_date, occp_text, tasks_text), record_id LIMIT {plan.max_records}"
 
 
 def _count(rows: list[tuple[Any, ...]]) -> int:

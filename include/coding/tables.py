@@ -11,7 +11,15 @@ from include.warehouse.warehouse import Dialect, Session, quoted
 _SQL = Path(__file__).with_name("tables.sql")
 #: What brings tables of version 1, 2, ... to the next one, statements separated by `;`. A change of `tables.sql`
 #: comes with one more of these, and none of them is ever changed. {schema} is the schema's quoted name.
-MIGRATIONS: tuple[str, ...] = ()
+MIGRATIONS: tuple[str, ...] = (
+    """
+    ALTER TABLE {schema}.coding_operations ADD COLUMN seconds DOUBLE PRECISION;
+    CREATE TABLE {schema}.pinned_models (
+        backfill VARCHAR NOT NULL, topic VARCHAR NOT NULL, model VARCHAR NOT NULL, model_id VARCHAR NOT NULL,
+        model_version DOUBLE PRECISION, pinned_at TIMESTAMP NOT NULL
+    )
+    """,
+)
 
 
 def table(schema: str, name: str) -> str:

@@ -68,7 +68,8 @@ CREATE TABLE IF NOT EXISTS {schema}.coding_operations (
     usable        BIGINT NOT NULL,    -- results that were kept
     set_aside     BIGINT NOT NULL,    -- output lines that could not be used
     metadata      VARCHAR,            -- the metadata file as it came, JSON by all we know; NULL if too long for a column
-    landed_at     TIMESTAMP NOT NULL  -- when this row was written, UTC
+    landed_at     TIMESTAMP NOT NULL, -- when this row was written, UTC
+    seconds       DOUBLE PRECISION    -- from its upload until its end was seen; NULL if that was not seen
 );
 
 -- One row per run whose dates stand published. An older reading of the source does not replace a newer one.
@@ -92,6 +93,16 @@ CREATE TABLE IF NOT EXISTS {schema}.coding_runs (
     texts_sent    BIGINT NOT NULL,
     operations    INTEGER NOT NULL,
     landed_at     TIMESTAMP NOT NULL  -- when this row was written, UTC
+);
+
+-- One row per backfill and question: the model that its first run was answered, for all its runs.
+CREATE TABLE IF NOT EXISTS {schema}.pinned_models (
+    backfill      VARCHAR NOT NULL,   -- number of the backfill in Airflow, and when it was created
+    topic         VARCHAR NOT NULL,
+    model         VARCHAR NOT NULL,   -- what was asked for: latest, or a GUID
+    model_id      VARCHAR NOT NULL,   -- GUID of the model
+    model_version DOUBLE PRECISION,
+    pinned_at     TIMESTAMP NOT NULL  -- UTC
 );
 
 -- For each record and topic, the row of the newest model.

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+from dataclasses import replace
 
 import duckdb
 import pytest
@@ -76,7 +77,7 @@ def test_a_landing_tells_its_counts(filled):
     landed = filled.run(code=code_chefs, records_per_part=1)
     assert vars(landed) == {
         **{"read": 4, "coded": 2, "uncoded": 1, "rejected": 1, "texts": 2, "texts_sent": 2, "operations": 2},
-        **{"from_date": DAY, "to_date": NEXT_DAY, "rows_of": None},
+        **{"from_date": DAY, "to_date": NEXT_DAY, "rows_of": None, "days": (DAY, NEXT_DAY)},
     }
 
 
@@ -158,7 +159,7 @@ def test_a_run_over_records_that_stand_published_writes_none_of_them(filled):
     prepared = filled.prepare(run_id="run-2")
     assert (prepared.unchanged, prepared.records_uri, prepared.parts) == (True, None, ())
     landed = filled.land()
-    assert vars(landed) == {**vars(first), "texts_sent": 0, "operations": 0, "rows_of": "run-1"}
+    assert vars(landed) == {**vars(first), "texts_sent": 0, "operations": 0, "rows_of": "run-1", "days": ()}
     assert filled.ask("SELECT * FROM coding.coded_records ORDER BY record_id") == before
     runs = "SELECT run_id, rows_of, records, coded, uncoded, rejected, texts, texts_sent FROM coding.coding_runs"
     assert filled.ask(f"{runs} ORDER BY 1") == [
@@ -389,10 +390,10 @@ def test_an_empty_day_is_landed_without_a_record(filled):
 
 def test_the_dates_are_replaced_and_no_other_date(filled):
     filled.run(to_date=LATER)
-    filled.ask(f"DELETE FROM survey_responses WHERE response_date <> '{DAY}' OR record_id = '1'")
+    filled.ask(f"DELETE FROM survey_responses WHERE response_date = '{LATER}' OR record_id IN ('1', '3')")
     filled.run(run_id="run-2")
     rows = filled.ask("SELECT record_id, run_id FROM coding.coded_records ORDER BY record_id")
-    assert rows == [("2", "run-2"), ("5", "run-1")]
+    assert rows == [("2", "run-2"), ("4", "run-2"), ("5", "run-1")]
 
 
 @pytest.mark.parametrize("other", [{"model_id": OTHER_MODEL}, {"topic": "anzsco"}])
@@ -720,3 +721,84 @@ def test_dates_are_stored_as_dates_and_times_as_utc(filled):
 def test_a_plan_that_gives_no_version_is_landed(filled):
     filled.run(model_version=None)
     assert filled.ask("SELECT DISTINCT model_version FROM coding.current_codes") == [(None,)]
+
+
+NIGHT = {"run_id": "night", "from_date": DAY, "to_date": NEXT_DAY, "changed_only": True}
+
+
+def written_by(pipeline):
+    """Records that each run's rows are of, by run id."""
+    rows = pipeline.ask("SELECT run_id, record_id FROM coding.coded_records ORDER BY 1, 2")
+    return {run_id: [row[1] for row in rows if row[0] == run_id] for run_id, _ in rows}
+
+
+def test_a_look_back_publishes_dates_with_late_records_and_leaves_the_others_as_they_are(filled):
+    filled.run(to_date=DAY)
+    filled.fill(("9", DAY, "chef", "cooks"))
+    landed = filled.run(**NIGHT)
+    assert written_by(filled) == {"night": ["1", "2", "3", "4", "9"]}
+    assert (landed.days, landed.read, landed.texts_sent) == ((DAY, NEXT_DAY), 5, 1)
+
+    again = filled.run(**{**NIGHT, "run_id": "again", "to_date": LATER})
+    assert written_by(filled) == {"again": ["5"], "night": ["1", "2", "3", "4", "9"]}
+    assert (again.days, again.read, again.texts_sent) == ((LATER,), 1, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE survey_responses SET occp_text = 'baker' WHERE record_id = '1'",
+        "UPDATE survey_responses SET occp_text = '' WHERE record_id = '1'",
+        "UPDATE survey_responses SET record_id = '7' WHERE record_id = '1'",
+        "DELETE FROM survey_responses WHERE record_id = '1'",
+    ],
+    ids=["another text", "no text", "another id", "withdrawn"],
+)
+def test_a_look_back_sees_records_that_were_changed_or_withdrawn(filled, change):
+    filled.run()
+    filled.ask(change)
+    landed = filled.run(**NIGHT)
+    assert landed.days == (DAY,)
+    assert landed.coded + landed.rejected == landed.read == len(written_by(filled)["night"])
+
+
+def test_a_look_back_sees_that_a_text_was_coded_again(filled):
+    filled.run(to_date=LATER)
+    filled.ask("UPDATE coding.coded_texts SET operation_id = 'other' WHERE occp_text = 'chef'")
+    assert filled.run(**NIGHT).days == (DAY,)
+
+
+def test_a_look_back_without_anything_new_writes_nothing_and_says_so(filled):
+    filled.run(to_date=LATER)
+    before = filled.ask("SELECT * FROM coding.coded_records ORDER BY record_id")
+    landed = filled.run(**NIGHT)
+    assert (landed.days, landed.read, landed.texts_sent, landed.operations) == ((), 0, 0, 0)
+    assert filled.ask("SELECT * FROM coding.coded_records ORDER BY record_id") == before
+
+
+def test_published_dates_that_the_source_no_longer_has_stay_and_are_named(filled, caplog):
+    filled.run()
+    filled.ask("DELETE FROM survey_responses WHERE response_date = ?", as_date(DAY))
+    landed = filled.run(run_id="run-2", selection="all")
+    assert (landed.days, landed.read) == ((NEXT_DAY,), 2)
+    assert written_by(filled) == {"run-1": ["1", "2"], "run-2": ["3", "4"]}
+    assert f"source 'survey_responses' has no record of them: {DAY}. If they should go" in caplog.text
+
+
+def test_a_source_without_dates_never_replaces_the_records_of_another_source(filled):
+    filled.run()
+    filled.fill(("x", None, "clerk", ""), table="wave")
+    undated = {"run_id": "wave", "source": "wave", "response_date": NEXT_DAY, "from_date": NEXT_DAY}
+    with pytest.raises(AuditError, match=f"{NEXT_DAY} is published from \\['survey_responses'\\], .* another `resp"):
+        filled.run(**undated)
+    assert filled.outcomes() == OUTCOMES
+    landed = filled.run(**{**undated, "response_date": LATER, "from_date": LATER, "to_date": LATER})
+    assert (landed.days, landed.coded) == ((LATER,), 1)
+    filled.fill(("y", None, "clerk", ""), table="wave")
+    assert filled.run(**{**undated, "response_date": LATER, "from_date": LATER, "to_date": LATER}).coded == 2
+
+
+def test_an_operation_keeps_how_long_it_took(filled):
+    filled.prepare()
+    filled.land([replace(filled.come_back(part), seconds=41.5) for part in filled.prepared.parts])
+    assert filled.ask("SELECT seconds FROM coding.coding_operations") == [(41.5,)]

@@ -31,7 +31,7 @@ DUE = datetime(2026, 11, 1, 0, 0, tzinfo=ZoneInfo("Australia/Sydney"))
     ],
 )
 def test_the_partition_goes_first_then_the_form_then_the_day_before(partition, first, last, settled):
-    assert settle_dates(partition, first, last, DUE) == settled
+    assert settle_dates({"from_date": first, "to_date": last}, partition, DUE) == settled
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_the_partition_goes_first_then_the_form_then_the_day_before(partition, f
     ],
 )
 def test_the_day_before_is_a_day_of_sydney(due, day):
-    assert settle_dates(None, None, None, due.astimezone(ZoneInfo("Australia/Sydney"))) == (day, day)
+    assert settle_dates({}, None, due.astimezone(ZoneInfo("Australia/Sydney"))) == (day, day)
 
 
 @pytest.mark.parametrize(
@@ -52,28 +52,88 @@ def test_the_day_before_is_a_day_of_sydney(due, day):
 )
 def test_dates_that_contradict_the_partition_are_refused(first, last):
     with pytest.raises(PlanError, match="partition '2026-10-05' but its form names the dates") as caught:
-        settle_dates("2026-10-05", first, last, DUE)
+        settle_dates({"from_date": first, "to_date": last}, "2026-10-05", DUE)
     assert f"{first!r} to {last!r}" in str(caught.value)
     assert "leave the dates empty" in str(caught.value)
 
 
 def test_dates_the_wrong_way_round_are_refused():
     with pytest.raises(PlanError, match="from_date '2026-10-06' is after to_date '2026-10-05': swap them"):
-        settle_dates(None, "2026-10-06", "2026-10-05", DUE)
+        settle_dates({"from_date": "2026-10-06", "to_date": "2026-10-05"}, None, DUE)
 
 
 @pytest.mark.parametrize(
     "garbage", ["yesterday", "31/10/2026", "2026-02-30", "2026-10-5", "2026-10-05T10:00:00", "'"]
 )
 @pytest.mark.parametrize(
-    ("name", "place"), [("the partition key", 0), ("from_date", 1), ("to_date", 2)], ids=["key", "from", "to"]
+    ("name", "params"),
+    [
+        ("the partition key", {}),
+        ("from_date", {"to_date": "2026-10-05"}),
+        ("to_date", {"from_date": "2026-10-05"}),
+        ("response_date", {}),
+    ],
+    ids=["key", "from", "to", "all"],
 )
-def test_what_is_no_date_is_refused_by_name_and_value(name, place, garbage):
-    values = [None, "2026-10-05", "2026-10-05"] if place else [None, None, None]
-    values[place] = garbage
+def test_what_is_no_date_is_refused_by_name_and_value(name, params, garbage):
+    partition = garbage if name == "the partition key" else None
     with pytest.raises(PlanError) as caught:
-        settle_dates(*values, DUE)
+        settle_dates(params if partition else {**params, name: garbage}, partition, DUE)
     assert str(caught.value) == f"{name} is {garbage!r}; expected a date such as '2026-10-31'"
+
+
+@pytest.mark.parametrize(
+    ("days", "first"), [(0, "2026-10-05"), (1, "2026-10-04"), (7, "2026-09-28"), (366, "2025-10-04")]
+)
+def test_a_look_back_takes_days_before_the_partition_too(days, first):
+    assert settle_dates({}, "2026-10-05", DUE, look_back_days=days) == (first, "2026-10-05")
+
+
+def test_a_source_without_dates_is_of_the_one_date_that_is_named():
+    params = {"from_date": None, "to_date": "", "response_date": "2026-06-30"}
+    assert settle_dates(params, None, DUE) == ("2026-06-30", "2026-06-30")
+
+
+@pytest.mark.parametrize(
+    ("params", "partition", "message"),
+    [
+        (
+            {"response_date": "2026-06-30", "from_date": "2026-06-30"}, None,
+            "`response_date` gives all records the date '2026-06-30', but the form also names the dates '2026-06-30'"
+            " to None of those to take: leave one of the two empty",
+        ),
+        (
+            {"response_date": "2026-06-30"}, "2026-10-05",
+            "the run is for the partition '2026-10-05', so it takes the records of that day, but `response_date` says"
+            " that the source has no dates: run it by hand, without a partition",
+        ),
+        (
+            {"max_records": 100, "dry_run": True}, "2026-10-05",
+            "max_records and dry_run would code nothing, or not all, of the partition '2026-10-05', and Airflow would"
+            " take it for done: run without a partition, and name the dates",
+        ),
+        (
+            {"dry_run": True}, "2026-10-05",
+            "dry_run would code nothing, or not all, of the partition '2026-10-05', and Airflow would take it for"
+            " done: run without a partition, and name the dates",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_refused_with_a_sentence(params, partition, message):
+    with pytest.raises(PlanError) as caught:
+        settle_dates(params, partition, DUE)
+    assert str(caught.value) == message
+
+
+def test_a_column_of_dates_and_one_date_for_all_do_not_go_together():
+    with pytest.raises(PlanError, match="`columns` names 'day' as the date of each record, `response_date` gives"):
+        make_plan(columns={"response_date": "day"}, response_date="2026-06-30")
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_trial_of_no_records_is_refused(count):
+    with pytest.raises(PlanError, match=f"`max_records` is {count}; expected 1 or more, or nothing"):
+        make_plan(max_records=count)
 
 
 def test_a_column_that_nobody_knows_is_refused():

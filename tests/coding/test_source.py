@@ -485,3 +485,44 @@ def test_the_error_of_a_broken_row_does_not_quote_what_a_person_wrote(read, tmp_
     with pytest.raises(SourceError, match="cannot be read") as caught:
         read(tmp_path / "a.csv")
     assert "secret duties" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["answers.csv", "answers.parquet", "answers.jsonl"])
+def test_a_file_without_dates_has_the_date_that_is_given_to_all(read, tmp_path, name):
+    path = tmp_path / name
+    kind = {"csv": "csv", "parquet": "parquet", "jsonl": "json"}[name.partition(".")[2]]
+    duckdb.execute(
+        f"COPY (SELECT 'a' AS record_id, 'chef' AS occp_text, 'cooks' AS tasks_text) TO '{path}' (FORMAT {kind})"
+    )
+    dates = {"from_date": DAY, "to_date": DAY}
+    assert read(path.as_uri(), response_date=DAY, **dates) == ([("a", as_date(DAY), "chef", "cooks")], 0)
+    with pytest.raises(SourceError, match=r"lacks the columns \['response_date'\]; .* give all records one by"):
+        read(path.as_uri(), **dates)
+
+
+def test_a_table_without_dates_has_the_date_that_is_given_to_all(read_table, define):
+    define("CREATE TABLE undated AS SELECT record_id, occp_text, tasks_text FROM answers")
+    rows, undated = read_table("undated", response_date=DAY, from_date=DAY, to_date=DAY)
+    assert [row[1] for row in rows] == [as_date(DAY)]
+    assert undated == 0
+
+
+def test_dates_of_a_source_do_not_count_if_all_its_records_are_given_one(read, tmp_path):
+    path = tmp_path / "answers.csv"
+    path.write_text(HEADER + "1,not a date,chef,\n2,,baker,\n", encoding="utf-8")
+    rows, undated = read(path.as_uri(), response_date=LATER, from_date=LATER, to_date=LATER)
+    assert ([row[:2] for row in rows], undated) == ([("1", as_date(LATER)), ("2", as_date(LATER))], 0)
+
+
+def test_a_trial_takes_so_many_records_the_same_each_time_and_not_the_first_ones(read, read_table, define, tmp_path):
+    path = tmp_path / "answers.csv"
+    lines = [f"{number:03},{DAY},job {number},\n" for number in range(200)]
+    path.write_text(HEADER + "".join(lines), encoding="utf-8")
+    drawn, _ = read(path.as_uri(), max_records=20)
+    path.write_text(HEADER + "".join(reversed(lines)), encoding="utf-8")
+    assert len(drawn) == 20
+    assert read(path.as_uri(), max_records=20)[0] == drawn
+    assert max(row[0] for row in drawn) > "100" > min(row[0] for row in drawn)
+    assert len(read(path.as_uri(), max_records=500)[0]) == 200
+    define("INSERT INTO answers VALUES ('x', DATE '2026-10-05', 'baker', ''), ('y', DATE '2026-10-05', 'clerk', '')")
+    assert len(read_table("answers", max_records=2)[0]) == 2

@@ -1,0 +1,72 @@
+"""What a run is going to send, and how long that takes, before anything is sent."""
+
+from dataclasses import replace
+
+import pytest
+
+from include.coding.estimate import Estimate, estimate, expect_seconds
+from tests.coding.conftest import DAY, make_plan
+
+COUNTS = {"read": 10, "undated": 1, "rejected": 2, "texts": 6, "known": 1, "checksum": "x"}
+
+
+@pytest.fixture
+def sized(pipeline):
+    """Lands operations of so many records that took so many seconds."""
+
+    def land(*operations):
+        for number, (records, seconds) in enumerate(operations):
+            texts = [(f"{number}-{text}", DAY, f"job {number} {text}", "") for text in range(records)]
+            pipeline.fill(*texts)
+            pipeline.prepare(run_id=f"run-{number}")
+            pipeline.land([replace(pipeline.come_back(part), seconds=seconds) for part in pipeline.prepared.parts])
+        return pipeline
+
+    return land
+
+
+def expect(pipeline, records, **changes):
+    with pipeline.warehouse.session(read_only=True) as session:
+        return expect_seconds(session, make_plan(**changes), records)
+
+
+def test_an_operation_is_expected_to_take_what_those_of_its_size_took(sized):
+    pipeline = sized((1, 10.0), (1, 12.0), (1, 11.0), (8, 80.0), (9, 90.0), (10, 1000.0), (9, 100.0), (8, 85.0))
+    assert expect(pipeline, 9) == 90.0, "the middle one of five: one that took very long does not count"
+    assert expect(pipeline, 1) in (11.0, 12.0), "three of one record, and the next in size"
+
+
+@pytest.mark.parametrize("place", ["duckdb"], indirect=True)
+def test_nothing_is_expected_where_nothing_was_seen(sized):
+    pipeline = sized((1, None))
+    assert expect(pipeline, 1) is None
+    assert expect(sized((2, 5.0)), 1, topic="anzsco") is None
+
+
+@pytest.mark.parametrize("place", ["duckdb"], indirect=True)
+def test_parts_are_prepared_with_what_is_expected_of_them(sized):
+    pipeline = sized((2, 30.0))
+    pipeline.fill(("new", DAY, "nurse", ""))
+    pipeline.prepare(run_id="next")
+    assert [part.expected_seconds for part in pipeline.prepared.parts] == [30.0]
+
+
+@pytest.mark.parametrize("place", ["duckdb"], indirect=True)
+def test_an_estimate_counts_texts_bytes_parts_calls_and_time(pipeline):
+    pipeline.fill(*((str(number), DAY, f"job {number}", "") for number in range(5)))
+    pipeline.prepare(records_per_part=2)
+    parts = [replace(part, expected_seconds=600.0) for part in pipeline.prepared.parts]
+    found = estimate(pipeline.prepared.as_dict(), parts, 2, 5, 0.5, at_once=2)
+    assert found == Estimate(
+        read=5, undated=0, rejected=0, texts=5, known=0, sent=5, bytes=sum(part.bytes for part in parts), parts=3,
+        calls=17, call_seconds=34.0, coding_seconds=1200.0,
+    )  # fmt: skip
+    assert "**5 to send**" in found.as_markdown
+    assert "about 17; at the budget they take 0:00:34" in found.as_markdown
+    assert "about 0:20:00, after what earlier operations took" in found.as_markdown
+
+
+def test_an_estimate_says_what_is_not_known_and_that_nothing_takes_no_time():
+    unknown = estimate(COUNTS, [], 2, 5, 1.0, at_once=None)
+    assert (unknown.calls, unknown.coding_seconds) == (2, 0.0)
+    assert "not known" in replace(unknown, coding_seconds=None).as_markdown
