@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +89,21 @@ def pin_model(plan: Plan, dag_run: Any) -> Plan:
     else:
         model_id, version = pin_model(open_warehouse(plan), plan.schema, backfill, plan.topic, plan.model_id, ask)
     return replace(plan, model_id=model_id, model_version=version)
+
+
+def approval_limit(params: Mapping[str, Any]) -> int | None:
+    """Distinct texts above which a person has to approve: the form's number, else the setting's; None: never.
+
+    :raises PlanError: the setting is no number
+    """
+    if params["approve_above"] is not None:
+        return int(params["approve_above"])
+    value = setting("CODING_APPROVE_ABOVE", "")
+    if value and not value.isdecimal():
+        raise PlanError(
+            f"the setting CODING_APPROVE_ABOVE is {value!r}; expected a whole number of texts, or nothing"
+        )
+    return int(value) if value else None
 
 
 def estimate_sending(prepared: Prepared, dag_run: Any) -> Estimate:

@@ -178,13 +178,12 @@ class AskToSend(ApprovalOperator):
     """
 
     def execute(self, context: Any) -> Any:
-        from coding_settings import setting
+        from coding_settings import approval_limit
         from include.coding.estimate import Estimate
 
         estimated = Estimate(**context["ti"].xcom_pull(task_ids="prepare", key="estimate"))
-        params = context["params"]
-        limit = setting("CODING_APPROVE_ABOVE", "") if params["approve_above"] is None else params["approve_above"]
-        if params["dry_run"] or limit == "" or estimated.sent <= int(limit):
+        limit = approval_limit(context["params"])
+        if context["params"]["dry_run"] or limit is None or estimated.sent <= limit:
             self.log.info("%d texts to send: nobody has to approve", estimated.sent)
             return None
         self.body = estimated.as_markdown

@@ -1,0 +1,69 @@
+"""The call budget, kept by all processes of Airflow together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from include.stack.processes import POOL, Running, Stack
+from tests.end_to_end.conftest import Harness, until
+
+pytestmark = pytest.mark.airflow
+OPERATIONS = 40
+
+
+class Budgeted(Stack):
+    """The stack with the budget that the service grants a partner: one call a second."""
+
+    def environment(self, running: Running) -> dict[str, str]:
+        environment = super().environment(running)
+        connection = json.loads(environment["AIRFLOW_CONN_CODING_SERVICE_DEFAULT"])
+        connection["extra"] |= {"requests_per_second": 1, "poll_interval": 10}
+        return {**environment, "AIRFLOW_CONN_CODING_SERVICE_DEFAULT": json.dumps(connection)}
+
+
+@pytest.fixture(scope="module")
+def budgeted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+    options = ("--coder", "stub", "--progression", "by_time", "--seconds", "100")
+    stack = Budgeted(tmp_path_factory.mktemp("budgeted"), service_options=options)
+    stack.start()
+    try:
+        yield Harness(stack)
+    finally:
+        stack.stop()
+
+
+def test_forty_operations_in_flight_never_exceed_one_call_a_second(budgeted: Harness, tmp_path: Path) -> None:
+    path = tmp_path / "answers.parquet"
+    duckdb.execute(
+        "COPY (SELECT 'T' || i AS record_id, DATE '2026-09-01' AS response_date, 'job number ' || i AS occp_text,"
+        f" 'tasks' AS tasks_text FROM range({OPERATIONS}) AS numbers(i)) TO '{path}' (FORMAT parquet)"
+    )
+    budgeted.api.request(
+        "PATCH", f"/pools/{POOL}", json={"name": POOL, "slots": OPERATIONS, "include_deferred": True}
+    )
+    run_id = budgeted.api.trigger({"source": path.as_uri(), "from_date": "2026-09-01", "records_per_part": 1})
+
+    def in_flight() -> int:
+        return list(budgeted.api.tasks(run_id).values()).count("deferred")
+
+    until(lambda: in_flight() == OPERATIONS, f"{OPERATIONS} operations in flight", 300)
+    assert budgeted.api.wait(run_id, 600) == "success"
+
+    calls = [entry for entry in budgeted.journal() if "/v1/" in entry["path"]]
+    assert not [entry for entry in calls if entry["status"] == 429]
+    times = sorted(entry["time"] for entry in calls)
+    assert len(times) >= 4 * OPERATIONS
+    # a call is sent at its moment, but it arrives when a busy machine lets it: by so much two may come closer
+    jitter = 0.9
+    for seconds in (1, 10, 60):
+        most = max(sum(start <= time < start + seconds for time in times) for start in times)
+        assert most <= seconds + 1 + jitter, f"{most} calls arrived within {seconds} s"
+    together = sum(later - earlier < 0.5 for earlier, later in pairwise(times))
+    print(f"{len(times)} calls in {times[-1] - times[0]:.0f} s, {together} of them within half a second of another")
+    assert sum(entry["path"] == "/oauth2/token" for entry in budgeted.journal()) == 1
