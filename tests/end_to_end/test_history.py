@@ -20,8 +20,8 @@ MAIN = "recode_occupations"
 FIRST, LAST = "2026-10-01", "2026-10-30"
 #: Copies of the DAG that catch up over the nights around a change of clocks: name, first midnight, last midnight.
 CATCH_UP = {
-    "october": ("2026-10-03", "2026-10-04"),  # 4 October has 23 hours
-    "april": ("2026-04-04", "2026-04-05"),  # 5 April has 25
+    "october": ("2026-10-04", "2026-10-05"),  # 4 October has 23 hours
+    "april": ("2026-04-05", "2026-04-06"),  # 5 April has 25
 }
 
 
@@ -139,16 +139,15 @@ def test_a_backfill_of_thirty_days_has_one_model_sends_texts_once_and_leaves_the
     # a run that prepares while another has not landed sends what both have; most texts are in that no more
     assert distinct <= sent < 2 * distinct
     asked = calls(history, mark)
-    assert sum(call.endswith("/models/latest") for call in asked) == 4, (
-        "the backfill, the night, and the two dry runs"
-    )
+    latest = sum(call.endswith("/models/latest") for call in asked)
+    assert 4 <= latest <= 3 + 6, "the night, the two dry runs, and those runs of the backfill that were first"
     print(f"{len(asked)} calls, {sent} texts sent for {distinct} distinct ones in {operations} operations")
 
 
 def test_a_second_backfill_sends_nothing(history: Harness) -> None:
     (model,) = {model for (model,) in history.query("SELECT model_id FROM coding.pinned_models")}
     mark = history.mark()
-    again = {"reprocess_behavior": "completed", "dag_run_conf": {"model": model}}
+    again = {"reprocess_behavior": "completed", "dag_run_conf": {"model": model}, "max_active_runs": 1}
     done = backfill(history, "2026-10-05", "2026-10-08", **again)
     assert [run["state"] for run in done] == ["success"] * 4
     assert (created(history, mark), history.uploads(mark)) == (0, [])
