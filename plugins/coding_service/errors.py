@@ -24,6 +24,7 @@ CodingServiceError
 
 from __future__ import annotations
 
+import math
 import re
 import time
 
@@ -36,8 +37,8 @@ def redact(text: str) -> str:
 
 
 def utc(moment: float) -> str:
-    """Return a moment (seconds since the epoch) as people of any time zone can read it."""
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
+    """Return a moment (seconds since the epoch), rounded up, as people of any time zone can read it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(math.ceil(moment)))
 
 
 class CodingServiceError(Exception):

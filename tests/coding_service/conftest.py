@@ -308,21 +308,36 @@ def input_file(tmp_path):
     return path
 
 
+def command_of(program, arguments):
+    """What starts a program in an interpreter of its own that finds this project."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "plugins"), str(ROOT)])}
+    return {"args": [sys.executable, "-c", program, *map(str, arguments)], "env": environment}
+
+
 @pytest.fixture
 def run_python():
     """Return a function that runs a program in an interpreter of its own and gives back what it printed."""
 
     def run_program(program, *arguments):
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "plugins"), str(ROOT)])}
         done = subprocess.run(
-            [sys.executable, "-c", program, *map(str, arguments)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
+            **command_of(program, arguments), capture_output=True, text=True, check=False, timeout=120
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     return run_program
+
+
+@pytest.fixture
+def start_python():
+    """Return a function that starts a program in an interpreter of its own."""
+    started = []
+
+    def start_program(program, *arguments):
+        started.append(subprocess.Popen(**command_of(program, arguments)))
+        return started[-1]
+
+    yield start_program
+    for process in started:
+        process.kill()
+        process.wait()

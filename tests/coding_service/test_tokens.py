@@ -8,6 +8,8 @@ import pytest
 from coding_service import CodingServiceHook
 from coding_service.errors import AuthorizationError
 from coding_service.hooks import Caller
+from coding_service.limiter import CallBudget
+from coding_service.shared_file import SharedFile
 from coding_service.tokens import MARGIN, TokenStore
 
 NOW = 1_800_000_000.0
@@ -121,10 +123,10 @@ def token_requests(remote):
     return remote.journal("POST", "/oauth2/token")
 
 
-def test_eight_processes_at_once_ask_for_one_token(connected, run_python):
-    run_python(MANY_PROCESSES, 8)
+def test_twenty_processes_at_once_ask_for_one_token(connected, run_python):
+    run_python(MANY_PROCESSES, 20)
     assert len(token_requests(connected)) == 1
-    assert [one["status"] for one in connected.journal("GET", "/v1/topics")] == [200] * 8
+    assert [one["status"] for one in connected.journal("GET", "/v1/topics")] == [200] * 20
 
 
 def test_the_token_file_of_a_real_call_holds_no_token_and_no_credentials(remote, connect, tmp_path):
@@ -151,11 +153,19 @@ def test_a_withdrawn_token_is_replaced_once_and_the_call_goes_through(connected)
     assert len(token_requests(connected)) == 2
 
 
-def test_processes_that_meet_a_withdrawn_token_together_replace_it_once(connected, run_python):
+def test_twenty_processes_whose_token_is_refused_at_once_replace_it_once(remote, connect, start_python):
+    state = connect(remote.url)
     CodingServiceHook().topics()
-    connected.forget_tokens()
-    run_python(MANY_PROCESSES, 6)
-    assert len(token_requests(connected)) == 2
+    [path] = state.glob("*.calls")
+    CallBudget(SharedFile(path), 1, 1).slow_down(5)  # each takes the token, then waits for its moment
+    processes = start_python(MANY_PROCESSES, 20)
+    while sum(json.loads(path.read_text())["calls"].values()) < 1 + 20:
+        assert processes.poll() is None
+    remote.forget_tokens()
+    assert processes.wait(60) == 0
+    assert len(token_requests(remote)) == 2
+    statuses = [one["status"] for one in remote.journal("GET", "/v1/topics")]
+    assert sorted(statuses) == [200] * 21 + [403] * 20
 
 
 def test_a_token_refused_when_new_is_not_replaced_a_second_time(serve, connect):
