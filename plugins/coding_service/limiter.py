@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from itertools import accumulate
 from typing import Any, Protocol
 
 from coding_service.errors import QuotaExceededError, utc
 
 HOUR = 3600
 DAY = 24 * HOUR
+#: Who meets the end of the day's budget waits until this share of it is free again: the calls of one quiet hour would
+#: be gone at once, and each task that is refused again has one try less.
+ROOM = 0.1
 
 
 class SharedState(Protocol):
@@ -70,9 +74,14 @@ class CallBudget:
         oldest, latest = int((now - DAY) // HOUR), int((now + DAY) // HOUR)
         calls = {hour: count for hour, count in state.get("calls", {}).items() if oldest <= int(hour) <= latest}
         if sum(calls.values()) >= self._per_day:
-            until = (min(map(int, calls)) + 1) * HOUR + DAY
-            raise _no_calls(f"all {self._per_day} calls of 24 hours are made", until, now)
+            raise _no_calls(f"all {self._per_day} calls of 24 hours are made", self._room_again(calls), now)
         return calls
+
+    def _room_again(self, calls: dict[str, int]) -> float:
+        hours = sorted(map(int, calls))
+        freed = accumulate(calls[str(hour)] for hour in hours)
+        last = next(hour for hour, count in zip(hours, freed, strict=True) if count >= ROOM * self._per_day)
+        return (last + 1) * HOUR + DAY
 
 
 def _check_stop(state: dict[str, Any], now: float) -> None:

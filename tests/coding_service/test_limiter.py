@@ -4,7 +4,9 @@ import json
 import stat
 
 import pytest
+from airflow.sdk.definitions.retry_policy import RetryAction
 
+from coding_service import CodingServiceRetryPolicy
 from coding_service.errors import QuotaExceededError
 from coding_service.limiter import DAY, HOUR, CallBudget
 from coding_service.shared_file import SharedFile
@@ -110,6 +112,27 @@ def test_calls_spread_over_the_day_are_freed_as_they_age(path, clock):
             clock.now += error.retry_after
             budget.reserve()
     assert all(wait <= 7 * HOUR for wait in waits)
+
+
+def test_forty_tasks_of_three_retries_outlive_a_used_up_day(path, clock):
+    budget = CallBudget(SharedFile(path, clock), per_second=1000, per_day=100)
+    for calls in (2, 2, 2, 2, 2, 90):  # some quiet hours, then a busy one
+        for _ in range(calls):
+            budget.reserve()
+        clock.now += HOUR
+    waiting, tries = 40, 0
+    while waiting and tries < 4:
+        tries, delay = tries + 1, 0.0
+        for _ in range(waiting):
+            try:
+                budget.reserve()
+                waiting -= 1
+            except QuotaExceededError as error:
+                decision = CodingServiceRetryPolicy().evaluate(error, try_number=tries, max_tries=3)
+                assert decision.action is RetryAction.RETRY
+                delay = max(delay, decision.retry_delay.total_seconds())
+        clock.now += delay
+    assert (waiting, tries) == (0, 3)
 
 
 def test_slowing_down_holds_everybody_for_a_while(budget, path, clock):
