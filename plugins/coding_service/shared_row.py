@@ -14,8 +14,8 @@ from psycopg.types.json import Jsonb
 from coding_service.errors import BudgetError, SettingsError
 
 TABLE = "CREATE TABLE coding_service_state (name text PRIMARY KEY, state jsonb NOT NULL)"
-#: Nobody waits for ever: not for a host that is silent, nor for a lock whose holder is.
-TIMEOUTS = {"connect_timeout": 10, "tcp_user_timeout": 10_000}
+#: Nobody waits for ever: not for a host that falls silent, nor for a lock whose holder does.
+TIMEOUTS = {"connect_timeout": 10, "tcp_user_timeout": 10_000, "keepalives_idle": 5, "keepalives_interval": 5}
 BEGIN = """
     SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '10s', true),
         to_regclass('coding_service_state')

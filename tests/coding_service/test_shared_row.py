@@ -190,6 +190,8 @@ def test_fields_and_extras_of_the_connection_are_libpq_s():
         "sslmode": "require",
         "connect_timeout": "3",
         "tcp_user_timeout": "10000",
+        "keepalives_idle": "5",
+        "keepalives_interval": "5",
         "fallback_application_name": "occupation coding",
     }
 
