@@ -31,12 +31,12 @@ from coding_service.errors import (
     SettingsError,
     TooManyRequestsError,
 )
-from coding_service.limiter import CallBudget, SharedState
+from coding_service.limiter import CallBudget
 from coding_service.models import Model, Operation, Topic, UploadGrant
 from coding_service.protocol import Answer, Call
 from coding_service.settings import ServiceSettings
 from coding_service.shared_file import SharedFile
-from coding_service.shared_row import SharedRow, conninfo_of
+from coding_service.shared_row import SharedRow
 from coding_service.storage import StoragePath
 from coding_service.tokens import TokenSlot, TokenStore
 
@@ -84,16 +84,14 @@ class Caller:
 
     :param settings: of the service
     :param state_dir: where token and call budget lie, shared by the processes of this machine
-    :param conninfo: of the database that holds the budget in its stead, shared by several machines
+    :param row: where the budget lies instead, shared by the processes of several machines
     """
 
-    def __init__(self, settings: ServiceSettings, state_dir: Path, conninfo: str | None = None) -> None:
+    def __init__(self, settings: ServiceSettings, state_dir: Path, row: SharedRow | None = None) -> None:
         self.settings = settings
         account = state_dir / settings.account
         self._tokens = TokenStore(account.with_suffix(".token"), settings.client_id, settings.client_secret)
-        place: SharedState = SharedFile(account.with_suffix(".calls"))
-        if conninfo is not None:
-            place = SharedRow(conninfo, settings.account, f"{settings.budget_conn_id}")
+        place = row or SharedFile(account.with_suffix(".calls"))
         self._budget = CallBudget(place, settings.requests_per_second, settings.requests_per_day)
 
     def steps(self, call: Call[T]) -> Flow[T]:
@@ -268,16 +266,16 @@ class CodingServiceHook(HttpHook):
 
     @cached_property
     def _caller(self) -> Caller:
-        return Caller(self.settings, _state_dir(self._connection.extra_dejson), self._budget_conninfo())
+        return Caller(self.settings, _state_dir(self._connection.extra_dejson), self._budget_row())
 
-    def _budget_conninfo(self) -> str | None:
+    def _budget_row(self) -> SharedRow | None:
         if (conn_id := self.settings.budget_conn_id) is None:
             return None
         try:
             connection = self.get_connection(conn_id)
         except AirflowNotFoundException:
             raise _no_budget_connection(conn_id) from None
-        return conninfo_of(connection, connection.extra_dejson)
+        return SharedRow.of(connection, connection.extra_dejson, self.settings.account)
 
     @cached_property
     def _api(self) -> requests.Session:
@@ -389,7 +387,7 @@ class CodingServiceAsyncHook(HttpAsyncHook):
                 raise _no_connection(self.coding_service_conn_id) from None
             self._extra = extra = await get_async_extra_dejson(connection)
             settings = ServiceSettings.of(connection, extra)
-            self._caller = Caller(settings, _state_dir(extra), await self._budget_conninfo(settings.budget_conn_id))
+            self._caller = Caller(settings, _state_dir(extra), await self._budget_row(settings))
             self._config = SessionConfig(
                 base_url=settings.api_url,
                 extra_options={
@@ -400,14 +398,14 @@ class CodingServiceAsyncHook(HttpAsyncHook):
             )
         return self._config
 
-    async def _budget_conninfo(self, conn_id: str | None) -> str | None:
-        if conn_id is None:
+    async def _budget_row(self, settings: ServiceSettings) -> SharedRow | None:
+        if (conn_id := settings.budget_conn_id) is None:
             return None
         try:
             connection = await get_async_connection(conn_id=conn_id, hook=self)
         except AirflowNotFoundException:
             raise _no_budget_connection(conn_id) from None
-        return conninfo_of(connection, await get_async_extra_dejson(connection))
+        return SharedRow.of(connection, await get_async_extra_dejson(connection), settings.account)
 
     async def _call(self, call: Call[T]) -> T:
         config = await self.config()

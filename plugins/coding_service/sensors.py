@@ -29,7 +29,8 @@ class BatchCodeSensor(BaseSensorOperator):
     :param operation_id: GUID of the operation
     :param coding_service_conn_id: Airflow connection of the service
     :param timeout: how long to wait at most, in seconds or as timedelta; the service states no maximum (contract 5)
-    :param poll_interval: seconds between the first two status calls; None: as the connection says (rescheduled: 60)
+    :param poll_interval: seconds between the first two status calls, from which the intervals grow; None: as the
+        connection says (rescheduled: 60)
     :param expected_seconds: how long the operation is expected to take: the first status call is made then
         (rescheduled: the second). None, or a template that renders to `None` or nothing: nobody knows
     :param deferrable: whether to wait in the triggerer
@@ -109,7 +110,7 @@ class BatchCodeSensor(BaseSensorOperator):
         try:
             if event is None or event["operation_id"] != self.operation_id:
                 raise KeyError(self.operation_id)
-            reason, message, seconds = Reason(event["reason"]), event["message"], event["seconds"]
+            reason, message, seconds = Reason(event["reason"]), event["message"], event.get("seconds")
         except (KeyError, TypeError, ValueError):
             raise ProtocolError(f"the wait for operation {self.operation_id!r} was resumed with {event!r}") from None
         told = {"operation_id": self.operation_id, "state": reason.value, "message": message, "seconds": seconds}

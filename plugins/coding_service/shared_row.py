@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -14,10 +14,10 @@ from psycopg.types.json import Jsonb
 from coding_service.errors import BudgetError, SettingsError
 
 TABLE = "CREATE TABLE coding_service_state (name text PRIMARY KEY, state jsonb NOT NULL)"
-#: Nobody waits for ever: not for a host that falls silent, nor for a lock whose holder does.
+#: Nobody waits for ever for a host that falls silent, nor for a lock whose holder does: the server lets go of it.
 TIMEOUTS = {"connect_timeout": 10, "tcp_user_timeout": 10_000, "keepalives_idle": 5, "keepalives_interval": 5}
 BEGIN = """
-    SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '10s', true),
+    SELECT set_config('lock_timeout', '20s', true), set_config('idle_in_transaction_session_timeout', '10s', true),
         to_regclass('coding_service_state')
 """
 #: The time is read when the lock is had, by the one clock that all machines share: the server's.
@@ -37,6 +37,28 @@ class SharedRow:
 
     def __init__(self, conninfo: str, name: str, conn_id: str) -> None:
         self._conninfo, self._name, self._conn_id = conninfo, name, conn_id
+
+    @classmethod
+    def of(cls, connection: Any, extra: Mapping[str, Any], name: str) -> Self:
+        """Return the row in the database of an Airflow connection; its extras are options of libpq.
+
+        :raises SettingsError: the connection is not of type postgres, or an option is none of libpq
+        """
+        what = f"connection {connection.conn_id!r}, which is to hold the call budget,"
+        if connection.conn_type != "postgres":
+            raise SettingsError(f"{what} is of type {connection.conn_type!r}; expected 'postgres'")
+        try:
+            conninfo = make_conninfo(
+                **{"fallback_application_name": "occupation coding", **TIMEOUTS, **extra},
+                host=connection.host,
+                port=connection.port,
+                dbname=connection.schema,
+                user=connection.login,
+                password=connection.password,
+            )
+        except (psycopg.ProgrammingError, TypeError):  # its text may quote the password
+            raise SettingsError(f"{what} has extras that are no options of libpq; it has {sorted(extra)}") from None
+        return cls(conninfo, name, connection.conn_id)
 
     @contextmanager
     def held(self) -> Iterator[tuple[dict[str, Any], float]]:
@@ -65,24 +87,3 @@ class SharedRow:
         connection.execute("INSERT INTO coding_service_state VALUES (%s, '{}') ON CONFLICT DO NOTHING", [self._name])
         [row] = connection.execute(HOLD, [self._name]).fetchall()
         return row
-
-
-def conninfo_of(connection: Any, extra: Mapping[str, Any]) -> str:
-    """Return how libpq connects to what an Airflow connection of type postgres names; extras are options of libpq.
-
-    :raises SettingsError: the connection is of another type, or an option is none of libpq
-    """
-    what = f"connection {connection.conn_id!r}, which is to hold the call budget,"
-    if connection.conn_type != "postgres":
-        raise SettingsError(f"{what} is of type {connection.conn_type!r}; expected 'postgres'")
-    try:
-        return make_conninfo(
-            **{"fallback_application_name": "occupation coding", **TIMEOUTS, **extra},
-            host=connection.host,
-            port=connection.port,
-            dbname=connection.schema,
-            user=connection.login,
-            password=connection.password,
-        )
-    except (psycopg.ProgrammingError, TypeError):  # its text may quote the password
-        raise SettingsError(f"{what} has extras that are no options of libpq; it has {sorted(extra)}") from None

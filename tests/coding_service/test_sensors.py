@@ -79,6 +79,11 @@ def test_a_complete_operation_ends_the_wait_and_is_told(context):
     assert context["ti"].xcoms == {"operation": told}
 
 
+def test_an_event_of_a_triggerer_that_did_not_count_seconds_yet_is_understood(context):
+    sensor_for("op-1").resume(context, {name: value for name, value in event().items() if name != "seconds"})
+    assert context["ti"].xcoms["operation"]["seconds"] is None
+
+
 @pytest.mark.parametrize("reason", ["failed", "timed_out", "deadline", "refused"])
 def test_any_other_end_fails_the_task_and_is_told(context, reason):
     with pytest.raises(OperationFailedError, match="operation 'op-1': out of memory"):
@@ -100,7 +105,6 @@ def test_any_other_end_fails_the_task_and_is_told(context, reason):
         event(reason=None),
         {name: value for name, value in event().items() if name != "reason"},
         {name: value for name, value in event().items() if name != "message"},
-        {name: value for name, value in event().items() if name != "seconds"},
     ],
 )
 def test_an_event_of_somebody_else_is_refused(context, bad):

@@ -10,7 +10,7 @@ import pytest
 from coding_service import CodingServiceAsyncHook, CodingServiceHook
 from coding_service.errors import BudgetError, QuotaExceededError, SettingsError
 from coding_service.limiter import CallBudget
-from coding_service.shared_row import TABLE, SharedRow, conninfo_of
+from coding_service.shared_row import TABLE, SharedRow
 
 
 @pytest.fixture
@@ -144,17 +144,20 @@ def test_a_database_that_is_down_may_come_back_and_no_password_is_told():
     assert "5ec4e7" not in text
 
 
-def test_a_server_that_restarts_is_used_again(postgres, row):
+def test_a_connection_lost_on_the_way_changes_nothing_and_the_next_one_goes_on(postgres, row, budget_database):
     with row.held() as (state, _):
         state["next"] = 1
 
-    def lose_the_server():
+    def lose_the_connection():
         with row.held() as (state, _):
             state["next"] = 2
-            postgres.restart()
+            others = "datname = current_database() AND pid <> pg_backend_pid()"
+            postgres.execute(
+                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}", budget_database
+            )
 
     with pytest.raises(BudgetError):
-        lose_the_server()
+        lose_the_connection()
     assert state_of(row) == {"next": 1}
 
 
@@ -174,14 +177,12 @@ def test_a_role_needs_no_more_than_to_read_insert_and_update_once_the_table_is_t
 
 def connection(**fields):
     given = {"conn_id": "budget", "conn_type": "postgres", "host": "db", "port": 5433, "schema": "coding"}
-    return SimpleNamespace(**given, **{"login": "me", "password": "it's 5ec4e7", **fields})
+    return SimpleNamespace(**{**given, "login": "me", "password": "it's 5ec4e7", **fields})
 
 
 def test_fields_and_extras_of_the_connection_are_libpq_s():
-    options = psycopg.conninfo.conninfo_to_dict(
-        conninfo_of(connection(), {"sslmode": "require", "connect_timeout": 3})
-    )
-    assert options == {
+    row = SharedRow.of(connection(), {"sslmode": "require", "connect_timeout": 3}, "account")
+    assert psycopg.conninfo.conninfo_to_dict(row._conninfo) == {
         "host": "db",
         "port": "5433",
         "dbname": "coding",
@@ -199,14 +200,14 @@ def test_fields_and_extras_of_the_connection_are_libpq_s():
 @pytest.mark.parametrize("extra", [{"iam": True}, {"sslmod": "require"}, {"host": "elsewhere"}])
 def test_an_extra_that_is_no_option_of_libpq_is_refused_by_name(extra):
     with pytest.raises(SettingsError) as caught:
-        conninfo_of(connection(), extra)
+        SharedRow.of(connection(), extra, "account")
     assert f"no options of libpq; it has {sorted(extra)}" in str(caught.value)
     assert "5ec4e7" not in str(caught.value)
 
 
 def test_another_type_of_connection_is_refused():
     with pytest.raises(SettingsError, match="connection 'budget', which is to hold .* is of type 'mysql'"):
-        conninfo_of(SimpleNamespace(conn_id="budget", conn_type="mysql"), {})
+        SharedRow.of(connection(conn_type="mysql"), {}, "account")
 
 
 async def test_a_missing_connection_is_refused_by_both_hooks(remote, connect):
