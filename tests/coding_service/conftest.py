@@ -334,10 +334,10 @@ def start_python():
     started = []
 
     def start_program(program, *arguments):
-        started.append(subprocess.Popen(**command_of(program, arguments)))
+        started.append(subprocess.Popen(**command_of(program, arguments), stdout=subprocess.PIPE, text=True))
         return started[-1]
 
     yield start_program
     for process in started:
         process.kill()
-        process.wait()
+        process.communicate()

@@ -8,7 +8,6 @@ import pytest
 from coding_service import CodingServiceHook
 from coding_service.errors import AuthorizationError
 from coding_service.hooks import Caller
-from coding_service.limiter import CallBudget
 from coding_service.shared_file import SharedFile
 from coding_service.tokens import MARGIN, TokenStore
 
@@ -118,6 +117,17 @@ for _ in range(int(sys.argv[1])):
 assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(children)
 """
 
+TELL_WHO_HAS_A_TOKEN = """
+import os
+from coding_service.limiter import CallBudget
+
+def told(self, reserve=CallBudget.reserve):
+    os.write(1, b"has a token\\n")  # at once and whole, however many write
+    return reserve(self)
+
+CallBudget.reserve = told
+"""
+
 
 def token_requests(remote):
     return remote.journal("POST", "/oauth2/token")
@@ -157,12 +167,12 @@ def test_twenty_processes_whose_token_is_refused_at_once_replace_it_once(remote,
     state = connect(remote.url)
     CodingServiceHook().topics()
     [path] = state.glob("*.calls")
-    CallBudget(SharedFile(path), 1, 1).slow_down(5)  # each takes the token, then waits for its moment
-    processes = start_python(MANY_PROCESSES, 20)
-    while sum(json.loads(path.read_text())["calls"].values()) < 1 + 20:
-        assert processes.poll() is None
-    remote.forget_tokens()
-    assert processes.wait(60) == 0
+    with SharedFile(path).held():  # each takes the token, then waits for the budget
+        processes = start_python(TELL_WHO_HAS_A_TOKEN + MANY_PROCESSES, 20)
+        assert [processes.stdout.readline() for _ in range(20)] == ["has a token\n"] * 20
+        remote.forget_tokens()
+    processes.communicate(timeout=60)
+    assert processes.returncode == 0
     assert len(token_requests(remote)) == 2
     statuses = [one["status"] for one in remote.journal("GET", "/v1/topics")]
     assert sorted(statuses) == [200] * 21 + [403] * 20
