@@ -5,6 +5,7 @@ CodingServiceError
 │   ├── ServiceUnavailableError   the service could not be reached, or answered HTTP 5xx
 │   ├── TooManyRequestsError      HTTP 429: calls too close together
 │   ├── QuotaExceededError        HTTP 429: the quota of the day is used up
+│   ├── BudgetError               the database that holds the call budget refuses
 │   ├── TransferError             an upload or a download broke off
 │   └── StagingError              the disk or the object storage of a run's files refuses
 ├── FinalError                    the same call will fail again; somebody has to act
@@ -23,7 +24,9 @@ CodingServiceError
 
 from __future__ import annotations
 
+import math
 import re
+import time
 
 _URL_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", re.IGNORECASE)
 
@@ -31,6 +34,11 @@ _URL_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", re.IGNORECASE)
 def redact(text: str) -> str:
     """Return `text` with the query of every URL taken out; whoever has a presigned query has the file."""
     return _URL_QUERY.sub(r"\1?***", text)
+
+
+def utc(moment: float) -> str:
+    """Return a moment (seconds since the epoch), rounded up, as people of any time zone can read it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(math.ceil(moment)))
 
 
 class CodingServiceError(Exception):
@@ -66,6 +74,10 @@ class TooManyRequestsError(RetryableError):
 
 class QuotaExceededError(RetryableError):
     """The quota of calls is used up (HTTP 429 "Limit Exceeded", contract 4): wait up to 24 hours."""
+
+
+class BudgetError(RetryableError):
+    """The call budget of several machines cannot be asked: its database is down or refuses."""
 
 
 class TransferError(RetryableError):

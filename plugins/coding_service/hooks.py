@@ -7,9 +7,9 @@ import logging
 import os
 import ssl
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +35,8 @@ from coding_service.limiter import CallBudget
 from coding_service.models import Model, Operation, Topic, UploadGrant
 from coding_service.protocol import Answer, Call
 from coding_service.settings import ServiceSettings
+from coding_service.shared_file import SharedFile
+from coding_service.shared_row import SharedRow
 from coding_service.storage import StoragePath
 from coding_service.tokens import TokenSlot, TokenStore
 
@@ -66,7 +68,15 @@ class Send:
     body: str | None = None
 
 
-Flow = Generator[Wait | Send, Answer | None, T]
+@dataclass(frozen=True)
+class Do:
+    """A step: call this function, which may wait for others or for a database, and hand back what it returns."""
+
+    function: Callable[[], Any]
+
+
+Step = Wait | Send | Do
+Flow = Generator[Step, Any, T]
 
 
 class Caller:
@@ -74,15 +84,15 @@ class Caller:
 
     :param settings: of the service
     :param state_dir: where token and call budget lie, shared by the processes of this machine
+    :param row: where the budget lies instead, shared by the processes of several machines
     """
 
-    def __init__(self, settings: ServiceSettings, state_dir: Path) -> None:
+    def __init__(self, settings: ServiceSettings, state_dir: Path, row: SharedRow | None = None) -> None:
         self.settings = settings
         account = state_dir / settings.account
         self._tokens = TokenStore(account.with_suffix(".token"), settings.client_id, settings.client_secret)
-        self._budget = CallBudget(
-            account.with_suffix(".calls"), settings.requests_per_second, settings.requests_per_day
-        )
+        place = row or SharedFile(account.with_suffix(".calls"))
+        self._budget = CallBudget(place, settings.requests_per_second, settings.requests_per_day)
 
     def steps(self, call: Call[T]) -> Flow[T]:
         """Yield the steps of `call` one by one and return what it reads."""
@@ -94,18 +104,18 @@ class Caller:
         try:
             return protocol.read(call, answer)
         except TooManyRequestsError as error:
-            self._budget.slow_down(error.retry_after or SLOW_DOWN)
+            yield Do(partial(self._budget.slow_down, error.retry_after or SLOW_DOWN))
             raise
         except QuotaExceededError as error:
-            self._budget.stop(error.retry_after or protocol.QUOTA_WAIT)
+            yield Do(partial(self._budget.stop, error.retry_after or protocol.QUOTA_WAIT))
             raise
 
     def _send(self, call: Call[T], token: str) -> Flow[Answer]:
-        yield Wait(self._budget.reserve())
+        if seconds := (yield Do(self._budget.reserve)):
+            yield Wait(seconds)
+            yield Do(self._budget.confirm)
         headers = protocol.api_headers(token, self.settings.authorization_prefix)
-        answer = yield Send(call.method, self.settings.api_url + call.path, headers)
-        assert answer is not None
-        return answer
+        return (yield Send(call.method, self.settings.api_url + call.path, headers))
 
     def _token(self, refused: str | None = None) -> Flow[str]:
         patience = TOKEN_PATIENCE
@@ -121,7 +131,6 @@ class Caller:
         settings = self.settings
         headers = protocol.token_headers(settings.client_id, settings.client_secret)
         answer = yield Send("POST", settings.auth_url + protocol.TOKEN_PATH, headers, protocol.TOKEN_BODY)
-        assert answer is not None
         token, seconds = protocol.read_token(answer)
         slot.put(token, seconds)
         return token
@@ -139,7 +148,7 @@ class CodingServiceHook(HttpHook):
     :param coding_service_conn_id: an Airflow connection with the base URL of the API as host, client id as login,
         client secret as password, and in its extra `auth_host` (base URL of the token endpoint) and, if wanted,
         `requests_per_second`, `requests_per_day`, `poll_interval` (s), `authorization_prefix`, `allow_http`,
-        `state_dir` and what Airflow's HttpHook takes (`timeout`, `verify`, `proxies`, ...)
+        `state_dir`, `budget_conn_id` and what Airflow's HttpHook takes (`timeout`, `verify`, `proxies`, ...)
     :raises SettingsError: the connection lacks a field or has a wrong value
     """
 
@@ -257,7 +266,16 @@ class CodingServiceHook(HttpHook):
 
     @cached_property
     def _caller(self) -> Caller:
-        return Caller(self.settings, _state_dir(self._connection.extra_dejson))
+        return Caller(self.settings, _state_dir(self._connection.extra_dejson), self._budget_row())
+
+    def _budget_row(self) -> SharedRow | None:
+        if (conn_id := self.settings.budget_conn_id) is None:
+            return None
+        try:
+            connection = self.get_connection(conn_id)
+        except AirflowNotFoundException:
+            raise _no_budget_connection(conn_id) from None
+        return SharedRow.of(connection, connection.extra_dejson, self.settings.account)
 
     @cached_property
     def _api(self) -> requests.Session:
@@ -299,18 +317,23 @@ class CodingServiceHook(HttpHook):
 
     def _call(self, call: Call[T]) -> T:
         flow = self._caller.steps(call)
+        outcome = None
         try:
-            step = next(flow)
             while True:
-                if isinstance(step, Wait):
-                    time.sleep(step.seconds)
-                    step = next(flow)
-                else:
-                    step = flow.send(self._exchange(step))
+                outcome = self._take(flow.send(outcome))
         except StopIteration as end:
             return end.value
         finally:
             flow.close()
+
+    def _take(self, step: Step) -> Any:
+        match step:
+            case Wait(seconds):
+                return time.sleep(seconds)
+            case Do(function):
+                return function()
+            case Send():
+                return self._exchange(step)
 
     def _exchange(self, step: Send) -> Answer:
         try:
@@ -364,7 +387,7 @@ class CodingServiceAsyncHook(HttpAsyncHook):
                 raise _no_connection(self.coding_service_conn_id) from None
             self._extra = extra = await get_async_extra_dejson(connection)
             settings = ServiceSettings.of(connection, extra)
-            self._caller = Caller(settings, _state_dir(extra))
+            self._caller = Caller(settings, _state_dir(extra), await self._budget_row(settings))
             self._config = SessionConfig(
                 base_url=settings.api_url,
                 extra_options={
@@ -375,23 +398,37 @@ class CodingServiceAsyncHook(HttpAsyncHook):
             )
         return self._config
 
+    async def _budget_row(self, settings: ServiceSettings) -> SharedRow | None:
+        if (conn_id := settings.budget_conn_id) is None:
+            return None
+        try:
+            connection = await get_async_connection(conn_id=conn_id, hook=self)
+        except AirflowNotFoundException:
+            raise _no_budget_connection(conn_id) from None
+        return SharedRow.of(connection, await get_async_extra_dejson(connection), settings.account)
+
     async def _call(self, call: Call[T]) -> T:
         config = await self.config()
         assert self._caller is not None
         flow = self._caller.steps(call)
+        outcome = None
         try:
             async with aiohttp.ClientSession() as session:
-                step = next(flow)
                 while True:
-                    if isinstance(step, Wait):
-                        await asyncio.sleep(step.seconds)
-                        step = next(flow)
-                    else:
-                        step = flow.send(await self._exchange(session, step, config.extra_options or {}))
+                    outcome = await self._take(flow.send(outcome), session, config.extra_options or {})
         except StopIteration as end:
             return end.value
         finally:
             flow.close()
+
+    async def _take(self, step: Step, session: aiohttp.ClientSession, options: dict[str, Any]) -> Any:
+        match step:
+            case Wait(seconds):
+                return await asyncio.sleep(seconds)
+            case Do(function):  # cancelled meanwhile, it ends by itself: at most a reserved moment stays unused
+                return await asyncio.to_thread(function)
+            case Send():
+                return await self._exchange(session, step, options)
 
     async def _exchange(self, session: aiohttp.ClientSession, step: Send, options: dict[str, Any]) -> Answer:
         try:
@@ -422,6 +459,13 @@ def _no_connection(conn_id: str) -> SettingsError:
     return SettingsError(
         f"there is no Airflow connection {conn_id!r}: make one under Admin > Connections, or as environment variable"
         f" AIRFLOW_CONN_{conn_id.upper()}, with host, login, password and the extra `auth_host`"
+    )
+
+
+def _no_budget_connection(conn_id: str) -> SettingsError:
+    return SettingsError(
+        f"there is no Airflow connection {conn_id!r}, which the extra `budget_conn_id` names: make one of type"
+        f" postgres, under Admin > Connections or as environment variable AIRFLOW_CONN_{conn_id.upper()}"
     )
 
 

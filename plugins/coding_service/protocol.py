@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from coding_service.errors import (
     RequestRefusedError,
     ServiceUnavailableError,
     TooManyRequestsError,
+    utc,
 )
 from coding_service.models import Model, Operation, Topic, UploadGrant
 
@@ -188,7 +190,7 @@ def error_for(answer: Answer, what: str) -> CodingServiceError:
     if status == 429 and "limit exceeded" in said:
         wait = QUOTA_WAIT if answer.retry_after is None else answer.retry_after
         return QuotaExceededError(
-            f"{text}: the quota of calls is used up; wait, or ask for a higher one",
+            f"{text}: the quota of calls is used up until {utc(time.time() + wait)}; wait, or ask for a higher one",
             status_code=429,
             retry_after=wait,
         )

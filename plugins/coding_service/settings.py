@@ -21,7 +21,7 @@ HTTP_EXTRAS = frozenset(
 )  # fmt: skip
 OWN_EXTRAS = frozenset(
     {
-        "allow_http", "auth_host", "authorization_prefix", "poll_interval", "requests_per_day",
+        "allow_http", "auth_host", "authorization_prefix", "budget_conn_id", "poll_interval", "requests_per_day",
         "requests_per_second", "state_dir",
     }
 )  # fmt: skip
@@ -49,6 +49,8 @@ class ServiceSettings:
     :param poll_interval: seconds between the first two status calls; later ones are further apart
     :param timeout: seconds an HTTP call may be silent
     :param authorization_prefix: what stands before the token; nothing by default (contract 1)
+    :param budget_conn_id: Airflow connection (postgres) of the database that holds the call budget when several
+        machines call; None: a file of this machine
     :param allow_http: whether plain http is accepted for hosts other than loopback
     """
 
@@ -62,6 +64,7 @@ class ServiceSettings:
     timeout: float = 60.0
     authorization_prefix: str = ""
     allow_http: bool = False
+    budget_conn_id: str | None = None
 
     @classmethod
     def of(cls, connection: Connection, extra: Mapping[str, Any]) -> ServiceSettings:
@@ -87,6 +90,7 @@ class ServiceSettings:
             timeout=_positive(what, extra, "timeout", 60.0),
             authorization_prefix=str(extra.get("authorization_prefix") or ""),
             allow_http=extra.get("allow_http") in (True, "true", "True"),
+            budget_conn_id=_conn_id(what, extra, "budget_conn_id"),
         )
         settings.check_url(settings.api_url, f"host of {what}")
         settings.check_url(settings.auth_url, f"`auth_host` in the extra of {what}")
@@ -133,6 +137,15 @@ def _positive(what: str, extra: Mapping[str, Any], name: str, default: float, le
         wanted = f"a number of at least {least:g}" if least else "a number above 0"
         raise SettingsError(f"{what} has {name} = {value!r} in its extra; expected {wanted}")
     return number
+
+
+def _conn_id(what: str, extra: Mapping[str, Any], name: str) -> str | None:
+    value = extra.get(name)
+    if value in (None, ""):
+        return None
+    if not isinstance(value, str):
+        raise SettingsError(f"{what} has {name} = {value!r} in its extra; expected the id of an Airflow connection")
+    return value
 
 
 def _is_loopback(host: str) -> bool:

@@ -5,10 +5,28 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+class SharedFile:
+    """State that the processes of one machine share.
+
+    :param clock: seconds since the epoch; wall clock, since it is compared across processes
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._path, self._clock = path, clock
+
+    @contextmanager
+    def held(self) -> Iterator[tuple[dict[str, Any], float]]:
+        """Yield the state to change, and the time, while no other process may."""
+        with locked(self._path) as state:
+            assert state is not None
+            yield state, self._clock()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -94,6 +95,24 @@ def connect(monkeypatch, tmp_path):
         return tmp_path / "state"
 
     return define
+
+
+@pytest.fixture
+def budget_database(postgres, monkeypatch):
+    """An empty database for the call budget, with an Airflow connection `budget` to it; its name."""
+    name = postgres.create_database()
+    connection = {"conn_type": "postgres", "host": postgres.socket_folder, "login": "postgres", "schema": name}
+    monkeypatch.setenv("AIRFLOW_CONN_BUDGET", json.dumps(connection))
+    return name
+
+
+@pytest.fixture(params=["file", "postgres"])
+def budget_place(request):
+    """What a connection's extra says of the place of the budget, once for each kind."""
+    if request.param == "file":
+        return {}
+    request.getfixturevalue("budget_database")
+    return {"budget_conn_id": "budget"}
 
 
 @pytest.fixture
@@ -229,6 +248,7 @@ class FakeTaskInstance:
 
     def __init__(self):
         self.xcoms = {}
+        self.start_date = datetime.now(UTC)
 
     def xcom_push(self, key, value):
         self.xcoms[key] = json.loads(json.dumps(value))
@@ -288,21 +308,36 @@ def input_file(tmp_path):
     return path
 
 
+def command_of(program, arguments):
+    """What starts a program in an interpreter of its own that finds this project."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "plugins"), str(ROOT)])}
+    return {"args": [sys.executable, "-c", program, *map(str, arguments)], "env": environment}
+
+
 @pytest.fixture
 def run_python():
     """Return a function that runs a program in an interpreter of its own and gives back what it printed."""
 
     def run_program(program, *arguments):
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "plugins"), str(ROOT)])}
         done = subprocess.run(
-            [sys.executable, "-c", program, *map(str, arguments)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
+            **command_of(program, arguments), capture_output=True, text=True, check=False, timeout=120
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     return run_program
+
+
+@pytest.fixture
+def start_python():
+    """Return a function that starts a program in an interpreter of its own."""
+    started = []
+
+    def start_program(program, *arguments):
+        started.append(subprocess.Popen(**command_of(program, arguments), stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start_program
+    for process in started:
+        process.kill()
+        process.communicate()

@@ -4,9 +4,12 @@ import json
 import stat
 
 import pytest
+from airflow.sdk.definitions.retry_policy import RetryAction
 
+from coding_service import CodingServiceRetryPolicy
 from coding_service.errors import QuotaExceededError
 from coding_service.limiter import DAY, HOUR, CallBudget
+from coding_service.shared_file import SharedFile
 from coding_service.tokens import TokenStore
 
 NOW = 1_800_000_000.0
@@ -34,7 +37,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def budget(path, clock):
-    return CallBudget(path, per_second=2, per_day=100, clock=clock)
+    return CallBudget(SharedFile(path, clock), per_second=2, per_day=100)
 
 
 def test_calls_are_evenly_spaced(budget):
@@ -49,27 +52,27 @@ def test_a_call_after_a_pause_goes_at_once(budget, clock):
 
 
 def test_two_budgets_on_one_file_share_it(budget, path, clock):
-    other = CallBudget(path, per_second=2, per_day=100, clock=clock)
+    other = CallBudget(SharedFile(path, clock), per_second=2, per_day=100)
     assert [budget.reserve(), other.reserve(), budget.reserve()] == [0, 0.5, 1]
 
 
 def test_other_accounts_have_their_own(budget, path, clock):
-    other = CallBudget(path.with_name("other.calls"), per_second=2, per_day=100, clock=clock)
+    other = CallBudget(SharedFile(path.with_name("other.calls"), clock), per_second=2, per_day=100)
     assert [budget.reserve(), other.reserve()] == [0, 0]
 
 
 def test_the_day_s_calls_run_out(path, clock):
-    budget = CallBudget(path, per_second=1000, per_day=3, clock=clock)
+    budget = CallBudget(SharedFile(path, clock), per_second=1000, per_day=3)
     for _ in range(3):
         budget.reserve()
-    with pytest.raises(QuotaExceededError, match=r"no calls .* before 20\d\d-.* UTC: 3 of 3 calls") as caught:
+    with pytest.raises(QuotaExceededError, match=r"no calls .* before 20\d\d-.* UTC: all 3 calls") as caught:
         budget.reserve()
     clock.now += caught.value.retry_after
     assert budget.reserve() == 0
 
 
 def test_a_refused_call_is_not_counted(path, clock):
-    budget = CallBudget(path, per_second=1000, per_day=1, clock=clock)
+    budget = CallBudget(SharedFile(path, clock), per_second=1000, per_day=1)
     budget.reserve()
     for _ in range(5):
         with pytest.raises(QuotaExceededError):
@@ -81,7 +84,7 @@ def test_a_refused_call_is_not_counted(path, clock):
 @pytest.mark.parametrize("offset", [0, 1, HOUR // 2, HOUR - 1])
 def test_no_24_hours_have_more_calls_than_the_day_s(path, clock, offset):
     clock.now = NOW - NOW % HOUR + offset
-    budget = CallBudget(path, per_second=1000, per_day=5, clock=clock)
+    budget = CallBudget(SharedFile(path, clock), per_second=1000, per_day=5)
     made = []
     for _ in range(3 * 24 * 12):
         try:
@@ -96,7 +99,7 @@ def test_no_24_hours_have_more_calls_than_the_day_s(path, clock, offset):
 
 
 def test_calls_spread_over_the_day_are_freed_as_they_age(path, clock):
-    budget = CallBudget(path, per_second=1000, per_day=4, clock=clock)
+    budget = CallBudget(SharedFile(path, clock), per_second=1000, per_day=4)
     for _ in range(4):
         budget.reserve()
         clock.now += 6 * HOUR
@@ -111,10 +114,31 @@ def test_calls_spread_over_the_day_are_freed_as_they_age(path, clock):
     assert all(wait <= 7 * HOUR for wait in waits)
 
 
+def test_forty_tasks_of_three_retries_outlive_a_used_up_day(path, clock):
+    budget = CallBudget(SharedFile(path, clock), per_second=1000, per_day=100)
+    for calls in (2, 2, 2, 2, 2, 90):  # some quiet hours, then a busy one
+        for _ in range(calls):
+            budget.reserve()
+        clock.now += HOUR
+    waiting, tries = 40, 0
+    while waiting and tries < 4:
+        tries, delay = tries + 1, 0.0
+        for _ in range(waiting):
+            try:
+                budget.reserve()
+                waiting -= 1
+            except QuotaExceededError as error:
+                decision = CodingServiceRetryPolicy().evaluate(error, try_number=tries, max_tries=3)
+                assert decision.action is RetryAction.RETRY
+                delay = max(delay, decision.retry_delay.total_seconds())
+        clock.now += delay
+    assert (waiting, tries) == (0, 3)
+
+
 def test_slowing_down_holds_everybody_for_a_while(budget, path, clock):
     budget.reserve()
     budget.slow_down(7)
-    other = CallBudget(path, per_second=2, per_day=100, clock=clock)
+    other = CallBudget(SharedFile(path, clock), per_second=2, per_day=100)
     assert [other.reserve(), budget.reserve()] == [7, 7.5]
 
 
@@ -126,7 +150,7 @@ def test_slowing_down_never_speeds_up(budget):
 
 def test_stopping_refuses_everybody_until_it_is_over(budget, path, clock):
     budget.stop(DAY)
-    other = CallBudget(path, per_second=2, per_day=100, clock=clock)
+    other = CallBudget(SharedFile(path, clock), per_second=2, per_day=100)
     for one in (budget, other):
         with pytest.raises(QuotaExceededError, match="limit is exceeded") as caught:
             one.reserve()
@@ -137,7 +161,7 @@ def test_stopping_refuses_everybody_until_it_is_over(budget, path, clock):
 
 @pytest.mark.parametrize("back", [10, HOUR, DAY, 400 * DAY])
 def test_a_clock_that_was_wrong_blocks_nobody_for_longer_than_two_days(path, clock, back):
-    budget = CallBudget(path, per_second=1, per_day=2, clock=clock)
+    budget = CallBudget(SharedFile(path, clock), per_second=1, per_day=2)
     budget.reserve()
     budget.reserve()
     budget.stop(DAY)
@@ -189,6 +213,7 @@ SHARED_FILE_PROGRAM = """
 import os, sys
 from pathlib import Path
 from coding_service.limiter import CallBudget
+from coding_service.shared_file import SharedFile
 
 path, out, processes, calls = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 children = []
@@ -196,7 +221,7 @@ for number in range(processes):
     if child := os.fork():
         children.append(child)
         continue
-    budget = CallBudget(path, per_second=2, per_day=10_000, clock=lambda: 1_800_000_000.0)
+    budget = CallBudget(SharedFile(path, clock=lambda: 1_800_000_000.0), per_second=2, per_day=10_000)
     (out / str(number)).write_text("\\n".join(str(budget.reserve()) for _ in range(calls)))
     os._exit(0)
 for child in children:

@@ -16,7 +16,7 @@ def sensor_for(operation_id, **options):
 
 
 def event(**changes):
-    good = {"status": "success", "reason": "complete", "operation_id": "op-1", "message": "complete"}
+    good = {"status": "success", "reason": "complete", "operation_id": "op-1", "message": "complete", "seconds": 12.5}
     return {**good, **changes}
 
 
@@ -38,11 +38,13 @@ def test_the_wait_is_deferred_with_ids_only(run, context):
     arguments = deferral.trigger.serialize()[1]
     deadline = arguments.pop("deadline")
     assert before + 7200 <= deadline <= time.time() + 7200
+    assert arguments.pop("started") == deadline - 7200
     assert arguments == {
         "topic": "osca",
         "operation_id": "op-1",
         "coding_service_conn_id": "coding_service_default",
         "poll_interval": 5,
+        "expected_seconds": None,
     }
     assert deferral.method_name == "resume"
     assert not deferral.kwargs
@@ -55,16 +57,38 @@ def test_a_day_is_waited_by_default(run, context):
     assert caught.value.trigger.deadline == pytest.approx(time.time() + 86400, abs=60)
 
 
+@pytest.mark.parametrize(
+    ("rendered", "seconds"),
+    [(None, None), ("None", None), ("", None), ("90.5", 90.5), (90, 90.0), ("0", 0.0)],
+)
+def test_the_expectation_may_come_from_a_template(run, context, rendered, seconds):
+    with pytest.raises(TaskDeferred) as caught:
+        run(sensor_for("op-1", expected_seconds=rendered), context)
+    assert caught.value.trigger.expected_seconds == seconds
+
+
+@pytest.mark.parametrize("rendered", ["soon", "-1", "nan", "inf"])
+def test_an_expectation_that_is_no_time_is_refused_by_its_value(run, context, rendered):
+    with pytest.raises(ValueError, match=rendered):
+        run(sensor_for("op-1", expected_seconds=rendered), context)
+
+
 def test_a_complete_operation_ends_the_wait_and_is_told(context):
     sensor_for("op-1").resume(context, event())
-    assert context["ti"].xcoms == {"operation": {"operation_id": "op-1", "state": "complete", "message": "complete"}}
+    told = {"operation_id": "op-1", "state": "complete", "message": "complete", "seconds": 12.5}
+    assert context["ti"].xcoms == {"operation": told}
+
+
+def test_an_event_of_a_triggerer_that_did_not_count_seconds_yet_is_understood(context):
+    sensor_for("op-1").resume(context, {name: value for name, value in event().items() if name != "seconds"})
+    assert context["ti"].xcoms["operation"]["seconds"] is None
 
 
 @pytest.mark.parametrize("reason", ["failed", "timed_out", "deadline", "refused"])
 def test_any_other_end_fails_the_task_and_is_told(context, reason):
     with pytest.raises(OperationFailedError, match="operation 'op-1': out of memory"):
         sensor_for("op-1").resume(context, event(status="error", reason=reason, message="out of memory"))
-    told = {"operation_id": "op-1", "state": reason, "message": "out of memory"}
+    told = {"operation_id": "op-1", "state": reason, "message": "out of memory", "seconds": 12.5}
     assert context["ti"].xcoms == {"operation": told}
 
 
@@ -145,6 +169,27 @@ def test_a_failed_status_call_does_not_end_a_rescheduled_wait(connected, grant, 
     assert sensor_for(grant.operation_id, deferrable=False).poke(context) is False
 
 
+def test_a_rescheduled_wait_asks_again_when_the_operation_is_expected_to_be_done(grant, run, context):
+    with pytest.raises(AirflowRescheduleException) as caught:
+        run(sensor_for(grant.operation_id, deferrable=False, expected_seconds="3000"), context)
+    seconds = caught.value.reschedule_date.timestamp() - time.time()
+    assert 2990 < seconds < 3000 + 60 * 0.1
+
+
+def test_a_rescheduled_wait_comes_back_when_the_limit_is_over(connected, grant, run, context):
+    connected.fault("limit_exceeded")
+    with pytest.raises(AirflowRescheduleException) as caught:
+        run(sensor_for(grant.operation_id, deferrable=False, timeout=timedelta(days=3)), context)
+    assert caught.value.reschedule_date.timestamp() - time.time() == pytest.approx(86400, abs=60)
+
+
+def test_a_rescheduled_wait_comes_back_before_its_timeout(connected, grant, run, context):
+    connected.fault("limit_exceeded")
+    with pytest.raises(AirflowRescheduleException) as caught:
+        run(sensor_for(grant.operation_id, deferrable=False, timeout=600), context)
+    assert caught.value.reschedule_date.timestamp() - time.time() == pytest.approx(600, abs=60)
+
+
 def test_a_rescheduled_wait_ends_at_its_timeout(connected, grant, run, context):
     with pytest.raises(AirflowSensorTimeout):
         run(sensor_for(grant.operation_id, deferrable=False, timeout=0), context)
@@ -159,5 +204,6 @@ def test_the_retry_policy_is_ours_unless_another_is_given():
     assert sensor_for("op-1", retry_policy=other).retry_policy is other
 
 
-def test_ids_may_be_templates():
-    assert set(BatchCodeSensor.template_fields) == {"topic", "operation_id", "coding_service_conn_id"}
+def test_ids_and_the_expectation_may_be_templates():
+    fields = {"topic", "operation_id", "coding_service_conn_id", "expected_seconds"}
+    assert set(BatchCodeSensor.template_fields) == fields

@@ -44,6 +44,7 @@ def test_a_connection_needs_hosts_and_credentials_only():
         timeout=60.0,
         authorization_prefix="",
         allow_http=False,
+        budget_conn_id=None,
     )
 
 
@@ -56,10 +57,12 @@ def test_every_extra_field_of_ours_is_read():
             "timeout": 5,
             "authorization_prefix": "Bearer",
             "allow_http": True,
+            "budget_conn_id": "budget",
         }
     )
     assert (read.requests_per_second, read.requests_per_day, read.poll_interval) == (0.5, 500, 3.0)
     assert (read.timeout, read.authorization_prefix, read.allow_http) == (5.0, "Bearer", True)
+    assert read.budget_conn_id == "budget"
 
 
 def test_what_airflow_s_http_hook_takes_is_let_through():
@@ -149,6 +152,17 @@ def test_a_number_that_is_none_is_refused_by_name_and_value(field, value):
 
 def test_less_than_one_call_a_day_is_refused():
     assert "requests_per_day = 0.5" in refusal({"requests_per_day": 0.5})
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_without_a_connection_for_the_budget_it_stays_on_this_machine(value):
+    assert settings({"budget_conn_id": value}).budget_conn_id is None
+
+
+@pytest.mark.parametrize("value", [0, True, ["budget"], {}])
+def test_a_connection_for_the_budget_that_is_no_id_is_refused(value):
+    text = refusal({"budget_conn_id": value})
+    assert f"budget_conn_id = {value!r} in its extra; expected the id of an Airflow connection" in text
 
 
 def test_unknown_extra_fields_are_refused_with_the_known_ones():

@@ -8,6 +8,7 @@ import pytest
 from coding_service import CodingServiceHook
 from coding_service.errors import AuthorizationError
 from coding_service.hooks import Caller
+from coding_service.shared_file import SharedFile
 from coding_service.tokens import MARGIN, TokenStore
 
 NOW = 1_800_000_000.0
@@ -116,15 +117,26 @@ for _ in range(int(sys.argv[1])):
 assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(children)
 """
 
+TELL_WHO_HAS_A_TOKEN = """
+import os
+from coding_service.limiter import CallBudget
+
+def told(self, reserve=CallBudget.reserve):
+    os.write(1, b"has a token\\n")  # at once and whole, however many write
+    return reserve(self)
+
+CallBudget.reserve = told
+"""
+
 
 def token_requests(remote):
     return remote.journal("POST", "/oauth2/token")
 
 
-def test_eight_processes_at_once_ask_for_one_token(connected, run_python):
-    run_python(MANY_PROCESSES, 8)
+def test_twenty_processes_at_once_ask_for_one_token(connected, run_python):
+    run_python(MANY_PROCESSES, 20)
     assert len(token_requests(connected)) == 1
-    assert [one["status"] for one in connected.journal("GET", "/v1/topics")] == [200] * 8
+    assert [one["status"] for one in connected.journal("GET", "/v1/topics")] == [200] * 20
 
 
 def test_the_token_file_of_a_real_call_holds_no_token_and_no_credentials(remote, connect, tmp_path):
@@ -151,11 +163,19 @@ def test_a_withdrawn_token_is_replaced_once_and_the_call_goes_through(connected)
     assert len(token_requests(connected)) == 2
 
 
-def test_processes_that_meet_a_withdrawn_token_together_replace_it_once(connected, run_python):
+def test_twenty_processes_whose_token_is_refused_at_once_replace_it_once(remote, connect, start_python):
+    state = connect(remote.url)
     CodingServiceHook().topics()
-    connected.forget_tokens()
-    run_python(MANY_PROCESSES, 6)
-    assert len(token_requests(connected)) == 2
+    [path] = state.glob("*.calls")
+    with SharedFile(path).held():  # each takes the token, then waits for the budget
+        processes = start_python(TELL_WHO_HAS_A_TOKEN + MANY_PROCESSES, 20)
+        assert [processes.stdout.readline() for _ in range(20)] == ["has a token\n"] * 20
+        remote.forget_tokens()
+    processes.communicate(timeout=60)
+    assert processes.returncode == 0
+    assert len(token_requests(remote)) == 2
+    statuses = [one["status"] for one in remote.journal("GET", "/v1/topics")]
+    assert sorted(statuses) == [200] * 21 + [403] * 20
 
 
 def test_a_token_refused_when_new_is_not_replaced_a_second_time(serve, connect):

@@ -2,21 +2,24 @@
 
 import asyncio
 import json
+import math
 import time
-from itertools import pairwise
+from datetime import UTC, datetime
 
 import pytest
 from airflow.models.trigger import Trigger
 
 from coding_service import BatchCodeTrigger, CodingServiceHook
+from coding_service.limiter import CallBudget
 from coding_service.models import Operation
+from coding_service.shared_file import SharedFile
 from coding_service.triggers import Reason, end_event
 
 CONN_ID = "coding_service_default"
 
 
-def trigger_for(operation_id, seconds=60.0, topic="osca"):
-    return BatchCodeTrigger(topic, operation_id, CONN_ID, deadline=time.time() + seconds, poll_interval=0.01)
+def trigger_for(operation_id, seconds=60.0, **options):
+    return BatchCodeTrigger("osca", operation_id, CONN_ID, time.time() + seconds, poll_interval=0.01, **options)
 
 
 async def events_of(trigger):
@@ -47,7 +50,7 @@ def uploaded(connected, input_file):
 
 @pytest.mark.parametrize("poll_interval", [None, 5.0])
 def test_a_trigger_goes_through_airflow_s_store_and_back(encrypted, poll_interval):
-    trigger = BatchCodeTrigger("osca", "op-1", CONN_ID, 1_800_000_000.5, poll_interval)
+    trigger = BatchCodeTrigger("osca", "op-1", CONN_ID, 1_800_000_000.5, poll_interval, 90.5, 1_799_990_000.5)
     path, arguments = trigger.serialize()
     stored = Trigger(path, arguments)
     again = BatchCodeTrigger(**stored.kwargs)
@@ -56,13 +59,15 @@ def test_a_trigger_goes_through_airflow_s_store_and_back(encrypted, poll_interva
 
 
 def test_what_is_stored_are_ids_and_times_only():
-    _, arguments = BatchCodeTrigger("osca", "op-1", CONN_ID, 1_800_000_000.0).serialize()
+    _, arguments = BatchCodeTrigger("osca", "op-1", CONN_ID, 1_800_000_000.0, started=1_799_990_000.0).serialize()
     assert arguments == {
         "topic": "osca",
         "operation_id": "op-1",
         "coding_service_conn_id": CONN_ID,
         "deadline": 1_800_000_000.0,
         "poll_interval": None,
+        "expected_seconds": None,
+        "started": 1_799_990_000.0,
     }
 
 
@@ -72,7 +77,9 @@ def test_what_is_stored_are_ids_and_times_only():
 async def test_a_complete_operation_gives_one_event_without_a_link(connected, uploaded):
     connected.progression("by_polls", polls=2)
     operation_id = uploaded()
+    start = time.time()
     [payload] = await events_of(trigger_for(operation_id))
+    assert 0 < payload.pop("seconds") <= time.time() - start + 0.001
     assert payload == {
         "status": "success",
         "reason": "complete",
@@ -170,15 +177,16 @@ async def test_an_unknown_state_gives_one_event(serve, connect):
 
 def test_every_event_can_be_stored_as_json_and_has_the_same_members():
     for status in ("complete", "failed", "timed_out"):
-        payload = end_event(Operation.from_json("op-1", {"operationStatus": status}))
+        payload = end_event(Operation.from_json("op-1", {"operationStatus": status}), 12.5)
         assert json.loads(json.dumps(payload)) == payload
-        assert list(payload) == ["status", "reason", "operation_id", "message"]
+        assert list(payload) == ["status", "reason", "operation_id", "message", "seconds"]
+        assert payload["seconds"] == 12.5
         assert payload["reason"] in [str(reason) for reason in Reason]
 
 
 @pytest.mark.parametrize("status", ["awaiting_input", "in_progress"])
 def test_an_operation_under_way_has_no_event(status):
-    assert end_event(Operation.from_json("op-1", {"operationStatus": status})) is None
+    assert end_event(Operation.from_json("op-1", {"operationStatus": status}), 12.5) is None
 
 
 # ---- on the way --------------------------------------------------------------------------------------------------
@@ -235,20 +243,41 @@ async def test_an_exceeded_limit_is_waited_for_until_the_deadline_without_anothe
     assert [one["status"] for one in connected.journal("GET", operation_id)] == [429]
 
 
-async def test_waits_grow(serve, connect):
-    moments = []
+async def test_a_stop_is_slept_through_without_a_call_and_told_once(remote, connect, uploaded, capsys):
+    state = connect(remote.url)
+    operation_id = uploaded()
+    [path] = state.glob("*.calls")
+    over = math.ceil(time.time()) + 1
+    CallBudget(SharedFile(path), 1, 1).stop(over - 0.5 - time.time())
+    [payload] = await events_of(trigger_for(operation_id))
+    assert payload["reason"] == "complete"
+    [call] = remote.journal("GET", operation_id)
+    assert datetime.fromisoformat(call["time"]).timestamp() >= over - 0.5 - 0.01
+    told = [line for line in capsys.readouterr().out.splitlines() if "no calls to the coding service before" in line]
+    assert len(told) == 1
+    assert f"{datetime.fromtimestamp(over, UTC):%Y-%m-%d %H:%M:%S} UTC" in told[0]
 
-    def answer(request, reply):
-        if request.path == "/oauth2/token":
-            reply(200, {"access_token": "t0ken"})
-        else:
-            moments.append(time.monotonic())
-            reply(200, {"operationStatus": "complete" if len(moments) == 6 else "in_progress"})
 
-    connect(serve(answer).url)
-    await events_of(trigger_for("op-1"))
-    waits = [later - earlier for earlier, later in pairwise(moments)]
-    assert waits[-1] > 2 * waits[1]
+async def test_nobody_asks_before_the_operation_is_expected_to_be_done(connected, operation_id):
+    [payload] = await events_of(trigger_for(operation_id, seconds=0.3, expected_seconds=60))
+    assert payload["reason"] == "deadline"
+    assert len(connected.journal("GET", operation_id)) == 1  # at the deadline
+
+
+async def test_an_end_that_comes_as_expected_takes_one_call(connected, uploaded):
+    operation_id = uploaded()
+    [payload] = await events_of(trigger_for(operation_id, expected_seconds=0.5))
+    assert payload["reason"] == "complete"
+    assert 0.5 <= payload["seconds"] < 5
+    assert len(connected.journal("GET", operation_id)) == 1
+
+
+async def test_a_wait_that_is_taken_up_again_asks_as_seldom_as_before(connected, operation_id):
+    began = time.time() - 3600
+    [payload] = await events_of(trigger_for(operation_id, seconds=0.3, started=began))
+    assert payload["reason"] == "deadline"
+    assert 3600 <= payload["seconds"] < 3700
+    assert len(connected.journal("GET", operation_id)) == 1  # at the deadline
 
 
 async def test_the_interval_of_the_connection_holds_when_none_is_given(remote, connect, uploaded):
