@@ -202,7 +202,10 @@ def code(part: Any) -> None:
     upload = CodingServiceUploadOperator(
         task_id="upload", part=part, operation_id=create.output, grant=XComArg(create, key=GRANT), **common
     )
-    poll = BatchCodeSensor(task_id="poll", topic=TOPIC, operation_id=upload.output, deferrable=DEFERRABLE, **common)
+    poll = BatchCodeSensor(
+        task_id="poll", topic=TOPIC, operation_id=upload.output, expected_seconds=EXPECTED, deferrable=DEFERRABLE,
+        **common,
+    )  # fmt: skip
     download = CodingServiceDownloadOperator(task_id="download", part=part, operation_id=upload.output, **common)
     create >> upload >> poll >> download
 

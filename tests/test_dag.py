@@ -78,6 +78,11 @@ def test_land_runs_whatever_became_of_the_parts(dag: Any) -> None:
         ("clean", "yes"),
         ("columns", ["occp_text"]),
         ("source", ""),
+        ("look_back_days", 367),
+        ("max_records", 0),
+        ("approve_above", -1),
+        ("response_date", "yesterday"),
+        ("dry_run", 1),
     ],
 )
 def test_the_form_refuses_a_value_that_cannot_work(dag: Any, name: str, value: Any) -> None:
@@ -91,7 +96,8 @@ def test_the_defaults_of_the_form_are_valid_and_those_of_the_design(dag: Any) ->
     assert dag.params.validate() == {
         "topic": "osca", "model": "latest", "from_date": None, "to_date": None, "source": "survey_responses",
         "columns": {}, "selection": "uncoded", "records_per_part": 500_000, "clean": True, "max_uncoded_share": 0.5,
-        "max_rejected_share": 0.2, "force_new": False,
+        "max_rejected_share": 0.2, "force_new": False, "look_back_days": 7, "response_date": None, "dry_run": False,
+        "max_records": None, "approve_above": None,
     }  # fmt: skip
 
 
@@ -175,3 +181,25 @@ def test_the_folder_of_a_run_with_a_long_id_has_a_name_that_fits() -> None:
     from coding_settings import staging_of
 
     assert len(staging_of("r" * 250).rpartition("/")[2]) < 100
+
+
+@pytest.mark.parametrize(
+    ("form", "setting", "limit"),
+    [(None, "", None), (None, "5000", 5000), (7, "5000", 7), (0, "", 0)],
+)
+def test_the_form_goes_before_the_setting_in_what_has_to_be_approved(
+    monkeypatch: pytest.MonkeyPatch, form: int | None, setting: str, limit: int | None
+) -> None:
+    from coding_settings import approval_limit
+
+    monkeypatch.setenv("CODING_APPROVE_ABOVE", setting)
+    assert approval_limit({"approve_above": form}) == limit
+
+
+def test_a_limit_of_approval_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from coding_settings import approval_limit
+    from include.coding.errors import PlanError
+
+    monkeypatch.setenv("CODING_APPROVE_ABOVE", "many")
+    with pytest.raises(PlanError, match="CODING_APPROVE_ABOVE is 'many'; expected a whole number of texts"):
+        approval_limit({"approve_above": None})

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = {
     "dags": {"coding_service", "include.coding", "include.warehouse"},
     "coding_service.errors": set(),
+    "coding_service.facts": set(),
     "coding_service.models": {"coding_service.errors"},
     "coding_service.settings": {"coding_service.errors"},
     "coding_service.shared_file": set(),
@@ -53,7 +54,7 @@ ALLOWED = {
 }  # fmt: skip
 MAY_IMPORT_AIRFLOW = (
     "dags", "coding_service.hooks", "coding_service.triggers", "coding_service.operators", "coding_service.sensors",
-    "coding_service.retry", "coding_service.storage", "include.warehouse.connect",
+    "coding_service.retry", "coding_service.storage", "coding_service.facts", "include.warehouse.connect",
 )  # fmt: skip
 FILES = {
     **dict.fromkeys((ROOT / "plugins" / "coding_service").rglob("*.py"), "coding_service"),

@@ -32,7 +32,7 @@ def looks(takes, expected, start=10, chance=never):
 
 @pytest.mark.parametrize(
     ("takes", "unexpected", "ten_percent_late", "expected"),
-    [(MINUTE, 5, 2, 1), (10 * MINUTE, 13, 5, 1), (HOUR, 21, 11, 1), (DAY, 113, 26, 1)],
+    [(MINUTE, 5, 3, 2), (10 * MINUTE, 13, 6, 2), (HOUR, 21, 12, 2), (DAY, 113, 27, 2)],
     ids=["1 min", "10 min", "1 h", "24 h"],
 )
 def test_calls_of_an_operation(takes, unexpected, ten_percent_late, expected):
@@ -54,14 +54,27 @@ def test_an_end_is_seen_late_by_a_quarter_of_the_wait_for_it_at_most(takes, expe
     assert seen - takes <= early + (1 + JITTER) * min(10 + 0.25 * waited, LONGEST_WAIT)
 
 
-def test_the_first_look_is_when_the_operation_is_expected_to_be_done():
-    assert next_wait(10, 3600, 0, None, never) == 3600
+def test_the_first_look_is_a_little_before_the_operation_is_expected_to_be_done_and_the_second_when_it_is():
+    assert next_wait(10, 3600, 0, None, never) == 2880
+    assert next_wait(10, 3600, 2880, None, never) == 720
     assert next_wait(10, 3600, 3000, None, never) == 600
     assert next_wait(10, None, 0, None, never) == 10
 
 
+def test_an_expectation_that_has_become_too_long_shrinks_by_itself():
+    expected = float(HOUR)
+    for _ in range(20):
+        expected = looks(takes=60, expected=expected)[-1]
+    assert expected <= 75
+
+
+def test_nobody_looks_again_at_once_where_a_look_came_a_moment_too_early():
+    assert next_wait(10, 3600, 2879.999, None, never) == pytest.approx(720, abs=0.01)
+    assert next_wait(10, 3600, 3599.999, None, never) == 10
+
+
 def test_after_that_the_intervals_grow_up_to_the_longest():
-    moments = looks(DAY, 600)
+    moments = looks(DAY, 600)[1:]
     waits = [later - earlier for earlier, later in pairwise(moments)]
     assert waits[:3] == [10, 12.5, 15.625]
     assert all(later >= earlier - 1e-6 for earlier, later in pairwise(waits))
@@ -80,7 +93,7 @@ def test_chance_lengthens_an_interval_by_a_tenth_at_most_and_never_shortens_it()
 
 
 def test_chance_does_not_delay_an_expected_end_by_more_than_a_tenth_of_the_first_interval():
-    assert next_wait(10, DAY, 0, None, lambda: 1.0) == DAY + 1
+    assert next_wait(10, DAY, 0.8 * DAY, None, lambda: 1.0) == pytest.approx(0.2 * DAY + 1)
 
 
 @pytest.mark.parametrize("kind", [ServiceUnavailableError, TooManyRequestsError, QuotaExceededError, BudgetError])
