@@ -29,6 +29,7 @@ ALLOWED = {
         "coding_service.settings", "coding_service.storage", "coding_service.tokens", "coding_service.transfer",
     },
     "coding_service.retry": {"coding_service.errors"},
+    "coding_service.alerts": {"coding_service.errors"},
     "coding_service.triggers": {"coding_service.errors", "coding_service.hooks", "coding_service.models"},
     "coding_service.sensors": {
         "coding_service.errors", "coding_service.hooks", "coding_service.retry", "coding_service.triggers",
@@ -47,7 +48,7 @@ ALLOWED = {
 }  # fmt: skip
 MAY_IMPORT_AIRFLOW = (
     "dags", "coding_service.hooks", "coding_service.triggers", "coding_service.operators", "coding_service.sensors",
-    "coding_service.retry", "coding_service.storage", "include.warehouse.connect",
+    "coding_service.retry", "coding_service.storage", "coding_service.alerts", "include.warehouse.connect",
 )  # fmt: skip
 FILES = {
     **dict.fromkeys((ROOT / "plugins" / "coding_service").rglob("*.py"), "coding_service"),
