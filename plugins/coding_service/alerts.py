@@ -1,7 +1,7 @@
 """Alerts: somebody is told that a run failed or that its codes are late, through any notifier of Airflow.
 
-Who is told, and how, is set by `CODING_ALERTS`, or by `CODING_ALERT_EMAIL` for e-mail: Airflow Variables or environment
-variables, read when there is something to tell. Nothing in an alert is secret, and no text of a person is in it.
+Who is told, and how, is set by `CODING_ALERTS`, or by `CODING_ALERT_EMAIL` for e-mail: Airflow Variables or
+environment variables, read when there is something to tell. No secret and no text of a person is in an alert.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
-from airflow.sdk import AsyncCallback, BaseNotifier, DeadlineAlert, DeadlineReference, Variable, conf
+from airflow.sdk import BaseNotifier, Variable, conf
+from airflow.sdk.definitions.callback import AsyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.module_loading import import_string
 from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
@@ -31,7 +33,7 @@ TEMPLATES = SandboxedEnvironment(undefined=StrictUndefined)
 
 log = logging.getLogger(__name__)
 
-#: A notifier and its arguments: {"notifier": its dotted class, "kwargs": templates over `subject`, `message`, `dag_run`}.
+#: {"notifier": dotted class, "kwargs": its arguments, templates that may use `subject`, `message` and `dag_run`}
 Channel = Mapping[str, Any]
 
 
@@ -68,21 +70,19 @@ def landing_deadline() -> DeadlineAlert:
     except (ValueError, OverflowError):
         within = timedelta(0)
     if within <= timedelta(0):
-        raise SettingsError(
-            f"the environment variable {LAND_WITHIN} is {text!r}; expected hours above 0, such as '6'"
-        )
+        raise SettingsError(f"the environment variable {LAND_WITHIN} is {text!r}; expected hours, such as '6'")
     return DeadlineAlert(
         DeadlineReference.DAGRUN_QUEUED_AT, within, AsyncCallback(tell_of_lateness), name="codes landed in time"
     )
 
 
-# ---- what Airflow calls ------------------------------------------------------------------------------------------------
+# ---- what Airflow calls --------------------------------------------------------------------------------------------
 
 
 def tell_of_failure(context: Mapping[str, Any]) -> None:
     """Tell that a run failed: for `on_failure_callback` of a DAG.
 
-    Not of a task: the callback of a task whose worker was killed is never called. Airflow calls it in the dag processor.
+    Not of a task: that of a task whose worker was killed is never called. Airflow calls it in the dag processor.
     """
     run, task = context.get("dag_run"), context.get("ti")  # neither is there when the run timed out
     alerted = AlertedRun(
@@ -102,14 +102,14 @@ def tell_of_failure(context: Mapping[str, Any]) -> None:
     with _never_silent(about):
         for channel in _channels(about):
             with _never_silent(about):
-                _notifier(channel, about)(about)
+                _notifier(channel, about)({**about})
 
 
 async def tell_of_lateness(context: Mapping[str, Any]) -> None:
     """Tell that the codes of a scheduled run have not landed: for the callback of a deadline.
 
-    The runs of a backfill are queued all at once, so lateness says nothing of them. Airflow calls it in the triggerer,
-    with what its REST API says of the run; nothing here may block the event loop.
+    The runs of a backfill are queued all at once, so lateness says nothing of them. Airflow calls it in the
+    triggerer, with what its REST API says of the run; nothing here may block the event loop.
     """
     run = context["dag_run"]
     if run["run_type"] != "scheduled":
@@ -124,18 +124,18 @@ async def tell_of_lateness(context: Mapping[str, Any]) -> None:
     with _never_silent(about):
         for channel in await asyncio.to_thread(_channels, about):
             with _never_silent(about):
-                await _notify(await asyncio.to_thread(_notifier, channel, about), about)
+                await _notify(await asyncio.to_thread(_notifier, channel, about), {**about})
 
 
-async def _notify(notifier: BaseNotifier, about: dict[str, Any]) -> None:
+async def _notify(notifier: BaseNotifier, context: Any) -> None:
     if type(notifier).async_notify is BaseNotifier.async_notify:  # it can only block
-        await asyncio.to_thread(notifier, about)
-        return
-    notifier.context = about  # type: ignore[assignment]
-    await notifier
+        await asyncio.to_thread(notifier, context)
+    else:
+        notifier.context = context
+        await notifier
 
 
-# ---- what is said, and to whom -----------------------------------------------------------------------------------------
+# ---- what is said, and to whom -------------------------------------------------------------------------------------
 
 
 def _compose(run: AlertedRun, subject: str, what: str, section: str) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _channels(about: Mapping[str, Any]) -> list[Channel]:
 
 
 def read_channels(text: str) -> list[Channel]:
-    """Read the value of `CODING_ALERTS`: one channel or a list of them. Its words are not repeated: they may be secret.
+    """Read the value of `CODING_ALERTS`, a channel or a list of them; errors do not repeat it: it may be secret.
 
     :raises SettingsError: it is something else
     """
@@ -180,7 +180,7 @@ def read_channels(text: str) -> list[Channel]:
             and isinstance(channel.get("kwargs", {}), dict)
         ):
             raise SettingsError(
-                f'{CHANNELS}: expected {{"notifier": "<class>", "kwargs": {{...}}}}, or a list of these'
+                f'{CHANNELS}: expected {{"notifier": "<class>", "kwargs": {{...}}}} or a list of these'
             )
     return channels
 
@@ -198,11 +198,10 @@ def email_channel(addresses: str) -> Channel:
 def _notifier(channel: Channel, about: dict[str, Any]) -> BaseNotifier:
     """Make the notifier of a channel.
 
-    Its arguments are rendered here: a notifier renders its own too, but with a `subject` or `message` of its own in the
-    place of ours.
+    Its arguments are rendered here: a notifier renders them too, but its own `subject` or `message` hides ours.
     """
     notifier = import_string(channel["notifier"])
-    if not issubclass(notifier, BaseNotifier):
+    if not (isinstance(notifier, type) and issubclass(notifier, BaseNotifier)):
         raise SettingsError(f"{CHANNELS}: {channel['notifier']!r} is no notifier of Airflow")
     kwargs = BaseNotifier().render_template(channel.get("kwargs", {}), about, TEMPLATES)  # type: ignore[arg-type]
     return notifier(**kwargs)
