@@ -48,11 +48,15 @@ def staging_of(run_id: str) -> str:
     return f"{staging_base()}/{RUNS}/{readable}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
 
 
-def open_warehouse(plan: Plan) -> Warehouse:
-    """The warehouse of the connection `warehouse_default`; Redshift hands rows over beside the runs."""
+def open_warehouse(plan: Plan | None = None) -> Warehouse:
+    """The warehouse of the connection `warehouse_default`; Redshift hands rows over beside the runs.
+
+    :param plan: of the run, whose tasks may take so much memory; others take little
+    """
     from include.warehouse.connect import connect  # not before: tasks without a warehouse need no driver of one
 
-    return connect(memory_mb=plan.engine_memory_mb, exchange=f"{staging_base()}/{EXCHANGE}")
+    memory = {} if plan is None else {"memory_mb": plan.engine_memory_mb}
+    return connect(**memory, exchange=f"{staging_base()}/{EXCHANGE}")
 
 
 def file_system_of(uri: str) -> Any:
