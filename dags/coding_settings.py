@@ -53,10 +53,11 @@ def open_warehouse(plan: Plan | None = None) -> Warehouse:
 
     :param plan: of the run, whose tasks may take so much memory; others take little
     """
-    from include.warehouse.connect import connect  # not before: tasks without a warehouse need no driver of one
+    # not before: tasks without a warehouse need no driver of one
+    from include.warehouse.connect import MEMORY_MB, connect
 
-    memory = {} if plan is None else {"memory_mb": plan.engine_memory_mb}
-    return connect(**memory, exchange=f"{staging_base()}/{EXCHANGE}")
+    memory_mb = MEMORY_MB if plan is None else plan.engine_memory_mb
+    return connect(memory_mb=memory_mb, exchange=f"{staging_base()}/{EXCHANGE}")
 
 
 def file_system_of(uri: str) -> Any:
