@@ -48,9 +48,9 @@ class AlertedRun:
 
     @property
     def dates(self) -> str:
-        """The response dates of the run, in words."""
+        """The response dates that it was started for; empty if it was left to itself which they are."""
         given = [str(self.conf[name]) for name in ("from_date", "to_date") if self.conf.get(name)]
-        return self.partition_key or " to ".join(given) or "the day before the run"
+        return self.partition_key or " to ".join(given)
 
     @property
     def url(self) -> str:
@@ -95,7 +95,7 @@ def tell_of_failure(context: Mapping[str, Any]) -> None:
     failed = sorted(name for name, state in states.items() if state == "failed")
     about = _compose(
         alerted,
-        f"{alerted.dag_id} failed for {alerted.dates}",
+        f"{alerted.dag_id} failed for {alerted.dates or alerted.run_id}",
         f"failed: {', '.join(failed) or context.get('reason')}",
         "a-run-failed",
     )
@@ -117,8 +117,8 @@ async def tell_of_lateness(context: Mapping[str, Any]) -> None:
     alerted = AlertedRun(run["dag_id"], run["dag_run_id"], run["partition_key"], run["conf"] or {})
     about = _compose(
         alerted,
-        f"{alerted.dag_id} is late: no codes for {alerted.dates}",
-        f"has not landed by {context['deadline']['deadline_time']:%Y-%m-%d %H:%M %Z}; it is {run['state']}",
+        f"{alerted.dag_id} is late: no codes for {alerted.dates or alerted.run_id}",
+        f"has not landed by {context['deadline']['deadline_time']:%Y-%m-%d %H:%M %Z}; its state is {run['state']}",
         "the-codes-are-late",
     )
     with _never_silent(about):
@@ -140,13 +140,13 @@ async def _notify(notifier: BaseNotifier, context: Any) -> None:
 
 def _compose(run: AlertedRun, subject: str, what: str, section: str) -> dict[str, Any]:
     """What templates may use, in the words of :data:`Channel`."""
-    message = (
-        f"Run {run.run_id} of {run.dag_id} {what}\n"
-        f"Response dates: {run.dates}\n"
-        f"The run: {run.url}\n"
-        f"What to do: {RUNBOOK}#{section}"
-    )
-    return {"subject": subject, "message": message, "dag_run": run}
+    lines = [
+        f"Run {run.run_id} of {run.dag_id} {what}",
+        *([f"Response dates: {run.dates}"] if run.dates else []),
+        f"The run: {run.url}",
+        f"What to do: {RUNBOOK}#{section}",
+    ]
+    return {"subject": subject, "message": "\n".join(lines), "dag_run": run}
 
 
 def _channels(about: Mapping[str, Any]) -> list[Channel]:

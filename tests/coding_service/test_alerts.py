@@ -66,7 +66,7 @@ def test_a_failed_run_is_told_with_its_failed_tasks_its_dates_its_page_and_what_
     [
         ({"from_date": "2026-01-01", "to_date": "2026-01-31"}, "2026-01-01 to 2026-01-31"),
         ({"from_date": "2026-01-01", "to_date": None}, "2026-01-01"),
-        (None, "the day before the run"),
+        (None, "run+1"),
     ],
 )
 def test_the_dates_of_a_run_without_a_partition_are_those_of_its_form(told, conf, dates):
@@ -85,7 +85,7 @@ async def test_a_scheduled_run_that_is_late_is_told_through_a_notifier_that_can_
     await alerts.tell_of_lateness(lateness())
     (alert,) = told()
     assert alert["subject"] == "recode_occupations is late: no codes for 2026-10-05"
-    assert "has not landed by 2026-10-05 19:00 UTC; it is running\n" in alert["message"]
+    assert "has not landed by 2026-10-05 19:00 UTC; its state is running\n" in alert["message"]
     assert alert["message"].endswith("docs/runbook.md#the-codes-are-late")
 
 

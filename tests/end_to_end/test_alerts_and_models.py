@@ -11,6 +11,7 @@ from typing import Any
 
 import pendulum
 import pytest
+import requests
 
 from include.stack.airflow_api import DAG_ID
 from include.stack.processes import PROJECT, Stack
@@ -46,6 +47,11 @@ class Night(Harness):
     def alerts(self, run_id: str) -> list[dict[str, str]]:
         """What the notifier of the test has been told of a run."""
         return [alert for alert in read_alerts(self._alerts) if f"Run {run_id} " in alert["message"]]
+
+    def latest_models(self) -> list[str]:
+        """GUIDs of the models of `osca`, the latest last."""
+        state = requests.get(f"{self.stack.service_url}/_local/state", timeout=10).json()
+        return [model["modelId"] for model in state["topics"]["osca"]["models"]]
 
     def set_variable(self, name: str, value: str) -> None:
         self.api.request("POST", "/variables", json={"key": name, "value": value})
@@ -153,7 +159,8 @@ def test_a_scheduled_run_whose_task_is_killed_is_told_as_failed_and_as_late(nigh
     assert late["subject"].startswith("killed is late")
 
 
-def test_a_new_model_is_an_event_and_the_recode_of_history_is_started_once(night: Night) -> None:
+@pytest.mark.usefixtures("to_a_file")
+def test_a_new_model_is_an_event_and_history_is_recoded_with_it_once_which_is_never_late(night: Night) -> None:
     days = [pendulum.now("Australia/Sydney").subtract(days=ago).to_date_string() for ago in (1, 2)]
     user, password = night.stack.login
     connection = {"conn_type": "http", "host": night.api.url, "login": user, "password": password}
@@ -173,12 +180,31 @@ def test_a_new_model_is_an_event_and_the_recode_of_history_is_started_once(night
     night.knob("faults", name="new_latest_model", count=1)
     states, events, backfills = look()
     assert states["watch.look"] == states["watch.recode_history"] == "success"
-    print(events, backfills)
     ((event,), (backfill,)) = events, backfills
+    models = night.latest_models()
+    assert {"topic": "osca", "model_before": models[-2], "model_after": models[-1]}.items() <= event["extra"].items()
+    assert (event["extra"]["version_before"], event["extra"]["version_after"]) == (2, 3)
+    assert backfill["dag_run_conf"] == {"model": models[-1], "topic": "osca"}
+    assert (backfill["max_active_runs"], backfill["reprocess_behavior"]) == (2, "completed")
 
     states, events, backfills = look()
     assert states["watch.look"] == states["watch.recode_history"] == "skipped"
     assert (len(events), len(backfills)) == (1, 1)
+
+    # as if the try that started the backfill had died before it could write that down
+    path = f"/assets/{event['asset_id']}/state-store/osca"
+    night.api.request("PUT", path, json={"value": event["extra"]})
+    states, events, backfills = look()
+    assert (states["watch.look"], states["watch.recode_history"]) == ("skipped", "success")
+    assert (len(events), len(backfills)) == (1, 1)
+    assert night.api.request("GET", path)["value"]["backfill"] == backfill["id"]
+
+    until(lambda: len(night.runs(DAG_ID, run_type="backfill")) == len(days), "the runs of the backfill")
+    for run in night.runs(DAG_ID, run_type="backfill"):
+        assert night.wait(DAG_ID, run["dag_run_id"]) == "success"
+        night.wait_until_its_deadline_was_handled(run["dag_run_id"])
+        assert night.alerts(run["dag_run_id"]) == []
+    assert {run["partition_key"] for run in night.runs(DAG_ID, run_type="backfill")} == set(days)
 
 
 def test_a_dag_that_uses_the_codes_starts_for_the_date_that_has_landed(night: Night) -> None:
@@ -191,7 +217,6 @@ def test_a_dag_that_uses_the_codes_starts_for_the_date_that_has_landed(night: Ni
     assert night.wait("example_use_codes", run["dag_run_id"]) == "success"
     path = f"/dags/example_use_codes/dagRuns/{run['dag_run_id']}/taskInstances/count_codes/xcomEntries/return_value"
     counted = night.api.request("GET", path, params={"deserialize": True})["value"]
-    print(run, counted)
     assert [[digit, records] for digit, records, _ in counted] == [
         list(row)
         for row in night.query(
