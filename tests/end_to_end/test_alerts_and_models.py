@@ -124,7 +124,7 @@ def to_a_file(night: Night, tmp_path_factory: pytest.TempPathFactory) -> None:
     night.set_variable("CODING_ALERTS", json.dumps(channel))
 
 
-def test_a_scheduled_run_that_is_late_is_told_by_mail(night: Night) -> None:
+def test_a_late_night_and_a_failed_run_are_told_by_mail_if_only_an_address_is_set(night: Night) -> None:
     yesterday = pendulum.yesterday("Australia/Sydney").to_date_string()
     until(lambda: bool(night.mailbox.messages), "a mail")
     (run,) = night.runs(DAG_ID, run_type="scheduled")
@@ -133,6 +133,11 @@ def test_a_scheduled_run_that_is_late_is_told_by_mail(night: Night) -> None:
     assert message["Subject"] == f"{DAG_ID} is late: no codes for {yesterday}"
     assert f"Run {run['dag_run_id']} of {DAG_ID} has not landed by " in text_of(message)
     assert "docs/runbook.md#the-codes-are-late" in text_of(message)
+
+    run_id, state = night.code(topic="oska")
+    assert state == "failed"
+    until(lambda: len(night.mailbox.messages) == 2, "a second mail")
+    assert night.mailbox.messages[1]["Subject"] == f"{DAG_ID} failed for {run_id}"
 
 
 @pytest.mark.usefixtures("to_a_file")
