@@ -6,10 +6,18 @@ import email
 import email.policy
 import json
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 
 class _Conversation(socketserver.StreamRequestHandler):
@@ -19,6 +27,12 @@ class _Conversation(socketserver.StreamRequestHandler):
         self._say("220 sink")
         while line := self.rfile.readline().decode().strip():
             match line.split()[0].upper():
+                case "EHLO" if self.server.tls and not isinstance(self.request, ssl.SSLSocket):
+                    self._say("250-sink\r\n250 STARTTLS")
+                case "STARTTLS":
+                    self._say("220 go on")
+                    self.request = self.server.tls.wrap_socket(self.request, server_side=True)
+                    self.setup()
                 case "DATA":
                     self._say("354 go on")
                     self.server.keep(b"".join(iter(self.rfile.readline, b".\r\n")))
@@ -34,12 +48,16 @@ class _Conversation(socketserver.StreamRequestHandler):
 
 
 class Mailbox(socketserver.ThreadingTCPServer):
-    """The server, and the messages that have arrived."""
+    """The server, and the messages that have arrived.
+
+    :param tls: what it offers STARTTLS with
+    """
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Conversation)
+        self.tls = tls
         self.messages: list[EmailMessage] = []
 
     def keep(self, raw: bytes) -> None:
@@ -47,7 +65,7 @@ class Mailbox(socketserver.ThreadingTCPServer):
 
     def connection(self) -> str:
         """Airflow's connection to it."""
-        extra = {"disable_ssl": True, "disable_tls": True, "from_email": "airflow@agency.example"}
+        extra = {"disable_ssl": True, "disable_tls": not self.tls, "from_email": "airflow@agency.example"}
         host, port = self.server_address[:2]
         return json.dumps({"conn_type": "smtp", "host": host, "port": port, "extra": extra})
 
@@ -60,8 +78,8 @@ def text_of(message: EmailMessage) -> str:
 
 
 @contextmanager
-def run_mailbox() -> Iterator[Mailbox]:
-    with Mailbox() as mailbox:
+def run_mailbox(tls: ssl.SSLContext | None = None) -> Iterator[Mailbox]:
+    with Mailbox(tls) as mailbox:
         thread = threading.Thread(target=mailbox.serve_forever)
         thread.start()
         try:
@@ -69,3 +87,22 @@ def run_mailbox() -> Iterator[Mailbox]:
         finally:
             mailbox.shutdown()
             thread.join()
+
+
+def make_tls(path: Path) -> ssl.SSLContext:
+    """TLS of a server, with a certificate that it made itself and writes to a file."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    here = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
+        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
+        .add_extension(here, critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    encoding = serialization.Encoding.PEM
+    private = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(private + certificate.public_bytes(encoding))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(path)
+    return tls

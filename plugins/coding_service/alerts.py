@@ -128,7 +128,11 @@ async def tell_of_lateness(context: Mapping[str, Any]) -> None:
 
 
 async def _notify(notifier: BaseNotifier, context: Any) -> None:
-    if type(notifier).async_notify is BaseNotifier.async_notify:  # it can only block
+    """Use the notifier as the dag processor does, in a thread: what has told of a failed run then tells of a late one.
+
+    The asynchronous half is for a notifier that has no other. That of SmtpNotifier 3.2.0 fails with STARTTLS.
+    """
+    if type(notifier).notify is not BaseNotifier.notify:
         await asyncio.to_thread(notifier, context)
     else:
         notifier.context = context

@@ -13,7 +13,7 @@ from airflow.sdk import BaseNotifier
 from coding_service import alerts
 from coding_service.errors import SettingsError
 from tests.file_notifier import read_alerts
-from tests.smtp import run_mailbox, text_of
+from tests.smtp import make_tls, run_mailbox, text_of
 
 FILE_NOTIFIER = "tests.file_notifier.FileNotifier"
 
@@ -81,7 +81,7 @@ def test_a_run_that_failed_without_a_failed_task_is_told_with_the_reason(told):
     assert told()[0]["message"].startswith("Run run+1 of recode_occupations failed: timed_out\n")
 
 
-async def test_a_scheduled_run_that_is_late_is_told_through_a_notifier_that_can_only_block(told):
+async def test_a_scheduled_run_that_is_late_is_told_by_when_it_should_have_landed(told):
     await alerts.tell_of_lateness(lateness())
     (alert,) = told()
     assert alert["subject"] == "recode_occupations is late: no codes for 2026-10-05"
@@ -96,30 +96,38 @@ async def test_nobody_is_told_that_a_run_is_late_which_nobody_has_scheduled(told
 
 
 class Both(BaseNotifier):
-    """Notes in which way it was called."""
+    """Notes in which way it was called, and whether that blocked the main thread."""
 
     ways: ClassVar = []
 
     def notify(self, context):
-        self.ways.append("sync")
+        self.ways.append(("sync", threading.current_thread() is threading.main_thread()))
 
     async def async_notify(self, context):
-        assert threading.current_thread() is threading.main_thread()
-        self.ways.append("async")
+        self.ways.append(("async", threading.current_thread() is threading.main_thread()))
 
 
-async def test_a_notifier_that_can_do_both_blocks_the_dag_processor_only(monkeypatch):
+class Asynchronous(Both):
+    """Has the other half only."""
+
+    notify = BaseNotifier.notify
+
+
+@pytest.mark.parametrize(("notifier", "way"), [("Both", ("sync", False)), ("Asynchronous", ("async", True))])
+async def test_no_notifier_blocks_the_triggerer(monkeypatch, notifier, way):
     Both.ways.clear()
-    monkeypatch.setenv("CODING_ALERTS", json.dumps({"notifier": f"{__name__}.Both"}))
-    alerts.tell_of_failure(failure())
+    monkeypatch.setenv("CODING_ALERTS", json.dumps({"notifier": f"{__name__}.{notifier}"}))
     await alerts.tell_of_lateness(lateness())
-    assert Both.ways == ["sync", "async"]
+    assert Both.ways == [way]
 
 
-async def test_addresses_alone_are_told_by_mail(monkeypatch):
+@pytest.mark.parametrize("security", ["none", "STARTTLS"])
+async def test_addresses_alone_are_told_by_mail(tmp_path, monkeypatch, security):
     monkeypatch.delenv("CODING_ALERTS", raising=False)
     monkeypatch.setenv("CODING_ALERT_EMAIL", "night@agency.example, day@agency.example")
-    with run_mailbox() as mailbox:
+    certificate = tmp_path / "certificate.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with run_mailbox(make_tls(certificate) if security == "STARTTLS" else None) as mailbox:
         monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", mailbox.connection())
         alerts.tell_of_failure(failure())
         await alerts.tell_of_lateness(lateness())
