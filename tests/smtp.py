@@ -43,6 +43,10 @@ class _Conversation(socketserver.StreamRequestHandler):
                 case _:
                     self._say("250 sink")
 
+    def finish(self) -> None:
+        super().finish()
+        self.request.close()
+
     def _say(self, line: str) -> None:
         self.wfile.write(f"{line}\r\n".encode())
 

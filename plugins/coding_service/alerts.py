@@ -128,9 +128,9 @@ async def tell_of_lateness(context: Mapping[str, Any]) -> None:
 
 
 async def _notify(notifier: BaseNotifier, context: Any) -> None:
-    """Use the notifier as the dag processor does, in a thread: what has told of a failed run then tells of a late one.
+    """Use it as the dag processor does, but in a thread: what has told of a failed run then tells of a late one.
 
-    The asynchronous half is for a notifier that has no other. That of SmtpNotifier 3.2.0 fails with STARTTLS.
+    Its asynchronous half is taken if it has no other: that of SmtpNotifier 3.2.0, say, fails with STARTTLS.
     """
     if type(notifier).notify is not BaseNotifier.notify:
         await asyncio.to_thread(notifier, context)
