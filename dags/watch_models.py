@@ -34,7 +34,7 @@ def topics() -> list[str]:
 def look(
     topic: str, *, run_id: Any = None, asset_state_store: Any = None, outlet_events: Any = None
 ) -> dict[str, Any]:
-    """Ask for the latest model and emit an event if it is a new one; skipped, as no task that is emits one, if not.
+    """Ask for the latest model and emit an event if it is a new one. If not, skip: a success always emits one.
 
     The last change stays in the state store of the asset, with the run that noticed it: a retry emits the same event.
     """
@@ -74,8 +74,7 @@ def recode_history(topic: str, *, asset_state_store: Any = None) -> int:
     if not from_date or change["model_before"] is None or "backfill" in change:
         raise AirflowSkipException("switched off, or no new model, or its backfill was started")
     conf = {"model": change["model_after"], "topic": topic}
-    # a try that died may have started it
-    backfill = find_backfill(conf)
+    backfill = find_backfill(conf)  # a try that died may have started it
     if backfill is None:
         yesterday = pendulum.yesterday(TIMEZONE).to_date_string()
         backfill = start_backfill(conf, from_date, yesterday, int(setting("CODING_RECODE_RUNS", "2")))
