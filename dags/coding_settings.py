@@ -122,11 +122,16 @@ def facts_of(dag_run: Any) -> dict[str, Any] | None:
     return (dag_run.conf or {}).get(FACTS)
 
 
-def open_warehouse(plan: Plan) -> Warehouse:
-    """The warehouse of the connection `warehouse_default`; Redshift hands rows over beside the runs."""
-    from include.warehouse.connect import connect  # not before: tasks without a warehouse need no driver of one
+def open_warehouse(plan: Plan | None = None) -> Warehouse:
+    """The warehouse of the connection `warehouse_default`; Redshift hands rows over beside the runs.
 
-    return connect(memory_mb=plan.engine_memory_mb, exchange=f"{staging_base()}/{EXCHANGE}")
+    :param plan: of the run, whose tasks may take so much memory; others take little
+    """
+    # not before: tasks without a warehouse need no driver of one
+    from include.warehouse.connect import MEMORY_MB, connect
+
+    memory_mb = MEMORY_MB if plan is None else plan.engine_memory_mb
+    return connect(memory_mb=memory_mb, exchange=f"{staging_base()}/{EXCHANGE}")
 
 
 def file_system_of(uri: str) -> Any:

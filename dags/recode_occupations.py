@@ -22,6 +22,7 @@ from coding_service import (
     CodingServiceRetryPolicy,
     CodingServiceUploadOperator,
 )
+from coding_service.alerts import landing_deadline, tell_of_failure
 from coding_service.operators import GRANT
 from include.coding.errors import DataError
 from include.warehouse.errors import WarehouseSettingsError
@@ -312,6 +313,8 @@ with DAG(
     max_active_runs=4,
     params=PARAMS,
     default_args=DEFAULT_ARGS,
+    on_failure_callback=tell_of_failure,
+    deadline=landing_deadline(),
     tags=["occupation", "coding"],
 ) as dag:
     planned = plan()

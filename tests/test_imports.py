@@ -36,6 +36,7 @@ ALLOWED = {
     "coding_service.triggers": {
         "coding_service.errors", "coding_service.hooks", "coding_service.models", "coding_service.polling",
     },
+    "coding_service.alerts": {"coding_service.errors"},
     "coding_service.sensors": {
         "coding_service.errors", "coding_service.hooks", "coding_service.polling", "coding_service.retry",
         "coding_service.triggers",
@@ -54,7 +55,8 @@ ALLOWED = {
 }  # fmt: skip
 MAY_IMPORT_AIRFLOW = (
     "dags", "coding_service.hooks", "coding_service.triggers", "coding_service.operators", "coding_service.sensors",
-    "coding_service.retry", "coding_service.storage", "coding_service.facts", "include.warehouse.connect",
+    "coding_service.retry", "coding_service.storage", "coding_service.facts", "coding_service.alerts",
+    "include.warehouse.connect",
 )  # fmt: skip
 FILES = {
     **dict.fromkeys((ROOT / "plugins" / "coding_service").rglob("*.py"), "coding_service"),

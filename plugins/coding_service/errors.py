@@ -9,7 +9,7 @@ CodingServiceError
 │   ├── TransferError             an upload or a download broke off
 │   └── StagingError              the disk or the object storage of a run's files refuses
 ├── FinalError                    the same call will fail again; somebody has to act
-│   ├── SettingsError             the Airflow connection lacks a field or has a wrong value
+│   ├── SettingsError             a connection or a setting is missing or wrong
 │   ├── AuthorizationError        wrong credentials, or a token refused when new
 │   ├── NotFoundError             no such topic, model or operation
 │   ├── RequestRefusedError       any other refusal of a request
@@ -93,7 +93,7 @@ class FinalError(CodingServiceError):
 
 
 class SettingsError(FinalError):
-    """The Airflow connection of the service lacks a field or has a wrong value."""
+    """An Airflow connection lacks a field or has a wrong value, or a setting of the deployment has."""
 
 
 class AuthorizationError(FinalError):
