@@ -14,7 +14,7 @@ from include.stack.processes import POOL, Running, Stack
 from tests.end_to_end.conftest import Harness, until
 
 pytestmark = pytest.mark.airflow
-OPERATIONS = 40
+DAYS, OPERATIONS = 4, 40
 
 
 class Budgeted(Stack):
@@ -29,7 +29,7 @@ class Budgeted(Stack):
 
 @pytest.fixture(scope="module")
 def budgeted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
-    options = ("--coder", "stub", "--progression", "by_time", "--seconds", "100")
+    options = ("--coder", "stub", "--progression", "by_time", "--seconds", "3600")
     stack = Budgeted(tmp_path_factory.mktemp("budgeted"), service_options=options)
     stack.start()
     try:
@@ -41,19 +41,24 @@ def budgeted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
 def test_forty_operations_in_flight_never_exceed_one_call_a_second(budgeted: Harness, tmp_path: Path) -> None:
     path = tmp_path / "answers.parquet"
     duckdb.execute(
-        "COPY (SELECT 'T' || i AS record_id, DATE '2026-09-01' AS response_date, 'job number ' || i AS occp_text,"
-        f" 'tasks' AS tasks_text FROM range({OPERATIONS}) AS numbers(i)) TO '{path}' (FORMAT parquet)"
+        f"COPY (SELECT 'T' || i AS record_id, DATE '2026-09-01' + CAST(i % {DAYS} AS INTEGER) AS response_date,"
+        " 'job number ' || i AS occp_text, 'tasks' AS tasks_text"
+        f" FROM range({OPERATIONS}) AS numbers(i)) TO '{path}' (FORMAT parquet)"
     )
-    budgeted.api.request(
-        "PATCH", f"/pools/{POOL}", json={"name": POOL, "slots": OPERATIONS, "include_deferred": True}
-    )
-    run_id = budgeted.api.trigger({"source": path.as_uri(), "from_date": "2026-09-01", "records_per_part": 1})
+    pool = {"name": POOL, "slots": OPERATIONS, "include_deferred": True}
+    budgeted.api.request("PATCH", f"/pools/{POOL}", json=pool)
+    runs = [
+        budgeted.api.trigger({"source": path.as_uri(), "from_date": f"2026-09-0{day}", "records_per_part": 1})
+        for day in range(1, DAYS + 1)
+    ]
 
-    def in_flight() -> int:
-        return list(budgeted.api.tasks(run_id).values()).count("deferred")
+    def states() -> list[str]:
+        return [state for run_id in runs for state in budgeted.api.tasks(run_id).values()]
 
-    until(lambda: in_flight() == OPERATIONS, f"{OPERATIONS} operations in flight", 300)
-    assert budgeted.api.wait(run_id, 600) == "success"
+    until(lambda: states().count("deferred") == OPERATIONS, f"{OPERATIONS} operations in flight", 400)
+    assert not {"running", "queued", "scheduled"} & set(states()), "who waits holds no worker"
+    budgeted.knob("progression", progression="immediate")
+    assert [budgeted.api.wait(run_id) for run_id in runs] == ["success"] * DAYS
 
     calls = [entry for entry in budgeted.journal() if "/v1/" in entry["path"]]
     assert not [entry for entry in calls if entry["status"] == 429]

@@ -121,6 +121,9 @@ def test_texts_are_sent_once_somebody_has_approved_and_not_if_somebody_rejects(h
 def ask(harness: Harness, run_id: str) -> str:
     """Wait until a person is asked, and return what the person is told."""
     until(lambda: harness.api.tasks(run_id).get("approve") == "awaiting_input", "somebody is asked")
+    # nobody answers before the scheduler has heard that the task waits: it would take the task for dead
+    heard = f"executor event with state success for task instance TaskInstanceKey(dag_id='{DAG_ID}', task_id='approve', run_id='{run_id}'"
+    until(lambda: heard in (harness.stack.logs / "scheduler.log").read_text(), "the scheduler knows that it waits")
     (detail,) = harness.api.request("GET", f"/dags/{DAG_ID}/dagRuns/{run_id}/hitlDetails")["hitl_details"]
     return str(detail["body"])
 
