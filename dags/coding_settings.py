@@ -20,8 +20,9 @@ from include.coding.plan import Plan
 from include.coding.staging import Staging
 from include.warehouse.warehouse import Warehouse
 
-#: Folders of the staging area.
+#: Folders of the staging area. What is in the last one stays: reports that people asked for.
 RUNS, EXCHANGE = "occupation-coding-runs", "occupation-coding-exchange"
+COMPARISONS = "occupation-coding-comparisons"
 #: Begin of the names of scratch folders, and seconds after which one that nobody writes to is no task's any more.
 SCRATCH, LONGEST_TASK = "occupation-coding-", 86_400.0
 
@@ -42,17 +43,25 @@ def staging_base() -> str:
     return base
 
 
-def staging_of(run_id: str) -> str:
+def staging_of(run_id: str, area: str = RUNS) -> str:
     """URI of the folder of a run."""
     readable = re.sub(r"[^A-Za-z0-9._-]", "-", run_id)[:80]  # two run ids may read alike: the hash tells them apart
-    return f"{staging_base()}/{RUNS}/{readable}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
+    return f"{staging_base()}/{area}/{readable}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
 
 
 def open_warehouse(plan: Plan) -> Warehouse:
-    """The warehouse of the connection `warehouse_default`; Redshift hands rows over beside the runs."""
+    """The warehouse of a run, which shares the memory with the engine of the task."""
+    return connect_warehouse(plan.engine_memory_mb)
+
+
+def connect_warehouse(memory_mb: int) -> Warehouse:
+    """The warehouse of the connection `warehouse_default`; Redshift hands rows over beside the runs.
+
+    :param memory_mb: megabytes that an embedded warehouse takes before it spills to disk
+    """
     from include.warehouse.connect import connect  # not before: tasks without a warehouse need no driver of one
 
-    return connect(memory_mb=plan.engine_memory_mb, exchange=f"{staging_base()}/{EXCHANGE}")
+    return connect(memory_mb=memory_mb, exchange=f"{staging_base()}/{EXCHANGE}")
 
 
 def file_system_of(uri: str) -> Any:
