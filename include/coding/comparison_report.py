@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from html import escape
+from textwrap import shorten
 
 import pandas as pd
 
@@ -115,16 +116,21 @@ def _fates(changes: Changes) -> Panel:
 def _agreement(changes: Changes) -> Panel:
     levels = changes.levels[changes.levels["records"] > 0].to_dict("records")
     rows = [
-        (f"first {row['level']}", row["share"], f"{_percent(row['share'])} of {row['records']:,}") for row in levels
+        (
+            "first digit" if row["level"] == 1 else f"first {row['level']} digits",
+            row["share"],
+            f"{_percent(row['share'])} of {row['records']:,}",
+        )
+        for row in levels
     ]
-    return Panel("Agreement in the first digits", rows, "#8bb174")
+    return Panel("Agreement by level", rows, "#8bb174")
 
 
 def _moves(changes: Changes) -> Panel:
     moves = changes.moves.head(DRAWN).to_dict("records")
     rows = [
         (
-            f"{row['before_code']} {row['before_label']} → {row['after_code']} {row['after_label']}",
+            " → ".join(shorten(f"{row[f'{side}_code']} {row[f'{side}_label']}", 28) for side in ("before", "after")),
             row["records"] / moves[0]["records"],
             f"{row['records']:,} ({_percent(row['share'])})",
         )
@@ -156,5 +162,6 @@ def _markdown(frame: pd.DataFrame) -> str:
     told = frame.round(3).map(
         lambda cell: "" if pd.isna(cell) else f"{cell:,}" if isinstance(cell, int) else str(cell)
     )
+    told = told.rename(columns=lambda name: name.replace("_", " "))
     told = told.map(lambda cell: escape(" ".join(cell.split()), quote=False).replace("|", "\\|"))
     return str(told.to_markdown(index=False, disable_numparse=True))

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, LEFT, RIGHT = 980, 440, 150
+WIDTH, LEFT, RIGHT = 1000, 440, 170
 ROW, BAR, HEAD, GAP = 24, 16, 34, 22
-#: Characters of a label that fit beside its bar.
-LABEL = 62
 _BARS = WIDTH - LEFT - RIGHT
 
 
@@ -17,7 +15,7 @@ _BARS = WIDTH - LEFT - RIGHT
 class Panel:
     """Bars under a title.
 
-    :param rows: label, length (0..1), and what is written after the bar
+    :param rows: label of 60 characters at most, length of the bar (0..1), and what is written after it
     :param color: of the bars
     """
 
@@ -51,10 +49,8 @@ def _draw_panel(panel: Panel, top: int) -> str:
     for number, (label, length, note) in enumerate(panel.rows):
         y = top + HEAD + ROW * number
         width, base = _BARS * length, y + BAR - 4
-        shown = label if len(label) <= LABEL else f"{label[: LABEL - 1]}…"
         lines += [
-            f'<text x="{LEFT - 10}" y="{base}" text-anchor="end" fill="#123">{escape(shown)}'
-            f"<title>{escape(label)}</title></text>",
+            f'<text x="{LEFT - 10}" y="{base}" text-anchor="end" fill="#123">{escape(label)}</text>',
             f'<rect x="{LEFT}" y="{y}" width="{_BARS}" height="{BAR}" fill="#eef2f6"/>',
             f'<rect x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{panel.color}"/>',
             f'<text x="{LEFT + _BARS + 10}" y="{base}" fill="#567">{escape(note)}</text>',
