@@ -276,14 +276,14 @@ def test_samples_are_moved_records_one_of_each_text_in_the_order_of_the_keys(emp
 
 def test_texts_of_the_samples_stand_in_the_report_only_if_asked_for_and_never_in_the_log(coded, caplog):
     caplog.set_level("DEBUG")
-    coded.add_text(OTHER_MODEL, "secret | <b>title", "secret tasks")
-    coded.add_text(MODEL, "secret of another model", "")
+    coded.add_text(OTHER_MODEL, "hushed | <b>title", "hushed tasks")
+    coded.add_text(MODEL, "hushed by another model", "")
     text, picture = coded.write()
-    assert "secret" not in text + picture
+    assert "hushed" not in text + picture
     text, picture = coded.write(with_texts=True)
-    assert "| secret \\| &lt;b&gt;title | secret tasks |" in text.replace("  ", "")
+    assert "| hushed \\| &lt;b&gt;title | hushed tasks |" in text.replace("  ", "")
     assert "another model" not in text
-    assert "secret" not in picture + caplog.text
+    assert "hushed" not in picture + caplog.text
     assert "# What changed between two models" in caplog.text
 
 
