@@ -99,8 +99,8 @@ def find_changes(comparison: Comparison, session: Session) -> Changes:
     groups = pairs.ask(f"SELECT {columns}, count(*) FROM pairs GROUP BY {columns}", (*_GROUPED, "records"))
     shared = groups.dropna(subset=["before_outcome", "after_outcome"])
     if shared.empty:
-        raise PlanError(f"no record is coded by both: {before}; {after}. Run recode_occupations for the same dates")
-    coded = shared.dropna(subset=["verdict"])
+        raise PlanError(f"no record is in both: {before}; {after}. Run recode_occupations for the same dates")
+    coded = shared.dropna(subset=["verdict"]).fillna({"before_label": "", "after_label": ""})
     crosswalk = pairs.ask("SELECT from_code, to_code FROM crosswalk", ("from_code", "to_code"))
     samples = pairs.sample(comparison.samples)
     return Changes(
@@ -219,7 +219,7 @@ def _digits(codes: pd.Series) -> pd.Series:
 
 def _rank(groups: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Records by the columns, the most first."""
-    counted = groups.groupby(columns, as_index=False, dropna=False).agg({"records": "sum"})
+    counted = groups.groupby(columns, as_index=False).agg({"records": "sum"})
     return counted.sort_values(["records", *columns], ascending=[False, *[True] * len(columns)])
 
 
@@ -230,8 +230,8 @@ def _find_moves(coded: pd.DataFrame) -> pd.DataFrame:
 
 
 def _find_relabelled(coded: pd.DataFrame) -> pd.DataFrame:
-    stayed = coded[coded["before_code"] == coded["after_code"]].fillna({"before_label": "", "after_label": ""})
-    changed = stayed[stayed["before_label"] != stayed["after_label"]]
+    stayed = coded["before_code"] == coded["after_code"]
+    changed = coded[stayed & (coded["before_label"] != coded["after_label"])]
     return _rank(changed, ["before_code", "before_label", "after_label"])
 
 
@@ -240,7 +240,9 @@ def _find_missing(coded: pd.DataFrame, crosswalk: pd.DataFrame) -> pd.DataFrame:
     sides = []
     for column, side in (("from_code", "before"), ("to_code", "after")):
         missing = _rank(coded[~coded[f"{side}_code"].isin(crosswalk[column])], [f"{side}_code", f"{side}_label"])
-        sides.append(missing.set_axis(["code", "label", "records"], axis=1).assign(missing_as=column))
+        missing.columns = ["code", "label", "records"]
+        missing.insert(0, "missing_as", column)
+        sides.append(missing)
     return pd.concat(sides, ignore_index=True)
 
 

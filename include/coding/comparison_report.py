@@ -130,7 +130,7 @@ def _moves(changes: Changes) -> Panel:
     moves = changes.moves.head(DRAWN).to_dict("records")
     rows = [
         (
-            " → ".join(shorten(f"{row[f'{side}_code']} {row[f'{side}_label']}", 28) for side in ("before", "after")),
+            f"{_short(row['before_code'], row['before_label'])} → {_short(row['after_code'], row['after_label'])}",
             row["records"] / moves[0]["records"],
             f"{row['records']:,} ({_percent(row['share'])})",
         )
@@ -145,6 +145,10 @@ def _name(model: Model) -> str:
 
 def _version(model: Model) -> str:
     return f"{model.topic} {model.model_id[:8] if model.version is None else f'{model.version:g}'}"
+
+
+def _short(code: str, label: str) -> str:
+    return shorten(f"{code} {label}", 30, placeholder=" …")
 
 
 def _percent(share: float) -> str:

@@ -127,6 +127,14 @@ def test_the_moves_are_ranked_and_a_label_that_changed_is_no_move(coded):
     assert rows(changes.relabelled) == [("351311", "Chef", "Head chef", 1)]
 
 
+def test_a_code_without_a_label_moves_like_any_other(coded):
+    coded.run("UPDATE coding.coded_records SET label = NULL")
+    changes = coded.compare()
+    assert rows(changes.moves)[0] == ("351311", "", "351411", "", 2, 0.5)
+    assert changes.relabelled.empty
+    assert "351311 → 351411" in coded.write()[1]
+
+
 def test_confidence_is_told_of_all_that_both_coded_and_of_those_that_kept_or_moved(coded):
     told = {row[0]: tuple(round(figure, 6) for figure in row[1:]) for row in rows(coded.compare().confidence)}
     assert told == {
@@ -191,7 +199,7 @@ def test_a_comparison_that_means_nothing_is_refused_before_any_work(changes, mes
 def test_models_without_a_record_in_common_are_refused(empty):
     empty.add(MODEL, 1.0, BEFORE)
     empty.add(OTHER_MODEL, 2.0, AFTER, day=NEXT_DAY)
-    with pytest.raises(PlanError, match=f"no record is coded by both: osca {MODEL} .*; osca {OTHER_MODEL}"):
+    with pytest.raises(PlanError, match=f"no record is in both: osca {MODEL} .*; osca {OTHER_MODEL}"):
         empty.compare()
 
 
@@ -244,6 +252,13 @@ def test_a_crosswalk_may_be_a_view_of_numbers(crossed):
     crossed.map((351311, 251), columns="a INTEGER, b INTEGER")
     crossed.run("CREATE VIEW codes AS SELECT a AS from_code, b AS to_code, 'note' AS note FROM crosswalk")
     assert crossed.compare(**{**CROSSED, "crosswalk": "codes"}).verdicts == {"kept": 1, "moved": 2, "unmapped": 3}
+
+
+def test_an_empty_crosswalk_leaves_every_code_unmapped(crossed):
+    crossed.map()
+    changes = crossed.compare(**CROSSED)
+    assert changes.verdicts == {"kept": 0, "moved": 0, "unmapped": 6}
+    assert list(changes.levels["records"]) == [0] * 6
 
 
 @pytest.mark.parametrize(
