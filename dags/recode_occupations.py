@@ -130,7 +130,8 @@ DEFAULT_ARGS = {
 @task
 def plan(*, params: Any = None, dag_run: Any = None, run_id: Any = None) -> dict[str, Any]:
     """Settle topic, model, dates and source of the run, and check what can be checked before any work is done."""
-    from coding_settings import check_pool, pin_model, setting, staging_of
+    from coding_runs import check_pool, pin_model
+    from coding_settings import setting, staging_of
     from include.coding.plan import Plan, settle_dates
 
     check_pool(dag_run, POOL)
@@ -160,13 +161,14 @@ def prepare(planned: Any, *, dag_run: Any = None, ti: Any = None) -> list[dict[s
     """Read and judge the records, keep each distinct text once, and write what has to be sent as parts."""
     from dataclasses import asdict
 
-    from coding_settings import estimate_sending, open_staging, open_warehouse
+    from coding_runs import estimate_sending
+    from coding_settings import open_staging, open_warehouse
     from include.coding.plan import Plan
     from include.coding.prepare import prepare
 
     settled = Plan.from_dict(planned)
     with open_staging(settled.staging) as staging:
-        prepared = prepare(settled, open_warehouse(settled), staging)
+        prepared = prepare(settled, open_warehouse(settled.engine_memory_mb), staging)
     ti.xcom_push(key="prepared", value=prepared.as_dict())
     ti.xcom_push(key="estimate", value=asdict(estimate_sending(prepared, dag_run)))
     return [] if settled.dry_run else [asdict(part) for part in prepared.parts]
@@ -179,7 +181,7 @@ class AskToSend(ApprovalOperator):
     """
 
     def execute(self, context: Any) -> Any:
-        from coding_settings import approval_limit
+        from coding_runs import approval_limit
         from include.coding.estimate import Estimate
 
         estimated = Estimate(**context["ti"].xcom_pull(task_ids="prepare", key="estimate"))
@@ -229,7 +231,7 @@ def land(*, ti: Any = None) -> dict[str, Any]:
     if settled.dry_run:
         raise AirflowSkipException("a dry run sends nothing and lands nothing")
     returned = [part_result(ti, part["part"]) for part in parts]
-    warehouse = open_warehouse(settled)
+    warehouse = open_warehouse(settled.engine_memory_mb)
     with open_staging(settled.staging) as staging:
         return asdict(land(settled, prepared, parts, returned, warehouse, staging))
 
@@ -273,7 +275,7 @@ def report(*, ti: Any = None) -> str:
             return write_estimate(settled, Estimate(**ti.xcom_pull(task_ids="prepare", key="estimate")), staging)
         prepared = ti.xcom_pull(task_ids="prepare", key="prepared")
         landed = ti.xcom_pull(task_ids="land")
-        return write_report(settled, prepared, landed, open_warehouse(settled), staging)
+        return write_report(settled, prepared, landed, open_warehouse(settled.engine_memory_mb), staging)
 
 
 @task(outlets=[CODED_RECORDS])

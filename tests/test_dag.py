@@ -190,14 +190,14 @@ def test_the_folder_of_a_run_with_a_long_id_has_a_name_that_fits() -> None:
 def test_the_form_goes_before_the_setting_in_what_has_to_be_approved(
     monkeypatch: pytest.MonkeyPatch, form: int | None, setting: str, limit: int | None
 ) -> None:
-    from coding_settings import approval_limit
+    from coding_runs import approval_limit
 
     monkeypatch.setenv("CODING_APPROVE_ABOVE", setting)
     assert approval_limit({"approve_above": form}) == limit
 
 
 def test_a_limit_of_approval_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from coding_settings import approval_limit
+    from coding_runs import approval_limit
     from include.coding.errors import PlanError
 
     monkeypatch.setenv("CODING_APPROVE_ABOVE", "many")
