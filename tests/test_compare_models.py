@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +11,9 @@ import duckdb
 import pytest
 
 from include.coding.tables import create_tables
-from tests.test_dag import PROBE, ROOT
 from tests.warehouses import open_warehouse
 
 MODELS = ("11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222")
-
-
-@pytest.fixture(scope="module")
-def parsed() -> dict[str, Any]:
-    probe = PROBE.format(root=str(ROOT)).replace("import recode_occupations", "import compare_models")
-    done = subprocess.run(
-        [sys.executable, "-c", probe], env=os.environ, capture_output=True, text=True, check=True
-    )  # fmt: skip
-    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +21,6 @@ def dag() -> Any:
     import compare_models
 
     return compare_models.dag
-
-
-def test_importing_the_dag_asks_for_no_connection_no_variable_and_no_network(parsed: dict[str, Any]) -> None:
-    assert "compare_models" in parsed["modules"]
-    assert parsed["calls"] == []
-
-
-@pytest.mark.parametrize("heavy", ["pandas", "duckdb", "pyarrow", "sklearn", "numpy", "boto3"])
-def test_importing_the_dag_leaves_heavy_libraries_to_the_task(parsed: dict[str, Any], heavy: str) -> None:
-    assert heavy not in parsed["modules"]
 
 
 def test_it_runs_by_hand_only_and_waits_for_nobody_to_unpause_it(dag: Any) -> None:

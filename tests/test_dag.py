@@ -30,7 +30,10 @@ print(json.dumps({{"calls": calls, "modules": sorted(sys.modules)}}))
 """
 
 
-@pytest.fixture(scope="module", params=["recode_occupations", "watch_models", "example_use_codes"])
+@pytest.fixture(
+    scope="module",
+    params=["recode_occupations", "watch_models", "compare_models", "sweep_staging", "example_use_codes"],
+)
 def parsed(request: pytest.FixtureRequest) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", PROBE.format(root=str(ROOT), dag=request.param)],
