@@ -20,17 +20,32 @@ if TYPE_CHECKING:
 CALLS_OF_PLAN, CALLS_OF_PART = 2, 5
 
 
-def check_pool(dag_run: Any, name: str) -> None:
-    """Say at once that the pool is missing: Airflow's scheduler would let the tasks wait for it, without a word.
+def check_airflow(dag_run: Any, name: str) -> None:
+    """Say at once what Airflow would keep quiet about: that its scheduler lets tasks wait for a missing pool, and
+    that the runs of a backfill cannot know each other.
 
-    :raises PlanError: there is no such pool
+    :raises PlanError: there is no such pool, or the scheduler has not loaded the plugin
     """
     facts = facts_of(dag_run)
+    if facts is None and dag_run.run_type == "backfill":
+        raise PlanError(
+            "the runs of this backfill would not have one model: the scheduler has not loaded"
+            " plugins/coding_service_plugin.py; its log says why. Give it the plugins folder, and start it again"
+        )
     if facts is not None and facts["pool"] is None:
         raise PlanError(
             f"there is no pool {name!r}, so no task of `code` would ever start: make it by `airflow pools set {name}"
             " 4 'Operations at once' --include-deferred`, or in the UI under Admin > Pools, then clear this task"
         )
+
+
+def look_back_of(params: Mapping[str, Any], dag_run: Any) -> int:
+    """Days before its own that a run looks at again.
+
+    None, if an earlier night is under way: it looks at most of them, and what it sends is not kept yet.
+    """
+    earlier = (facts_of(dag_run) or {}).get("earlier")
+    return int(params["look_back_days"]) if dag_run.run_type == "scheduled" and not earlier else 0
 
 
 def pin_model(plan: Plan, dag_run: Any) -> Plan:
@@ -76,8 +91,9 @@ def estimate_sending(prepared: Prepared, dag_run: Any) -> Estimate:
     from include.coding.estimate import estimate
 
     pool = (facts_of(dag_run) or {}).get("pool") or {}
+    at_once = pool["slots"] if pool.get("include_deferred") and pool["slots"] > 0 else None  # else waits take no slot
     per_second = CodingServiceHook().settings.requests_per_second
-    return estimate(prepared.as_dict(), prepared.parts, CALLS_OF_PLAN, CALLS_OF_PART, per_second, pool.get("slots"))
+    return estimate(prepared.as_dict(), prepared.parts, CALLS_OF_PLAN, CALLS_OF_PART, per_second, at_once)
 
 
 def facts_of(dag_run: Any) -> dict[str, Any] | None:

@@ -34,9 +34,9 @@ def count_codes(*, dag_run: Any = None, triggering_asset_events: Any = None) -> 
     from coding_settings import open_warehouse, setting
     from include.coding.tables import table
 
-    # What the run that landed says of itself. The date may have landed more than once before this task runs.
+    # What the run that landed says of itself, of all its dates. This one may have landed more than once by now.
     landed = max(triggering_asset_events[CODED_RECORDS], key=lambda event: event.timestamp).extra
-    log.info("Model %(model_id)s: %(read)s records, %(coded)s coded, %(rejected)s rejected", landed)
+    log.info("Run %(run_id)s, model %(model_id)s: %(read)s records from %(from_date)s to %(to_date)s", landed)
 
     # The key of the event is the response date, and so is that of the run that it starts.
     query = CODES.format(codes=table(setting("CODING_SCHEMA", "coding"), "current_codes"))

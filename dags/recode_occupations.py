@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pendulum
+from airflow.providers.standard.exceptions import HITLTimeoutError
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Asset, CronPartitionTimetable, Param, TriggerRule, XComArg, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
@@ -114,28 +115,24 @@ PARAMS = {
     ),
 }  # fmt: skip
 
-#: What the sensor is told of the plan and of its part, which it is not given.
-TOPIC = "{{ ti.xcom_pull(task_ids='plan')['topic'] }}"
-EXPECTED = "{{ ti.xcom_pull(task_ids='prepare')[ti.map_index]['expected_seconds'] }}"
-
 DEFAULT_ARGS = {
     "retries": 3,
     "retry_delay": timedelta(seconds=30),
     "retry_exponential_backoff": True,
     "max_retry_delay": timedelta(minutes=15),
-    "retry_policy": CodingServiceRetryPolicy(final=(DataError, WarehouseSettingsError)),
+    "retry_policy": CodingServiceRetryPolicy(final=(DataError, WarehouseSettingsError, HITLTimeoutError)),
 }
 
 
 @task
 def plan(*, params: Any = None, dag_run: Any = None, run_id: Any = None) -> dict[str, Any]:
     """Settle topic, model, dates and source of the run, and check what can be checked before any work is done."""
-    from coding_runs import check_pool, pin_model
+    from coding_runs import check_airflow, look_back_of, pin_model
     from coding_settings import setting, staging_of
     from include.coding.plan import Plan, settle_dates
 
-    check_pool(dag_run, POOL)
-    look_back = params["look_back_days"] if dag_run.run_type == "scheduled" else 0
+    check_airflow(dag_run, POOL)
+    look_back = look_back_of(params, dag_run)
     run_after = pendulum.instance(dag_run.run_after).in_timezone(TIMEZONE)
     first, last = settle_dates(params, dag_run.partition_key, run_after, look_back)
     settled = Plan.from_dict(
@@ -177,7 +174,7 @@ def prepare(planned: Any, *, dag_run: Any = None, ti: Any = None) -> list[dict[s
 class AskToSend(ApprovalOperator):
     """Has a person approve what is going to be sent, if it is more texts than `approve_above`.
 
-    A person who rejects ends the run: all that follows is skipped.
+    A person who rejects ends the run: its files are removed, and all that follows is skipped.
     """
 
     def execute(self, context: Any) -> Any:
@@ -192,6 +189,15 @@ class AskToSend(ApprovalOperator):
         self.body = estimated.as_markdown
         return super().execute(context)
 
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        from coding_settings import open_staging
+
+        answered = super().execute_complete(context, event)
+        if self.REJECT in answered["chosen_options"]:
+            with open_staging(context["ti"].xcom_pull(task_ids="plan")["staging"]) as staging:
+                staging.clear()
+        return answered
+
 
 @task_group
 def code(part: Any) -> None:
@@ -205,10 +211,7 @@ def code(part: Any) -> None:
     upload = CodingServiceUploadOperator(
         task_id="upload", part=part, operation_id=create.output, grant=XComArg(create, key=GRANT), **common
     )
-    poll = BatchCodeSensor(
-        task_id="poll", topic=TOPIC, operation_id=upload.output, expected_seconds=EXPECTED, deferrable=DEFERRABLE,
-        **common,
-    )  # fmt: skip
+    poll = BatchCodeSensor(task_id="poll", part=part, operation_id=upload.output, deferrable=DEFERRABLE, **common)
     download = CodingServiceDownloadOperator(task_id="download", part=part, operation_id=upload.output, **common)
     create >> upload >> poll >> download
 
@@ -231,6 +234,10 @@ def land(*, ti: Any = None) -> dict[str, Any]:
     if settled.dry_run:
         raise AirflowSkipException("a dry run sends nothing and lands nothing")
     returned = [part_result(ti, part["part"]) for part in parts]
+    if parts and not any(back.operation_id for back in returned):
+        raise DataError(
+            "nothing was sent, so there is nothing to land; the log of the first task that failed says why"
+        )
     warehouse = open_warehouse(settled.engine_memory_mb)
     with open_staging(settled.staging) as staging:
         return asdict(land(settled, prepared, parts, returned, warehouse, staging))
@@ -284,7 +291,7 @@ def announce(landed: Any, planned: Any, *, dag_run: Any = None, outlet_events: A
 
     The run's own partition is told even if nothing of it was new: somebody may wait for it.
     """
-    days = landed["days"] or ([dag_run.partition_key] if dag_run.partition_key else [])
+    days = sorted({*landed["days"], *filter(None, [dag_run.partition_key])})
     if planned["max_records"] or not days:
         raise AirflowSkipException("nothing was published")
     told = ("read", "coded", "uncoded", "rejected", "texts", "texts_sent", "operations", "from_date", "to_date")
@@ -326,7 +333,6 @@ with DAG(
         subject="Send texts of {{ dag_run.run_id }} to the coding service?",
         ignore_downstream_trigger_rules=True,
         response_timeout=timedelta(days=7),
-        retries=0,
     )
     landed, reported = land(), report()
     parts >> approved >> code.expand(part=parts) >> landed >> reported >> clean_up(planned)

@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 
 from include.coding import texts
+from include.coding.errors import AuditError
 from include.coding.plan import Plan
 from include.coding.tables import table
 from include.warehouse.warehouse import Session
@@ -92,17 +93,27 @@ def find_later(session: Session, plan: Plan, read_at: str) -> list[tuple[date, d
     return [(first, last) for first, last in rows]
 
 
-def find_other_sources(session: Session, plan: Plan) -> list[str]:
-    """Return the sources other than the plan's from which its dates are published."""
-    rows = session.execute(
+def check_sources(session: Session, plan: Plan) -> None:
+    """Refuse to replace records of another source by those of one that has no dates.
+
+    :raises AuditError: its date is published from another source
+    """
+    if plan.response_date is None:
+        return
+    others = session.execute(
         f"""
         SELECT DISTINCT source FROM {table(plan.schema, "coding_runs")}
-        WHERE topic = ? AND model_id = ? AND to_date >= ? AND from_date <= ? AND source <> ? AND records > 0
+        WHERE source <> ? AND run_id IN (SELECT run_id FROM {table(plan.schema, "coded_records")} WHERE {OF_RUN})
         ORDER BY 1
         """,
-        [*of_run(plan), plan.source],
+        [plan.source, *of_run(plan)],
     )
-    return [source for (source,) in rows]
+    if others:
+        named = [source for (source,) in others]
+        raise AuditError(
+            f"nothing was changed: {plan.response_date} is published from {named}, and a run replaces its date: give"
+            f" source {plan.source!r} another `response_date`, or delete the rows of this one from coded_records"
+        )
 
 
 def find_days(session: Session, plan: Plan, run_id: str) -> list[date]:

@@ -40,7 +40,7 @@ class Plan:
     :param max_uncoded_share, max_rejected_share: 0..1; above these nothing is published
     :param force_new: whether every try opens a new operation
     :param schema: of the project's tables in the warehouse
-    :param staging: folder of the run's files, a `file://` URI
+    :param staging: folder of the run's files, a `file://` or `s3://` URI
     :param memory_mb: megabytes that the data engines of a task take together before they spill to disk
     :param max_characters: of both texts together (contract 6)
     """

@@ -13,7 +13,7 @@ from include.coding.engine import copy_to, open_engine
 from include.coding.errors import SourceError
 from include.coding.estimate import expect_seconds
 from include.coding.files import pattern_of
-from include.coding.ledger import find_published, take_checksum
+from include.coding.ledger import check_sources, find_published, take_checksum
 from include.coding.parts import Part, write_parts
 from include.coding.plan import Plan
 from include.coding.source import CHANGED, hold_source, open_source
@@ -64,10 +64,12 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
 
     :raises SourceError: the source is missing, unreadable, not of the shape that is needed, or changes meanwhile
     :raises PlanError: more than 1,024 parts
+    :raises AuditError: the one date of a source without dates is published from another source
     :raises StagingError: the object storage refuses a file
     """
     with warehouse.session() as session:
         create_tables(session, plan.schema)
+        check_sources(session, plan)  # before anything is sent
     with open_engine(staging.scratch, "prepare", plan.engine_memory_mb) as engine:
         with open_source(plan, engine, warehouse) as opened:
             read_at, undated = opened.read_at, opened.undated

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ import duckdb
 
 from include.coding.errors import AuditError, IncompleteError
 from include.coding.files import pattern_of
-from include.coding.ledger import OF_RUN, Published, find_later, find_other_sources, find_published, of_run
+from include.coding.ledger import OF_RUN, Published, check_sources, find_later, find_published, of_run
 from include.coding.plan import Plan
 from include.coding.tables import table
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.warehouse import Session
 
 _LEFT = "Left as they are, since another run read these dates later: %s"
+#: Spans of dates that a message names.
+NAMED_SPANS = 10
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +43,8 @@ def publish(
         published = _confirm(session, plan, prepared)
     else:
         published = _replace(engine, session, plan, prepared, records)
-    sendable = published.read - published.rejected
-    _check_share("max_uncoded_share", plan.max_uncoded_share, "uncoded", published.uncoded, sendable)
-    _check_share("max_rejected_share", plan.max_rejected_share, "rejected", published.rejected, published.read)
+    if not plan.changed_only:  # which has looked at each date for itself
+        _check_shares(plan, published.read, published.rejected, published.uncoded)
     return published
 
 
@@ -64,31 +65,18 @@ def _confirm(session: Session, plan: Plan, prepared: Mapping[str, Any]) -> Publi
 def _replace(
     engine: duckdb.DuckDBPyConnection, session: Session, plan: Plan, prepared: Mapping[str, Any], staged: Path
 ) -> Published:
-    """Replace the run's dates with its records and their codes.
-
-    Left as they are: dates that another run read later, dates of which the source has no record any more, and, if
-    the plan is for changes only, dates of which just these records stand published with just these codes.
-    """
-    if plan.response_date and (sources := find_other_sources(session, plan)):
-        raise AuditError(
-            f"nothing was changed: {plan.response_date} is published from {sources}, and a run replaces its date:"
-            f" give source {plan.source!r} another `response_date`"
-        )
-    if not prepared["read"] and (count := _count_published(session, plan)):
+    """Replace the run's dates with its records and their codes, all but those that :func:`_find_left` finds."""
+    check_sources(session, plan)
+    if not (prepared["read"] or plan.changed_only) and (count := _count_published(session, plan)):
         raise AuditError(
             f"nothing was changed: source {plan.source!r} has no records of {plan.from_date} to {plan.to_date}, but"
             f" {count} are published: is the source loaded? If they should go, delete them from coded_records"
         )
-    later = find_later(session, plan, prepared["read_at"])
-    if later:
-        log.warning(_LEFT, ", ".join(f"{first} to {last}" for first, last in later))
-    records = table(plan.schema, "coded_records")
+    records = _records(plan)
     model, text = [plan.topic, plan.model_id], session.dialect.text
     read, rejected = prepared["read"], prepared["rejected"]
     with session.staged("staged_records", _staged_records(engine, staged)):
-        left = [*later, *((day, day) for day in _find_vanished(session, plan))]
-        if plan.changed_only:
-            left += [(day, day) for day in _find_unchanged(session, plan)]
+        left = _spans(_find_left(session, plan, prepared))
         ours = "".join(" AND NOT response_date BETWEEN ? AND ?" for _ in left)
         values = [day for span in left for day in span]
         if left:
@@ -113,45 +101,104 @@ def _replace(
     return Published(plan.run_id, read, *counts, prepared["texts"])
 
 
-def _find_vanished(session: Session, plan: Plan) -> list[date]:
-    """Published dates of which the run read no record. A source may keep its records for a while only."""
-    days = session.execute(
-        f"SELECT DISTINCT response_date FROM {table(plan.schema, 'coded_records')} WHERE {OF_RUN}"
-        " AND response_date NOT IN (SELECT response_date FROM staged_records) ORDER BY 1",
-        of_run(plan),
-    )
-    if days:
-        named = ", ".join(str(day) for (day,) in days)
+def _find_left(session: Session, plan: Plan, prepared: Mapping[str, Any]) -> set[date]:
+    """Return the dates that stay as they stand published, and say why.
+
+    Those are dates that another run read later, and dates of which the source has no record any more: it may keep
+    them for a while only. If the plan is for changes only, also those of which nothing is new, and those before its
+    last that break a limit: that must not hold up the night.
+    """
+    standing = _days(session, f"SELECT DISTINCT response_date FROM {_records(plan)} WHERE {OF_RUN}", of_run(plan))
+    staged = _days(session, "SELECT DISTINCT response_date FROM staged_records")
+    spans = find_later(session, plan, prepared["read_at"])
+    later = {day for day in standing if any(first <= day <= last for first, last in spans)}
+    vanished = set() if plan.max_records else standing - staged
+    if later:
+        log.warning(_LEFT, _named(later))
+    if vanished:
         log.warning(
             "Left as they are, since source %r has no record of them: %s. If they should go, delete them from"
             " coded_records",
-            plan.source, named,
+            plan.source, _named(vanished),
         )  # fmt: skip
-    return [day for (day,) in days]
+    left = later | vanished
+    if plan.changed_only:
+        left |= _find_unchanged(session, plan, staged)
+        left |= _find_over_limit(session, plan, staged - left)
+    return left
 
 
-def _find_unchanged(session: Session, plan: Plan) -> list[date]:
-    """Dates of which just what would be written stands published."""
+def _find_unchanged(session: Session, plan: Plan, staged: set[date]) -> set[date]:
+    """Dates of which just what would be written stands published, by other runs than this one."""
     columns = "record_id, occurrence, response_date, {0}text_key, reason, operation_id"
-    days = session.execute(
-        f"""
+    differing = f"""
         WITH fresh AS (
             SELECT {columns.format("staged_records.")}
             FROM staged_records LEFT JOIN {table(plan.schema, "coded_texts")} AS texts
                 ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
         ), standing AS (
-            SELECT {columns.format("")} FROM {table(plan.schema, "coded_records")} WHERE {OF_RUN}
+            SELECT {columns.format("")} FROM {_records(plan)} WHERE {OF_RUN} AND run_id <> ?
         ), differing AS (
             (SELECT * FROM fresh EXCEPT SELECT * FROM standing)
             UNION ALL
             (SELECT * FROM standing EXCEPT SELECT * FROM fresh)
         )
-        SELECT DISTINCT response_date FROM staged_records
-        WHERE response_date NOT IN (SELECT response_date FROM differing) ORDER BY 1
+        SELECT DISTINCT response_date FROM differing
+    """
+    return staged - _days(session, differing, [plan.topic, plan.model_id, *of_run(plan), plan.run_id])
+
+
+def _find_over_limit(session: Session, plan: Plan, days: set[date]) -> set[date]:
+    """Of these dates, those before the plan's last of which too many records are uncoded or rejected.
+
+    :raises AuditError: it is the last
+    """
+    counts = session.execute(
+        f"""
+        SELECT response_date, count(*), count(reason), count(CASE WHEN outcome = 'uncoded' THEN 1 END)
+        FROM staged_records LEFT JOIN {table(plan.schema, "coded_texts")} AS texts
+            ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
+        GROUP BY response_date ORDER BY response_date
         """,
-        [plan.topic, plan.model_id, *of_run(plan)],
+        [plan.topic, plan.model_id],
     )
-    return [day for (day,) in days]
+    found = set()
+    for day, read, rejected, uncoded in counts:
+        if day not in days:
+            continue
+        try:
+            _check_shares(plan, read, rejected, uncoded)
+        except AuditError as error:
+            if day.isoformat() == plan.to_date:
+                raise
+            log.warning("Left as it is: %s. %s; run it by hand", day, error)
+            found.add(day)
+    return found
+
+
+def _days(session: Session, query: str, values: Sequence[Any] = ()) -> set[date]:
+    return {day for (day,) in session.execute(query, values)}
+
+
+def _spans(days: Iterable[date]) -> list[tuple[date, date]]:
+    """Days as spans, first and last: a statement of a thousand conditions takes an engine minutes to plan."""
+    spans: list[tuple[date, date]] = []
+    for day in sorted(days):
+        if spans and (day - spans[-1][1]).days == 1:
+            spans[-1] = (spans[-1][0], day)
+        else:
+            spans.append((day, day))
+    return spans
+
+
+def _named(days: Iterable[date]) -> str:
+    spans = _spans(days)
+    told = [str(first) if first == last else f"{first} to {last}" for first, last in spans[:NAMED_SPANS]]
+    return ", ".join(told) + (f" and {len(spans) - NAMED_SPANS} more" if len(spans) > NAMED_SPANS else "")
+
+
+def _records(plan: Plan) -> str:
+    return table(plan.schema, "coded_records")
 
 
 def _staged_records(engine: duckdb.DuckDBPyConnection, path: Path) -> Query:
@@ -160,8 +207,7 @@ def _staged_records(engine: duckdb.DuckDBPyConnection, path: Path) -> Query:
 
 
 def _count_published(session: Session, plan: Plan) -> int:
-    records = table(plan.schema, "coded_records")
-    ((count,),) = session.execute(f"SELECT count(*) FROM {records} WHERE {OF_RUN}", of_run(plan))
+    ((count,),) = session.execute(f"SELECT count(*) FROM {_records(plan)} WHERE {OF_RUN}", of_run(plan))
     return int(count)
 
 
@@ -173,9 +219,8 @@ def _audit(
     :param where: what stands there of the run's dates, and its values
     :param read, rejected: records that should stand there
     """
-    records = table(plan.schema, "coded_records")
     found = dict(
-        session.execute(f"SELECT outcome, count(*) FROM {records} WHERE {where[0]} GROUP BY outcome", where[1])
+        session.execute(f"SELECT outcome, count(*) FROM {_records(plan)} WHERE {where[0]} GROUP BY outcome", where[1])
     )
     lost = found.pop("lost", 0)
     counts = {name: found.get(name, 0) for name in ("coded", "uncoded", "rejected")}
@@ -185,6 +230,11 @@ def _audit(
             f" {sum(counts.values())}; {lost} have a text without a result: run again"
         )
     return counts["coded"], counts["uncoded"], counts["rejected"]
+
+
+def _check_shares(plan: Plan, read: int, rejected: int, uncoded: int) -> None:
+    _check_share("max_uncoded_share", plan.max_uncoded_share, "uncoded", uncoded, read - rejected)
+    _check_share("max_rejected_share", plan.max_rejected_share, "rejected", rejected, read)
 
 
 def _check_share(name: str, limit: float, outcome: str, count: int, of: int) -> None:

@@ -44,9 +44,10 @@ def write_report(
 ) -> str:
     """Write the report of a landed run as Markdown beside its files, log it, and return its URI."""
     with warehouse.session(read_only=True) as session:
-        ((odd,),) = _ask(session, plan, "SELECT count(*) FROM rows WHERE confidence NOT BETWEEN 0 AND 1")
+        written = landed["rows_of"] or plan.run_id
+        ((odd,),) = _ask(session, plan, written, "SELECT count(*) FROM rows WHERE confidence NOT BETWEEN 0 AND 1")
         tables = {
-            title: pd.DataFrame(_ask(session, plan, query), columns=columns)
+            title: pd.DataFrame(_ask(session, plan, written, query), columns=columns)
             for title, (columns, query) in _SECTIONS.items()
         }
     sections = [_head(plan, prepared, landed)]
@@ -70,12 +71,11 @@ def _keep(text: str, staging: Staging) -> str:
     return staging.keep(path)
 
 
-def _ask(session: Session, plan: Plan, query: str) -> list[tuple[Any, ...]]:
-    where, values = OF_RUN, of_run(plan)
-    if plan.changed_only:
-        where, values = f"{where} AND run_id = ?", [*values, plan.run_id]
-    rows = f"WITH rows AS (SELECT * FROM {table(plan.schema, 'coded_records')} WHERE {where}) "
-    return session.execute(rows + query, values)
+def _ask(session: Session, plan: Plan, run_id: str, query: str) -> list[tuple[Any, ...]]:
+    """Ask about the rows that the run with this id wrote, as `rows`."""
+    records = table(plan.schema, "coded_records")
+    rows = f"WITH rows AS (SELECT * FROM {records} WHERE {OF_RUN} AND run_id = ?) "
+    return session.execute(rows + query, [*of_run(plan), run_id])
 
 
 def _markdown(frame: pd.DataFrame) -> str:

@@ -127,7 +127,7 @@ class Returned:
     :param output, metadata: URIs of the files, None for what did not come down
     :param sent: URI of the input file that was coded
     :param fingerprint: what was coded, by which model: topic, model GUID and SHA-256 of the input file
-    :param seconds: from its upload until its end was seen, None if that was not seen
+    :param seconds: it was waited for until its end was seen, None if not, or not from its begin
     """
 
     part: int

@@ -243,6 +243,11 @@ def _check_columns(plan: Plan, schema: pa.Schema) -> None:
             ' `columns`, such as {"occp_text": "job_title"}; where there are no dates, give all records one by'
             " `response_date`"
         )
+    if plan.response_date and (dated := plan.column("response_date")) in schema.names:
+        raise SourceError(
+            f"source {plan.source!r} has a column {dated!r}, but `response_date` would give all of its records the"
+            f" date {plan.response_date!r}: leave that empty, and name dates by `from_date` and `to_date`"
+        )
     for name in needed(plan):
         _check_type(plan.source, name, plan.column(name), schema.field(plan.column(name)).type)
 

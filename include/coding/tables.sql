@@ -69,7 +69,7 @@ CREATE TABLE IF NOT EXISTS {schema}.coding_operations (
     set_aside     BIGINT NOT NULL,    -- output lines that could not be used
     metadata      VARCHAR,            -- the metadata file as it came, JSON by all we know; NULL if too long for a column
     landed_at     TIMESTAMP NOT NULL, -- when this row was written, UTC
-    seconds       DOUBLE PRECISION    -- from its upload until its end was seen; NULL if that was not seen
+    seconds       DOUBLE PRECISION    -- it was waited for until its end was seen; NULL if not, or not from its begin
 );
 
 -- One row per run whose dates stand published. An older reading of the source does not replace a newer one.
@@ -83,7 +83,7 @@ CREATE TABLE IF NOT EXISTS {schema}.coding_runs (
     from_date     DATE NOT NULL,      -- first response date
     to_date       DATE NOT NULL,      -- last response date
     read_at       TIMESTAMP NOT NULL, -- when the source was read, UTC
-    checksum      VARCHAR,            -- of what was read; NULL when texts of the model were coded again since
+    checksum      VARCHAR,            -- of what was read; NULL if not all of it was written, or texts were coded again
     rows_of       VARCHAR NOT NULL,   -- run that wrote the rows: this one, or an earlier one that read the same
     records       BIGINT NOT NULL,    -- read: coded + uncoded + rejected
     coded         BIGINT NOT NULL,

@@ -1,6 +1,7 @@
 """When to ask next how an operation stands. Pure arithmetic: chance and time are arguments.
 
-The first look is a little before the operation is expected to be done, the second when it is; without an expectation
+The first look is a little before the operation is expected to be done, the second when it is, with no more than two
+hours between looks; without an expectation
 the first is after the start interval. From then on the interval is the start interval plus a quarter of the time that
 has passed since, up to 15 minutes: the end is seen late by at most about a quarter of the time that was spent waiting
 for it, and the calls of an operation grow with the logarithm of its length, not with the length. With a start
@@ -26,6 +27,8 @@ from coding_service.errors import CodingServiceError, RetryableError, TooManyReq
 #: Share of the expected time after which the first look is. What is expected comes from when earlier ends were seen:
 #: if nobody ever looked before, an expectation that has become too long would stay so for ever.
 EARLY = 0.8
+#: Nobody waits longer for the first look than so many seconds: outputs are deleted after a day.
+LONGEST_FIRST = 7200.0
 #: Each interval is the start interval and this share of the time since the first look was due, up to so many seconds.
 GROWTH, LONGEST_WAIT = 0.25, 900.0
 #: Up to this share of an interval is added by chance, so that those who began together do not ask together.
@@ -55,6 +58,7 @@ def next_wait(
         interval *= SLOWER
     # a look that is due within the interval is left to the one after it
     wait = next((look - elapsed for look in (EARLY * due, due) if look - elapsed > interval), interval)
+    wait = min(wait, max(interval, LONGEST_FIRST))
     return max(wait, _wish(error)) + interval * JITTER * random()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -25,27 +25,30 @@ class BatchCodeSensor(BaseSensorOperator):
     ended is pushed as XCom `operation` (`operation_id`, `state`, `message`, `seconds` of the wait), a failed
     one's as well.
 
-    :param topic: uriName of the topic
     :param operation_id: GUID of the operation
+    :param topic: uriName of the topic; None: the part's
+    :param part: what is being coded, as the other steps know it: its `topic` and `expected_seconds` are taken where
+        they are not given
     :param coding_service_conn_id: Airflow connection of the service
     :param timeout: how long to wait at most, in seconds or as timedelta; the service states no maximum (contract 5)
     :param poll_interval: seconds between the first two status calls, from which the intervals grow; None: as the
         connection says (rescheduled: 60)
-    :param expected_seconds: how long the operation is expected to take: the first status call is made then
-        (rescheduled: the second). None, or a template that renders to `None` or nothing: nobody knows
+    :param expected_seconds: how long the operation is expected to take: the first status call is made a little before
+        (rescheduled: the second). None: the part's, or nobody knows. Another try asks at once
     :param deferrable: whether to wait in the triggerer
     :raises OperationFailedError: the operation failed, timed out, or did not end in time (when rescheduled, Airflow
         raises its AirflowSensorTimeout for the last)
     """
 
-    template_fields: Sequence[str] = ("topic", "operation_id", "coding_service_conn_id", "expected_seconds")
+    template_fields: Sequence[str] = ("topic", "part", "operation_id", "coding_service_conn_id", "expected_seconds")
     ui_color = "#d8e6f3"
 
     def __init__(
         self,
         *,
-        topic: str,
         operation_id: str | XComArg,
+        topic: str | None = None,
+        part: Mapping[str, Any] | XComArg | None = None,
         coding_service_conn_id: str = CONN_ID,
         timeout: float | timedelta = timedelta(hours=24),
         poll_interval: float | None = None,
@@ -58,6 +61,7 @@ class BatchCodeSensor(BaseSensorOperator):
         kwargs.setdefault("poke_interval", poll_interval or 60.0)
         super().__init__(timeout=timeout, **kwargs)
         self.topic = topic
+        self.part: Any = part
         self.operation_id: Any = operation_id
         self.coding_service_conn_id = coding_service_conn_id
         self.poll_interval = poll_interval
@@ -71,20 +75,29 @@ class BatchCodeSensor(BaseSensorOperator):
             return
         now = time.time()
         trigger = BatchCodeTrigger(
-            topic=self.topic,
+            topic=self._topic,
             operation_id=self.operation_id,
             coding_service_conn_id=self.coding_service_conn_id,
             deadline=now + self.timeout,
             poll_interval=self.poll_interval,
-            expected_seconds=seconds_or_none(self.expected_seconds),
+            # on another try the operation has had its time
+            expected_seconds=self._expected if context["ti"].try_number == 1 else None,
             started=now,
         )
         # Airflow's own timeout comes later: it ends the task without telling how the operation stands
         self.defer(trigger=trigger, method_name="resume", timeout=timedelta(seconds=self.timeout + 600))
 
+    @property
+    def _topic(self) -> str:
+        return str(self.topic or self.part["topic"])
+
+    @property
+    def _expected(self) -> float | None:
+        return seconds_or_none(self.expected_seconds or (self.part or {}).get("expected_seconds"))
+
     def poke(self, context: Any) -> bool:
         try:
-            operation = CodingServiceHook(self.coding_service_conn_id).operation(self.topic, self.operation_id)
+            operation = CodingServiceHook(self.coding_service_conn_id).operation(self._topic, self.operation_id)
         except ENDS_THE_WAIT:
             raise
         except CodingServiceError as error:
@@ -101,8 +114,8 @@ class BatchCodeSensor(BaseSensorOperator):
 
     def _get_next_poke_interval(self, started_at: Any, run_duration: Callable[[], float], poke_count: int) -> float:
         """In place of Airflow's fixed interval or doubling: as the trigger waits, with an error of the last poke."""
-        elapsed, expected = run_duration(), seconds_or_none(self.expected_seconds)
-        wait = next_wait(self.poke_interval, expected, elapsed, self._trouble, random.random)
+        elapsed = run_duration()
+        wait = next_wait(self.poke_interval, self._expected, elapsed, self._trouble, random.random)
         return max(0.0, min(wait, self.timeout - elapsed))
 
     def resume(self, context: Any, event: dict[str, Any] | None = None) -> None:
@@ -113,6 +126,8 @@ class BatchCodeSensor(BaseSensorOperator):
             reason, message, seconds = Reason(event["reason"]), event["message"], event.get("seconds")
         except (KeyError, TypeError, ValueError):
             raise ProtocolError(f"the wait for operation {self.operation_id!r} was resumed with {event!r}") from None
+        if context["ti"].try_number > 1:
+            seconds = None  # of this try alone
         told = {"operation_id": self.operation_id, "state": reason.value, "message": message, "seconds": seconds}
         context["ti"].xcom_push(key="operation", value=told)
         if reason is not Reason.COMPLETE:

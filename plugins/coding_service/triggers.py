@@ -73,7 +73,7 @@ class BatchCodeTrigger(BaseTrigger):
     :param coding_service_conn_id: Airflow connection of the service
     :param deadline: seconds since the epoch at which the wait is over
     :param poll_interval: seconds between the first two status calls; None: as the connection says
-    :param expected_seconds: how long the operation is expected to take; nobody asks before
+    :param expected_seconds: how long the operation is expected to take: the first call is a little before
     :param started: seconds since the epoch at which the wait began; None: now
     """
 

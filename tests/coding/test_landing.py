@@ -10,6 +10,7 @@ import pytest
 
 from include.coding.errors import AuditError, IncompleteError
 from include.coding.plan import MIN_MEMORY_MB
+from include.coding.publishing import _named, _spans
 from include.coding.results import Returned
 from tests.coding.conftest import (
     CHEF,
@@ -236,12 +237,12 @@ def set_aside(pipeline, **changes):
     return land
 
 
-@pytest.mark.parametrize("emptied", [DAY, NEXT_DAY])
-def test_a_run_that_left_dates_to_a_later_reading_does_not_stand_for_all_it_read(filled, emptied):
+@pytest.mark.parametrize(("day", "withdrawn"), [(DAY, "1"), (NEXT_DAY, "4")])
+def test_a_run_that_left_dates_to_a_later_reading_does_not_stand_for_all_it_read(filled, day, withdrawn):
     land_older = set_aside(filled, run_id="run-older")
     filled.ask("CREATE TABLE loading AS SELECT * FROM survey_responses")
-    filled.ask(f"DELETE FROM survey_responses WHERE response_date = '{emptied}'")
-    filled.run(run_id="run-newer", from_date=emptied, to_date=emptied)
+    filled.ask("DELETE FROM survey_responses WHERE record_id = ?", withdrawn)
+    filled.run(run_id="run-newer", from_date=day, to_date=day)
     land_older()
     filled.ask("DELETE FROM survey_responses")
     filled.ask("INSERT INTO survey_responses SELECT * FROM loading")
@@ -787,15 +788,96 @@ def test_published_dates_that_the_source_no_longer_has_stay_and_are_named(filled
 
 def test_a_source_without_dates_never_replaces_the_records_of_another_source(filled):
     filled.run()
-    filled.fill(("x", None, "clerk", ""), table="wave")
-    undated = {"run_id": "wave", "source": "wave", "response_date": NEXT_DAY, "from_date": NEXT_DAY}
+    filled.ask(
+        "CREATE TABLE wave AS SELECT record_id, occp_text, tasks_text FROM survey_responses WHERE record_id = '1'"
+    )
+
+    def code(day, run_id):
+        return filled.run(run_id=run_id, source="wave", response_date=day, from_date=day, to_date=day)
+
     with pytest.raises(AuditError, match=f"{NEXT_DAY} is published from \\['survey_responses'\\], .* another `resp"):
-        filled.run(**undated)
+        code(NEXT_DAY, "wave")
     assert filled.outcomes() == OUTCOMES
-    landed = filled.run(**{**undated, "response_date": LATER, "from_date": LATER, "to_date": LATER})
+    landed = code(LATER, "wave")
     assert (landed.days, landed.coded) == ((LATER,), 1)
-    filled.fill(("y", None, "clerk", ""), table="wave")
-    assert filled.run(**{**undated, "response_date": LATER, "from_date": LATER, "to_date": LATER}).coded == 2
+    filled.ask("INSERT INTO wave VALUES ('2', 'clerk', '')")
+    assert code(LATER, "wave-2").coded == 2
+
+
+def test_a_date_of_which_nothing_is_published_is_free_for_a_source_without_dates(filled):
+    filled.run(to_date="2026-10-20")
+    filled.ask(
+        "CREATE TABLE wave AS SELECT record_id, occp_text, tasks_text FROM survey_responses WHERE record_id = '1'"
+    )
+    free = {"response_date": "2026-10-15", "from_date": "2026-10-15", "to_date": "2026-10-15"}
+    assert filled.run(run_id="wave", source="wave", **free).days == ("2026-10-15",)
+
+
+def test_a_look_back_that_lands_twice_says_the_same_twice(filled):
+    filled.run(to_date=DAY)
+    filled.fill(("9", DAY, "chef", "cooks"))
+    filled.prepare(**NIGHT)
+    first = filled.land()
+    assert vars(filled.land()) == {**vars(first), "operations": first.operations, "texts_sent": first.texts_sent}
+    assert written_by(filled) == {"night": ["1", "2", "3", "4", "9"]}
+    assert filled.ask("SELECT records, coded FROM coding.coding_runs WHERE run_id = 'night'") == [(5, 4)]
+
+
+def test_a_later_reading_that_had_no_record_of_a_date_does_not_keep_others_from_publishing_it(filled):
+    filled.prepare(run_id="early", to_date=DAY)
+    early = (filled.plan, filled.prepared)
+    filled.fill(("x", NEXT_DAY, "clerk", ""), table="part")
+    filled.run(run_id="part", source="part", to_date=LATER)
+    filled.plan, filled.prepared = early
+    landed = filled.land()
+    assert (landed.days, landed.read) == ((DAY,), 2)
+    assert written_by(filled) == {"early": ["1", "2"], "part": ["x"]}
+
+
+def test_a_bad_date_of_a_look_back_is_left_and_does_not_hold_up_the_night(filled, caplog):
+    filled.run(to_date=DAY)
+    filled.fill(*((f"bad-{number}", DAY, "", "") for number in range(9)), ("4b", NEXT_DAY, "nurse", ""))
+    landed = filled.run(**NIGHT)
+    assert landed.days == (NEXT_DAY,)
+    assert f"Left as it is: {DAY}. nothing was published: 9 of 11 records are rejected (81.8%)" in caplog.text
+    assert written_by(filled)["run-1"] == ["1", "2"]
+
+
+def test_a_bad_night_is_not_published_however_good_the_days_before_it_are(filled):
+    filled.fill(*((f"good-{number}", DAY, "chef", "cooks") for number in range(20)))
+    filled.fill(*((f"bad-{number}", NEXT_DAY, "", "") for number in range(9)))
+    with pytest.raises(AuditError, match="10 of 11 records are rejected"):
+        filled.run(**NIGHT)
+    assert written_by(filled) == {}
+
+
+def test_a_night_of_a_source_that_was_emptied_is_a_success_and_leaves_what_is_published(filled):
+    filled.run()
+    filled.ask("DELETE FROM survey_responses")
+    landed = filled.run(**NIGHT)
+    assert (landed.days, landed.read) == ((), 0)
+    assert filled.outcomes() == OUTCOMES
+
+
+@pytest.mark.parametrize("place", ["postgres"], indirect=True)
+def test_a_look_back_over_many_records_lands_while_a_person_would_wait(filled):
+    count = 40_000
+    filled.ask(
+        "INSERT INTO survey_responses SELECT 'r' || i, DATE '2026-10-01' + (i % 4), 'chef', 'cooks'"
+        f" FROM generate_series(1, {count}) AS numbers(i)"
+    )
+    filled.run(from_date="2026-10-01", to_date="2026-10-03")
+    landed = filled.run(**{**NIGHT, "from_date": "2026-10-01", "to_date": LATER})
+    assert landed.days == ("2026-10-04", DAY, NEXT_DAY, LATER)
+    assert landed.read == 10_000 + 5
+
+
+def test_days_far_apart_are_told_as_spans_and_not_all_of_them():
+    days = [as_date(f"2026-{month:02}-{day:02}") for month in range(1, 13) for day in (1, 2, 15)]
+    assert _spans(days)[:2] == [(days[0], days[1]), (days[2], days[2])]
+    assert len(_spans(days)) == 24
+    assert _named(days).startswith("2026-01-01 to 2026-01-02, 2026-01-15, 2026-02-01 to")
+    assert _named(days).endswith(" and 14 more")
 
 
 def test_an_operation_keeps_how_long_it_took(filled):

@@ -507,11 +507,14 @@ def test_a_table_without_dates_has_the_date_that_is_given_to_all(read_table, def
     assert undated == 0
 
 
-def test_dates_of_a_source_do_not_count_if_all_its_records_are_given_one(read, tmp_path):
+def test_a_source_that_has_dates_is_not_given_one_for_all(read, read_table, define, tmp_path):
     path = tmp_path / "answers.csv"
-    path.write_text(HEADER + "1,not a date,chef,\n2,,baker,\n", encoding="utf-8")
-    rows, undated = read(path.as_uri(), response_date=LATER, from_date=LATER, to_date=LATER)
-    assert ([row[:2] for row in rows], undated) == ([("1", as_date(LATER)), ("2", as_date(LATER))], 0)
+    path.write_text(HEADER + f"1,{DAY},chef,\n", encoding="utf-8")
+    given = {"response_date": LATER, "from_date": LATER, "to_date": LATER}
+    with pytest.raises(SourceError, match="has a column 'response_date', but `response_date` would give all of its"):
+        read(path.as_uri(), **given)
+    with pytest.raises(SourceError, match=f"the date '{LATER}': leave that empty, and name dates by `from_date`"):
+        read_table("answers", **given)
 
 
 def test_a_trial_takes_so_many_records_the_same_each_time_and_not_the_first_ones(read, read_table, define, tmp_path):

@@ -248,6 +248,7 @@ class FakeTaskInstance:
 
     def __init__(self):
         self.xcoms = {}
+        self.try_number = 1
         self.start_date = datetime.now(UTC)
 
     def xcom_push(self, key, value):

@@ -13,7 +13,7 @@ from coding_service.errors import (
     ServiceUnavailableError,
     TooManyRequestsError,
 )
-from coding_service.polling import JITTER, LONGEST_WAIT, next_wait, seconds_or_none
+from coding_service.polling import JITTER, LONGEST_FIRST, LONGEST_WAIT, next_wait, seconds_or_none
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
@@ -32,7 +32,7 @@ def looks(takes, expected, start=10, chance=never):
 
 @pytest.mark.parametrize(
     ("takes", "unexpected", "ten_percent_late", "expected"),
-    [(MINUTE, 5, 3, 2), (10 * MINUTE, 13, 6, 2), (HOUR, 21, 12, 2), (DAY, 113, 27, 2)],
+    [(MINUTE, 5, 3, 2), (10 * MINUTE, 13, 6, 2), (HOUR, 21, 12, 2), (DAY, 113, 37, 13)],
     ids=["1 min", "10 min", "1 h", "24 h"],
 )
 def test_calls_of_an_operation(takes, unexpected, ten_percent_late, expected):
@@ -59,6 +59,11 @@ def test_the_first_look_is_a_little_before_the_operation_is_expected_to_be_done_
     assert next_wait(10, 3600, 2880, None, never) == 720
     assert next_wait(10, 3600, 3000, None, never) == 600
     assert next_wait(10, None, 0, None, never) == 10
+
+
+def test_a_long_expectation_does_not_keep_anybody_from_looking_for_longer_than_two_hours():
+    moments = [0.0, *looks(DAY, 1.5 * DAY)]
+    assert max(later - earlier for earlier, later in pairwise(moments)) == LONGEST_FIRST
 
 
 def test_an_expectation_that_has_become_too_long_shrinks_by_itself():
@@ -93,7 +98,7 @@ def test_chance_lengthens_an_interval_by_a_tenth_at_most_and_never_shortens_it()
 
 
 def test_chance_does_not_delay_an_expected_end_by_more_than_a_tenth_of_the_first_interval():
-    assert next_wait(10, DAY, 0.8 * DAY, None, lambda: 1.0) == pytest.approx(0.2 * DAY + 1)
+    assert next_wait(10, HOUR, 0.8 * HOUR, None, lambda: 1.0) == pytest.approx(0.2 * HOUR + 1)
 
 
 @pytest.mark.parametrize("kind", [ServiceUnavailableError, TooManyRequestsError, QuotaExceededError, BudgetError])

@@ -67,6 +67,25 @@ def test_the_expectation_may_come_from_a_template(run, context, rendered, second
     assert caught.value.trigger.expected_seconds == seconds
 
 
+def test_topic_and_expectation_may_come_from_the_part(run, context):
+    sensor = BatchCodeSensor(
+        task_id="poll", operation_id="op-1", part={"topic": "anzsco", "expected_seconds": 90.0, "uri": "file:///x"}
+    )
+    with pytest.raises(TaskDeferred) as caught:
+        run(sensor, context)
+    assert (caught.value.trigger.topic, caught.value.trigger.expected_seconds) == ("anzsco", 90.0)
+
+
+def test_another_try_asks_soon_and_does_not_tell_how_long_all_of_it_took(run, context):
+    context["ti"].try_number = 2
+    sensor = sensor_for("op-1", expected_seconds=72000)
+    with pytest.raises(TaskDeferred) as caught:
+        run(sensor, context)
+    assert caught.value.trigger.expected_seconds is None
+    sensor.resume(context, event())
+    assert context["ti"].xcoms["operation"]["seconds"] is None
+
+
 @pytest.mark.parametrize("rendered", ["soon", "-1", "nan", "inf"])
 def test_an_expectation_that_is_no_time_is_refused_by_its_value(run, context, rendered):
     with pytest.raises(ValueError, match=rendered):
@@ -169,11 +188,11 @@ def test_a_failed_status_call_does_not_end_a_rescheduled_wait(connected, grant, 
     assert sensor_for(grant.operation_id, deferrable=False).poke(context) is False
 
 
-def test_a_rescheduled_wait_asks_again_when_the_operation_is_expected_to_be_done(grant, run, context):
+def test_a_rescheduled_wait_asks_again_a_little_before_the_operation_is_expected_to_be_done(grant, run, context):
     with pytest.raises(AirflowRescheduleException) as caught:
         run(sensor_for(grant.operation_id, deferrable=False, expected_seconds="3000"), context)
     seconds = caught.value.reschedule_date.timestamp() - time.time()
-    assert 2990 < seconds < 3000 + 60 * 0.1
+    assert 2390 < seconds < 2400 + 60 * 0.1
 
 
 def test_a_rescheduled_wait_comes_back_when_the_limit_is_over(connected, grant, run, context):
@@ -205,5 +224,5 @@ def test_the_retry_policy_is_ours_unless_another_is_given():
 
 
 def test_ids_and_the_expectation_may_be_templates():
-    fields = {"topic", "operation_id", "coding_service_conn_id", "expected_seconds"}
+    fields = {"topic", "part", "operation_id", "coding_service_conn_id", "expected_seconds"}
     assert set(BatchCodeSensor.template_fields) == fields

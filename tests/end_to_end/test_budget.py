@@ -48,7 +48,9 @@ def test_forty_operations_in_flight_never_exceed_one_call_a_second(budgeted: Har
     pool = {"name": POOL, "slots": OPERATIONS, "include_deferred": True}
     budgeted.api.request("PATCH", f"/pools/{POOL}", json=pool)
     runs = [
-        budgeted.api.trigger({"source": path.as_uri(), "from_date": f"2026-09-0{day}", "records_per_part": 1})
+        budgeted.api.trigger(
+            {"source": path.as_uri(), "from_date": f"2026-09-0{day}", "records_per_part": 1, "max_uncoded_share": 1}
+        )
         for day in range(1, DAYS + 1)
     ]
 
