@@ -37,7 +37,20 @@ os.environ |= {
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
 }
+# here the PostgreSQL of the tests keeps its lock; without the folder it is one for all of the machine
+(Path(_home) / "python_PostgresServer").mkdir()
 sys.path.insert(0, str(ROOT / "dags"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where the suite is shared out among processes, the tests of a file stay together, as do all that use the one stack
+    of the end-to-end tests. Those of real Airflow processes come first: they wait a lot, and the rest fills the gaps."""
+    if not hasattr(config, "workerinput"):
+        return
+    items.sort(key=lambda item: item.get_closest_marker("airflow") is None)
+    for item in items:
+        shared = "harness" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("harness" if shared else item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")
@@ -59,20 +72,23 @@ def s3() -> Iterator[S3]:
 
 
 @pytest.fixture(scope="session")
-def redshift(postgres: Postgres) -> Iterator[Redshift]:
-    """A stand-in for Redshift, its S3 server included, for the whole session."""
+def redshift(postgres: Postgres, s3: S3) -> Iterator[Redshift]:
+    """A stand-in for Redshift for the whole session."""
     from tests.redshift import run_redshift
 
-    with run_redshift(postgres) as server:
+    with run_redshift(postgres, s3.url) as server:
         yield server
 
 
 @pytest.fixture(params=["duckdb", "postgres", "redshift"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str | Path]:
     """Where an empty warehouse is, once for each kind: see `open_warehouse`."""
     if request.param == "duckdb":
-        return tmp_path / "warehouse.duckdb"
-    if request.param == "redshift":
-        return str(request.getfixturevalue("redshift").create_place())
-    server = request.getfixturevalue("postgres")
-    return str(server.conninfo(server.create_database()))
+        yield tmp_path / "warehouse.duckdb"
+    elif request.param == "redshift":
+        with request.getfixturevalue("redshift").lend_place() as place:
+            yield place
+    else:
+        server = request.getfixturevalue("postgres")
+        with server.lend_database() as database:
+            yield server.conninfo(database)
