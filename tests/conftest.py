@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
+
     from tests.postgres import Postgres
     from tests.redshift import Redshift
     from tests.s3 import S3
@@ -22,6 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What points tests/contract to the real service; nothing else reads them
 KEPT = {f"CODING_{name}" for name in ("SERVICE_URL", "AUTH_URL", "CLIENT_ID", "CLIENT_SECRET")}
+
+# End-to-end tests with a stack of their own, which need not wait for those that share one
+OWN_STACK = {"test_make_run.py", "test_two_workers.py"}
 
 # Airflow reads these when it is imported, which is after this file
 _home = tempfile.mkdtemp(prefix="airflow-home-")
@@ -43,14 +49,23 @@ sys.path.insert(0, str(ROOT / "dags"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where the suite is shared out among processes, the tests of a file stay together, as do all that use the one stack
-    of the end-to-end tests. Those of real Airflow processes come first: they wait a lot, and the rest fills the gaps."""
-    if not hasattr(config, "workerinput"):
-        return
-    items.sort(key=lambda item: item.get_closest_marker("airflow") is None)
-    for item in items:
-        shared = "harness" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("harness" if shared else item.nodeid.partition("::")[0]))
+    """Where the suite is shared out among processes, tests of real Airflow processes come first: they take longest."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("airflow") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Share the suite out by files, in their order, and give all files that use one stack to one process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Lanes(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder, _, name = nodeid.partition("::")[0].rpartition("/")
+            return folder if folder == "tests/end_to_end" and name not in OWN_STACK else f"{folder}/{name}"
+
+    config.option.loadscopereorder = False
+    return Lanes(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,7 @@ class Harness:
         return "".join(path.read_text() for path in sorted(folder.rglob("*.log")))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     stack = LaneStack(tmp_path_factory.mktemp("stack"), service_options=("--coder", "stub"))
     stack.start()
