@@ -69,11 +69,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server for the whole session."""
     from tests.postgres import run_postgres  # it looks at the environment when it is imported
 
-    with run_postgres(tmp_path_factory.mktemp("postgres")) as server:
+    with run_postgres() as server:
         yield server
 
 

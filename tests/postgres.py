@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,12 +67,14 @@ class Postgres:
         folder = str(self._server.pgdata)
         command = ("-w", "-D", folder, "-m", "immediate", "-l", str(self._server.log), "restart")
         pgexec("pg_ctl", command, bin_path=self._server.bin_path, user=self._server.system_user)
+        self._server.ensure_postgres_running()  # it is another process, which is to be stopped in the end
 
 
 @contextmanager
-def run_postgres(folder: Path) -> Iterator[Postgres]:
-    """Run a server whose files lie in `folder`."""
-    server = PostgresServer(folder, cleanup_mode="delete")
+def run_postgres() -> Iterator[Postgres]:
+    """Run a server whose files lie in a folder of its own: under root it is another user who has to get there, and
+    pytest shuts that user out of its own folders whenever another session begins."""
+    server = PostgresServer(Path(tempfile.mkdtemp(prefix="postgres-")), cleanup_mode="delete")
     server.start()
     try:
         running = Postgres(server)
