@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from _pytest.nodeid import NodeId
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
@@ -50,7 +51,12 @@ sys.path.insert(0, str(ROOT / "dags"))
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where the suite is shared out among processes, tests of real Airflow processes come first: they take longest."""
+    for item in items:
+        if not item.nodeid.endswith(item.name):  # the ids of schemathesis lack the operation
+            item._id = NodeId.parse(f"{item.nodeid.partition('::')[0]}::{item.name}")
     if hasattr(config, "workerinput"):
+        if len({item.nodeid for item in items}) < len(items):
+            raise pytest.UsageError("tests with the same id: all but one of them would not run")
         items.sort(key=lambda item: item.get_closest_marker("airflow") is None)
 
 
