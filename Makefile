@@ -16,8 +16,8 @@ up: $(VENV)/installed  ## start Airflow and the local coding service, and leave 
 down: $(VENV)/installed  ## stop what `make up` started
 	@$(BIN)/python -m include.stack down
 
-test: $(VENV)/installed-dev  ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/installed-dev  ## the whole test suite, shared out among two processes
+	$(BIN)/python -m pytest --numprocesses 2 --durations 20
 
 compose-test: $(VENV)/installed-dev  ## the main job in containers; takes docker with compose, and minutes
 	$(BIN)/python -m pytest -v tests/compose

@@ -44,8 +44,7 @@ def sections() -> Iterator[str]:
     """Measure, and yield what the page says of it, piece by piece."""
     folder = Path(tempfile.mkdtemp(prefix="bench-servers-"))
     try:
-        (folder / "postgres").mkdir()
-        with run_postgres(folder / "postgres") as server:
+        with run_postgres() as server:
             yield f"## PostgreSQL as the warehouse\n\n{_ABOUT_POSTGRES}\n\n{rows_in(server)}"
             yield f"The two data steps, 1 M records:\n\n{steps(server, folder)}"
         yield f"## Staging in S3\n\n{_ABOUT_S3}\n\n{staging(folder)}"

@@ -24,7 +24,6 @@ import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import redshift_connector
-from moto.server import ThreadedMotoServer
 from redshift_connector import ProgrammingError
 from s3fs import S3FileSystem
 
@@ -223,7 +222,18 @@ class Redshift:
 
     def create_place(self) -> str:
         """Make an empty database and return where it is, for `open_redshift`."""
-        return f"redshift:///{self.postgres.create_database()}?socket={self.socket_path}&s3={self.s3}"
+        return self._place(self.postgres.create_database())
+
+    @contextmanager
+    def lend_place(self) -> Iterator[str]:
+        """Where an empty database is that is lent for the block."""
+        with self.postgres.lend_database() as database:
+            yield self._place(database)
+        for key in keys_below(self.s3, f"s3://{BUCKET}/{database}/"):
+            _client(self.s3).delete_object(Bucket=BUCKET, Key=key)
+
+    def _place(self, database: str) -> str:
+        return f"redshift:///{database}?socket={self.socket_path}&s3={self.s3}"
 
 
 @dataclass
@@ -289,23 +299,19 @@ def _outer(query: str) -> str:
 
 
 @contextmanager
-def run_redshift(postgres: Postgres) -> Iterator[Redshift]:
-    """Run the S3 server and the way to PostgreSQL."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    s3 = f"http://{host}:{port}"
+def run_redshift(postgres: Postgres, s3: str) -> Iterator[Redshift]:
+    """Run the way to PostgreSQL.
+
+    :param s3: URL of the S3 server that it uses
+    """
     _client(s3).create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     (path,) = Path(postgres.socket_folder).glob(".s.PGSQL.*[0-9]")
-    try:
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(path.with_name("redshift")))
-            listener.listen()
-            threading.Thread(target=_serve, args=(listener, str(path)), daemon=True).start()
-            yield Redshift(postgres, path.with_name("redshift"), s3)
-            listener.shutdown(socket.SHUT_RDWR)
-    finally:
-        server.stop()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path.with_name("redshift")))
+        listener.listen()
+        threading.Thread(target=_serve, args=(listener, str(path)), daemon=True).start()
+        yield Redshift(postgres, path.with_name("redshift"), s3)
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def _serve(listener: socket.socket, path: str) -> None:

@@ -180,7 +180,7 @@ class Stack:
             folder.mkdir(parents=True, exist_ok=True)
         say("Sample data into the embedded warehouse")
         self._load_sample()
-        running = Running(free_port(8080), free_port(8070), {})
+        running = Running(*self._choose_ports(), {})
         environment = self.environment(running)
         say("Metadata database")
         self._run_once(["airflow", "db", "migrate"], environment)
@@ -233,6 +233,10 @@ class Stack:
         command = self._commands(self.running)[name]
         self.running.processes[name] = self._spawn(name, command, self.environment(self.running))
         write_private(self._state, json.dumps(asdict(self.running)))
+
+    def _choose_ports(self) -> tuple[int, int]:
+        """Ports of the API server and of the local service."""
+        return free_port(8080), free_port(8070)
 
     def _commands(self, running: Running) -> dict[str, list[str]]:
         service = ["--port", str(running.service_port), "--data", str(self.folder / "service")]

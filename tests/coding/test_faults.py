@@ -19,9 +19,9 @@ RECORDS = 40_000
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server():
     """A PostgreSQL server that may be restarted."""
-    with run_postgres(tmp_path_factory.mktemp("restarted")) as running:
+    with run_postgres() as running:
         yield running
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import duckdb
 import pytest
 import requests
 
-from include.stack.processes import Stack
+from include.stack.processes import Running, Stack, free_port
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
@@ -19,6 +20,22 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 120) -> Non
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.3)
+
+
+class LaneStack(Stack):
+    """A stack that starts while another one does, in another process of the tests: they prefer different ports."""
+
+    _first_port = 8100 + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+    def _choose_ports(self) -> tuple[int, int]:
+        return free_port(self._first_port), free_port(self._first_port + 1)
+
+    def environment(self, running: Running) -> dict[str, str]:
+        logs = {
+            f"AIRFLOW__LOGGING__{name}_LOG_SERVER_PORT": str(free_port(self._first_port + number))
+            for number, name in enumerate(("WORKER", "TRIGGER"), 2)
+        }
+        return {**super().environment(running), **logs}
 
 
 class Harness:
@@ -63,9 +80,9 @@ class Harness:
         return "".join(path.read_text() for path in sorted(folder.rglob("*.log")))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
-    stack = Stack(tmp_path_factory.mktemp("stack"), service_options=("--coder", "stub"))
+    stack = LaneStack(tmp_path_factory.mktemp("stack"), service_options=("--coder", "stub"))
     stack.start()
     try:
         yield Harness(stack)

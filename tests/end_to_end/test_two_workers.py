@@ -12,8 +12,7 @@ import pytest
 from adbc_driver_postgresql import dbapi
 
 from include.sample import write_sample
-from include.stack.processes import Stack
-from tests.end_to_end.conftest import until
+from tests.end_to_end.conftest import LaneStack, until
 from tests.postgres import Postgres
 from tests.s3 import S3, SECRET
 
@@ -21,7 +20,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("ignore:The ``nolo
 WORKERS = ("worker-a", "worker-b")
 
 
-class Cluster(Stack):
+class Cluster(LaneStack):
     """The stack with two workers in place of the scheduler's own, and servers in place of its files.
 
     Celery's broker is a table here; a deployment has Redis. All else is as it is there.

@@ -71,8 +71,8 @@ def insert_over_a_restart(session, server):
         session.execute("INSERT INTO t VALUES (2)")
 
 
-def test_what_a_restart_breaks_off_is_undone_and_another_session_goes_on(tmp_path_factory):
-    with run_postgres(tmp_path_factory.mktemp("own")) as server:
+def test_what_a_restart_breaks_off_is_undone_and_another_session_goes_on():
+    with run_postgres() as server:
         warehouse = open_warehouse(server, server.create_database())
         with warehouse.session() as session:
             session.execute("CREATE TABLE t (a INT)")

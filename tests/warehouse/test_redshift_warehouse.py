@@ -9,7 +9,7 @@ import re
 import threading
 import traceback
 from datetime import datetime
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import boto3
 import duckdb
@@ -32,11 +32,6 @@ def place(redshift):
 
 
 @pytest.fixture
-def s3(place):
-    return parse_qs(urlsplit(place).query)["s3"][0]
-
-
-@pytest.fixture
 def access():
     return Access()
 
@@ -55,7 +50,7 @@ def session(warehouse):
 @pytest.fixture
 def keys(place, s3):
     """What lies in the exchange of the place."""
-    return lambda: keys_below(s3, f"s3://{BUCKET}{urlsplit(place).path}/")
+    return lambda: keys_below(s3.url, f"s3://{BUCKET}{urlsplit(place).path}/")
 
 
 def uri_in(statement):
@@ -278,7 +273,9 @@ def test_both_sides_encrypt_as_the_filesystem_says(place, s3, keys, encryption, 
         session.read("SELECT 1 AS a").read_all()
         (theirs,) = set(keys()) - {ours}
     assert next(sql for sql in access.sent if sql.startswith("UNLOAD")).endswith(f"' {clause}")
-    client = boto3.client("s3", endpoint_url=s3, region_name=REGION, aws_access_key_id="a", aws_secret_access_key="b")
+    client = boto3.client(
+        "s3", endpoint_url=s3.url, region_name=REGION, aws_access_key_id="a", aws_secret_access_key="b"
+    )
     found = [client.head_object(Bucket=BUCKET, Key=key) for key in (ours, theirs)]
     assert [one["ServerSideEncryption"] for one in found] == [encryption["ServerSideEncryption"]] * 2
     if key := encryption.get("SSEKMSKeyId"):
