@@ -294,5 +294,5 @@ def test_of_realistic_responses_each_record_ends_in_one_outcome_and_a_text_is_se
     assert ids == duckdb.execute(f"SELECT record_id {wanted} ORDER BY 1").fetchall()
     assert pipeline.prepare(source=responses.as_uri(), run_id="run-2").parts == ()
     assert pipeline.land() == landed.__class__(
-        **{**vars(landed), "texts_sent": 0, "operations": 0, "rows_of": "run-1"}
+        **{**vars(landed), "texts_sent": 0, "operations": 0, "rows_of": "run-1", "days": ()}
     )

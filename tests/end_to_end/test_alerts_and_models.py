@@ -15,7 +15,7 @@ import requests
 
 from include.stack.airflow_api import DAG_ID
 from include.stack.processes import PROJECT, Stack
-from tests.end_to_end.conftest import Harness, until
+from tests.end_to_end.conftest import Harness, LaneStack, until
 from tests.file_notifier import read_alerts
 from tests.smtp import Mailbox, run_mailbox, text_of
 
@@ -108,7 +108,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
             "CODING_ALERT_EMAIL": "night@agency.example",
             "AIRFLOW_CONN_SMTP_DEFAULT": mailbox.connection(),
         }
-        stack = Stack(folder / "stack", settings, service_options=("--coder", "stub"))
+        stack = LaneStack(folder / "stack", settings, service_options=("--coder", "stub"))
         stack.start()
         try:
             yield Night(stack, mailbox, folder / "alerts.jsonl")

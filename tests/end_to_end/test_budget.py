@@ -10,14 +10,14 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from include.stack.processes import POOL, Running, Stack
-from tests.end_to_end.conftest import Harness, until
+from include.stack.processes import POOL, Running
+from tests.end_to_end.conftest import Harness, LaneStack, until
 
 pytestmark = pytest.mark.airflow
 DAYS, OPERATIONS = 4, 40
 
 
-class Budgeted(Stack):
+class Budgeted(LaneStack):
     """The stack with the budget that the service grants a partner: one call a second."""
 
     def environment(self, running: Running) -> dict[str, str]:

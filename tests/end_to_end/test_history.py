@@ -11,8 +11,8 @@ import duckdb
 import pendulum
 import pytest
 
-from include.stack.processes import PROJECT, Stack
-from tests.end_to_end.conftest import Harness, until
+from include.stack.processes import PROJECT
+from tests.end_to_end.conftest import Harness, LaneStack, until
 
 pytestmark = pytest.mark.airflow
 
@@ -44,7 +44,7 @@ def catching_up(text: str, name: str, first: str, last: str) -> str:
     return text
 
 
-class History(Stack):
+class History(LaneStack):
     """The stack with copies of the DAG that catch up, and answers of the day before."""
 
     def __init__(self, folder: Path) -> None:
