@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from bench import data_work, end_to_end, servers
+from bench import backfill, data_work, end_to_end, servers
 from bench.measure import ROOT
 from bench.page import heading
 
@@ -29,6 +29,7 @@ def sections() -> Iterator[str]:
     yield from data_work.sections(data_work.SIZES)
     yield from servers.sections()
     yield from end_to_end.sections()
+    yield from backfill.sections(backfill.DAYS)
     for title, module in OTHERS.items():
         command = [sys.executable, "-m", f"bench.{module}"]
         told = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout

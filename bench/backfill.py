@@ -16,10 +16,11 @@ from typing import Any
 
 import duckdb
 
-from bench.end_to_end import DAG_ID, journal, kind
+from bench.end_to_end import DAG_ID, LOOK, journal, kind, runs
 from bench.page import table
 from include.stack.processes import Stack
 
+DAYS = 30
 #: Records of a day, and the last of the days.
 RECORDS, LAST = 200, date(2026, 10, 31)
 #: Seconds that the service takes for an operation, and how many runs are under way at once.
@@ -30,7 +31,7 @@ LONGEST = 4 * 3600
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.backfill", description=__doc__)
-    parser.add_argument("--days", type=int, default=30)
+    parser.add_argument("--days", type=int, default=DAYS)
     for section in sections(parser.parse_args().days):
         print(section, end="\n\n", flush=True)
 
@@ -86,9 +87,11 @@ def sections(days: int) -> Iterator[str]:
         stack = Days(Path(folder), days)
         stack.start()
         try:
+            while not (nights := runs(stack)):
+                time.sleep(LOOK)
+            stack.api.wait(nights[0]["dag_run_id"])
             first = Backfill(stack)
-            runs = stack.api.request("GET", f"/dags/{DAG_ID}/dagRuns", params={"run_type": "backfill", "limit": 1})
-            tasks = len(stack.api.task_instances(runs["dag_runs"][0]["dag_run_id"]))
+            tasks = len(stack.api.task_instances(runs(stack)[-1]["dag_run_id"]))
             second = Backfill(stack, reprocess_behavior="completed")
             with duckdb.connect(str(stack.warehouse), read_only=True) as warehouse:
                 ((operations, sent, texts),) = warehouse.execute(

@@ -25,7 +25,6 @@ from include.stack.processes import Stack
 #: Records of the runs, and most texts of a part.
 SIZES = {1_000_000: 100_000, 10_000_000: 500_000}
 SECONDS = 1800
-NIGHTS = 365
 LOOK = 0.2
 #: Title of the process that runs a task; those of the executor's workers go on with words.
 TASK = re.compile(r"airflow worker -- ([0-9a-f-]{36})")
@@ -185,18 +184,11 @@ def kind(entry: dict[str, Any]) -> str:
 
 
 def calls(first: Run, second: Run) -> str:
-    """Calls by kind, and what a year of nights would be."""
+    """Calls by kind."""
     kinds = sorted({*first.calls, *second.calls})
     rows = [[f"`{kind}`", first.calls[kind], second.calls[kind]] for kind in kinds]
     rows.append(["all", first.calls.total(), second.calls.total()])
-    of_part = (first.calls.total() - second.calls.total()) / first.parts
-    night = second.calls.total() + of_part
-    return (
-        table(["call", f"first run, {first.parts} parts", "second run"], rows)
-        + f"\n\nComputed, not measured: a backfill of {NIGHTS} nights with one part each makes about {NIGHTS} ×"
-        f" {night:.1f} = {NIGHTS * night:,.0f} calls.\nStatus calls grow with the time that the service takes for a"
-        " part, one each `poll_interval`; a token, one an hour, comes on top."
-    )
+    return table(["call", f"first run, {first.parts} parts", "second run"], rows)
 
 
 if __name__ == "__main__":
