@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-import duckdb
 import pytest
 
-from include.stack.processes import POOL, Running
+from include.stack.processes import POOL, PROJECT, Running
 from tests.end_to_end.conftest import Harness, LaneStack, until
 
 pytestmark = pytest.mark.airflow
-DAYS, OPERATIONS = 4, 40
+OPERATIONS, CALLS = 40, 100
+WAITS = f"""
+from airflow.sdk import DAG, Param, task
+from coding_service import BatchCodeSensor
+
+@task
+def operations(*, params=None):
+    return params["operations"]
+
+with DAG("waits", schedule=None, is_paused_upon_creation=False, params={{"operations": Param([], type="array")}}):
+    BatchCodeSensor.partial(task_id="wait", topic="osca", pool="{POOL}").expand(operation_id=operations())
+"""
 
 
 class Budgeted(LaneStack):
-    """The stack with the budget that the service grants a partner: one call a second."""
+    """The stack with the budget that the service grants a partner, one call a second, and a DAG that only waits."""
+
+    def __init__(self, folder: Path) -> None:
+        dags = folder / "dags"
+        shutil.copytree(PROJECT / "dags", dags, ignore=shutil.ignore_patterns("__pycache__"))
+        (dags / "waits.py").write_text(WAITS)
+        options = ("--coder", "stub", "--progression", "by_time", "--seconds", "3600")
+        super().__init__(folder, {"AIRFLOW__CORE__DAGS_FOLDER": str(dags)}, options)
 
     def environment(self, running: Running) -> dict[str, str]:
         environment = super().environment(running)
@@ -29,8 +47,7 @@ class Budgeted(LaneStack):
 
 @pytest.fixture(scope="module")
 def budgeted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
-    options = ("--coder", "stub", "--progression", "by_time", "--seconds", "3600")
-    stack = Budgeted(tmp_path_factory.mktemp("budgeted"), service_options=options)
+    stack = Budgeted(tmp_path_factory.mktemp("budgeted"))
     stack.start()
     try:
         yield Harness(stack)
@@ -38,34 +55,49 @@ def budgeted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
         stack.stop()
 
 
-def test_forty_operations_in_flight_never_exceed_one_call_a_second(budgeted: Harness, tmp_path: Path) -> None:
-    path = tmp_path / "answers.parquet"
-    duckdb.execute(
-        f"COPY (SELECT 'T' || i AS record_id, DATE '2026-09-01' + CAST(i % {DAYS} AS INTEGER) AS response_date,"
-        " 'job number ' || i AS occp_text, 'tasks' AS tasks_text"
-        f" FROM range({OPERATIONS}) AS numbers(i)) TO '{path}' (FORMAT parquet)"
-    )
-    pool = {"name": POOL, "slots": OPERATIONS, "include_deferred": True}
-    budgeted.api.request("PATCH", f"/pools/{POOL}", json=pool)
-    runs = [
-        budgeted.api.trigger(
-            {"source": path.as_uri(), "from_date": f"2026-09-0{day}", "records_per_part": 1, "max_uncoded_share": 1}
-        )
-        for day in range(1, DAYS + 1)
-    ]
+@pytest.fixture
+def operations(budgeted: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ids of operations that the service is at work on, opened by somebody with a budget of another kind."""
+    from coding_service import CodingServiceHook
+
+    connection = json.loads(budgeted.stack.environment(running(budgeted))["AIRFLOW_CONN_CODING_SERVICE_DEFAULT"])
+    connection["extra"] |= {"requests_per_second": 1000, "state_dir": str(tmp_path / "state")}
+    monkeypatch.setenv("AIRFLOW_CONN_SOMEBODY", json.dumps(connection))
+    hook, path = CodingServiceHook("somebody"), tmp_path / "part.jsonl"
+    path.write_text('{"recordId": "1", "occp_text": "chef", "tasks_text": ""}\n')
+    model = hook.latest_model("osca").model_id
+    grants = [hook.create_operation("osca", model) for _ in range(OPERATIONS)]
+    for grant in grants:
+        hook.upload(grant, path)
+    return [grant.operation_id for grant in grants]
+
+
+def running(harness: Harness) -> Running:
+    assert harness.stack.running is not None
+    return harness.stack.running
+
+
+def test_forty_operations_in_flight_and_a_run_beside_them_never_exceed_one_call_a_second(
+    budgeted: Harness, operations: list[str]
+) -> None:
+    api, waits = budgeted.api, "/dags/waits/dagRuns"
+    api.request("PATCH", f"/pools/{POOL}", json={"name": POOL, "slots": 64, "include_deferred": True})
+    mark = budgeted.mark()
+    run_id = api.request("POST", waits, json={"logical_date": None, "conf": {"operations": operations}})["dag_run_id"]
+    beside = api.trigger({"from_date": "2026-10-05", "to_date": "2026-10-06", "records_per_part": 400})
 
     def states() -> list[str]:
-        return [state for run_id in runs for state in budgeted.api.tasks(run_id).values()]
+        path = f"{waits}/{run_id}/taskInstances"
+        return [task["state"] for task in api.request("GET", path, params={"limit": 100})["task_instances"]]
 
-    until(lambda: states().count("deferred") == OPERATIONS, f"{OPERATIONS} operations in flight", 400)
-    assert not {"running", "queued", "scheduled"} & set(states()), "who waits holds no worker"
+    until(lambda: states().count("deferred") == OPERATIONS, f"{OPERATIONS} operations in flight", 300)
+    assert states().count("running") == 0, "who waits holds no worker"
+    until(lambda: len(calls_of(budgeted, mark)) >= CALLS, f"{CALLS} calls", 300)
     budgeted.knob("progression", progression="immediate")
-    assert [budgeted.api.wait(run_id) for run_id in runs] == ["success"] * DAYS
+    assert api.wait(beside, 600) == "success"
+    until(lambda: set(states()) == {"success"}, "all waits are over", 300)
 
-    calls = [entry for entry in budgeted.journal() if "/v1/" in entry["path"]]
-    assert not [entry for entry in calls if entry["status"] == 429]
-    times = sorted(entry["time"] for entry in calls)
-    assert len(times) >= 4 * OPERATIONS
+    times = calls_of(budgeted, mark)
     # a call is sent at its moment, but it arrives when a busy machine lets it: by so much two may come closer
     jitter = 0.9
     for seconds in (1, 10, 60):
@@ -73,4 +105,10 @@ def test_forty_operations_in_flight_never_exceed_one_call_a_second(budgeted: Har
         assert most <= seconds + 1 + jitter, f"{most} calls arrived within {seconds} s"
     together = sum(later - earlier < 0.5 for earlier, later in pairwise(times))
     print(f"{len(times)} calls in {times[-1] - times[0]:.0f} s, {together} of them within half a second of another")
-    assert sum(entry["path"] == "/oauth2/token" for entry in budgeted.journal()) == 1
+    assert not [entry for entry in budgeted.journal(mark) if entry["status"] == 429]
+    assert sum(entry["path"] == "/oauth2/token" for entry in budgeted.journal()) == 2, "somebody's, and Airflow's"
+
+
+def calls_of(harness: Harness, since: int) -> list[float]:
+    """When calls arrived, in seconds, in order."""
+    return sorted(entry["time"] for entry in harness.journal(since) if "/v1/" in entry["path"])

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from itertools import combinations
 from pathlib import Path
 
 import pytest
 
-from include.stack.airflow_api import DAG_ID
 from include.stack.processes import PROJECT
 from tests.end_to_end.conftest import Harness, until
 
@@ -139,57 +137,6 @@ def test_bad_input_fails_with_a_clear_word_and_changes_nothing(harness: Harness,
         assert harness.api.wait(run_id) == "failed"
         assert message in harness.log(run_id).replace('\\"', '"')
     assert harness.query(count) == before
-
-
-def test_a_backfill_codes_its_days_side_by_side_and_a_run_after_it_sends_nothing(harness: Harness) -> None:
-    days = ["2026-10-11", "2026-10-12", "2026-10-13"]
-    assert harness.stack.running is not None
-    command = ["airflow", "backfill", "create", "--dag-id", DAG_ID, "--from-date", days[0], "--to-date", days[-1]]
-    subprocess.run(
-        [*command, "--max-active-runs", "2"], env=harness.stack.environment(harness.stack.running), check=True,
-        capture_output=True,
-    )  # fmt: skip
-
-    def runs() -> list[dict]:
-        return list(harness.api.request("GET", f"/dags/{DAG_ID}/dagRuns?run_type=backfill")["dag_runs"])
-
-    until(lambda: len(runs()) == 3 and all(run["state"] in ("success", "failed") for run in runs()), "backfill", 300)
-    assert {run["partition_key"]: run["state"] for run in runs()} == dict.fromkeys(days, "success")
-    rows = harness.query(
-        "SELECT response_date::VARCHAR, count(*) FROM coding.coded_records WHERE run_id LIKE 'backfill%' GROUP BY ALL"
-    )
-    assert dict(rows) == dict(
-        harness.query(
-            "SELECT response_date::VARCHAR, count(*) FROM survey_responses"
-            " WHERE response_date BETWEEN ? AND ? GROUP BY ALL",
-            days[0], days[-1],
-        )
-    )  # fmt: skip
-    texts: dict[str, set[str]] = {}
-    for run_id, key in harness.query(
-        "SELECT DISTINCT run_id, text_key FROM coding.coded_records"
-        " WHERE run_id LIKE 'backfill%' AND text_key IS NOT NULL"
-    ):
-        texts.setdefault(run_id, set()).add(key)
-    # a text may be sent twice only by runs of which one prepared before the other had landed
-    spans = {run_id: span(harness, run_id) for run_id in texts}
-    overlap = sum(
-        len(texts[one] & texts[other])
-        for one, other in combinations(texts, 2)
-        if spans[one][0] < spans[other][1] and spans[other][0] < spans[one][1]
-    )
-    ((sent,),) = harness.query("SELECT sum(records) FROM coding.coding_operations WHERE run_id LIKE 'backfill%'")
-    assert len(set.union(*texts.values())) <= sent <= len(set.union(*texts.values())) + overlap
-
-    mark = harness.mark()
-    run_id, state = harness.code(from_date=days[0], to_date=days[-1])
-    assert (state, harness.uploads(mark)) == ("success", [])
-
-
-def span(harness: Harness, run_id: str) -> tuple[str, str]:
-    """When a run began to prepare and when it had landed."""
-    times = {item["task_id"]: item for item in harness.api.task_instances(run_id)}
-    return times["prepare"]["start_date"], times["land"]["end_date"]
 
 
 def test_a_day_without_records_is_a_success_that_says_so(harness: Harness) -> None:
