@@ -39,7 +39,9 @@ def plan(service: LocalService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         monkeypatch.setenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT", json.dumps(connection))
         monkeypatch.setenv("CODING_STAGING", tmp_path.as_uri())
         params = {name: recode_occupations.dag.params[name] for name in recode_occupations.dag.params}
-        dag_run = SimpleNamespace(partition_key=None, run_after=datetime(2026, 11, 23, 14, tzinfo=UTC))
+        dag_run = SimpleNamespace(
+            partition_key=None, run_after=datetime(2026, 11, 23, 14, tzinfo=UTC), run_type="manual", conf={}
+        )
         planned: dict[str, Any] = task.python_callable(params=params, dag_run=dag_run, run_id="manual__1")
         return planned
 

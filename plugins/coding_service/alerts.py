@@ -13,13 +13,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 from airflow.sdk import BaseNotifier, Variable, conf
 from airflow.sdk.definitions.callback import AsyncCallback
-from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+from airflow.sdk.definitions.deadline import BaseDeadlineReference, DeadlineAlert
 from airflow.sdk.module_loading import import_string
 from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
@@ -59,8 +59,26 @@ class AlertedRun:
         return f"{base}/dags/{quote(self.dag_id)}/runs/{quote(self.run_id)}"
 
 
+class ScheduledRunDue(BaseDeadlineReference):
+    """When a scheduled run was due, whether or not a scheduler was there to start it. Others have no deadline: the
+    runs of a backfill are queued all at once.
+
+    Not Airflow's DAGRUN_QUEUED_AT: with that, 3.3.2 can clear no task of a run that is not late yet.
+    """
+
+    required_kwargs: ClassVar = {"dag_id", "run_id"}
+
+    def _evaluate_with(self, *, session: Any, dag_id: str, run_id: str) -> datetime | None:
+        from airflow.models.dagrun import DagRun
+        from sqlalchemy import select
+
+        due = select(DagRun.run_after).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
+        found: datetime | None = session.scalar(due.where(DagRun.run_type == "scheduled"))
+        return found
+
+
 def landing_deadline() -> DeadlineAlert:
-    """The deadline of a DAG: its scheduled runs have landed so many hours after they were queued, at midnight.
+    """The deadline of a DAG: its scheduled runs have landed so many hours after they were due, at midnight.
 
     :raises SettingsError: the environment variable `CODING_LAND_WITHIN_HOURS` is no number of hours
     """
@@ -71,9 +89,7 @@ def landing_deadline() -> DeadlineAlert:
         within = timedelta(0)
     if within <= timedelta(0):
         raise SettingsError(f"the environment variable {LAND_WITHIN} is {text!r}; expected hours, such as '6'")
-    return DeadlineAlert(
-        DeadlineReference.DAGRUN_QUEUED_AT, within, AsyncCallback(tell_of_lateness), name="codes landed in time"
-    )
+    return DeadlineAlert(ScheduledRunDue(), within, AsyncCallback(tell_of_lateness), name="codes landed in time")
 
 
 # ---- what Airflow calls --------------------------------------------------------------------------------------------
@@ -108,12 +124,9 @@ def tell_of_failure(context: Mapping[str, Any]) -> None:
 async def tell_of_lateness(context: Mapping[str, Any]) -> None:
     """Tell that the codes of a scheduled run have not landed: for the callback of a deadline.
 
-    The runs of a backfill are queued all at once, so lateness says nothing of them. Airflow calls it in the
-    triggerer, with what its REST API says of the run; nothing here may block the event loop.
+    Airflow calls it in the triggerer, with what its REST API says of the run; nothing here may block the event loop.
     """
     run = context["dag_run"]
-    if run["run_type"] != "scheduled":
-        return
     alerted = AlertedRun(run["dag_id"], run["dag_run_id"], run["partition_key"], run["conf"] or {})
     about = _compose(
         alerted,

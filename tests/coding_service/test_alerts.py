@@ -89,12 +89,6 @@ async def test_a_scheduled_run_that_is_late_is_told_by_when_it_should_have_lande
     assert alert["message"].endswith("docs/runbook.md#the-codes-are-late")
 
 
-@pytest.mark.parametrize("run_type", ["backfill", "manual", "asset_triggered"])
-async def test_nobody_is_told_that_a_run_is_late_which_nobody_has_scheduled(told, run_type):
-    await alerts.tell_of_lateness(lateness(run_type))
-    assert told() == []
-
-
 class Both(BaseNotifier):
     """Notes in which way it was called, and whether that blocked the main thread."""
 

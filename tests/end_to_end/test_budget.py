@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -111,4 +112,8 @@ def test_forty_operations_in_flight_and_a_run_beside_them_never_exceed_one_call_
 
 def calls_of(harness: Harness, since: int) -> list[float]:
     """When calls arrived, in seconds, in order."""
-    return sorted(entry["time"] for entry in harness.journal(since) if "/v1/" in entry["path"])
+    return sorted(
+        datetime.fromisoformat(entry["time"]).timestamp()
+        for entry in harness.journal(since)
+        if "/v1/" in entry["path"]
+    )
