@@ -72,7 +72,9 @@ def test_a_missing_service_connection_is_named_with_what_to_do(
 
     monkeypatch.delenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT", raising=False)
     params = {name: recode_occupations.dag.params[name] for name in recode_occupations.dag.params}
-    dag_run = SimpleNamespace(partition_key="2026-10-01", run_after=datetime(2026, 11, 23, tzinfo=UTC))
+    dag_run = SimpleNamespace(
+        partition_key="2026-10-01", run_after=datetime(2026, 11, 23, tzinfo=UTC), run_type="scheduled", conf=None
+    )
     with pytest.raises(SettingsError, match=r"no Airflow connection 'coding_service_default'.*Admin > Connections"):
         recode_occupations.dag.get_task("plan").python_callable(params=params, dag_run=dag_run, run_id="manual__1")
 

@@ -40,10 +40,10 @@ def failure(partition_key="2026-10-05", conf=None, states=None):
     }
 
 
-def lateness(run_type="scheduled"):
+def lateness():
     """The context that a deadline's callback gets."""
     run = {
-        "dag_id": "recode_occupations", "dag_run_id": "run+1", "run_type": run_type, "state": "running",
+        "dag_id": "recode_occupations", "dag_run_id": "run+1", "run_type": "scheduled", "state": "running",
         "partition_key": "2026-10-05", "conf": None,
     }  # fmt: skip
     return {"dag_run": run, "deadline": {"deadline_time": datetime(2026, 10, 5, 19, tzinfo=UTC)}}
