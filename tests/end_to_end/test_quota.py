@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from include.stack.airflow_api import DAG_ID
+from include.stack.airflow_api import DAG_ID, ENDED
 from tests.end_to_end.conftest import Harness, until
 
 pytestmark = pytest.mark.airflow
@@ -16,6 +16,11 @@ pytestmark = pytest.mark.airflow
 def test_an_exceeded_limit_delays_the_retry_by_a_day_and_costs_one_try_and_one_call(
     harness: Harness, texts_file: Path
 ) -> None:
+    runs = f"/dags/{DAG_ID}/dagRuns"
+    until(
+        lambda: all(run["state"] in ENDED for run in harness.api.request("GET", runs)["dag_runs"]),
+        "the night that the schedule brings, which would meet the limit first, is over",
+    )
     harness.knob("faults", name="limit_exceeded", path_contains="/models")
     mark = harness.mark()
     run_id = harness.api.trigger({"source": texts_file.as_uri(), "from_date": "2026-09-01", "to_date": "2026-09-01"})
