@@ -13,11 +13,11 @@ pytestmark = pytest.mark.airflow
 
 
 def test_an_exceeded_limit_delays_the_retry_by_a_day_and_costs_one_try_and_one_call(harness: Harness) -> None:
-    runs = f"/dags/{DAG_ID}/dagRuns"
-    until(
-        lambda: all(run["state"] in ENDED for run in harness.api.request("GET", runs)["dag_runs"]),
-        "the night that the schedule brings, which would meet the limit first, is over",
-    )
+    def is_idle() -> bool:
+        runs = harness.api.request("GET", f"/dags/{DAG_ID}/dagRuns")["dag_runs"]
+        return bool(runs) and all(run["state"] in ENDED for run in runs)
+
+    until(is_idle, "the night that the schedule brings, which would meet the limit first, is over")
     harness.knob("faults", name="limit_exceeded", path_contains="/models")
     mark = harness.mark()
     run_id = harness.api.trigger({"from_date": "2020-01-01"})
