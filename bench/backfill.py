@@ -105,6 +105,7 @@ def sections(days: int) -> Iterator[str]:
             stack.stop()
     if published != days:
         raise RuntimeError(f"{published} of {days} days are published")
+    year = 365 * first.calls.total() / days
     kinds = sorted({*first.calls, *second.calls})
     rows = [[f"`{name}`", first.calls[name], second.calls[name]] for name in kinds]
     rows.append(["all", first.calls.total(), second.calls.total()])
@@ -118,6 +119,7 @@ processes; the local service takes {SECONDS} s for an operation. The second one 
     yield f"""\
 {first.calls.total() / days:.1f} calls a day of answers, {first.calls.total() / operations:.1f} an operation;
 {first.calls.total() / PER_DAY:.1%} of the {PER_DAY:,} calls that a day allows. {tasks} tasks a run of one part.
+365 such days, which is computed, make {year:,.0f} calls: {year / PER_DAY:.0%} of a day's.
 {texts:,} distinct texts were sent {sent / texts:.2f} times each: runs that overlap may send the same text.
 From start to end {first.seconds / 60:.0f} min, and {second.seconds / 60:.0f} min again."""
 
