@@ -1,17 +1,16 @@
 """When to ask next how an operation stands. Pure arithmetic: chance and time are arguments.
 
 The first look is a little before the operation is expected to be done, the second when it is, with no more than two
-hours between looks; without an expectation
-the first is after the start interval. From then on the interval is the start interval plus a quarter of the time that
-has passed since, up to 15 minutes: the end is seen late by at most about a quarter of the time that was spent waiting
-for it, and the calls of an operation grow with the logarithm of its length, not with the length. With a start
-interval of 10 s, jitter left out:
+hours between looks; without an expectation the first is after the start interval. From then on the interval is the
+start interval plus a quarter of the time that has passed since, up to 15 minutes: the end is seen late by at most about
+a quarter of the time that was spent waiting for it, and the calls of an operation grow with the logarithm of its
+length until then. With a start interval of 10 s, jitter left out:
 
 | the operation takes | 1 min | 10 min | 1 h | 24 h |
 |---|---:|---:|---:|---:|
 | calls, nothing expected | 5 | 13 | 21 | 113 |
-| calls, 10 % more than expected | 3 | 6 | 12 | 27 |
-| calls, expected exactly | 2 | 2 | 2 | 2 |
+| calls, 10 % more than expected | 3 | 6 | 12 | 37 |
+| calls, expected exactly | 2 | 2 | 2 | 13 |
 
 So 40 operations of 24 hours make 4,520 of the day's 10,000 calls.
 """
