@@ -2,9 +2,9 @@
 
 The first look is a little before the operation is expected to be done, the second when it is, with no more than two
 hours between looks; without an expectation the first is after the start interval. From then on the interval is the
-start interval plus a quarter of the time that has passed since, up to 15 minutes: the end is seen late by at most about
-a quarter of the time that was spent waiting for it, and the calls of an operation grow with the logarithm of its
-length until then. With a start interval of 10 s, jitter left out:
+start interval plus a quarter of the time that has passed since, up to 15 minutes: the end is seen late by about a
+quarter of the time that was spent waiting for it at most, and the calls of an operation grow with the logarithm of
+its length until then. With a start interval of 10 s, jitter left out:
 
 | the operation takes | 1 min | 10 min | 1 h | 24 h |
 |---|---:|---:|---:|---:|
