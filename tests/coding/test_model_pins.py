@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from include.coding.pins import pin_model
+from include.coding.model_pins import pin_model
 from tests.coding.conftest import MODEL, OTHER_MODEL
 from tests.warehouses import open_warehouse
 
