@@ -27,7 +27,10 @@ CONFIGURATION = (
     ROOT / "docs" / "helm-values.yaml",
 )
 PYTHON_FILES = sorted(path for folder in (*CODE_FOLDERS, "tests") for path in (ROOT / folder).rglob("*.py"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 #: Files that may cite the contract.
 CITING_FILES = [*PYTHON_FILES, *PAGES, *sorted((ROOT / "include").rglob("*.md")), *(ROOT / "include").rglob("*.sql")]
 
