@@ -63,8 +63,8 @@ PARAMS = {
 def compare(*, params: Any = None, run_id: Any = None) -> str:
     """Count what changed, write the report, and return its URI."""
     from coding_settings import COMPARISONS, open_staging, open_warehouse, setting, staging_of
-    from include.coding.comparison import Comparison
-    from include.coding.comparison_report import write_comparison
+    from include.comparison.comparison import Comparison
+    from include.comparison.report import write_comparison
 
     comparison = Comparison(**params, schema=setting("CODING_SCHEMA", "coding"))
     # a quarter is left for what an engine takes beyond its limit
