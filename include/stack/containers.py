@@ -22,8 +22,8 @@ from botocore.exceptions import ClientError
 from botocore.session import Session
 from psycopg import sql
 
-from include.sample import write_sample
 from include.stack.processes import POOL, POOL_SLOTS, USER, coding_connection, write_private
+from include.stack.sample import write_sample
 from include.stack.secret_files import DATABASES, SecretFiles
 
 LOCAL_SERVICE = "http://coding-service:8070"

@@ -20,8 +20,8 @@ import duckdb
 import psutil
 from cryptography.fernet import Fernet
 
-from include.sample import write_sample
 from include.stack.airflow_api import AirflowApi
+from include.stack.sample import write_sample
 
 PROJECT = Path(__file__).resolve().parents[2]
 POOL, POOL_SLOTS = "coding_service", 4
