@@ -13,7 +13,7 @@ import pendulum
 import pytest
 import requests
 
-from include.stack.airflow_api import DAG_ID
+from include.pipeline.names import RECODE_DAG_ID as DAG_ID
 from include.stack.processes import PROJECT, Stack
 from tests.end_to_end.conftest import Harness, LaneStack, until
 from tests.support.file_notifier import read_alerts
@@ -57,7 +57,7 @@ class Night(Harness):
         self.api.request("POST", "/variables", json={"key": name, "value": value})
 
     def unpause(self, dag_id: str) -> None:
-        until(lambda: self.api.request("GET", f"/dags/{dag_id}", known=(404,)) is not None, f"{dag_id} is parsed")
+        until(lambda: self.api.request("GET", f"/dags/{dag_id}", ignore=(404,)) is not None, f"{dag_id} is parsed")
         self.api.request("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
     def runs(self, dag_id: str, **query: Any) -> list[dict[str, Any]]:
