@@ -130,9 +130,8 @@ class _Pairs:
         self._session = session
         records = table(comparison.schema, "coded_records")
         select_model = f"SELECT * FROM {records} WHERE topic = ? AND model_id = ? AND response_date BETWEEN ? AND ?"
-        self._values = [
-            value for model in (before, after) for value in (model.topic, model.model_id, *comparison.dates)
-        ]
+        before_values, after_values = ((model.topic, model.model_id, *comparison.dates) for model in (before, after))
+        self._values = [*before_values, *after_values]
         self._with = f"""
             WITH before AS ({select_model}), after AS ({select_model}),
             crosswalk AS ({_select_crosswalk(comparison, session)}),
@@ -164,10 +163,10 @@ class _Pairs:
             SELECT {", ".join(_SAMPLE_COLUMNS)} FROM (
                 SELECT *, count(*) OVER (PARTITION BY text_key) AS records_with_text, row_number() OVER (
                     PARTITION BY text_key ORDER BY response_date, record_id, occurrence
-                ) AS place
+                ) AS rank_in_text
                 FROM pairs WHERE verdict = 'moved'
             ) AS moved
-            WHERE place = 1 ORDER BY text_key LIMIT {count:d}"""
+            WHERE rank_in_text = 1 ORDER BY text_key LIMIT {count:d}"""
         return self.query(query, _SAMPLE_COLUMNS)
 
 

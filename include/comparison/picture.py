@@ -8,7 +8,7 @@ from html import escape
 
 WIDTH_PX, LABEL_WIDTH_PX, NOTE_WIDTH_PX = 1000, 440, 170
 ROW_HEIGHT_PX, BAR_HEIGHT_PX, TITLE_HEIGHT_PX, GAP_PX = 24, 16, 34, 22
-_MAX_BAR_PX = WIDTH_PX - LABEL_WIDTH_PX - NOTE_WIDTH_PX
+_MAX_BAR_PX, _BASELINE_PX = WIDTH_PX - LABEL_WIDTH_PX - NOTE_WIDTH_PX, BAR_HEIGHT_PX - 4
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,16 @@ def render_svg(title: str, panels: Sequence[Panel]) -> str:
 
 
 def _render_panel(panel: Panel, top: int) -> str:
-    left = LABEL_WIDTH_PX
     lines = [f'<text x="20" y="{top + 14}" font-weight="bold" fill="#345">{escape(panel.title)}</text>']
     for number, (label, share, note) in enumerate(panel.rows):
         y = top + TITLE_HEIGHT_PX + ROW_HEIGHT_PX * number
-        width, base = _MAX_BAR_PX * share, y + BAR_HEIGHT_PX - 4
+        width, base = _MAX_BAR_PX * share, y + _BASELINE_PX
         lines += [
-            f'<text x="{left - 10}" y="{base}" text-anchor="end" fill="#123">{escape(label)}</text>',
-            f'<rect x="{left}" y="{y}" width="{_MAX_BAR_PX}" height="{BAR_HEIGHT_PX}" fill="#eef2f6"/>',
-            f'<rect x="{left}" y="{y}" width="{width:.1f}" height="{BAR_HEIGHT_PX}" fill="{panel.color}"/>',
-            f'<text x="{left + _MAX_BAR_PX + 10}" y="{base}" fill="#567">{escape(note)}</text>',
+            f'<text x="{LABEL_WIDTH_PX - 10}" y="{base}" text-anchor="end" fill="#123">{escape(label)}</text>',
+            f'<rect x="{LABEL_WIDTH_PX}" y="{y}" width="{_MAX_BAR_PX}" height="{BAR_HEIGHT_PX}" fill="#eef2f6"/>',
+            f'<rect x="{LABEL_WIDTH_PX}" y="{y}" width="{width:.1f}" height="{BAR_HEIGHT_PX}" fill="{panel.color}"/>',
+            f'<text x="{LABEL_WIDTH_PX + _MAX_BAR_PX + 10}" y="{base}" fill="#567">{escape(note)}</text>',
         ]
     if not panel.rows:
-        lines.append(f'<text x="{left}" y="{top + TITLE_HEIGHT_PX + BAR_HEIGHT_PX - 4}" fill="#567">None.</text>')
+        lines += [f'<text x="{LABEL_WIDTH_PX}" y="{top + TITLE_HEIGHT_PX + _BASELINE_PX}" fill="#567">None.</text>']
     return "\n".join(lines)

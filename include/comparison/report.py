@@ -88,9 +88,7 @@ def _render_summary(changes: Changes, coded: int) -> str:
             f" {_format_share(verdicts['unmapped'], coded)}."
         )
     if changes.text_changes:
-        lines.append(
-            f"- Coded by both models, but from different texts, because the source changed: {changes.text_changes:,}."
-        )
+        lines.append(f"- Coded by both models, from a text that changed in the source: {changes.text_changes:,}.")
     return "\n".join(lines)
 
 

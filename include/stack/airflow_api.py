@@ -31,8 +31,7 @@ class AirflowApi:
         self._session = requests.Session()
         self._session.trust_env = False
         # the stack's metadata database is SQLite, and the API answers 500 while it is locked
-        statuses = [500, 503]
-        retry = Retry(5, backoff_factor=0.5, status_forcelist=statuses, allowed_methods=None, raise_on_status=False)
+        retry = Retry(5, backoff_factor=0.5, status_forcelist=[500, 503], allowed_methods=None, raise_on_status=False)
         self._session.mount("http://", HTTPAdapter(max_retries=retry))
 
     @classmethod

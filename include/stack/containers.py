@@ -71,9 +71,7 @@ def make_bucket() -> None:
     """Create the bucket of the staging folder in the local object storage."""
     staging = urlsplit(os.environ.get("CODING_STAGING") or "")
     if staging.scheme != "s3":
-        sys.exit(
-            "CODING_STAGING is not an s3:// URI. With the profile s3, set it to a folder, such as s3://coding-staging"
-        )
+        sys.exit("the profile s3 needs an s3:// URI in CODING_STAGING. Set it, for example to s3://coding-staging")
     client = Session().create_client(
         "s3", region_name=LOCAL_REGION, endpoint_url=os.environ["STAGING_ENDPOINT"], aws_access_key_id=USER,
         aws_secret_access_key=SecretFiles().read("staging_secret_key"),

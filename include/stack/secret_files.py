@@ -52,7 +52,7 @@ class SecretFiles:
     def make(self, environment: Mapping[str, str], backend_group_id: int = BACKEND_GROUP_ID) -> None:
         """Write every secret: the value from the environment, else the existing value, else a new one.
 
-        :param backend_group_id: group that can read the secrets of PostgreSQL and Redis
+        :param backend_group_id: group that can read what PostgreSQL and Redis need; only the owner can read the rest
         """
         for name, generate in GENERATORS.items():
             self._write(name, environment.get(name.upper()) or self._read_existing(name) or generate())
