@@ -14,7 +14,7 @@ from include.coding.files import path_of
 from include.local_service.batch import Coding
 from include.local_service.records import read_lines
 from include.local_service.stub import StubCoder
-from include.sample import write_sample
+from include.stack.sample import write_sample
 
 FOLDER = ROOT / ".run" / "bench"
 TOOL = ROOT.parent / "shared" / "tools" / "make_responses.py"
@@ -26,7 +26,7 @@ UNSEEN = 10
 
 def records(rows: int) -> Path:
     """Return a Parquet of October's records, made if it is not there yet: by the tool beside the project if there is
-    one, else by :mod:`include.sample`."""
+    one, else by :mod:`include.stack.sample`."""
     path = FOLDER / f"{'tool' if TOOL.exists() else 'sample'}-{rows}.parquet"
     if not path.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)

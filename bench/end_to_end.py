@@ -19,7 +19,8 @@ import requests
 from bench import data
 from bench.measure import MEGABYTE
 from bench.page import table
-from include.stack.airflow_api import DAG_ID, ENDED
+from include.pipeline.names import RECODE_DAG_ID as DAG_ID
+from include.stack.airflow_api import FINAL_STATES as ENDED
 from include.stack.processes import Stack
 
 #: Records of the runs, and most texts of a part.

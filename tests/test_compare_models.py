@@ -30,7 +30,7 @@ def test_it_runs_by_hand_only_and_waits_for_nobody_to_unpause_it(dag: Any) -> No
 
 
 def test_the_defaults_of_the_form_are_valid_and_make_a_comparison(dag: Any) -> None:
-    from include.coding.comparison import Comparison
+    from include.comparison.comparison import Comparison
 
     defaults = dag.params.validate()
     assert defaults == {

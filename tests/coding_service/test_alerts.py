@@ -12,10 +12,10 @@ from airflow.sdk import BaseNotifier
 
 from coding_service import alerts
 from coding_service.errors import SettingsError
-from tests.file_notifier import read_alerts
-from tests.smtp import make_tls, run_mailbox, text_of
+from tests.support.file_notifier import read_alerts
+from tests.support.smtp import make_tls, read_body, run_mailbox
 
-FILE_NOTIFIER = "tests.file_notifier.FileNotifier"
+FILE_NOTIFIER = "tests.support.file_notifier.FileNotifier"
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ async def test_addresses_alone_are_told_by_mail(tmp_path, monkeypatch, security)
         assert message["To"] == "night@agency.example, day@agency.example"
         assert message["From"] == "airflow@agency.example"
     assert failed["Subject"] == "recode_occupations failed for 2026-10-05"
-    assert "failed: code.poll_1, land" in text_of(failed)
+    assert "failed: code.poll_1, land" in read_body(failed)
     assert late["Subject"] == "recode_occupations is late: no codes for 2026-10-05"
 
 
@@ -156,14 +156,14 @@ def test_without_any_setting_the_log_says_that_nobody_is_told_and_what_to_set(mo
     ("setting", "wrong"),
     [
         ("mail me", "CODING_ALERTS is not JSON"),
-        ('"tests.file_notifier.FileNotifier"', "or a list of these"),
-        ('{"notifier": "tests.file_notifier.FileNotifier", "args": {}}', "or a list of these"),
+        ('"tests.support.file_notifier.FileNotifier"', "or a list of these"),
+        ('{"notifier": "tests.support.file_notifier.FileNotifier", "args": {}}', "or a list of these"),
         ('{"kwargs": {}}', "or a list of these"),
         ('{"notifier": "no.such.Notifier"}', "No module named 'no'"),
         ('{"notifier": "json.dumps"}', "'json.dumps' is no notifier of Airflow"),
-        ('{"notifier": "tests.file_notifier.FileNotifier", "kwargs": {"to": "x"}}', "argument 'to'"),
+        ('{"notifier": "tests.support.file_notifier.FileNotifier", "kwargs": {"to": "x"}}', "argument 'to'"),
         (
-            '{"notifier": "tests.file_notifier.FileNotifier", "kwargs": {"path": "x", "subject": "{{ text }}"}}',
+            '{"notifier": "tests.support.file_notifier.FileNotifier", "kwargs": {"path": "x", "subject": "{{ text }}"}}',
             "'text' is undefined",
         ),
     ],

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from adbc_driver_postgresql import dbapi
 
-from include.sample import write_sample
+from include.stack.sample import write_sample
 from tests.end_to_end.conftest import LaneStack, until
 from tests.postgres import Postgres
 from tests.s3 import S3, SECRET

@@ -1,4 +1,4 @@
-"""An SMTP server that keeps what it is sent."""
+"""An SMTP server that stores the messages it receives."""
 
 from __future__ import annotations
 
@@ -20,62 +20,62 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 
-class _Conversation(socketserver.StreamRequestHandler):
+class _SmtpHandler(socketserver.StreamRequestHandler):
     server: Mailbox
 
     def handle(self) -> None:
-        self._say("220 sink")
+        self._reply("220 test server")
         while line := self.rfile.readline().decode().strip():
             match line.split()[0].upper():
                 case "EHLO" if self.server.tls and not isinstance(self.request, ssl.SSLSocket):
-                    self._say("250-sink\r\n250 STARTTLS")
+                    self._reply("250-test server\r\n250 STARTTLS")
                 case "STARTTLS":
-                    self._say("220 go on")
+                    self._reply("220 ready")
                     self.request = self.server.tls.wrap_socket(self.request, server_side=True)
                     self.setup()
                 case "DATA":
-                    self._say("354 go on")
-                    self.server.keep(b"".join(iter(self.rfile.readline, b".\r\n")))
-                    self._say("250 kept")
+                    self._reply("354 send the message")
+                    self.server.store(b"".join(iter(self.rfile.readline, b".\r\n")))
+                    self._reply("250 stored")
                 case "QUIT":
-                    self._say("221 bye")
+                    self._reply("221 bye")
                     return
                 case _:
-                    self._say("250 sink")
+                    self._reply("250 ok")
 
     def finish(self) -> None:
         super().finish()
         self.request.close()
 
-    def _say(self, line: str) -> None:
+    def _reply(self, line: str) -> None:
         self.wfile.write(f"{line}\r\n".encode())
 
 
 class Mailbox(socketserver.ThreadingTCPServer):
-    """The server, and the messages that have arrived.
+    """The server and its messages.
 
-    :param tls: what it offers STARTTLS with
+    :param tls: the context for STARTTLS, which is not offered without it
     """
 
     daemon_threads = True
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Conversation)
+        super().__init__(("127.0.0.1", 0), _SmtpHandler)
         self.tls = tls
         self.messages: list[EmailMessage] = []
 
-    def keep(self, raw: bytes) -> None:
+    def store(self, raw: bytes) -> None:
         self.messages.append(email.message_from_bytes(raw, policy=email.policy.default))  # type: ignore[arg-type]
 
     def connection(self) -> str:
-        """Airflow's connection to it."""
+        """Return the Airflow connection to this server as JSON."""
         extra = {"disable_ssl": True, "disable_tls": not self.tls, "from_email": "airflow@agency.example"}
         host, port = self.server_address[:2]
         return json.dumps({"conn_type": "smtp", "host": host, "port": port, "extra": extra})
 
 
-def text_of(message: EmailMessage) -> str:
-    """What a person reads in it."""
+def read_body(message: EmailMessage) -> str:
+    """Return the text of a message."""
     body = message.get_body()
     assert body is not None
     return str(body.get_content())
@@ -94,14 +94,14 @@ def run_mailbox(tls: ssl.SSLContext | None = None) -> Iterator[Mailbox]:
 
 
 def make_tls(path: Path) -> ssl.SSLContext:
-    """TLS of a server, with a certificate that it made itself and writes to a file."""
+    """Return the TLS context of a server. Its self-signed certificate is written to `path`."""
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
-    here = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    address = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(datetime.now(UTC) - timedelta(days=1))
         .not_valid_after(datetime.now(UTC) + timedelta(days=1))
-        .add_extension(here, critical=True)
+        .add_extension(address, critical=True)
         .sign(key, hashes.SHA256())
     )
     encoding = serialization.Encoding.PEM

@@ -1,4 +1,4 @@
-"""A notifier that writes to a file, a line of JSON for each alert. It can only block, as many notifiers."""
+"""A notifier that appends a line of JSON to a file for each alert. Like many notifiers, it has no async variant."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ class FileNotifier(BaseNotifier):
 
 
 def read_alerts(path: Path) -> list[dict[str, str]]:
-    """What has been written so far."""
+    """Return the alerts that have been written so far."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -1,4 +1,4 @@
-"""The stack's own promises: free ports, processes by their ids, and a word when something does not start."""
+"""The stack uses free ports, identifies its processes by id, and reports what does not start."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from pathlib import Path
 import psutil
 import pytest
 
-from include.stack.processes import Running, Stack, StackError, free_port
+from include.stack.processes import Stack, StackError, StackState, free_port
 
 
-def test_a_port_that_is_taken_is_not_used() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+def test_a_port_in_use_is_not_chosen() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         assert free_port(port) not in (0, port)
     assert free_port(port) == port
 
 
-def test_a_stack_that_died_is_not_taken_for_running_even_if_its_process_id_lives_again(tmp_path: Path) -> None:
-    mine = psutil.Process()
-    state = {"api_port": 1, "service_port": 2, "processes": {"scheduler": [mine.pid, mine.create_time() - 100]}}
+def test_a_dead_stack_is_not_running_even_if_its_process_id_is_reused(tmp_path: Path) -> None:
+    process = psutil.Process()
+    state = {"api_port": 1, "service_port": 2, "processes": {"scheduler": [process.pid, process.create_time() - 100]}}
     (tmp_path / "stack.json").write_text(json.dumps(state))
-    assert Stack(tmp_path).running is None
+    assert not Stack(tmp_path).is_running
 
 
-def test_stopping_ends_the_processes_of_the_stack_and_their_children_and_nobody_else(tmp_path: Path) -> None:
+def test_stopping_ends_the_processes_of_the_stack_and_their_children_and_no_others(tmp_path: Path) -> None:
     script = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); print(1, flush=True); time.sleep(60)"
     ours, other = (
         subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True) for _ in "ab"
@@ -74,17 +74,17 @@ def test_stopping_ends_the_children_of_a_process_that_was_killed(tmp_path: Path)
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
-def test_what_airflow_is_told_by_the_callers_environment_does_not_reach_the_stack(
+def test_airflow_settings_in_the_environment_of_the_caller_do_not_reach_the_stack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
     monkeypatch.setenv("AIRFLOW_CONN_OTHER", "{}")
-    environment = Stack(tmp_path).environment(Running(1, 2, {}))
+    environment = Stack(tmp_path).environment(StackState(1, 2, {}))
     assert environment["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
     assert "AIRFLOW_CONN_OTHER" not in environment
 
 
-def test_keys_and_password_are_made_once_and_readable_by_their_owner_only(tmp_path: Path) -> None:
+def test_keys_and_password_are_generated_once_and_readable_by_their_owner_only(tmp_path: Path) -> None:
     first = Stack(tmp_path).login
     assert Stack(tmp_path).login == first
     for name in ("secrets.json", "passwords.json"):
@@ -92,11 +92,11 @@ def test_keys_and_password_are_made_once_and_readable_by_their_owner_only(tmp_pa
 
 
 @pytest.mark.airflow
-def test_a_stack_whose_service_dies_at_once_says_which_log_to_read_and_stops_the_rest(tmp_path: Path) -> None:
+def test_a_stack_whose_service_dies_at_once_names_its_log_and_stops_the_other_processes(tmp_path: Path) -> None:
     stack = Stack(tmp_path, service_options=("--no-such-option",))
-    with pytest.raises(StackError, match=r"local-service has ended; its log: .*local-service.log"):
+    with pytest.raises(StackError, match=r"local-service has ended. See its log: .*local-service.log"):
         stack.start()
-    assert stack.running is None
+    assert not stack.is_running
     assert not [
         p
         for p in psutil.process_iter(["environ"])

@@ -1,4 +1,4 @@
-"""What changed between two models, in figures that a person can check by hand."""
+"""What changed between two models, in figures that a person can check by counting."""
 
 import hashlib
 import random
@@ -8,18 +8,21 @@ from datetime import date
 
 import pytest
 
-from include.coding.changes import find_changes
-from include.coding.comparison import Comparison
-from include.coding.comparison_report import write_comparison
 from include.coding.errors import PlanError, SourceError
+from include.coding.files import path_from_uri
 from include.coding.staging import Staging
 from include.coding.tables import create_tables
-from tests.coding.conftest import DAY, MODEL, NEXT_DAY, OTHER_MODEL, path_of
+from include.comparison.changes import find_changes
+from include.comparison.comparison import Comparison
+from include.comparison.report import write_comparison
 from tests.warehouses import open_warehouse
 
+DAY, NEXT_DAY = "2026-10-05", "2026-10-06"
 LABELS = {"351311": "Chef", "351411": "Cook", "254411": "Nurse", "2544": "Nurses", "3": "Trades", "2": "Experts"}
+MODEL = "11111111-1111-4111-8111-111111111111"
+OTHER_MODEL = "22222222-2222-4222-8222-222222222222"
 THIRD_MODEL = "33333333-3333-4333-8333-333333333333"
-#: Record id, occurrence, code (or outcome), confidence: what the model before made of them, and the one after.
+#: Record id, occurrence, code or outcome, and confidence of each record, under the model before and the one after.
 BEFORE = [
     ("1", 1, "351311", 0.9), ("2", 1, "351311", 0.7), ("3", 1, "351311", 0.5), ("3", 2, "254411", 0.4),
     ("4", 1, "uncoded", None), ("5", 1, "351311", 0.8), ("6", 1, "rejected", None), ("7", 1, "254411", 0.9),
@@ -32,12 +35,12 @@ AFTER = [
 ]  # fmt: skip
 
 
-def key_of(text):
+def make_key(text):
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-class Coded:
-    """A warehouse with records that models coded."""
+class CodedRecords:
+    """A warehouse to fill with coded records and to compare models in."""
 
     def __init__(self, place, folder):
         self.warehouse, self.folder = open_warehouse(place), folder
@@ -50,29 +53,29 @@ class Coded:
             return session.execute(sql, values)
 
     def add(self, model_id, version, rows, topic="osca", day=DAY, labels=None, texts=None):
-        """Write the rows of a model; a record's text is its id, as long as `texts` says no other."""
-        written = []
+        """Insert the records of a model. `texts` gives texts by record id; the default text is made from the id."""
+        values = []
         for record_id, occurrence, code, confidence in rows:
             outcome = code if code in ("uncoded", "rejected") else "coded"
             code = code if outcome == "coded" else None
             level = len(code) if code and code.isdigit() else None
             text = (texts or {}).get(record_id, f"text of {record_id}")
-            text_key = None if outcome == "rejected" else key_of(text)
+            text_key = None if outcome == "rejected" else make_key(text)
             label = code and {**LABELS, **(labels or {})}.get(code, f"label of {code}")
-            written += [record_id, occurrence, date.fromisoformat(day), topic, model_id, version, outcome, code,
+            values += [record_id, occurrence, date.fromisoformat(day), topic, model_id, version, outcome, code,
                         label, confidence, level, text_key]  # fmt: skip
         row = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?, 'op', 'run', TIMESTAMP '2026-11-01 00:00:00')"
-        self.run(f"INSERT INTO coding.coded_records VALUES {', '.join([row] * len(rows))}", *written)
+        self.run(f"INSERT INTO coding.coded_records VALUES {', '.join([row] * len(rows))}", *values)
 
-    def add_text(self, model_id, occp_text, tasks_text, of="2", topic="osca"):
+    def add_text(self, model_id, occp_text, tasks_text, record_id="2", topic="osca"):
         self.run(
             "INSERT INTO coding.coded_texts VALUES (?, ?, ?, 1, ?, ?, 'coded', NULL, NULL, NULL, NULL, NULL, 'op', 'run',"
             " TIMESTAMP '2026-11-01 00:00:00')",
-            key_of(f"text of {of}"), topic, model_id, occp_text, tasks_text,
+            make_key(f"text of {record_id}"), topic, model_id, occp_text, tasks_text,
         )  # fmt: skip
 
-    def map(self, *pairs, columns="from_code VARCHAR(9), to_code VARCHAR(9)"):
-        """Make the crosswalk `crosswalk`."""
+    def add_crosswalk(self, *pairs, columns="from_code VARCHAR(9), to_code VARCHAR(9)"):
+        """Create the table `crosswalk`."""
         self.run(f"CREATE TABLE crosswalk ({columns})")
         for pair in pairs:
             self.run("INSERT INTO crosswalk VALUES (?, ?)", *pair)
@@ -82,15 +85,15 @@ class Coded:
             return find_changes(Comparison(**{"topic": "osca", **changes}), session)
 
     def write(self, **changes):
-        """The report and the picture, as texts."""
+        """Return the report and the picture as text."""
         comparison = Comparison(**{"topic": "osca", **changes})
-        report = path_of(write_comparison(comparison, self.warehouse, Staging.here(self.folder / "report")))
+        report = path_from_uri(write_comparison(comparison, self.warehouse, Staging.here(self.folder / "report")))
         return report.read_text(encoding="utf-8"), (report.parent / "picture.svg").read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def empty(place, tmp_path):
-    return Coded(place, tmp_path)
+    return CodedRecords(place, tmp_path)
 
 
 @pytest.fixture
@@ -104,40 +107,40 @@ def rows(frame):
     return [tuple(row) for row in frame.itertuples(index=False)]
 
 
-def test_records_are_matched_by_id_date_and_occurrence_and_counted_by_what_became_of_them(coded):
+def test_records_are_matched_by_id_date_and_occurrence_and_counted_by_what_changed(coded):
     changes = coded.compare()
-    assert (changes.both, changes.only_before, changes.only_after) == (9, 1, 1)
+    assert (changes.in_both, changes.only_before, changes.only_after) == (9, 1, 1)
     assert changes.outcomes.values.tolist() == [[6, 1, 0], [1, 0, 0], [0, 0, 1]]
     assert changes.verdicts == {"kept": 2, "moved": 4, "unmapped": 0}
-    assert (changes.gained, changes.lost, changes.never, changes.reworded) == (1, 1, 1, 0)
+    assert (changes.gained_code, changes.lost_code, changes.without_code, changes.text_changes) == (1, 1, 1, 0)
 
 
-def test_codes_agree_at_a_level_of_those_that_have_so_many_digits_before_and_after(coded):
-    told = [(row.level, row.records, row.agree) for row in coded.compare().levels.itertuples()]
-    assert told == [(1, 5, 4), (2, 4, 4), (3, 4, 4), (4, 4, 2), (5, 3, 1), (6, 3, 1)]
+def test_agreement_at_a_level_counts_records_whose_codes_both_have_that_many_digits(coded):
+    levels = [(row.level, row.records, row.agree) for row in coded.compare().agreement.itertuples()]
+    assert levels == [(1, 5, 4), (2, 4, 4), (3, 4, 4), (4, 4, 2), (5, 3, 1), (6, 3, 1)]
 
 
-def test_the_moves_are_ranked_and_a_label_that_changed_is_no_move(coded):
+def test_moves_are_ranked_and_a_changed_label_is_not_a_move(coded):
     changes = coded.compare()
     assert rows(changes.moves) == [
         ("351311", "Chef", "351411", "Cook", 2, 0.5),
         ("254411", "Nurse", "2544", "Nurses", 1, 0.25),
         ("3", "Trades", "2", "Experts", 1, 0.25),
     ]
-    assert rows(changes.relabelled) == [("351311", "Chef", "Head chef", 1)]
+    assert rows(changes.label_changes) == [("351311", "Chef", "Head chef", 1)]
 
 
 def test_a_code_without_a_label_moves_like_any_other(coded):
     coded.run("UPDATE coding.coded_records SET label = NULL")
     changes = coded.compare()
     assert rows(changes.moves)[0] == ("351311", "", "351411", "", 2, 0.5)
-    assert changes.relabelled.empty
+    assert changes.label_changes.empty
     assert "351311 → 351411" in coded.write()[1]
 
 
-def test_confidence_is_told_of_all_that_both_coded_and_of_those_that_kept_or_moved(coded):
-    told = {row[0]: tuple(round(figure, 6) for figure in row[1:]) for row in rows(coded.compare().confidence)}
-    assert told == {
+def test_confidence_is_reported_for_all_records_that_both_models_coded_and_by_verdict(coded):
+    figures = {row[0]: tuple(round(figure, 6) for figure in row[1:]) for row in rows(coded.compare().confidence)}
+    assert figures == {
         "all": (6, 0.566667, 0.633333, 0.55, 0.65),
         "kept": (2, 0.75, 0.7, 0.75, 0.7),
         "moved": (4, 0.475, 0.6, 0.45, 0.65),
@@ -147,16 +150,16 @@ def test_confidence_is_told_of_all_that_both_coded_and_of_those_that_kept_or_mov
 def test_dates_limit_what_is_compared_and_the_same_id_on_another_date_is_another_record(coded):
     coded.add(MODEL, 1.0, [("1", 1, "254411", 0.5)], day=NEXT_DAY)
     coded.add(OTHER_MODEL, 2.0, [("1", 1, "254411", 0.5)], day=NEXT_DAY)
-    assert coded.compare().both == 10
-    assert coded.compare(to_date=DAY).both == 9
+    assert coded.compare().in_both == 10
+    assert coded.compare(to_date=DAY).in_both == 9
     changes = coded.compare(from_date=NEXT_DAY, to_date=NEXT_DAY)
-    assert (changes.both, changes.verdicts["kept"], changes.only_before) == (1, 1, 0)
+    assert (changes.in_both, changes.verdicts["kept"], changes.only_before) == (1, 1, 0)
 
 
-def test_a_record_whose_text_changed_in_the_source_is_told_apart(empty):
+def test_records_whose_text_changed_in_the_source_are_counted(empty):
     empty.add(MODEL, 1.0, [("1", 1, "351311", 0.9), ("2", 1, "351311", 0.9)])
     empty.add(OTHER_MODEL, 2.0, [("1", 1, "351311", 0.9), ("2", 1, "351411", 0.9)], texts={"2": "corrected"})
-    assert empty.compare().reworded == 1
+    assert empty.compare().text_changes == 1
 
 
 def test_models_are_named_by_word_or_by_guid(coded):
@@ -171,14 +174,14 @@ def test_models_are_named_by_word_or_by_guid(coded):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_before": "nobody"}, f"'osca' has no records of the model 'nobody'. There are: osca {OTHER_MODEL} .version 2, {DAY} to {DAY}.; osca {MODEL} .version 1"),
-        ({"topic": "anzsco"}, "topic 'anzsco' has no records of the model 'previous'. There are: osca"),
+        ({"model_before": "nobody"}, f"'osca' has no records of model 'nobody'. Models with records: osca {OTHER_MODEL} .version 2, {DAY} to {DAY}.; osca {MODEL} .version 1"),
+        ({"topic": "anzsco"}, "topic 'anzsco' has no records of model 'previous'. Models with records: osca"),
         ({"model_before": "newest"}, f"both models are the same: osca {OTHER_MODEL}"),
         ({"model_before": OTHER_MODEL}, f"both models are the same: osca {OTHER_MODEL}"),
-        ({"from_date": NEXT_DAY}, f"there are no records from {NEXT_DAY} to 9999-12-31 of osca {MODEL}"),
+        ({"from_date": NEXT_DAY}, f"no records from {NEXT_DAY} to 9999-12-31 of osca {MODEL}"),
     ],
 )  # fmt: skip
-def test_a_model_that_cannot_be_compared_is_told_with_those_that_are_there(coded, changes, message):
+def test_a_model_that_cannot_be_compared_is_an_error_that_lists_the_models_with_records(coded, changes, message):
     with pytest.raises(PlanError, match=message):
         coded.compare(**changes)
 
@@ -186,12 +189,12 @@ def test_a_model_that_cannot_be_compared_is_told_with_those_that_are_there(coded
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"topic_after": "anzsco"}, "'osca' and 'anzsco' have codes of their own: name a `crosswalk`"),
-        ({"from_date": NEXT_DAY, "to_date": DAY}, "swap them"),
-        ({"from_date": "May"}, "from_date is 'May', to_date None; expected dates"),
+        ({"topic_after": "anzsco"}, "'osca' and 'anzsco' have different codes. Set `crosswalk`"),
+        ({"from_date": NEXT_DAY, "to_date": DAY}, "Swap them"),
+        ({"from_date": "May"}, "from_date is 'May', to_date is None. Expected dates"),
     ],
 )
-def test_a_comparison_that_means_nothing_is_refused_before_any_work(changes, message):
+def test_an_impossible_comparison_is_refused_before_any_work(changes, message):
     with pytest.raises(PlanError, match=message):
         Comparison("osca", **changes)
 
@@ -203,14 +206,14 @@ def test_models_without_a_record_in_common_are_refused(empty):
         empty.compare()
 
 
-def test_a_warehouse_without_our_tables_is_told_as_such(coded):
-    with pytest.raises(PlanError, match='there is no table "elsewhere".coded_records: run recode_occupations first'):
+def test_a_warehouse_without_our_tables_is_an_error_that_says_so(coded):
+    with pytest.raises(PlanError, match='table "elsewhere".coded_records does not exist. Run recode_occupations'):
         coded.compare(schema="elsewhere")
 
 
 @pytest.fixture
 def crossed(empty):
-    """Two topics: the second has other codes."""
+    """Two topics with different codes."""
     empty.add(MODEL, 1.0, BEFORE)
     after = [("1", 1, "251", 0.8), ("2", 1, "2599", 0.8), ("3", 1, "2511", 0.8), ("3", 2, "254", 0.8),
              ("9", 1, "4", 0.8), ("10", 1, "7", 0.8)]  # fmt: skip
@@ -221,62 +224,61 @@ def crossed(empty):
 CROSSED = {"model_before": "newest", "topic_after": "anzsco", "crosswalk": "crosswalk"}
 
 
-def test_a_code_agrees_with_each_of_those_that_it_maps_to(crossed):
-    crossed.map(("351311", "2511"), ("351311", "251"), ("254411", "254"), ("254411", "299"), ("3", "3"))
+def test_a_code_agrees_with_every_code_that_it_maps_to(crossed):
+    crossed.add_crosswalk(("351311", "2511"), ("351311", "251"), ("254411", "254"), ("254411", "299"), ("3", "3"))
     changes = crossed.compare(**CROSSED)
     assert changes.verdicts == {"kept": 3, "moved": 2, "unmapped": 1}
-    told = [(row.level, row.records, row.agree) for row in changes.levels.itertuples()]
-    assert told == [(1, 5, 4), (2, 4, 4), (3, 4, 3), (4, 2, 1), (5, 0, 0), (6, 0, 0)]
+    levels = [(row.level, row.records, row.agree) for row in changes.agreement.itertuples()]
+    assert levels == [(1, 5, 4), (2, 4, 4), (3, 4, 3), (4, 2, 1), (5, 0, 0), (6, 0, 0)]
     assert [(move[0], move[2]) for move in rows(changes.moves)] == [("3", "4"), ("351311", "2599")]
     assert list(changes.confidence["verdict"]) == ["all", "kept", "moved", "unmapped"]
 
 
-def test_codes_that_the_crosswalk_does_not_have_are_counted_on_both_sides(crossed):
-    crossed.map(
-        ("351311", "2511"), ("351311", "2511"), ("3", None), columns="To_Code VARCHAR(9), FROM_CODE VARCHAR(9)"
-    )
+def test_codes_missing_from_the_crosswalk_are_counted_before_and_after(crossed):
+    columns = "To_Code VARCHAR(9), FROM_CODE VARCHAR(9)"
+    crossed.add_crosswalk(("351311", "2511"), ("351311", "2511"), ("3", None), columns=columns)
     crossed.run("UPDATE crosswalk SET from_code = '351311 ', to_code = ' 2511' WHERE from_code = '2511'")
     changes = crossed.compare(**CROSSED)
     assert changes.verdicts == {"kept": 1, "moved": 2, "unmapped": 3}
-    assert [(row.missing_as, row.code, row.records) for row in changes.missing.itertuples()] == [
+    assert [(row.missing_as, row.code, row.records) for row in changes.missing_codes.itertuples()] == [
         ("from_code", "254411", 1), ("from_code", "3", 1), ("from_code", "ABC", 1),
         ("to_code", "251", 1), ("to_code", "254", 1), ("to_code", "2599", 1), ("to_code", "4", 1), ("to_code", "7", 1),
     ]  # fmt: skip
     text, picture = crossed.write(**CROSSED)
-    assert "3 codes before, as `from_code`; 5 codes after, as `to_code`" in text
-    assert "does not have their old code: 3 (50.0%)" in text
-    assert "old code not in the crosswalk" in picture
+    assert "3 codes before (`from_code`) and 5 codes after (`to_code`)" in text
+    assert "their old code is missing from the crosswalk: 3 (50.0%)" in text
+    assert "old code missing from the crosswalk" in picture
 
 
-def test_a_crosswalk_may_be_a_view_of_numbers(crossed):
-    crossed.map((351311, 251), columns="a INTEGER, b INTEGER")
+def test_a_crosswalk_can_be_a_view_of_numbers(crossed):
+    crossed.add_crosswalk((351311, 251), columns="a INTEGER, b INTEGER")
     crossed.run("CREATE VIEW codes AS SELECT a AS from_code, b AS to_code, 'note' AS note FROM crosswalk")
     assert crossed.compare(**{**CROSSED, "crosswalk": "codes"}).verdicts == {"kept": 1, "moved": 2, "unmapped": 3}
 
 
 def test_an_empty_crosswalk_leaves_every_code_unmapped(crossed):
-    crossed.map()
+    crossed.add_crosswalk()
     changes = crossed.compare(**CROSSED)
     assert changes.verdicts == {"kept": 0, "moved": 0, "unmapped": 6}
-    assert list(changes.levels["records"]) == [0] * 6
+    assert list(changes.agreement["records"]) == [0] * 6
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere", "crosswalk 'nowhere' is no table or view of the warehouse"),
-        ("nowhere.codes", "crosswalk 'nowhere.codes' is no table or view"),
-        ("a..b", "crosswalk 'a..b' is no table or view of the warehouse: a part of the name is empty"),
-        ("crosswalk", r"crosswalk 'crosswalk' lacks the columns \['from_code'\]; it has \['old', 'to_code'\]"),
+        ("nowhere", "'nowhere' is not a table or view of the warehouse"),
+        ("nowhere.codes", "'nowhere.codes' is not a table or view"),
+        ("a..b", "'a..b' is not a table or view of the warehouse: a part of the name is empty"),
+        ("crosswalk", r"'crosswalk' has the columns \['old', 'to_code'\]. Create a view with \['from_code'\]"),
     ],
 )
-def test_a_crosswalk_that_is_not_there_or_not_of_the_shape_is_told(crossed, name, message):
-    crossed.map(columns="old VARCHAR(9), to_code VARCHAR(9)")
-    with pytest.raises(SourceError, match=message):
+def test_a_crosswalk_that_does_not_exist_or_lacks_a_column_is_an_error(crossed, name, message):
+    crossed.add_crosswalk(columns="old VARCHAR(9), to_code VARCHAR(9)")
+    with pytest.raises(SourceError, match=f"crosswalk {message}"):
         crossed.compare(**{**CROSSED, "crosswalk": name})
 
 
-def test_samples_are_moved_records_one_of_each_text_in_the_order_of_the_keys(empty):
+def test_samples_are_moved_records_one_for_each_text_in_the_order_of_the_keys(empty):
     moved = [(str(number), 1, "351311", 0.9) for number in range(40)]
     same = {str(number): "the same" for number in range(10)}
     empty.add(MODEL, 1.0, moved, texts=same)
@@ -284,12 +286,12 @@ def test_samples_are_moved_records_one_of_each_text_in_the_order_of_the_keys(emp
     samples = empty.compare(samples=1000).samples
     assert sorted(samples["record_id"], key=int) == ["0", *map(str, range(10, 39))]
     assert list(samples["text_key"]) == sorted(samples["text_key"])
-    assert samples.set_index("record_id")["alike"].to_dict()["0"] == 10
+    assert samples.set_index("record_id")["records_with_text"].to_dict()["0"] == 10
     assert rows(empty.compare(samples=5).samples) == rows(samples)[:5]
     assert empty.compare(samples=0).samples.empty
 
 
-def test_texts_of_the_samples_stand_in_the_report_only_if_asked_for_and_never_in_the_log(coded, caplog):
+def test_texts_of_the_samples_are_in_the_report_only_on_request_and_never_in_the_log(coded, caplog):
     caplog.set_level("DEBUG")
     coded.add_text(OTHER_MODEL, "hushed | <b>title", "hushed tasks")
     coded.add_text(MODEL, "hushed by another model", "")
@@ -302,17 +304,17 @@ def test_texts_of_the_samples_stand_in_the_report_only_if_asked_for_and_never_in
     assert "# What changed between two models" in caplog.text
 
 
-def test_the_report_says_what_was_compared_and_how_the_records_ended(coded):
+def test_the_report_states_what_was_compared_and_the_outcomes_of_the_records(coded):
     text, _ = coded.write(to_date=DAY)
     assert f"Before: topic `osca`, model `{MODEL}` (version 1.0). After: topic `osca`, model `{OTHER_MODEL}`" in text
     assert f"Response dates: the first to {DAY}." in text
-    assert "- Records that both have: 9; only before: 1; only after: 1.\n" in text
-    assert "- Coded by both: 6. Kept their code: 2 (33.3%); moved to another one: 4 (66.7%).\n" in text
+    assert "- Records in both models: 9; only before: 1; only after: 1.\n" in text
+    assert "- Coded by both models: 6. Kept their code: 2 (33.3%); moved to another one: 4 (66.7%).\n" in text
     assert "- Gained a code: 1; lost their code: 1.\n" in text
     assert "crosswalk" not in text
 
 
-def test_the_picture_is_svg_whose_bars_are_as_long_as_the_shares(coded):
+def test_the_picture_is_svg_with_bars_as_long_as_the_shares(coded):
     coded.run("UPDATE coding.coded_records SET label = 'Cook & <chef>' WHERE code = '351411'")
     root = ET.fromstring(coded.write()[1])
     name = "{http://www.w3.org/2000/svg}"
@@ -324,33 +326,33 @@ def test_the_picture_is_svg_whose_bars_are_as_long_as_the_shares(coded):
     assert [round(bar / whole, 2) for bar in bars] == [0.8, 1.0, 1.0, 0.5, 0.33, 0.33]
 
 
-def test_models_that_coded_nothing_alike_still_have_a_report(empty):
+def test_models_without_a_record_that_both_coded_still_have_a_report(empty):
     empty.add(MODEL, 1.0, [("1", 1, "uncoded", None)])
     empty.add(OTHER_MODEL, 2.0, [("1", 1, "uncoded", None)])
     text, picture = empty.write(with_texts=True)
-    assert "- Coded by both: 0. Kept their code: 0; moved to another one: 0.\n" in text
+    assert "- Coded by both models: 0. Kept their code: 0; moved to another one: 0.\n" in text
     assert "None." in picture
 
 
-def test_whatever_the_models_did_every_record_is_counted_once(empty):
-    """Counted once more, record by record, over made-up codings."""
-    draw = random.Random(20261005)
+def test_every_record_of_random_codings_is_counted_exactly_once(empty):
+    """The counts equal those of a second implementation, which goes through the records one by one."""
+    rng = random.Random(20261005)
     codes = ["351311", "351312", "3513", "351", "254411", "25", "9", "uncoded", "rejected"]
-    made = [
-        {(str(number), draw.randint(1, 2)): draw.choice(codes) for number in range(150) if draw.random() < 0.9}
+    both = [
+        {(str(number), rng.randint(1, 2)): rng.choice(codes) for number in range(150) if rng.random() < 0.9}
         for _ in range(2)
     ]
-    for model, version, codings in zip((MODEL, OTHER_MODEL), (1.0, 2.0), made, strict=True):
+    for model, version, codings in zip((MODEL, OTHER_MODEL), (1.0, 2.0), both, strict=True):
         empty.add(model, version, [(*record, code, 0.5) for record, code in codings.items()])
-    changes, (before, after) = empty.compare(), made
+    changes, (before, after) = empty.compare(), both
     pairs = Counter((before[record], after[record]) for record in before.keys() & after.keys())
-    assert changes.outcomes.values.sum() == changes.both == pairs.total()
-    assert changes.both + changes.only_before == len(before)
-    assert changes.both + changes.only_after == len(after)
+    assert changes.outcomes.values.sum() == changes.in_both == pairs.total()
+    assert changes.in_both + changes.only_before == len(before)
+    assert changes.in_both + changes.only_after == len(after)
     coded = Counter({pair: count for pair, count in pairs.items() if not {*pair} & {"uncoded", "rejected"}})
     assert sum(changes.verdicts.values()) == changes.outcomes.loc["coded", "coded"] == coded.total()
     assert changes.verdicts["kept"] == sum(count for (old, new), count in coded.items() if old == new)
-    for row in changes.levels.itertuples():
-        deep = {pair: count for pair, count in coded.items() if min(map(len, pair)) >= row.level}
-        same = [count for (old, new), count in deep.items() if old[: row.level] == new[: row.level]]
-        assert (row.records, row.agree) == (sum(deep.values()), sum(same))
+    for row in changes.agreement.itertuples():
+        eligible = {pair: count for pair, count in coded.items() if min(map(len, pair)) >= row.level}
+        agreeing = [count for (old, new), count in eligible.items() if old[: row.level] == new[: row.level]]
+        assert (row.records, row.agree) == (sum(eligible.values()), sum(agreeing))
