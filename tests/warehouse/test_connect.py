@@ -8,7 +8,7 @@ import pytest
 
 from include.warehouse.connect import connect
 from include.warehouse.errors import WarehouseError, WarehouseSettingsError
-from tests.redshift import BUCKET, REGION, ROLE, keys_below
+from tests.support.redshift import BUCKET, REGION, ROLE, keys_below
 
 
 @pytest.fixture

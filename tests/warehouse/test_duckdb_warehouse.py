@@ -10,7 +10,7 @@ import pytest
 
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse
 from include.warehouse.errors import WarehouseBusyError, WarehouseError
-from tests.warehouses import open_warehouse
+from tests.support.warehouses import open_warehouse
 
 #: Holds the file that is named until its standard input is closed; how it is held stands in the second argument.
 HOLD = """

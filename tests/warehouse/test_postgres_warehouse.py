@@ -4,7 +4,7 @@ import pytest
 
 from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
 from include.warehouse.postgres_warehouse import PostgresWarehouse
-from tests.postgres import run_postgres
+from tests.support.postgres import run_postgres
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Redshift as the warehouse: the statements that are sent, what lies in S3 meanwhile, errors and secrets.
 
-The cluster is a stand-in (tests/redshift.py); what every warehouse does is in test_warehouse.py, and runs over it too.
+The cluster is a stand-in (tests/support/redshift.py); what every warehouse does is in test_warehouse.py, and runs over it too.
 """
 
 import gc
@@ -20,7 +20,7 @@ from include.warehouse import exchange
 from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
 from include.warehouse.redshift_warehouse import RedshiftWarehouse
 from include.warehouse.warehouse import quoted_column
-from tests.redshift import BUCKET, REGION, ROLE, Access, keys_below, open_redshift
+from tests.support.redshift import BUCKET, REGION, ROLE, Access, keys_below, open_redshift
 
 KEYS = "aws_access_key_id=AKIA;aws_secret_access_key=open+sesame"
 UNLOADED = "FORMAT AS PARQUET MAXFILESIZE 256 MB"

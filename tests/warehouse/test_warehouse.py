@@ -10,7 +10,7 @@ import pytest
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.errors import NoSuchTableError
 from include.warehouse.warehouse import quoted, quoted_column
-from tests.warehouses import open_warehouse
+from tests.support.warehouses import open_warehouse
 
 
 @pytest.fixture

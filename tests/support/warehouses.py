@@ -9,7 +9,7 @@ import duckdb
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse
 from include.warehouse.postgres_warehouse import PostgresWarehouse
 from include.warehouse.warehouse import Warehouse
-from tests.redshift import open_redshift
+from tests.support.redshift import open_redshift
 
 
 def open_warehouse(place: str | Path, patience: float = 30.0) -> Warehouse:

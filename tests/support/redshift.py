@@ -28,7 +28,7 @@ from redshift_connector import ProgrammingError
 from s3fs import S3FileSystem
 
 from include.warehouse.redshift_warehouse import RedshiftWarehouse
-from tests.postgres import Postgres
+from tests.support.postgres import Postgres
 
 BUCKET, REGION, ROLE = "exchange", "ap-southeast-2", "arn:aws:iam::123456789012:role/exchange"
 #: What PostgreSQL knows of what the driver says about itself when it connects, and what makes it read literals as
