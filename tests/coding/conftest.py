@@ -16,7 +16,7 @@ from include.coding.plan import Plan
 from include.coding.prepare import prepare
 from include.coding.results import Returned
 from include.coding.staging import Staging
-from tests.warehouses import open_warehouse
+from tests.support.warehouses import open_warehouse
 
 ROOT = Path(__file__).parents[2]
 MODEL = "11111111-1111-4111-8111-111111111111"
@@ -32,7 +32,7 @@ from include.coding.landing import land
 from include.coding.plan import Plan
 from include.coding.results import Returned
 from include.coding.staging import Staging
-from tests.warehouses import open_warehouse
+from tests.support.warehouses import open_warehouse
 job = json.loads(Path(sys.argv[1]).read_text())
 warehouse = open_warehouse(job["place"], patience=60)
 returned = [Returned(**back) for back in job["returned"]]

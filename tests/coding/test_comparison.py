@@ -15,7 +15,7 @@ from include.coding.errors import PlanError, SourceError
 from include.coding.staging import Staging
 from include.coding.tables import create_tables
 from tests.coding.conftest import DAY, MODEL, NEXT_DAY, OTHER_MODEL, path_of
-from tests.warehouses import open_warehouse
+from tests.support.warehouses import open_warehouse
 
 LABELS = {"351311": "Chef", "351411": "Cook", "254411": "Nurse", "2544": "Nurses", "3": "Trades", "2": "Experts"}
 THIRD_MODEL = "33333333-3333-4333-8333-333333333333"

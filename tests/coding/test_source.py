@@ -13,7 +13,7 @@ from include.coding.engine import open_engine
 from include.coding.errors import SourceError
 from include.coding.source import open_source
 from tests.coding.conftest import DAY, LATER, NEXT_DAY, as_date, make_plan
-from tests.warehouses import open_warehouse
+from tests.support.warehouses import open_warehouse
 
 HEADER = "record_id,response_date,occp_text,tasks_text\n"
 ANSWERS = [
