@@ -12,7 +12,7 @@ from include.coding.comparison import Comparison, Model, find_models
 from include.coding.errors import PlanError, SourceError
 from include.coding.tables import table
 from include.warehouse.errors import NoSuchTableError
-from include.warehouse.warehouse import Session, quoted, quoted_column
+from include.warehouse.warehouse import Session, quote_column, quote_table
 
 OUTCOMES = ("coded", "uncoded", "rejected")
 #: What became of a record that both models coded.
@@ -178,7 +178,7 @@ def _read_crosswalk(comparison: Comparison, session: Session) -> str:
     try:
         if not all(name.split(".")):
             raise NoSuchTableError("a part of the name is empty")
-        found = {column.lower(): quoted_column(column) for column in session.columns(quoted(name)).names}
+        found = {column.lower(): quote_column(column) for column in session.columns(quote_table(name)).names}
     except (NoSuchTableError, duckdb.BinderException) as error:
         said = str(error).splitlines()[0]
         raise SourceError(f"crosswalk {name!r} is no table or view of the warehouse: {said}") from None
@@ -186,7 +186,7 @@ def _read_crosswalk(comparison: Comparison, session: Session) -> str:
         raise SourceError(f"crosswalk {name!r} lacks the columns {missing}; it has {list(found)}: make a view")
     codes = [f"trim(CAST({found[column]} AS VARCHAR)) AS {column}" for column in ("from_code", "to_code")]
     filled = " AND ".join(f"{found[column]} IS NOT NULL" for column in ("from_code", "to_code"))
-    return f"SELECT DISTINCT {', '.join(codes)} FROM {quoted(name)} WHERE {filled}"
+    return f"SELECT DISTINCT {', '.join(codes)} FROM {quote_table(name)} WHERE {filled}"
 
 
 def _count(groups: pd.DataFrame) -> int:

@@ -20,7 +20,7 @@ from include.coding.errors import SourceError
 from include.coding.files import path_of, pattern_of
 from include.coding.plan import COLUMNS, Plan
 from include.warehouse.errors import NoSuchTableError, WarehouseError
-from include.warehouse.warehouse import Session, Warehouse, literal, quoted, quoted_column, utc_now
+from include.warehouse.warehouse import Session, Warehouse, quote_column, quote_literal, quote_table, utc_now
 
 #: Kinds of files.
 KINDS = (".parquet", ".csv", ".jsonl", ".ndjson", ".xlsx")
@@ -90,12 +90,12 @@ def _open_file(plan: Plan, engine: duckdb.DuckDBPyConnection, path: Path) -> Ite
 
 @contextmanager
 def _open_table(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[Opened]:
-    table = quoted(plan.source)
+    table = quote_table(plan.source)
     with warehouse.session(read_only=True) as session:
         try:
             if not all(plan.source.split(".")):
                 raise NoSuchTableError("a part of the name is empty")
-            read_at, schema = session.hold(table), session.columns(table)
+            read_at, schema = session.lock_and_timestamp(table), session.columns(table)
         except (NoSuchTableError, duckdb.ParserException, duckdb.BinderException) as error:
             raise SourceError(
                 f"source {plan.source!r} is no table or view of warehouse {warehouse.name!r}, and no file URI"
@@ -173,11 +173,11 @@ def _schema(engine: duckdb.DuckDBPyConnection, scan: str) -> pa.Schema:
 
 
 def _pattern(path: Path) -> str:
-    return literal(pattern_of(path))
+    return quote_literal(pattern_of(path))
 
 
 def _text_columns(names: Iterable[str]) -> str:
-    return "{" + ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names) + "}"
+    return "{" + ", ".join(f"{quote_literal(name)}: 'VARCHAR'" for name in names) + "}"
 
 
 def _scan_csv(path: Path, plan: Plan) -> str:
@@ -196,7 +196,7 @@ def _scan_csv(path: Path, plan: Plan) -> str:
         named[f"{name}_{place}" if not name or name in named else name] = None
     _check_last_line(path, plan)
     return (
-        f"read_csv({_pattern(path)}, auto_detect=false, header=true, delim={literal(delimiter)}, quote='\"',"
+        f"read_csv({_pattern(path)}, auto_detect=false, header=true, delim={quote_literal(delimiter)}, quote='\"',"
         f" escape='\"', max_line_size={MAX_LINE}, columns={_text_columns(named or ['(none)'])})"
     )
 
@@ -255,8 +255,8 @@ def _check_columns(plan: Plan, schema: pa.Schema) -> None:
 def _make_table_view(plan: Plan, engine: duckdb.DuckDBPyConnection, session: Session, schema: pa.Schema) -> int:
     """Make `source` of a table: the warehouse takes out the dates, if it knows them for dates, the engine the rest.
     Return how many records have no date."""
-    table, day = quoted(plan.source), quoted_column(plan.column("response_date"))
-    columns = {name: quoted_column(plan.column(name)) for name in needed(plan)}
+    table, day = quote_table(plan.source), quote_column(plan.column("response_date"))
+    columns = {name: quote_column(plan.column(name)) for name in needed(plan)}
     columns["record_id"] = f"CAST({columns['record_id']} AS {session.dialect.text})"  # a CHAR(20) loses its padding
     for name in ("occp_text", "tasks_text"):
         columns[name] = f"CASE WHEN length({columns[name]}) > {HUGE} THEN repeat('x', 999) ELSE {columns[name]} END"
@@ -284,9 +284,9 @@ def _make_view(
     :param names: what the relation calls each of the columns that are needed
     """
     day = _day(plan, names, schema)
-    texts = ", ".join(f"{_text(quoted_column(names[name]), plan)} AS {name}" for name in ("occp_text", "tasks_text"))
+    texts = ", ".join(f"{_text(quote_column(names[name]), plan)} AS {name}" for name in ("occp_text", "tasks_text"))
     record_id = (
-        f"replace(CAST({quoted_column(names['record_id'])} AS VARCHAR), chr(0), '\ufffd')"  # no server takes NUL
+        f"replace(CAST({quote_column(names['record_id'])} AS VARCHAR), chr(0), '\ufffd')"  # no server takes NUL
     )
     engine.execute(
         f"CREATE TEMP VIEW source AS SELECT {record_id} AS record_id, {texts}, {day} AS response_date"
@@ -300,7 +300,7 @@ def _day(plan: Plan, names: dict[str, str], schema: pa.Schema) -> str:
     """The date of a record, as the engine reads it."""
     if plan.response_date:
         return f"DATE '{plan.from_date}'"
-    dated = quoted_column(names["response_date"])
+    dated = quote_column(names["response_date"])
     if not _is_text(schema.field(plan.column("response_date")).type):
         return f"CAST({dated} AS DATE)"
     # a moment with an offset may be another day here, but a cast would take the day as it is written

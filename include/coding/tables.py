@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
-from include.warehouse.warehouse import Dialect, Session, quoted
+from include.warehouse.warehouse import Dialect, Session, quote_table
 
 _SQL = Path(__file__).with_name("tables.sql")
 #: What brings tables of version 1, 2, ... to the next one, statements separated by `;`. A change of `tables.sql`
@@ -24,7 +24,7 @@ MIGRATIONS: tuple[str, ...] = (
 
 def table(schema: str, name: str) -> str:
     """Quoted name of one of the project's tables."""
-    return f"{quoted(schema)}.{name}"
+    return f"{quote_table(schema)}.{name}"
 
 
 def create_tables(session: Session, schema: str, migrations: Sequence[str] = MIGRATIONS) -> None:
@@ -76,7 +76,7 @@ def _version(session: Session, schema: str) -> int | None:
 def _statements(step: str, schema: str, dialect: Dialect) -> list[str]:
     """The statements of a step, without comments, as the dialect wants them."""
     without_comments = "\n".join(line.partition("--")[0] for line in step.splitlines())
-    filled = without_comments.replace("VARCHAR", dialect.text).replace("{schema}", quoted(schema))
+    filled = without_comments.replace("VARCHAR", dialect.text).replace("{schema}", quote_table(schema))
     found = [statement.strip() for statement in filled.split(";")]
     return [
         statement for statement in found

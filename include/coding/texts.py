@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import duckdb
 
-from include.warehouse.warehouse import literal
+from include.warehouse.warehouse import quote_literal
 
 #: Characters that people's keyboards and word processors make, and what they stand for in ASCII.
 _LIKE_ASCII = {
@@ -45,9 +45,9 @@ def _pairs() -> tuple[str, str]:
 
 def _transliterated() -> str:
     found, put = _pairs()
-    sql = f"translate(strip_accents(t), {literal(found)}, {literal(put)})"
+    sql = f"translate(strip_accents(t), {quote_literal(found)}, {quote_literal(put)})"
     for several, stand_in in _LIKE_SEVERAL.items():
-        sql = f"replace({sql}, {literal(several)}, {literal(stand_in)})"
+        sql = f"replace({sql}, {quote_literal(several)}, {quote_literal(stand_in)})"
     # what is neither printable ASCII nor a letter or number of some script (control characters, emoji, currency
     # signs) separates words; letters of another script stay, so that their text is rejected and not emptied
     return rf"regexp_replace({sql}, '[^\x20-\x7e\p{{L}}\p{{N}}]+', ' ', 'g')"
