@@ -81,7 +81,7 @@ class DuckDBSession:
         """Return the names and types of the columns of a table or view."""
         return self.read(f"SELECT * FROM {table} LIMIT 0").schema
 
-    def hold(self, table: str) -> datetime:
+    def lock_and_timestamp(self, table: str) -> datetime:
         """The moment that a read-only session sees: nobody writes to the file while it is read."""
         return utc_now()
 

@@ -14,7 +14,7 @@ from adbc_driver_postgresql import dbapi
 from psycopg.conninfo import make_conninfo
 
 from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError, error_of_state
-from include.warehouse.warehouse import POSTGRES, ArrowRows, numbered, quoted_column, written_out
+from include.warehouse.warehouse import POSTGRES, ArrowRows, inline_values, number_placeholders, quote_column
 
 #: SQLSTATE of a table, a schema, and a database that are not there.
 _NO_SUCH_TABLE = ("42P01", "3F000", "0A000")
@@ -54,7 +54,7 @@ class PostgresSession:
     def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement with bound values and return its rows."""
         with _told(self._name), self._connection.cursor() as cursor:
-            cursor.execute(numbered(sql), values or None)
+            cursor.execute(number_placeholders(sql), values or None)
             return cursor.fetchall() if cursor.description else []
 
     def read(self, sql: str, values: Sequence[Any] = ()) -> pa.RecordBatchReader:
@@ -62,7 +62,7 @@ class PostgresSession:
         cursor = self._connection.cursor()
         self._readers.append(cursor)  # the stream ends with its cursor
         with _told(self._name):
-            cursor.execute(written_out(sql, values))  # with bound values the driver holds all rows at once
+            cursor.execute(inline_values(sql, values))  # with bound values the driver holds all rows at once
             return cursor.fetch_record_batch()
 
     def query(self, sql: str) -> PostgresQuery:
@@ -73,7 +73,7 @@ class PostgresSession:
         """Return the names and types of the columns of a table or view."""
         return self.read(f"SELECT * FROM {table} LIMIT 0").schema
 
-    def hold(self, table: str) -> datetime:
+    def lock_and_timestamp(self, table: str) -> datetime:
         """Lock a table or view against TRUNCATE and the like, which a snapshot does not outlast, and see the moment
         at which the lock was had: that of a loader which has just filled it."""
         self.execute("SAVEPOINT before_lock")
@@ -103,8 +103,8 @@ class PostgresSession:
         """Copy `rows` into a temporary table for the statements of the block."""
         with _told(self._name), self._connection.cursor() as cursor:
             cursor.adbc_ingest(name, rows, mode="create", temporary=True)
-        self.execute(f"ANALYZE {quoted_column(name)}")  # else the planner guesses how large it is
-        drop = f"DROP TABLE pg_temp.{quoted_column(name)}"
+        self.execute(f"ANALYZE {quote_column(name)}")  # else the planner guesses how large it is
+        drop = f"DROP TABLE pg_temp.{quote_column(name)}"
         try:
             yield
         except BaseException:

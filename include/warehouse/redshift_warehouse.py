@@ -18,7 +18,7 @@ from redshift_connector.utils.oids import RedshiftOID
 
 from include.warehouse.errors import WarehouseError, WarehouseSettingsError, error_of_state
 from include.warehouse.exchange import Exchange, check_base
-from include.warehouse.warehouse import REDSHIFT, ArrowRows, literal, quoted_column, utc_now, written_out
+from include.warehouse.warehouse import REDSHIFT, ArrowRows, inline_values, quote_column, quote_literal, utc_now
 
 #: SQLSTATE of a table, a schema, and a database that are not there.
 _NO_SUCH_TABLE = ("42P01", "3F000", "3D000")
@@ -89,7 +89,7 @@ class RedshiftSession:
 
     def read(self, sql: str, values: Sequence[Any] = ()) -> pa.RecordBatchReader:
         """Run a query and stream its rows as Arrow."""
-        written = written_out(sql, values, write_text=_text)
+        written = inline_values(sql, values, write_text=_text)
         return self.read_unloaded(self.unload(written), written)
 
     def query(self, sql: str) -> RedshiftQuery:
@@ -100,7 +100,7 @@ class RedshiftSession:
         """Return the names and types of the columns of a table or view."""
         return self._describe(f"SELECT * FROM {table} LIMIT 0")
 
-    def hold(self, table: str) -> datetime:
+    def lock_and_timestamp(self, table: str) -> datetime:
         """The moment before that which the session sees, by the clock of this machine. A TRUNCATE commits at once and
         empties the table for everybody: no lock that a reader could have keeps it away."""
         return utc_now()
@@ -120,7 +120,7 @@ class RedshiftSession:
     def unload(self, sql: str) -> str:
         """Have the cluster write the rows of a query into the exchange; return the folder."""
         folder = self._exchange.make_folder()
-        with self._run(f"UNLOAD ({_nested(sql)}) TO {literal(folder)} {self._unload_options()}"):
+        with self._run(f"UNLOAD ({_nested(sql)}) TO {quote_literal(folder)} {self._unload_options()}"):
             return folder
 
     def read_unloaded(self, folder: str, sql: str) -> pa.RecordBatchReader:
@@ -135,8 +135,8 @@ class RedshiftSession:
     def staged(self, name: str, rows: ArrowRows) -> Iterator[None]:
         """Copy `rows` into a temporary table for the statements of the block. Its statistics come with the first
         COPY into it."""
-        self._stage(quoted_column(name), pa.RecordBatchReader.from_stream(rows))
-        drop = f"DROP TABLE {quoted_column(name)}"
+        self._stage(quote_column(name), pa.RecordBatchReader.from_stream(rows))
+        drop = f"DROP TABLE {quote_column(name)}"
         try:
             yield
         except BaseException:
@@ -148,7 +148,7 @@ class RedshiftSession:
     def _stage(self, table: str, rows: pa.RecordBatchReader) -> None:
         types = [_column_type(field) for field in rows.schema]
         schema = pa.schema([(field.name, kind) for field, (_, kind) in zip(rows.schema, types, strict=True)])
-        columns = [f"{quoted_column(name)} {sql}" for name, (sql, _) in zip(schema.names, types, strict=True)]
+        columns = [f"{quote_column(name)} {sql}" for name, (sql, _) in zip(schema.names, types, strict=True)]
         folder = self._exchange.make_folder()
         try:
             files = self._exchange.write(folder, rows, schema)
@@ -161,7 +161,7 @@ class RedshiftSession:
     def _copy(self, table: str, folder: str) -> None:
         try:
             self.execute(
-                f"COPY {table} FROM {literal(folder)} {_authorization(self._credentials())} FORMAT AS PARQUET"
+                f"COPY {table} FROM {quote_literal(folder)} {_authorization(self._credentials())} FORMAT AS PARQUET"
             )
         except WarehouseError:
             with suppress(WarehouseError):  # a transaction that broke off takes it along
@@ -211,7 +211,7 @@ class RedshiftSession:
             )
         if key is None:
             return f"{_authorization(self._credentials())} {options} ENCRYPTED AUTO"
-        return f"{_authorization(self._credentials(), one_by_one=True)} {options} ENCRYPTED KMS_KEY_ID {literal(key)}"
+        return f"{_authorization(self._credentials(), one_by_one=True)} {options} ENCRYPTED KMS_KEY_ID {quote_literal(key)}"
 
     @contextmanager
     def _run(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Any]:
@@ -270,13 +270,13 @@ class RedshiftWarehouse:
 
 def _nested(sql: str) -> str:
     """A query as the text that UNLOAD takes, in which quotes and backslashes have to be escaped."""
-    return literal(sql.replace("\\", "\\\\"))
+    return quote_literal(sql.replace("\\", "\\\\"))
 
 
 def _text(text: str) -> str:
     """A text as SQL. In a literal of Redshift a backslash escapes the next character, which the guide does not say
     and other servers do not do: with CHR there is nothing to be understood in two ways."""
-    pieces = " || CHR(92) || ".join(map(literal, text.split("\\")))
+    pieces = " || CHR(92) || ".join(map(quote_literal, text.split("\\")))
     return f"({pieces})" if "\\" in text else pieces
 
 
@@ -288,15 +288,15 @@ def _authorization(credentials: str, *, one_by_one: bool = False) -> str:
     """
     values = dict(part.partition("=")[::2] for part in credentials.split(";"))
     if role := values.get("aws_iam_role"):
-        return f"IAM_ROLE {literal(role)}"
+        return f"IAM_ROLE {quote_literal(role)}"
     if not one_by_one:
-        return f"CREDENTIALS {literal(credentials)}"
+        return f"CREDENTIALS {quote_literal(credentials)}"
     names = {
         "aws_access_key_id": "ACCESS_KEY_ID",
         "aws_secret_access_key": "SECRET_ACCESS_KEY",
         "token": "SESSION_TOKEN",
     }
-    return " ".join(f"{names[name]} {literal(value)}" for name, value in values.items())
+    return " ".join(f"{names[name]} {quote_literal(value)}" for name, value in values.items())
 
 
 def _column_type(field: pa.Field) -> tuple[str, pa.DataType]:

@@ -73,7 +73,7 @@ class Session(Protocol):
         :param table: its quoted name
         """
 
-    def hold(self, table: str) -> datetime:
+    def lock_and_timestamp(self, table: str) -> datetime:
         """Keep others from emptying a table or view until this read-only session ends, before anything else is done
         in it; return the moment that the session sees.
 
@@ -119,28 +119,28 @@ def utc_now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def quoted(name: str) -> str:
+def quote_table(name: str) -> str:
     """A table's name as SQL: each part of a dotted name in quotes."""
-    return ".".join(map(quoted_column, name.split(".")))
+    return ".".join(map(quote_column, name.split(".")))
 
 
-def quoted_column(name: str) -> str:
+def quote_column(name: str) -> str:
     """A column's name as SQL: in quotes, its dots and all."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def literal(text: str) -> str:
+def quote_literal(text: str) -> str:
     """A text as SQL, where no value can be bound."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def numbered(sql: str) -> str:
+def number_placeholders(sql: str) -> str:
     """The statement with `$1`, `$2`, ... for each `?`; those in quotes stay."""
     numbers = count(1)
     return _replace_marks(sql, lambda: f"${next(numbers)}")
 
 
-def written_out(sql: str, values: Sequence[Any], write_text: Callable[[str], str] = literal) -> str:
+def inline_values(sql: str, values: Sequence[Any], write_text: Callable[[str], str] = quote_literal) -> str:
     """The statement with its values written out, for what takes no bound ones.
 
     :param write_text: a text as SQL of the dialect

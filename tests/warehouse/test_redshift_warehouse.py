@@ -19,7 +19,7 @@ import pytest
 from include.warehouse import exchange
 from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
 from include.warehouse.redshift_warehouse import RedshiftWarehouse
-from include.warehouse.warehouse import quoted_column
+from include.warehouse.warehouse import quote_column
 from tests.support.redshift import BUCKET, REGION, ROLE, Access, keys_below, open_redshift
 
 KEYS = "aws_access_key_id=AKIA;aws_secret_access_key=open+sesame"
@@ -178,12 +178,12 @@ def test_a_value_cannot_leave_its_quotes(session):
 
 def test_names_with_quotes_and_backslashes_are_kept(session):
     name, column = "it's \\ \"here", "a'\\b\""
-    session.execute(f"CREATE TABLE {quoted_column(name)} ({quoted_column(column)} INTEGER)")
-    session.execute(f"INSERT INTO {quoted_column(name)} VALUES (7)")
-    assert session.columns(quoted_column(name)) == pa.schema([(column, pa.int32())])
-    assert session.read(f"SELECT * FROM {quoted_column(name)}").read_all().to_pylist() == [{column: 7}]
+    session.execute(f"CREATE TABLE {quote_column(name)} ({quote_column(column)} INTEGER)")
+    session.execute(f"INSERT INTO {quote_column(name)} VALUES (7)")
+    assert session.columns(quote_column(name)) == pa.schema([(column, pa.int32())])
+    assert session.read(f"SELECT * FROM {quote_column(name)}").read_all().to_pylist() == [{column: 7}]
     with session.staged(name, pa.table({column: [1]})):
-        assert session.execute(f"SELECT {quoted_column(column)} FROM {quoted_column(name)}") == [(1,)]
+        assert session.execute(f"SELECT {quote_column(column)} FROM {quote_column(name)}") == [(1,)]
 
 
 def test_a_query_without_rows_has_its_types_though_no_file_is_written(session, keys):

@@ -9,7 +9,7 @@ import pytest
 
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.errors import NoSuchTableError
-from include.warehouse.warehouse import quoted, quoted_column
+from include.warehouse.warehouse import quote_column, quote_table
 from tests.support.warehouses import open_warehouse
 
 
@@ -33,11 +33,11 @@ def warehouse(place):
     ],
 )
 def test_a_name_is_quoted_part_by_part(name, sql):
-    assert quoted(name) == sql
+    assert quote_table(name) == sql
 
 
 def test_the_name_of_a_column_keeps_its_dots():
-    assert quoted_column('job."title') == '"job.""title"'
+    assert quote_column('job."title') == '"job.""title"'
 
 
 @pytest.mark.parametrize("value", ["'; --", 7, 0.5, True, date(2026, 10, 5), datetime(2026, 10, 5, 1, 2, 3, 4), None])
@@ -55,7 +55,7 @@ def test_a_question_mark_in_quotes_is_no_value(warehouse):
 @pytest.mark.parametrize("name", ["missing", "nowhere.missing", "sql", "self", "values"])
 def test_a_table_that_is_missing_has_an_error_of_its_own(warehouse, method, name):
     with warehouse.session(read_only=True) as session, pytest.raises(NoSuchTableError, match=name):
-        getattr(session, method)(f"SELECT * FROM {quoted(name)}")
+        getattr(session, method)(f"SELECT * FROM {quote_table(name)}")
 
 
 def test_rows_are_read_in_batches(warehouse):
