@@ -34,7 +34,7 @@ from include.coding.results import Returned
 from include.coding.staging import Staging
 from tests.support.warehouses import open_warehouse
 job = json.loads(Path(sys.argv[1]).read_text())
-warehouse = open_warehouse(job["place"], patience=60)
+warehouse = open_warehouse(job["place"], lock_timeout_s=60)
 returned = [Returned(**back) for back in job["returned"]]
 print("ready", flush=True)
 land(Plan.from_dict(job["plan"]), job["prepared"], job["parts"], returned, warehouse, Staging.here(Path(job["folder"])))
