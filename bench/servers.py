@@ -24,8 +24,8 @@ from bench.page import table
 from include.coding.staging import Staging
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.postgres_warehouse import PostgresWarehouse
-from tests.postgres import Postgres, run_postgres
-from tests.s3 import run_s3
+from tests.support.postgres import Postgres, run_postgres
+from tests.support.s3 import run_s3
 
 #: Result rows for the bulk ways in, and for `to_sql`, which is slow.
 ROWS, FEW = 500_000, 50_000

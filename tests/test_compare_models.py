@@ -11,7 +11,7 @@ import duckdb
 import pytest
 
 from include.coding.tables import create_tables
-from tests.warehouses import open_warehouse
+from tests.support.warehouses import open_warehouse
 
 MODELS = ("11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222")
 

@@ -11,7 +11,7 @@ import duckdb
 
 from include.coding.errors import StagingError
 from include.coding.texts import install_macros
-from include.warehouse.warehouse import literal
+from include.warehouse.warehouse import quote_literal
 
 
 @contextmanager
@@ -53,5 +53,5 @@ def copy_to_file(engine: duckdb.DuckDBPyConnection, select: str, path: Path, opt
     :param options: options of COPY, such as `FORMAT json`
     """
     partial = path.with_name(path.name + ".partial")
-    engine.execute(f"COPY ({select}) TO {literal(str(partial))} ({options})")
+    engine.execute(f"COPY ({select}) TO {quote_literal(str(partial))} ({options})")
     partial.replace(path)

@@ -20,7 +20,7 @@ from include.coding.errors import SourceError
 from include.coding.files import escape_glob, path_from_uri
 from include.coding.plan import Plan
 from include.warehouse.errors import NoSuchTableError, WarehouseError
-from include.warehouse.warehouse import Session, Warehouse, literal, quoted, quoted_column, utc_now
+from include.warehouse.warehouse import Session, Warehouse, quote_literal, quote_table, quote_column, utc_now
 
 #: Supported types of files.
 FILE_TYPES = (".parquet", ".csv", ".jsonl", ".ndjson", ".xlsx")
@@ -89,12 +89,12 @@ def _open_file(plan: Plan, engine: duckdb.DuckDBPyConnection, path: Path) -> Ite
 
 @contextmanager
 def _open_table(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[SourceSnapshot]:
-    table = quoted(plan.source)
+    table = quote_table(plan.source)
     with warehouse.session(read_only=True) as session:
         try:
             if not all(plan.source.split(".")):
                 raise NoSuchTableError("a part of the name is empty")
-            read_at, schema = session.hold(table), session.columns(table)
+            read_at, schema = session.lock_and_timestamp(table), session.columns(table)
         except (NoSuchTableError, duckdb.ParserException, duckdb.BinderException) as error:
             raise SourceError(
                 f"source {plan.source!r} is neither a table or view of warehouse {warehouse.name!r} nor a file URI"
@@ -171,11 +171,11 @@ def _read_schema(engine: duckdb.DuckDBPyConnection, scan: str) -> pa.Schema:
 
 
 def _path_literal(path: Path) -> str:
-    return literal(escape_glob(path))
+    return quote_literal(escape_glob(path))
 
 
 def _define_text_columns(names: Iterable[str]) -> str:
-    return "{" + ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names) + "}"
+    return "{" + ", ".join(f"{quote_literal(name)}: 'VARCHAR'" for name in names) + "}"
 
 
 def _scan_csv(path: Path, plan: Plan) -> str:
@@ -195,7 +195,7 @@ def _scan_csv(path: Path, plan: Plan) -> str:
         columns[f"{name}_{position}" if not name or name in columns else name] = None
     _check_last_line(path, plan)
     return (
-        f"read_csv({_path_literal(path)}, auto_detect=false, header=true, delim={literal(delimiter)}, quote='\"',"
+        f"read_csv({_path_literal(path)}, auto_detect=false, header=true, delim={quote_literal(delimiter)}, quote='\"',"
         f" escape='\"', max_line_size={MAX_LINE_BYTES}, columns={_define_text_columns(columns or ['(none)'])})"
     )
 
@@ -257,8 +257,8 @@ def _check_columns(plan: Plan, schema: pa.Schema) -> None:
 def _create_table_view(plan: Plan, engine: duckdb.DuckDBPyConnection, session: Session, schema: pa.Schema) -> int:
     """Create `source` from a table, and return how many of its records have no date. The warehouse selects the dates
     if the column has a date type; otherwise the engine does."""
-    table, day = quoted(plan.source), quoted_column(plan.source_column("response_date"))
-    columns = {name: quoted_column(plan.source_column(name)) for name in plan.required_columns}
+    table, day = quote_table(plan.source), quote_column(plan.source_column("response_date"))
+    columns = {name: quote_column(plan.source_column(name)) for name in plan.required_columns}
     columns["record_id"] = f"CAST({columns['record_id']} AS {session.dialect.text})"  # without padding of CHAR(20)
     for name in ("occp_text", "tasks_text"):
         column = columns[name]
@@ -288,10 +288,10 @@ def _create_view(
     """
     day = _date_expression(plan, names, schema)
     texts = ", ".join(
-        f"{_text_expression(quoted_column(names[name]), plan)} AS {name}" for name in ("occp_text", "tasks_text")
+        f"{_text_expression(quote_column(names[name]), plan)} AS {name}" for name in ("occp_text", "tasks_text")
     )
     record_id = (
-        f"replace(CAST({quoted_column(names['record_id'])} AS VARCHAR), chr(0), '\ufffd')"  # no server stores NUL
+        f"replace(CAST({quote_column(names['record_id'])} AS VARCHAR), chr(0), '\ufffd')"  # no server stores NUL
     )
     dates = f"BETWEEN DATE '{plan.from_date}' AND DATE '{plan.to_date}'"
     engine.execute(
@@ -305,7 +305,7 @@ def _create_view(
 def _date_expression(plan: Plan, names: dict[str, str], schema: pa.Schema) -> str:
     if plan.response_date:
         return f"DATE '{plan.from_date}'"
-    column = quoted_column(names["response_date"])
+    column = quote_column(names["response_date"])
     if not _is_text(schema.field(plan.source_column("response_date")).type):
         return f"CAST({column} AS DATE)"
     # A time with an offset can be another day here, but a cast would return the day as it is written.

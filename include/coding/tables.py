@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
-from include.warehouse.warehouse import Dialect, Session, quoted
+from include.warehouse.warehouse import Dialect, Session, quote_table
 
 _SQL = Path(__file__).with_name("tables.sql")
 #: Each entry brings tables of version 1, 2, ... to the next version; its statements are separated by `;`. A change of
-#: `tables.sql` comes with a new entry, and no entry is ever changed. {schema} is the quoted name of the schema.
+#: `tables.sql` comes with a new entry, and no entry is ever changed. {schema} is the quote_table name of the schema.
 MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE {schema}.coding_operations ADD COLUMN seconds DOUBLE PRECISION;
@@ -27,8 +27,8 @@ MIGRATIONS: tuple[str, ...] = (
 
 
 def table(schema: str, name: str) -> str:
-    """Return the quoted name of one of the project's tables."""
-    return f"{quoted(schema)}.{name}"
+    """Return the quote_table name of one of the project's tables."""
+    return f"{quote_table(schema)}.{name}"
 
 
 def create_tables(session: Session, schema: str, migrations: Sequence[str] = MIGRATIONS) -> None:
@@ -79,7 +79,7 @@ def _read_version(session: Session, schema: str) -> int | None:
 def _split_statements(script: str, schema: str, dialect: Dialect) -> list[str]:
     """Return the statements of a script in the given dialect, without comments."""
     without_comments = "\n".join(line.partition("--")[0] for line in script.splitlines())
-    sql = without_comments.replace("VARCHAR", dialect.text).replace("{schema}", quoted(schema))
+    sql = without_comments.replace("VARCHAR", dialect.text).replace("{schema}", quote_table(schema))
     statements = [statement.strip() for statement in sql.split(";")]
     return [
         statement for statement in statements

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import duckdb
 
-from include.warehouse.warehouse import literal
+from include.warehouse.warehouse import quote_literal
 
 #: Characters that keyboards and word processors produce, and the ASCII characters that replace them.
 _ASCII_CHARACTERS = {
@@ -46,9 +46,9 @@ def _translation_table() -> tuple[str, str]:
 
 def _transliteration() -> str:
     characters, replacements = _translation_table()
-    sql = f"translate(strip_accents(t), {literal(characters)}, {literal(replacements)})"
+    sql = f"translate(strip_accents(t), {quote_literal(characters)}, {quote_literal(replacements)})"
     for sequence, replacement in _ASCII_SEQUENCES.items():
-        sql = f"replace({sql}, {literal(sequence)}, {literal(replacement)})"
+        sql = f"replace({sql}, {quote_literal(sequence)}, {quote_literal(replacement)})"
     # Control characters, emoji and currency signs separate words. Letters and numbers of other scripts stay, so that
     # such a text is rejected as a whole instead of becoming empty.
     return rf"regexp_replace({sql}, '[^\x20-\x7e\p{{L}}\p{{N}}]+', ' ', 'g')"

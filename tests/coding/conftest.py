@@ -15,7 +15,7 @@ from include.coding.plan import Plan
 from include.coding.prepare import Prepared, prepare
 from include.coding.results import PartResult
 from include.coding.staging import Staging
-from tests.warehouses import open_warehouse
+from tests.support.warehouses import open_warehouse
 
 ROOT = Path(__file__).parents[2]
 MODEL = "11111111-1111-4111-8111-111111111111"
@@ -32,7 +32,7 @@ from include.coding.plan import Plan
 from include.coding.prepare import Prepared
 from include.coding.results import PartResult
 from include.coding.staging import Staging
-from tests.warehouses import open_warehouse
+from tests.support.warehouses import open_warehouse
 job = json.loads(Path(sys.argv[1]).read_text())
 warehouse = open_warehouse(job["place"], patience=60)
 results = [PartResult.from_dict(result) for result in job["part_results"]]

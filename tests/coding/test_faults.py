@@ -12,7 +12,7 @@ from include.coding.landing import land
 from include.coding.staging import Staging
 from include.warehouse.errors import WarehouseError
 from tests.coding.conftest import CHEF, DAY, Pipeline, code_line
-from tests.postgres import run_postgres
+from tests.support.postgres import run_postgres
 
 BAKER = {**CHEF, "codeCategory": "3512", "codeLabel": "Bakers"}
 RECORDS = 40_000

@@ -6,7 +6,7 @@ import pytest
 
 from include.coding.model_pins import pin_model
 from tests.coding.conftest import MODEL, OTHER_MODEL
-from tests.warehouses import open_warehouse
+from tests.support.warehouses import open_warehouse
 
 
 class Service:

@@ -13,7 +13,7 @@ from include.coding.engine import open_engine
 from include.coding.errors import SourceError
 from include.coding.source import open_source
 from tests.coding.conftest import DAY, LATER_DAY, NEXT_DAY, make_plan
-from tests.warehouses import open_warehouse
+from tests.support.warehouses import open_warehouse
 
 HEADER = "record_id,response_date,occp_text,tasks_text\n"
 ANSWERS = [
@@ -244,9 +244,9 @@ def test_a_date_without_end_is_no_date(read_table, define, kind, infinity):
 
 @pytest.mark.parametrize("title", ["job_title", "job.title", 'job "title"', "job title; --", "JOB", "select"])
 def test_columns_of_a_table_may_be_named_otherwise(read_table, define, title):
-    quoted = title.replace('"', '""')
+    quote_table = title.replace('"', '""')
     define(
-        f'CREATE TABLE t AS SELECT record_id, response_date, tasks_text, occp_text AS "{quoted}" FROM answers',
+        f'CREATE TABLE t AS SELECT record_id, response_date, tasks_text, occp_text AS "{quote_table}" FROM answers',
     )
     assert read_table("t", columns={"occp_text": title}) == CHEF
 

