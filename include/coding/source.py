@@ -20,7 +20,7 @@ from include.coding.errors import SourceError
 from include.coding.files import escape_glob, path_from_uri
 from include.coding.plan import Plan
 from include.warehouse.errors import NoSuchTableError, WarehouseError
-from include.warehouse.warehouse import Session, Warehouse, quote_literal, quote_table, quote_column, utc_now
+from include.warehouse.warehouse import Session, Warehouse, quote_column, quote_literal, quote_table, utc_now
 
 #: Supported types of files.
 FILE_TYPES = (".parquet", ".csv", ".jsonl", ".ndjson", ".xlsx")

@@ -12,9 +12,7 @@ from include.coding.errors import PlanError, SourceError
 from include.coding.tables import table
 from include.comparison.comparison import Comparison, Model, find_models
 from include.warehouse.errors import NoSuchTableError
-from include.warehouse.warehouse import Session
-from include.warehouse.warehouse import quote_table as quote_table
-from include.warehouse.warehouse import quote_column as quote_column
+from include.warehouse.warehouse import Session, quote_column, quote_table
 
 OUTCOMES = ("coded", "uncoded", "rejected")
 VERDICTS = ("kept", "moved", "unmapped")

@@ -77,6 +77,6 @@ def on_dag_run_running(dag_run: Any, msg: str) -> None:
     metadata = RunMetadata(
         backfill=f"{backfill.id} of {backfill.created_at.isoformat()}" if backfill else None,
         pool=PoolSize(pool.slots, pool.include_deferred) if pool else None,
-        earlier=session.scalar(earlier),
+        earlier=session.scalar(earlier) or 0,
     )
     dag_run.conf = {**(dag_run.conf or {}), CONF_KEY: metadata.to_dict()}
