@@ -24,7 +24,7 @@ from coding_service.errors import (
     TransferError,
 )
 from coding_service.models import UploadGrant
-from coding_service.partials import Partial, partial_of
+from coding_service.partial_download import Partial, partial_of
 from coding_service.storage import BLOCK, StoragePath, open_to_read, size_of, staging_errors
 
 #: The service takes 5 GB; 5 * 10^9 is the smaller reading (contract 8, question 31).

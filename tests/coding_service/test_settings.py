@@ -23,7 +23,7 @@ class FakeConnection:
 
 
 def settings(extra=None, **fields):
-    return ServiceSettings.of(FakeConnection(**fields), {"auth_host": AUTH, **(extra or {})})
+    return ServiceSettings.from_connection(FakeConnection(**fields), {"auth_host": AUTH, **(extra or {})})
 
 
 def refusal(extra=None, **fields):
@@ -140,7 +140,10 @@ def test_a_token_endpoint_that_is_missing_or_no_url_is_refused_with_an_example(a
 @pytest.mark.parametrize("value", [None, ""])
 def test_missing_credentials_are_refused_with_their_place(field, value):
     text = refusal(**{field: value})
-    assert text == f"connection 'my_coding' has no {field}: put the client id in login, the secret in password"
+    assert (
+        text
+        == f"connection 'my_coding' has no {field}: enter the client id as login and the client secret as password"
+    )
 
 
 @pytest.mark.parametrize("field", ["requests_per_second", "requests_per_day", "poll_interval", "timeout"])

@@ -10,9 +10,9 @@ import pytest
 from airflow.models.trigger import Trigger
 
 from coding_service import BatchCodeTrigger, CodingServiceHook
-from coding_service.limiter import CallBudget
+from coding_service.call_budget import CallBudget
 from coding_service.models import Operation
-from coding_service.shared_file import SharedFile
+from coding_service.shared_state import SharedFile
 from coding_service.triggers import Reason, end_event
 
 CONN_ID = "coding_service_default"
