@@ -18,22 +18,13 @@ from airflow.providers.common.compat.connection import get_async_connection, get
 from airflow.providers.http.hooks.http import HttpAsyncHook, HttpHook, SessionConfig
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from coding_service import protocol, transfer
+from coding_service import errors, protocol, transfer
 from coding_service.calls import CallFlow, RunBlocking, Send, Step, Wait
-from coding_service.errors import (
-    CodingServiceError,
-    NotFoundError,
-    OperationFailedError,
-    OutputExpiredError,
-    RequestRefusedError,
-    ServiceUnavailableError,
-    SettingsError,
-)
 from coding_service.models import Model, Operation, Topic, UploadGrant
 from coding_service.protocol import Answer, Call
 from coding_service.settings import ServiceSettings
 from coding_service.shared_state import SharedRow
-from coding_service.storage import StoragePath
+from coding_service.storage import FilePath
 
 T = TypeVar("T")
 
@@ -83,13 +74,13 @@ class CodingServiceHook(HttpHook):
         """
         topics = sorted(one.uri_name for one in self.topics())
         if topic not in topics:
-            raise NotFoundError(f"the service has no topic {topic!r}; it has {topics}")
+            raise errors.NotFoundError(f"the service has no topic {topic!r}; it has {topics}")
         if model == "latest":
             return _check_input_fields(self.latest_model(topic))
         models = {one.model_id: one for one in self.models(topic)}
         if model not in models:
             choices = [f"{one.model_id} (version {one.version})" for one in models.values()]
-            raise NotFoundError(
+            raise errors.NotFoundError(
                 f"topic {topic!r} has no model {model!r}; it has {choices}: choose one of these, or 'latest'"
             )
         return _check_input_fields(models[model])
@@ -102,7 +93,7 @@ class CodingServiceHook(HttpHook):
         """Return the state of an operation, with fresh links if it is complete."""
         return self._call(protocol.get_operation(topic, operation_id))
 
-    def upload(self, grant: UploadGrant, path: Path | StoragePath, sha256: str | None = None) -> int:
+    def upload(self, grant: UploadGrant, path: FilePath, sha256: str | None = None) -> int:
         """Upload an input file and return its size in bytes.
 
         :param sha256: expected SHA-256 of the file (hexadecimal), if it is known
@@ -114,7 +105,7 @@ class CodingServiceHook(HttpHook):
         return transfer.upload(self._storage, grant, path, timeout=self.settings.timeout, sha256=sha256)
 
     def download(
-        self, topic: str, operation_id: str, output_path: Path | StoragePath, metadata_path: Path | StoragePath
+        self, topic: str, operation_id: str, output_path: FilePath, metadata_path: FilePath
     ) -> tuple[transfer.Download, transfer.Download | None]:
         """Download the output file and the metadata file of a complete operation.
 
@@ -131,7 +122,7 @@ class CodingServiceHook(HttpHook):
             if name not in links:
                 links.update(self._links(topic, operation_id))
             if name not in links:
-                raise OutputExpiredError(f"operation {operation_id!r} no longer offers its {name} file")
+                raise errors.OutputExpiredError(f"operation {operation_id!r} no longer offers its {name} file")
             return links.pop(name)
 
         timeout = self.settings.timeout
@@ -142,7 +133,7 @@ class CodingServiceHook(HttpHook):
             return output, transfer.download(
                 self._storage, lambda: fresh_link("metadata"), metadata_path, timeout=timeout
             )
-        except CodingServiceError as error:
+        except errors.CodingServiceError as error:
             self.log.warning("The metadata file of operation %r could not be downloaded: %s", operation_id, error)
             return output, None
 
@@ -150,7 +141,7 @@ class CodingServiceHook(HttpHook):
         """List the topics, which checks host, credentials and token endpoint with two calls."""
         try:
             topics = ", ".join(topic.uri_name for topic in self.topics())
-        except CodingServiceError as error:
+        except errors.CodingServiceError as error:
             return False, str(error)
         return True, f"Connected; topics: {topics}"
 
@@ -205,9 +196,9 @@ class CodingServiceHook(HttpHook):
     def _links(self, topic: str, operation_id: str) -> dict[str, str]:
         operation = self.operation(topic, operation_id)
         if not operation.status.is_successful:
-            raise OperationFailedError(f"operation {operation_id!r} is {str(operation.status)!r}: it has no output")
+            raise errors.OperationFailedError(f"operation {operation_id!r} is '{operation.status}': it has no output")
         if operation.output_url is None:
-            raise OutputExpiredError(
+            raise errors.OutputExpiredError(
                 f"operation {operation_id!r} is complete but offers no output: its files are deleted within 24 hours;"
                 " code its texts again"
             )
@@ -238,13 +229,9 @@ class CodingServiceHook(HttpHook):
 
     def _send(self, step: Send) -> Answer:
         try:
+            timeout = self.settings.timeout
             response = self._api.request(
-                step.method,
-                step.url,
-                headers=step.headers,
-                data=step.body,
-                timeout=self.settings.timeout,
-                allow_redirects=False,
+                step.method, step.url, headers=step.headers, data=step.body, timeout=timeout, allow_redirects=False
             )
         except requests.RequestException as error:
             raise _unavailable_error(step, error) from None
@@ -285,13 +272,10 @@ class CodingServiceAsyncHook(HttpAsyncHook):
             extra = await get_async_extra_dejson(connection)
             settings = ServiceSettings.from_connection(connection, extra)
             self._flow = CallFlow(settings, _state_dir(extra), await self._budget_row(settings))
+            timeout = aiohttp.ClientTimeout(total=settings.timeout)
             self._config = SessionConfig(
                 base_url=settings.api_url,
-                extra_options={
-                    "timeout": aiohttp.ClientTimeout(total=settings.timeout),
-                    "allow_redirects": False,
-                    **_ssl_options(settings.verify),
-                },
+                extra_options={"timeout": timeout, "allow_redirects": False, **_ssl_options(settings.verify)},
             )
         return self._config
 
@@ -346,7 +330,7 @@ def _state_dir(extra: Mapping[str, Any]) -> Path:
 def _check_input_fields(model: Model) -> Model:
     """Return the model if it accepts the lines that we send (docs/service-contract.md 2.8)."""
     if other_fields := sorted(set(model.input_format) - INPUT_FIELDS):
-        raise RequestRefusedError(
+        raise errors.RequestRefusedError(
             f"model {model.model_id!r} needs the fields {other_fields}, but only occp_text and tasks_text are sent:"
             " choose another model"
         )
@@ -361,7 +345,7 @@ def _missing_connection_error(conn_id: str, *, budget: bool = False) -> Iterator
         name, details = f"Airflow connection {conn_id!r}", "host, login, password and the extra `auth_host`"
         if budget:
             name, details = f"{name}, which the extra `budget_conn_id` names", "the type postgres"
-        raise SettingsError(
+        raise errors.SettingsError(
             f"there is no {name}: create it under Admin > Connections, or as the environment variable"
             f" AIRFLOW_CONN_{conn_id.upper()}, with {details}"
         ) from None
@@ -371,8 +355,8 @@ def _answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
     return Answer(status, {name.lower(): value for name, value in headers.items()}, body)
 
 
-def _unavailable_error(step: Send, error: Exception) -> ServiceUnavailableError:
-    return ServiceUnavailableError(
+def _unavailable_error(step: Send, error: Exception) -> errors.ServiceUnavailableError:
+    return errors.ServiceUnavailableError(
         f"{step.method} {step.url} failed without an answer ({type(error).__name__}): check that the service is"
         " running and that the host of the connection is correct"
     )

@@ -1,4 +1,4 @@
-"""A file that is coming down, until it is whole: on this machine, or in object storage."""
+"""A file during its download: on this machine, or in object storage."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import BotoCoreError
-
-from coding_service.storage import BLOCK, OBJECT_BLOCK, StoragePath, staging_errors
+from coding_service.storage import BLOCK_BYTES, OBJECT_BLOCK_BYTES, STORAGE_ERRORS, FilePath, translate_storage_errors
 
 log = logging.getLogger(__name__)
 
 
-class Partial(ABC):
-    """A download under way: what is there of it, and of which file (its ETag)."""
+class PartialDownload(ABC):
+    """The bytes of a file that have been downloaded so far, and the ETag of that file."""
 
     def __init__(self, path: Any) -> None:
         self.path = path
@@ -39,98 +37,98 @@ class Partial(ABC):
 
     @abstractmethod
     def start(self, etag: str) -> None:
-        """Begin anew, with another file."""
+        """Discard everything and start with a new file."""
 
     @abstractmethod
     def append(self, blocks: Iterator[bytes]) -> Iterator[int]:
-        """Take in the blocks, and yield the size of each."""
+        """Write the blocks, and yield the size of each."""
 
     @abstractmethod
     def finish(self) -> None:
-        """It is whole: let it appear."""
+        """Make the complete file appear at its path."""
 
     @abstractmethod
     def abandon(self) -> None:
-        """It will not be whole in this try."""
+        """Clean up after an attempt that could not complete the file."""
 
 
-class LocalPartial(Partial):
-    """A file beside its place, with its ETag beside it, so that another try can go on."""
+class PartialFile(PartialDownload):
+    """A local file beside its final path. Its ETag is kept as well, so that a later attempt can resume."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._data, self._note = path.with_name(path.name + ".partial"), path.with_name(path.name + ".etag")
-        if self._data.exists() and self._note.exists():
-            self.etag = _read_note(self._note)
+        self._data, self._etag_file = path.with_name(path.name + ".partial"), path.with_name(path.name + ".etag")
+        if self._data.exists() and self._etag_file.exists():
+            self.etag = _read_etag(self._etag_file)
             with self._data.open("rb") as file:
-                while block := file.read(BLOCK):
+                while block := file.read(BLOCK_BYTES):
                     self._count(block)
 
     def start(self, etag: str) -> None:
         self._reset(etag)
-        with staging_errors(self._data, "written"):
+        with translate_storage_errors(self._data, "written"):
             self._data.parent.mkdir(parents=True, exist_ok=True)
             self._data.write_bytes(b"")
-            self._note.write_text(json.dumps({"etag": etag}))
+            self._etag_file.write_text(json.dumps({"etag": etag}))
 
     def append(self, blocks: Iterator[bytes]) -> Iterator[int]:
-        with staging_errors(self._data, "written"), self._data.open("ab") as file:
+        with translate_storage_errors(self._data, "written"), self._data.open("ab") as file:
             for block in blocks:
                 file.write(block)
-                file.flush()  # so that a full disk shows before the block counts
+                file.flush()  # so that a full disk raises its error before the block is counted
                 self._count(block)
                 yield len(block)
 
     def finish(self) -> None:
-        with staging_errors(self.path, "written"):
+        with translate_storage_errors(self.path, "written"):
             self._data.replace(self.path)
-            self._note.unlink()
+            self._etag_file.unlink()
 
     def abandon(self) -> None:
-        """What is there stays for the next try."""
+        """Keep the files for the next attempt."""
 
 
-class ObjectPartial(Partial):
-    """An object that is sent part by part as it comes down, with no copy on this machine; another try starts over."""
+class PartialObject(PartialDownload):
+    """An object that is uploaded in parts during the download, without a local copy. A later attempt starts over."""
 
     _file: Any = None
 
     def start(self, etag: str) -> None:
         self.abandon()
         self._reset(etag)
-        with staging_errors(self.path, "written"):
-            self._file = self.path.fs.open(self.path.path, "wb", block_size=OBJECT_BLOCK)
+        with translate_storage_errors(self.path, "written"):
+            self._file = self.path.fs.open(self.path.path, "wb", block_size=OBJECT_BLOCK_BYTES)
 
     def append(self, blocks: Iterator[bytes]) -> Iterator[int]:
         for block in blocks:
-            with staging_errors(self.path, "written"):
+            with translate_storage_errors(self.path, "written"):
                 self._file.write(block)
             self._count(block)
             yield len(block)
 
     def finish(self) -> None:
-        with staging_errors(self.path, "written"):
+        with translate_storage_errors(self.path, "written"):
             self._file.close()
 
     def abandon(self) -> None:
-        """Have the storage forget the parts that it has; if it does not hear, the sweep does it."""
+        """Delete the parts that were uploaded. If that fails, they remain until something else removes them."""
         if self._file is None or self._file.closed:
             return
         try:
             self._file.discard()
-        except (OSError, BotoCoreError) as error:
-            log.warning("The upload to %s could not be given up: %s", self.path, error)
+        except STORAGE_ERRORS as error:
+            log.warning("The incomplete upload to %s could not be aborted: %s", self.path, error)
         finally:
-            self._file.closed = True  # so that nobody completes it, the collection of garbage neither
+            self._file.closed = True  # otherwise garbage collection would complete the upload
 
 
-def partial_of(path: StoragePath | Path) -> Partial:
-    """What holds the download to `path` until it is whole."""
-    return LocalPartial(path) if isinstance(path, Path) else ObjectPartial(path)
+def open_partial_download(path: FilePath) -> PartialDownload:
+    """Return the download to `path` that an earlier attempt began, or a new one."""
+    return PartialFile(path) if isinstance(path, Path) else PartialObject(path)
 
 
-def _read_note(path: Path) -> str:
-    """The ETag in a note of an earlier try; "" (start over) if that try died while it wrote the note."""
+def _read_etag(path: Path) -> str:
+    """Return the ETag that an earlier attempt stored; "" (start over) if the file is damaged."""
     try:
         etag = json.loads(path.read_text())["etag"]
     except (ValueError, KeyError, TypeError):

@@ -15,17 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from coding_service.errors import (
-    AuthorizationError,
-    CodingServiceError,
-    NotFoundError,
-    ProtocolError,
-    QuotaExceededError,
-    RequestRefusedError,
-    ServiceUnavailableError,
-    TooManyRequestsError,
-    utc,
-)
+from coding_service import errors
 from coding_service.models import Model, Operation, Topic, UploadGrant
 
 T = TypeVar("T")
@@ -121,7 +111,7 @@ def _topic(topic: str) -> str:
 
 def _array(data: Any, name: str) -> list[Any]:
     if not isinstance(data, list):
-        raise ProtocolError(f"the list of {name} is a JSON {type(data).__name__}; expected an array")
+        raise errors.ProtocolError(f"the list of {name} is a JSON {type(data).__name__}; expected an array")
     return data
 
 
@@ -150,7 +140,7 @@ def read_token(answer: Answer) -> tuple[str, float]:
     :raises ProtocolError: 200 without an access token
     """
     if answer.status in (400, 401, 403):
-        raise AuthorizationError(
+        raise errors.AuthorizationError(
             f"the token request was refused with HTTP {answer.status} {answer.message!r}: check login (client id)"
             " and password (client secret) of the connection, and that `auth_host` belongs to the same tier",
             status_code=answer.status,
@@ -158,7 +148,7 @@ def read_token(answer: Answer) -> tuple[str, float]:
     data = _json(answer, "the token request")
     token = data.get("access_token") if isinstance(data, dict) else None
     if not isinstance(token, str) or not token:
-        raise ProtocolError("the answer to the token request has no 'access_token'")
+        raise errors.ProtocolError("the answer to the token request has no 'access_token'")
     lifetime = data.get("expires_in")
     return token, float(lifetime) if isinstance(lifetime, int | float) and lifetime > 0 else TOKEN_LIFETIME_S
 
@@ -179,33 +169,31 @@ def _json(answer: Answer, request: str) -> Any:
     except ValueError:
         # the message leaves out the body, which may contain part of a token or a link
         content_type = answer.headers.get("content-type", "")
-        raise ProtocolError(
+        raise errors.ProtocolError(
             f"the answer to {request} is not JSON: {len(answer.body)} bytes of content type {content_type!r}"
         ) from None
 
 
-def error_for(answer: Answer, request: str) -> CodingServiceError:
+def error_for(answer: Answer, request: str) -> errors.CodingServiceError:
     """Return the error for a refusal: by status, and by message where one status has two meanings."""
     text = f"{request} was answered with HTTP {answer.status} {answer.message!r}"
     status, message = answer.status, answer.message.lower().rstrip(". ")
     if status == 429 and "limit exceeded" in message:
         wait = QUOTA_WAIT_S if answer.retry_after is None else answer.retry_after
-        return QuotaExceededError(
-            f"{text}: the quota of calls is used up until {utc(time.time() + wait)}; wait, or request a higher quota",
-            status_code=429,
-            retry_after=wait,
-        )
+        end = errors.utc(time.time() + wait)
+        text = f"{text}: the quota of calls is used up until {end}; wait, or request a higher quota"
+        return errors.QuotaExceededError(text, status_code=429, retry_after=wait)
     if status == 429:
-        return TooManyRequestsError(
+        return errors.TooManyRequestsError(
             f"{text}: calls are too close together", status_code=429, retry_after=answer.retry_after
         )
     if status >= 500 and "no models found" not in message:  # this 500 is permanent (docs/service-contract.md 4)
-        return ServiceUnavailableError(text, status_code=status, retry_after=answer.retry_after)
+        return errors.ServiceUnavailableError(text, status_code=status, retry_after=answer.retry_after)
     if status in (401, 403):
-        return AuthorizationError(
+        return errors.AuthorizationError(
             f"{text}, with a new token: check that the credentials belong to the tier of this host",
             status_code=status,
         )
     if status == 404:
-        return NotFoundError(text, status_code=status)
-    return RequestRefusedError(text, status_code=status)
+        return errors.NotFoundError(text, status_code=status)
+    return errors.RequestRefusedError(text, status_code=status)

@@ -7,36 +7,20 @@ import ipaddress
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from coding_service.errors import SettingsError
 
-#: Extra fields of the connection that Airflow's HttpHook reads.
-HTTP_EXTRAS = frozenset(
-    {
-        "allow_redirects", "cert", "check_response", "max_redirects", "proxies", "proxy", "stream", "timeout",
-        "trust_env", "verify", "verify_ssl",
-    }
-)  # fmt: skip
-#: Extra fields of the connection that are specific to this service.
-OWN_EXTRAS = frozenset(
-    {
-        "allow_http", "auth_host", "authorization_prefix", "budget_conn_id", "poll_interval", "requests_per_day",
-        "requests_per_second", "state_dir",
-    }
-)  # fmt: skip
-
-
-class Connection(Protocol):
-    """The fields of an Airflow connection that are read here."""
-
-    conn_id: str
-    host: str | None
-    schema: str | None
-    port: int | None
-    login: str | None
-    password: str | None
+#: Extra fields of the connection that Airflow's HttpHook reads, and those that are specific to this service.
+HTTP_EXTRAS = frozenset({
+    "allow_redirects", "cert", "check_response", "max_redirects", "proxies", "proxy", "stream", "timeout",
+    "trust_env", "verify", "verify_ssl",
+})  # fmt: skip
+OWN_EXTRAS = frozenset({
+    "allow_http", "auth_host", "authorization_prefix", "budget_conn_id", "poll_interval", "requests_per_day",
+    "requests_per_second", "state_dir",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,7 +58,7 @@ class ServiceSettings:
     trust_env: bool = True
 
     @classmethod
-    def from_connection(cls, connection: Connection, extra: Mapping[str, Any]) -> ServiceSettings:
+    def from_connection(cls, connection: Any, extra: Mapping[str, Any]) -> ServiceSettings:
         """Read the settings from an Airflow connection.
 
         :raises SettingsError: a field is missing, unknown or has a wrong value
@@ -137,7 +121,7 @@ class ServiceSettings:
         return hashlib.sha256(f"{self.api_url}\n{self.client_id}".encode()).hexdigest()[:16]
 
 
-def _base_url(connection: Connection) -> str:
+def _base_url(connection: Any) -> str:
     host = (connection.host or "").rstrip("/")
     url = host if "://" in host else f"{connection.schema or 'https'}://{host}"
     return f"{url}:{connection.port}" if connection.port else url

@@ -7,9 +7,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -33,16 +33,6 @@ LOCK_ROW = """
 """
 
 
-class SharedState(Protocol):
-    """A JSON object that several processes use, one at a time."""
-
-    def lock(self) -> AbstractContextManager[tuple[dict[str, Any], float]]:
-        """Lock the state and yield it, to be changed in place, with the current time in seconds since the epoch.
-
-        Changes are stored when the block ends without an error.
-        """
-
-
 class SharedFile:
     """State in a file, shared by the processes of one machine.
 
@@ -54,7 +44,7 @@ class SharedFile:
 
     @contextmanager
     def lock(self) -> Iterator[tuple[dict[str, Any], float]]:
-        """Lock the file and yield its state and the time."""
+        """Lock the file and yield its state, to be changed in place, with the time (s since the epoch)."""
         with lock_file(self._path) as state:
             assert state is not None
             yield state, self._clock()
@@ -137,7 +127,7 @@ class SharedRow:
 
     @contextmanager
     def lock(self) -> Iterator[tuple[dict[str, Any], float]]:
-        """Lock the row and yield its state and the server's time.
+        """Lock the row and yield its state, to be changed in place, with the server's time (s since the epoch).
 
         :raises BudgetError: the database is down or refuses
         """
@@ -162,3 +152,6 @@ class SharedRow:
         connection.execute("INSERT INTO coding_service_state VALUES (%s, '{}') ON CONFLICT DO NOTHING", [self._name])
         [row] = connection.execute(LOCK_ROW, [self._name]).fetchall()
         return row
+
+
+SharedState = SharedFile | SharedRow

@@ -7,8 +7,8 @@ import pytest
 from airflow.sdk.definitions.retry_policy import RetryAction
 
 from coding_service import CodingServiceRetryPolicy
-from coding_service.errors import QuotaExceededError
 from coding_service.call_budget import DAY_S, HOUR_S, CallBudget
+from coding_service.errors import QuotaExceededError
 from coding_service.shared_state import SharedFile
 from coding_service.tokens import TokenStore
 

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from coding_service import CodingServiceAsyncHook, CodingServiceHook
+from coding_service.calls import Send
 from coding_service.errors import (
     AuthorizationError,
     CodingServiceError,
@@ -21,7 +22,6 @@ from coding_service.errors import (
     SettingsError,
     TooManyRequestsError,
 )
-from coding_service.calls import Send
 from coding_service.models import Operation, Topic
 
 MISSING = "c0ffee00-0000-4000-8000-000000000000"
@@ -468,7 +468,7 @@ def test_nothing_secret_is_logged_even_at_debug(connected, input_file, tmp_path)
         root.removeHandler(keep)
         root.setLevel(level)
     text = "\n".join(said)
-    assert "going on from byte" in text
+    assert "resuming at byte" in text
     assert "X-Amz-Signature" in link
     assert "X-Amz-Signature" not in text
     assert "local-secret" not in text

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 
 from coding_service import CodingServiceAsyncHook, CodingServiceHook
-from coding_service.errors import BudgetError, QuotaExceededError, SettingsError
 from coding_service.call_budget import CallBudget
+from coding_service.errors import BudgetError, QuotaExceededError, SettingsError
 from coding_service.shared_state import CREATE_TABLE, SharedRow
 
 

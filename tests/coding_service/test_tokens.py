@@ -6,8 +6,8 @@ import stat
 import pytest
 
 from coding_service import CodingServiceHook
-from coding_service.errors import AuthorizationError
 from coding_service.calls import CallFlow
+from coding_service.errors import AuthorizationError
 from coding_service.shared_state import SharedFile
 from coding_service.tokens import RENEWAL_MARGIN_S, TokenStore
 
