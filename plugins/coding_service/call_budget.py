@@ -80,15 +80,13 @@ class CallBudget:
 
 
 def _check_stop(state: dict[str, Any], now: float) -> None:
-    until = _plausible(state.get("stopped_until", 0.0), now)
-    if until > now:
-        raise _quota_error('the service reported "Limit Exceeded"', until, now)
+    end = _plausible(state.get("stopped_until", 0.0), now)
+    if end > now:
+        raise _quota_error('the service reported "Limit Exceeded"', end, now)
 
 
-def _quota_error(reason: str, until: float, now: float) -> QuotaExceededError:
-    return QuotaExceededError(
-        f"no calls to the coding service before {utc(until)}: {reason}", retry_after=until - now
-    )
+def _quota_error(reason: str, end: float, now: float) -> QuotaExceededError:
+    return QuotaExceededError(f"no calls to the coding service before {utc(end)}: {reason}", retry_after=end - now)
 
 
 def _plausible(moment: float, now: float) -> float:

@@ -80,9 +80,7 @@ class CodingServiceHook(HttpHook):
         models = {one.model_id: one for one in self.models(topic)}
         if model not in models:
             choices = [f"{one.model_id} (version {one.version})" for one in models.values()]
-            raise errors.NotFoundError(
-                f"topic {topic!r} has no model {model!r}; it has {choices}: choose one of these, or 'latest'"
-            )
+            raise errors.NotFoundError(f"topic {topic!r} has no model {model!r}; use 'latest' or one of {choices}")
         return _check_input_fields(models[model])
 
     def create_operation(self, topic: str, model_id: str) -> UploadGrant:
@@ -125,14 +123,14 @@ class CodingServiceHook(HttpHook):
                 raise errors.OutputExpiredError(f"operation {operation_id!r} no longer offers its {name} file")
             return links.pop(name)
 
-        timeout = self.settings.timeout
-        output = transfer.download(self._storage, lambda: fresh_link("output"), output_path, timeout=timeout)
+        def fetch(name: str, path: FilePath) -> transfer.Download:
+            return transfer.download(self._storage, lambda: fresh_link(name), path, timeout=self.settings.timeout)
+
+        output = fetch("output", output_path)
         if "metadata" not in links:
             return output, None
         try:
-            return output, transfer.download(
-                self._storage, lambda: fresh_link("metadata"), metadata_path, timeout=timeout
-            )
+            return output, fetch("metadata", metadata_path)
         except errors.CodingServiceError as error:
             self.log.warning("The metadata file of operation %r could not be downloaded: %s", operation_id, error)
             return output, None
@@ -331,8 +329,7 @@ def _check_input_fields(model: Model) -> Model:
     """Return the model if it accepts the lines that we send (docs/service-contract.md 2.8)."""
     if other_fields := sorted(set(model.input_format) - INPUT_FIELDS):
         raise errors.RequestRefusedError(
-            f"model {model.model_id!r} needs the fields {other_fields}, but only occp_text and tasks_text are sent:"
-            " choose another model"
+            f"model {model.model_id!r} needs the fields {other_fields}, which are not sent: choose another model"
         )
     return model
 

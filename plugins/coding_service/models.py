@@ -116,13 +116,8 @@ class Operation:
             raise ProtocolError(
                 f"operation {operation_id!r} has the unknown status {value!r}; known: {[*map(str, OperationStatus)]}"
             ) from None
-        return cls(
-            operation_id=operation_id,
-            status=status,
-            output_url=_optional_text(data, "responseDownloadUrl"),
-            metadata_url=_optional_text(data, "metadataDownloadUrl"),
-            error=_optional_text(data, "error"),
-        )
+        names = ("responseDownloadUrl", "metadataDownloadUrl", "error")
+        return cls(operation_id, status, *(_optional_text(data, name) for name in names))
 
     @property
     def is_usable(self) -> bool:

@@ -116,8 +116,7 @@ def _array(data: Any, name: str) -> list[Any]:
 
 
 def api_headers(token: str, prefix: str = "") -> dict[str, str]:
-    """Return the headers of a /v1 request. The service refuses a token with a `Bearer` prefix
-    (docs/service-contract.md 1)."""
+    """Return the headers of a /v1 request; the service refuses `Bearer` as prefix (docs/service-contract.md 1)."""
     return {"Authorization": f"{prefix} {token}".strip(), "Content-Type": "application/json"}
 
 

@@ -65,13 +65,11 @@ class ServiceSettings:
         """
         name = f"connection {connection.conn_id!r}"
         if unknown := sorted(set(extra) - HTTP_EXTRAS - OWN_EXTRAS):
-            known = sorted(HTTP_EXTRAS | OWN_EXTRAS)
-            raise SettingsError(f"{name} has the unknown extra fields {unknown}; known: {known}")
+            fields = sorted(HTTP_EXTRAS | OWN_EXTRAS)
+            raise SettingsError(f"{name} has the unknown extra fields {unknown}; known: {fields}")
         for credential, value in (("login", connection.login), ("password", connection.password)):
             if not value:
-                raise SettingsError(
-                    f"{name} has no {credential}: enter the client id as login and the client secret as password"
-                )
+                raise SettingsError(f"{name} has no {credential}: use client id as login, client secret as password")
         proxies = extra.get("proxies", extra.get("proxy")) or {}
         settings = cls(
             api_url=_base_url(connection),
@@ -99,19 +97,17 @@ class ServiceSettings:
         :param name: of the URL, for the error message
         :raises SettingsError: it is not https, its host is not loopback, and `allow_http` is not set
         """
-        safe_url = url.partition("?")[0]
+        url = url.partition("?")[0]  # the query of a presigned URL must not be part of a message
         try:
             parts = urlsplit(url)
             host, _ = parts.hostname, parts.port  # both raise an error if they are malformed
         except ValueError:
             host = None
         if not host or parts.scheme not in ("http", "https"):
-            raise SettingsError(
-                f"{name} is {safe_url!r}; expected a URL such as 'https://partner-coder.api.abs.gov.au'"
-            )
+            raise SettingsError(f"{name} is {url!r}; expected a URL such as 'https://partner-coder.api.abs.gov.au'")
         if parts.scheme == "http" and not self.allow_http and not _is_loopback(host):
             raise SettingsError(
-                f"{name} is {safe_url!r}: secrets would be sent unencrypted; use https,"
+                f"{name} is {url!r}: secrets would be sent unencrypted; use https,"
                 ' or set "allow_http": true in the extra of the connection'
             )
 
@@ -127,9 +123,7 @@ def _base_url(connection: Any) -> str:
     return f"{url}:{connection.port}" if connection.port else url
 
 
-def _positive_number(
-    connection: str, extra: Mapping[str, Any], name: str, default: float, minimum: float = 0.0
-) -> float:
+def _positive_number(owner: str, extra: Mapping[str, Any], name: str, default: float, minimum: float = 0.0) -> float:
     value = extra.get(name, default)
     try:
         number = float(value)
@@ -137,18 +131,16 @@ def _positive_number(
         number = 0.0
     if not (number > 0 and number >= minimum and math.isfinite(number)):
         expected = f"a number of at least {minimum:g}" if minimum else "a number above 0"
-        raise SettingsError(f"{connection} has {name} = {value!r} in its extra; expected {expected}")
+        raise SettingsError(f"{owner} has {name} = {value!r} in its extra; expected {expected}")
     return number
 
 
-def _optional_conn_id(connection: str, extra: Mapping[str, Any], name: str) -> str | None:
+def _optional_conn_id(owner: str, extra: Mapping[str, Any], name: str) -> str | None:
     value = extra.get(name)
     if value in (None, ""):
         return None
     if not isinstance(value, str):
-        raise SettingsError(
-            f"{connection} has {name} = {value!r} in its extra; expected the id of an Airflow connection"
-        )
+        raise SettingsError(f"{owner} has {name} = {value!r} in its extra; expected an Airflow connection id")
     return value
 
 

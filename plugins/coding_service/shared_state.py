@@ -54,8 +54,8 @@ class SharedFile:
 def lock_file(path: Path, *, wait: bool = True) -> Iterator[dict[str, Any] | None]:
     """Lock a JSON file and yield its content; changes are written when the block ends without an error.
 
-    Only the owner can read the file. The lock ends with the process that holds it. A missing or damaged file reads as
-    empty, because its content can be obtained again. Each file has a lock of its own.
+    Only the owner can read the file. The lock ends with its process. A missing or damaged file reads as empty:
+    its content can be obtained again.
 
     :param wait: whether to wait for the lock; if false and another process holds it, None is yielded
     """

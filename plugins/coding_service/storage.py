@@ -68,8 +68,7 @@ def translate_storage_errors(path: Any, action: str) -> Iterator[None]:
         yield
     except STORAGE_ERRORS as error:
         raise StagingError(
-            f"{path} cannot be {action} ({type(error).__name__}: {error}): check free space and this worker's"
-            " permissions"
+            f"{path} cannot be {action} ({type(error).__name__}: {error}): check free space and worker permissions"
         ) from error
 
 

@@ -135,11 +135,9 @@ def upload(
     answer = f"storage at {place} answered the upload of {path} with HTTP {response.status_code}{_reason(response)}"
     if response.status_code == 200:
         return size
-    if response.status_code == 403:
-        raise GrantExpiredError(answer, status_code=403)
-    if response.status_code in (429, 500, 502, 503, 504):
-        raise TransferError(answer, status_code=response.status_code)
-    raise ProtocolError(answer, status_code=response.status_code)
+    transient = response.status_code in (429, 500, 502, 503, 504)
+    error_class = GrantExpiredError if response.status_code == 403 else TransferError if transient else ProtocolError
+    raise error_class(answer, status_code=response.status_code)
 
 
 def _checked_size(path: FilePath) -> int:
