@@ -8,9 +8,9 @@ import psycopg
 import pytest
 
 from coding_service import CodingServiceAsyncHook, CodingServiceHook
+from coding_service.call_budget import CallBudget
 from coding_service.errors import BudgetError, QuotaExceededError, SettingsError
-from coding_service.limiter import CallBudget
-from coding_service.shared_row import TABLE, SharedRow
+from coding_service.shared_state import CREATE_TABLE, SharedRow
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def row(conninfo):
 
 
 def state_of(row):
-    with row.held() as (state, _):
+    with row.lock() as (state, _):
         return dict(state)
 
 
@@ -40,20 +40,20 @@ def wait_for_a_waiter(conninfo):
 
 def test_what_one_leaves_the_next_finds(row, conninfo):
     assert state_of(row) == {}
-    with row.held() as (state, _):
+    with row.lock() as (state, _):
         state["next"] = 1_800_000_000.123456
     assert state_of(SharedRow(conninfo, "account", "budget")) == {"next": 1_800_000_000.123456}
 
 
 def test_each_account_has_a_row_of_its_own(row, conninfo):
-    with row.held() as (state, _):
+    with row.lock() as (state, _):
         state["next"] = 1
     assert state_of(SharedRow(conninfo, "other", "budget")) == {}
 
 
 def test_a_block_left_with_an_error_changes_nothing(row):
     def break_off():
-        with row.held() as (state, _):
+        with row.lock() as (state, _):
             state["next"] = 1
             raise RuntimeError
 
@@ -64,7 +64,7 @@ def test_a_block_left_with_an_error_changes_nothing(row):
 
 COUNTING = """
 import os, sys
-from coding_service.shared_row import SharedRow
+from coding_service.shared_state import SharedRow
 
 children = []
 for _ in range(8):
@@ -73,7 +73,7 @@ for _ in range(8):
         continue
     try:
         for _ in range(10):
-            with SharedRow(sys.argv[1], "account", "budget").held() as (state, now):
+            with SharedRow(sys.argv[1], "account", "budget").lock() as (state, now):
                 state["count"] = state.get("count", 0) + 1
     except BaseException:
         import traceback
@@ -91,7 +91,7 @@ def test_processes_that_begin_at_once_in_an_empty_database_lose_no_change(row, c
 
 def test_two_that_make_the_table_at_once_get_on_with_it(row, conninfo):
     with psycopg.connect(conninfo) as other:
-        other.execute(TABLE)
+        other.execute(CREATE_TABLE)
         thread = threading.Thread(target=state_of, args=[row])
         thread.start()
         wait_for_a_waiter(conninfo)
@@ -104,10 +104,10 @@ def test_the_time_is_the_server_s_when_the_lock_is_had(row, conninfo):
     seen = []
 
     def look():
-        with row.held() as (_, now):
+        with row.lock() as (_, now):
             seen.append(now)
 
-    with row.held() as (_, first):
+    with row.lock() as (_, first):
         thread = threading.Thread(target=look)
         thread.start()
         wait_for_a_waiter(conninfo)
@@ -121,7 +121,7 @@ def test_the_time_is_the_server_s_when_the_lock_is_had(row, conninfo):
 def test_a_budget_in_the_row_spaces_calls_and_counts_the_day(row):
     budget = CallBudget(row, per_second=0.01, per_day=3)
     assert [round(budget.reserve(), -1) for _ in range(3)] == [0, 100, 200]
-    with pytest.raises(QuotaExceededError, match="all 3 calls of 24 hours are made"):
+    with pytest.raises(QuotaExceededError, match="all 3 calls allowed in 24 hours have been made"):
         budget.reserve()
 
 
@@ -138,18 +138,19 @@ def refusal_of(conninfo):
 def test_a_database_that_is_down_may_come_back_and_no_password_is_told():
     text = refusal_of("host=127.0.0.1 port=1 user=coding password=5ec4e7")
     assert text.startswith(
-        "no call to the coding service without its budget, which the database of connection 'budget'"
+        "no call was made to the coding service, because the call budget is not available in the database of connection"
+        " 'budget': "
     )
     assert "Connection refused" in text
     assert "5ec4e7" not in text
 
 
 def test_a_connection_lost_on_the_way_changes_nothing_and_the_next_one_goes_on(postgres, row, budget_database):
-    with row.held() as (state, _):
+    with row.lock() as (state, _):
         state["next"] = 1
 
     def lose_the_connection():
-        with row.held() as (state, _):
+        with row.lock() as (state, _):
             state["next"] = 2
             others = "datname = current_database() AND pid <> pg_backend_pid()"
             postgres.execute(
@@ -166,7 +167,7 @@ def test_a_role_needs_no_more_than_to_read_insert_and_update_once_the_table_is_t
     postgres.execute("CREATE ROLE caller LOGIN")
     conninfo = postgres.conninfo(budget_database, user="caller")
     assert "permission denied for schema public" in refusal_of(conninfo)
-    postgres.execute(TABLE, budget_database)
+    postgres.execute(CREATE_TABLE, budget_database)
     assert "permission denied for table coding_service_state" in refusal_of(conninfo)
     postgres.execute("GRANT SELECT, INSERT, UPDATE ON coding_service_state TO caller", budget_database)
     assert state_of(SharedRow(conninfo, "account", "budget")) == {}
@@ -181,7 +182,7 @@ def connection(**fields):
 
 
 def test_fields_and_extras_of_the_connection_are_libpq_s():
-    row = SharedRow.of(connection(), {"sslmode": "require", "connect_timeout": 3}, "account")
+    row = SharedRow.from_connection(connection(), {"sslmode": "require", "connect_timeout": 3}, "account")
     assert psycopg.conninfo.conninfo_to_dict(row._conninfo) == {
         "host": "db",
         "port": "5433",
@@ -200,14 +201,14 @@ def test_fields_and_extras_of_the_connection_are_libpq_s():
 @pytest.mark.parametrize("extra", [{"iam": True}, {"sslmod": "require"}, {"host": "elsewhere"}])
 def test_an_extra_that_is_no_option_of_libpq_is_refused_by_name(extra):
     with pytest.raises(SettingsError) as caught:
-        SharedRow.of(connection(), extra, "account")
-    assert f"no options of libpq; it has {sorted(extra)}" in str(caught.value)
+        SharedRow.from_connection(connection(), extra, "account")
+    assert f"not all of its extras {sorted(extra)} are libpq options" in str(caught.value)
     assert "5ec4e7" not in str(caught.value)
 
 
 def test_another_type_of_connection_is_refused():
-    with pytest.raises(SettingsError, match="connection 'budget', which is to hold .* is of type 'mysql'"):
-        SharedRow.of(connection(conn_type="mysql"), {}, "account")
+    with pytest.raises(SettingsError, match="connection 'budget' cannot hold the call budget: its type is 'mysql'"):
+        SharedRow.from_connection(connection(conn_type="mysql"), {}, "account")
 
 
 async def test_a_missing_connection_is_refused_by_both_hooks(remote, connect):
@@ -227,7 +228,7 @@ def test_a_database_that_is_down_makes_no_call(remote, connect, monkeypatch):
     connect(remote.url, budget_conn_id="budget")
     working, message = CodingServiceHook().test_connection()
     assert not working
-    assert "the database of connection 'budget' holds" in message
+    assert "not available in the database of connection 'budget'" in message
     assert "5ec4e7" not in message
     assert remote.journal("GET", "/v1/topics") == []
 
@@ -248,7 +249,7 @@ def test_machines_that_share_no_disk_share_the_budget(remote, connect, budget_da
     second.topics()
     first.topics()
     for hook in hooks:
-        with pytest.raises(QuotaExceededError, match="all 3 calls of 24 hours are made"):
+        with pytest.raises(QuotaExceededError, match="all 3 calls allowed in 24 hours have been made"):
             hook.topics()
     assert len(remote.journal("GET", "/v1/topics")) == 3
     assert len(remote.journal("POST", "/oauth2/token")) == 2

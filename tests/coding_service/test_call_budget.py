@@ -7,9 +7,9 @@ import pytest
 from airflow.sdk.definitions.retry_policy import RetryAction
 
 from coding_service import CodingServiceRetryPolicy
+from coding_service.call_budget import DAY_S, HOUR_S, CallBudget
 from coding_service.errors import QuotaExceededError
-from coding_service.limiter import DAY, HOUR, CallBudget
-from coding_service.shared_file import SharedFile
+from coding_service.shared_state import SharedFile
 from coding_service.tokens import TokenStore
 
 NOW = 1_800_000_000.0
@@ -65,7 +65,9 @@ def test_the_day_s_calls_run_out(path, clock):
     budget = CallBudget(SharedFile(path, clock), per_second=1000, per_day=3)
     for _ in range(3):
         budget.reserve()
-    with pytest.raises(QuotaExceededError, match=r"no calls .* before 20\d\d-.* UTC: all 3 calls") as caught:
+    with pytest.raises(
+        QuotaExceededError, match=r"no calls .* before 20\d\d-.* UTC: all 3 calls allowed in 24 hours have been made"
+    ) as caught:
         budget.reserve()
     clock.now += caught.value.retry_after
     assert budget.reserve() == 0
@@ -77,13 +79,13 @@ def test_a_refused_call_is_not_counted(path, clock):
     for _ in range(5):
         with pytest.raises(QuotaExceededError):
             budget.reserve()
-    clock.now += 25 * HOUR
+    clock.now += 25 * HOUR_S
     assert budget.reserve() == 0
 
 
-@pytest.mark.parametrize("offset", [0, 1, HOUR // 2, HOUR - 1])
+@pytest.mark.parametrize("offset", [0, 1, HOUR_S // 2, HOUR_S - 1])
 def test_no_24_hours_have_more_calls_than_the_day_s(path, clock, offset):
-    clock.now = NOW - NOW % HOUR + offset
+    clock.now = NOW - NOW % HOUR_S + offset
     budget = CallBudget(SharedFile(path, clock), per_second=1000, per_day=5)
     made = []
     for _ in range(3 * 24 * 12):
@@ -95,14 +97,14 @@ def test_no_24_hours_have_more_calls_than_the_day_s(path, clock, offset):
         clock.now += 300
     assert len(made) >= 15 - 5
     for moment in made:
-        assert sum(moment <= other < moment + DAY for other in made) <= 5
+        assert sum(moment <= other < moment + DAY_S for other in made) <= 5
 
 
 def test_calls_spread_over_the_day_are_freed_as_they_age(path, clock):
     budget = CallBudget(SharedFile(path, clock), per_second=1000, per_day=4)
     for _ in range(4):
         budget.reserve()
-        clock.now += 6 * HOUR
+        clock.now += 6 * HOUR_S
     waits = []
     for _ in range(2):
         try:
@@ -111,7 +113,7 @@ def test_calls_spread_over_the_day_are_freed_as_they_age(path, clock):
             waits.append(error.retry_after)
             clock.now += error.retry_after
             budget.reserve()
-    assert all(wait <= 7 * HOUR for wait in waits)
+    assert all(wait <= 7 * HOUR_S for wait in waits)
 
 
 def test_forty_tasks_of_three_retries_outlive_a_used_up_day(path, clock):
@@ -119,7 +121,7 @@ def test_forty_tasks_of_three_retries_outlive_a_used_up_day(path, clock):
     for calls in (2, 2, 2, 2, 2, 90):  # some quiet hours, then a busy one
         for _ in range(calls):
             budget.reserve()
-        clock.now += HOUR
+        clock.now += HOUR_S
     waiting, tries = 40, 0
     while waiting and tries < 4:
         tries, delay = tries + 1, 0.0
@@ -149,22 +151,22 @@ def test_slowing_down_never_speeds_up(budget):
 
 
 def test_stopping_refuses_everybody_until_it_is_over(budget, path, clock):
-    budget.stop(DAY)
+    budget.stop(DAY_S)
     other = CallBudget(SharedFile(path, clock), per_second=2, per_day=100)
     for one in (budget, other):
-        with pytest.raises(QuotaExceededError, match="limit is exceeded") as caught:
+        with pytest.raises(QuotaExceededError, match='the service reported "Limit Exceeded"') as caught:
             one.reserve()
-        assert caught.value.retry_after == DAY
-    clock.now += DAY
+        assert caught.value.retry_after == DAY_S
+    clock.now += DAY_S
     assert other.reserve() == 0
 
 
-@pytest.mark.parametrize("back", [10, HOUR, DAY, 400 * DAY])
+@pytest.mark.parametrize("back", [10, HOUR_S, DAY_S, 400 * DAY_S])
 def test_a_clock_that_was_wrong_blocks_nobody_for_longer_than_two_days(path, clock, back):
     budget = CallBudget(SharedFile(path, clock), per_second=1, per_day=2)
     budget.reserve()
     budget.reserve()
-    budget.stop(DAY)
+    budget.stop(DAY_S)
     clock.now -= back
     with_waits = 0.0
     for _ in range(5):
@@ -174,13 +176,13 @@ def test_a_clock_that_was_wrong_blocks_nobody_for_longer_than_two_days(path, clo
         except QuotaExceededError as error:
             with_waits += error.retry_after
             clock.now += error.retry_after
-    assert with_waits <= 2 * DAY + HOUR
+    assert with_waits <= 2 * DAY_S + HOUR_S
 
 
 def test_a_clock_that_was_far_ahead_makes_nobody_wait(budget, clock):
-    clock.now += 400 * DAY
+    clock.now += 400 * DAY_S
     budget.reserve()
-    clock.now -= 400 * DAY
+    clock.now -= 400 * DAY_S
     assert budget.reserve() == 0
 
 
@@ -212,8 +214,8 @@ def test_the_budget_can_be_used_while_another_holds_the_token(budget, path):
 SHARED_FILE_PROGRAM = """
 import os, sys
 from pathlib import Path
-from coding_service.limiter import CallBudget
-from coding_service.shared_file import SharedFile
+from coding_service.call_budget import CallBudget
+from coding_service.shared_state import SharedFile
 
 path, out, processes, calls = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 children = []
