@@ -195,8 +195,9 @@ def _scan_csv(path: Path, plan: Plan) -> str:
         columns[f"{name}_{position}" if not name or name in columns else name] = None
     _check_last_line(path, plan)
     return (
-        f"read_csv({_path_literal(path)}, auto_detect=false, header=true, delim={quote_literal(delimiter)}, quote='\"',"
-        f" escape='\"', max_line_size={MAX_LINE_BYTES}, columns={_define_text_columns(columns or ['(none)'])})"
+        f"read_csv({_path_literal(path)}, auto_detect=false, header=true, delim={quote_literal(delimiter)},"
+        f" quote='\"', escape='\"', max_line_size={MAX_LINE_BYTES},"
+        f" columns={_define_text_columns(columns or ['(none)'])})"
     )
 
 

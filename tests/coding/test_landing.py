@@ -105,7 +105,9 @@ def test_an_operation_is_kept_with_its_metadata_as_it_came(filled):
     (part,) = filled.prepared.parts
     told = json.dumps({"modelId": MODEL, "x": "é"}, ensure_ascii=False)
     filled.land([filled.code_part(part, metadata=told.encode())])
-    columns = "operation_id, run_id, part, topic, model_id, records, bytes, state, error, usable, discarded_lines, metadata"
+    columns = (
+        "operation_id, run_id, part, topic, model_id, records, bytes, state, error, usable, discarded_lines, metadata"
+    )
     rows = filled.query(f"SELECT {columns} FROM coding.coding_operations")
     operation = ("run-1-operation-0", "run-1", 0, "osca", MODEL)
     assert rows == [(*operation, 2, part.bytes, "complete", None, 2, 0, told)]
@@ -418,7 +420,10 @@ def test_all_replaces_the_results_of_the_texts_it_sends(filled):
     filled.run(run_id="run-3", selection="all", code=lambda line: code_line(line, result=BAKER))
     texts = filled.query("SELECT occp_text, code, run_id FROM coding.coded_texts ORDER BY 1")
     assert texts == [("baker", "3512", "run-3"), ("chef", "3512", "run-3"), ("nurse", "351311", "run-2")]
-    assert filled.query("SELECT DISTINCT code FROM coding.coded_records WHERE run_id = 'run-3'") == [("3512",), (None,)]
+    assert filled.query("SELECT DISTINCT code FROM coding.coded_records WHERE run_id = 'run-3'") == [
+        ("3512",),
+        (None,),
+    ]
 
 
 def test_a_text_that_another_run_kept_first_keeps_its_result(filled):
@@ -713,7 +718,9 @@ def test_a_landing_that_is_killed_leaves_the_tables_as_before_or_complete(pipeli
 
 def test_dates_are_stored_as_dates_and_times_as_utc(filled):
     filled.run()
-    ((day, coded_at),) = filled.query("SELECT response_date, coded_at FROM coding.coded_records WHERE record_id = '1'")
+    ((day, coded_at),) = filled.query(
+        "SELECT response_date, coded_at FROM coding.coded_records WHERE record_id = '1'"
+    )
     ((now,),) = filled.query("SELECT CAST(now() AT TIME ZONE 'UTC' AS TIMESTAMP)")
     assert day == date.fromisoformat(DAY)
     assert 0 <= (now - coded_at).total_seconds() < 60

@@ -82,7 +82,9 @@ def write_csv(path, frame, **options):
 
 
 def write_parquet(path, frame):
-    rows = [{**row, "response_date": row["response_date"] and date.fromisoformat(row["response_date"])} for row in ANSWERS]
+    rows = [
+        {**row, "response_date": row["response_date"] and date.fromisoformat(row["response_date"])} for row in ANSWERS
+    ]
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
