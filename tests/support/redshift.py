@@ -1,8 +1,8 @@
 """A stand-in for Amazon Redshift in tests.
 
-The driver is the real one (`redshift_connector`), and so are the wire, its errors and the codes of its types; the server
-behind it is PostgreSQL, which Redshift came from. What Redshift has and PostgreSQL has not, COPY and UNLOAD, is done here
-against a real S3 server (moto); what it has not is refused. It shares no code with the warehouse that it tests.
+The driver (`redshift_connector`), its wire protocol, errors and type codes are real. The server is PostgreSQL, from which
+Redshift was derived. COPY and UNLOAD, which PostgreSQL lacks, are implemented here with a real S3 server (moto); what
+Redshift lacks is refused. The stand-in shares no code with the warehouse that it tests.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from include.warehouse.redshift_warehouse import RedshiftWarehouse
 from tests.support.postgres import Postgres
 
 BUCKET, REGION, ROLE = "exchange", "ap-southeast-2", "arn:aws:iam::123456789012:role/exchange"
-#: What PostgreSQL knows of what the driver says about itself when it connects, and what makes it read literals as
-#: Redshift does and see one moment in each transaction.
+#: The startup parameters of the driver that PostgreSQL accepts, and options that make it read literals as Redshift does
+#: and give each transaction one snapshot.
 _STARTUP = (b"user", b"database", b"application_name")
 _OPTIONS = (
     b"options\0-c standard_conforming_strings=off -c escape_string_warning=off"
@@ -55,34 +55,34 @@ _UNLOAD = re.compile(
 _COPY = re.compile(
     rf'COPY (?P<table>"(?:[^"]|"")*"|\w+) FROM (?P<source>{_LITERAL}) {_AUTHORIZATION} FORMAT AS PARQUET', re.DOTALL
 )
-#: What PostgreSQL would take, and Redshift does not, or takes for something else.
+#: Syntax that PostgreSQL supports and Redshift does not, or interprets differently.
 _REFUSED = re.compile(
     r"\bON CONFLICT\b|\bCREATE (?:UNIQUE )?INDEX\b|\bRETURNING\b|\?\s*::|\$\d+\s*::|\bDISTINCT ON\b|\bFILTER \("
     r"|\bIS (?:NOT )?DISTINCT FROM\b|\bLATERAL\b|\bMODE\b|\bpg_temp\.|\bADD COLUMN IF NOT EXISTS\b|\bFROM \(VALUES\b"
     r"|\b(?:UUID|JSONB?|BYTEA|SERIAL|BIGSERIAL)\b|\bAS TEXT\b|\bCREATE .*\bTEXT\b|^UNLOAD\b|^COPY\b|\bE''",
     re.IGNORECASE | re.DOTALL,
 )
-#: Arrow's types of the columns of a result, by the driver's codes.
-_KINDS = {
+#: Arrow types of the columns of a result, by the driver's type codes.
+_ARROW_TYPES = {
     16: pa.bool_(), 20: pa.int64(), 21: pa.int16(), 23: pa.int32(), 25: pa.string(), 700: pa.float32(),
     701: pa.float64(), 705: pa.string(), 1042: pa.string(), 1043: pa.string(), 1082: pa.date32(),
     1114: pa.timestamp("us"), 1184: pa.timestamp("us"),
 }  # fmt: skip
-_TYPES = {
+_COLUMN_TYPES = {
     pa.bool_(): "BOOLEAN", pa.int32(): "INTEGER", pa.int64(): "BIGINT", pa.float64(): "DOUBLE PRECISION",
     pa.string(): "VARCHAR", pa.date32(): "DATE", pa.timestamp("us"): "TIMESTAMP",
 }  # fmt: skip
 
 
 class Connection:
-    """A connection of the driver, to a Redshift that is none.
+    """A connection of the driver to the stand-in.
 
     :param s3: URL of the S3 server
-    :param sent: takes each statement
+    :param statements: list to which each statement is added
     """
 
-    def __init__(self, connection: redshift_connector.Connection, s3: str, sent: list[str]) -> None:
-        self._connection, self.s3, self.sent = connection, s3, sent
+    def __init__(self, connection: redshift_connector.Connection, s3: str, statements: list[str]) -> None:
+        self._connection, self.s3, self.statements = connection, s3, statements
 
     @property
     def autocommit(self) -> bool:
@@ -100,10 +100,10 @@ class Connection:
 
 
 class Cursor:
-    """A cursor of the driver, which refuses what Redshift has not and adds what it has."""
+    """A cursor of the driver that adds COPY and UNLOAD and refuses what Redshift lacks."""
 
     def __init__(self, connection: Connection, cursor: redshift_connector.Cursor) -> None:
-        self._connection, self._cursor, self._loaded = connection, cursor, False
+        self._connection, self._cursor, self._has_exchanged = connection, cursor, False
 
     @property
     def paramstyle(self) -> str:
@@ -115,17 +115,17 @@ class Cursor:
 
     @property
     def description(self) -> list[tuple[Any, ...]] | None:
-        return None if self._loaded else self._cursor.description
+        return None if self._has_exchanged else self._cursor.description
 
     def execute(self, sql: str, args: Sequence[Any] | None = None) -> Cursor:
-        self._connection.sent.append(sql)
-        self._loaded = True
-        if found := _UNLOAD.fullmatch(sql):
-            self._unload(found)
-        elif found := _COPY.fullmatch(sql):
-            self._copy(found)
+        self._connection.statements.append(sql)
+        self._has_exchanged = True
+        if match := _UNLOAD.fullmatch(sql):
+            self._unload(match)
+        elif match := _COPY.fullmatch(sql):
+            self._copy(match)
         else:
-            self._loaded = False
+            self._has_exchanged = False
             self._run(sql, args)
         return self
 
@@ -136,8 +136,8 @@ class Cursor:
         self._cursor.close()
 
     def _run(self, sql: str, args: Sequence[Any] | None = None) -> None:
-        if found := _REFUSED.search(re.sub(_QUOTED, lambda quoted: quoted[0][0] * 2, sql)):
-            self._fail("42601", f'syntax error at or near "{found[0]}"')
+        if match := _REFUSED.search(re.sub(_QUOTED, lambda quotation: quotation[0][0] * 2, sql)):
+            self._fail("42601", f'syntax error at or near "{match[0]}"')
         if re.match("CREATE (TEMP )?TABLE|ALTER TABLE", sql):
             sql = re.sub(r"\bVARCHAR\b(?! *\()", "VARCHAR(256)", sql)
         try:
@@ -145,24 +145,26 @@ class Cursor:
         except ProgrammingError as error:
             if "cross-database references" not in error.args[0]["M"]:
                 raise
-            self._fail("3D000", f"database does not exist: {error.args[0]['M'].split()[-1]}")  # it has those
+            self._fail("3D000", f"database does not exist: {error.args[0]['M'].split()[-1]}")  # Redshift has them
 
-    def _fail(self, state: str, said: str) -> None:
+    def _fail(self, state: str, message: str) -> None:
         with suppress(ProgrammingError):
-            self._cursor.execute("SELECT 1 / 0")  # whatever fails ends a transaction
-        # as the driver raises it; the detail is what nobody must be told
-        raise ProgrammingError({"S": "ERROR", "C": state, "M": said, "D": "row: what a person wrote", "R": "here"})
+            self._cursor.execute("SELECT 1 / 0")  # any failed statement aborts the transaction
+        # as the driver raises it; the detail must not reach any message or log
+        raise ProgrammingError({"S": "ERROR", "C": state, "M": message, "D": "row: what a person wrote", "R": "here"})
 
-    def _unload(self, found: re.Match[str]) -> None:
-        query, to = _content(found["query"]), _content(found["to"])
+    def _unload(self, match: re.Match[str]) -> None:
+        query, to = _content(match["query"]), _content(match["to"])
         if re.search(r"\bLIMIT\b", _outer(query), re.IGNORECASE):
             self._fail("0A000", "Limit clause is not supported in the outer select of UNLOAD")
-        if found["key"] and found["authorization"].startswith("CREDENTIALS"):
+        if match["key"] and match["authorization"].startswith("CREDENTIALS"):
             self._fail("42601", "KMS_KEY_ID is not supported with CREDENTIALS")
         self._run(query)
         if keys_below(self._connection.s3, to):
             self._fail("XX000", f"Specified unload destination on S3 is not empty: {to}")
-        names, kinds = zip(*[(column[0], _KINDS[column[1]]) for column in self._cursor.description], strict=True)
+        names, kinds = zip(
+            *[(column[0], _ARROW_TYPES[column[1]]) for column in self._cursor.description], strict=True
+        )
         if len(set(names)) < len(names):
             self._fail("XX000", "duplicate column names")
         rows = self._cursor.fetchall()
@@ -170,39 +172,39 @@ class Cursor:
         table = pa.table([pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)], list(names))
         for number, half in enumerate((table[: len(rows) // 2], table[len(rows) // 2 :])):
             if half.num_rows:
-                self._put(half, f"{to}{number:04}_part_00.parquet", found)
+                self._put(half, f"{to}{number:04}_part_00.parquet", match)
 
-    def _put(self, table: pa.Table, uri: str, found: re.Match[str]) -> None:
+    def _put(self, table: pa.Table, uri: str, match: re.Match[str]) -> None:
         body, parts = io.BytesIO(), urlsplit(uri)
         pq.write_table(table, body, version="1.0", use_deprecated_int96_timestamps=True, store_schema=False)
-        encryption = {"ServerSideEncryption": "aws:kms" if found["encrypted"] else "AES256"}
-        if found["key"]:
-            encryption["SSEKMSKeyId"] = _content(found["key"])
+        encryption = {"ServerSideEncryption": "aws:kms" if match["encrypted"] else "AES256"}
+        if match["key"]:
+            encryption["SSEKMSKeyId"] = _content(match["key"])
         _client(self._connection.s3).put_object(
             Bucket=parts.netloc, Key=parts.path[1:], Body=body.getvalue(), **encryption
         )
 
-    def _copy(self, found: re.Match[str]) -> None:
-        if "nobody" in found["authorization"]:
+    def _copy(self, match: re.Match[str]) -> None:
+        if "nobody" in match["authorization"]:
             self._fail("XX000", "User is not authorized to assume IAM Role")
-        self._cursor.execute(f"SELECT * FROM {found['table']} LIMIT 0")
-        kinds = [_KINDS[column[1]] for column in self._cursor.description]
-        source = _content(found["source"])
+        self._cursor.execute(f"SELECT * FROM {match['table']} LIMIT 0")
+        kinds = [_ARROW_TYPES[column[1]] for column in self._cursor.description]
+        source = _content(match["source"])
         keys = keys_below(self._connection.s3, source)
         if not keys:
             self._fail("XX000", f"The specified S3 prefix {source!r} does not exist")
         for key in keys:
             body = _client(self._connection.s3).get_object(Bucket=urlsplit(source).netloc, Key=key)["Body"].read()
-            self._load(found["table"], kinds, pq.ParquetFile(io.BytesIO(body), coerce_int96_timestamp_unit="us"))
+            self._load(match["table"], kinds, pq.ParquetFile(io.BytesIO(body), coerce_int96_timestamp_unit="us"))
 
     def _load(self, table: str, kinds: Sequence[pa.DataType], file: pq.ParquetFile) -> None:
         physical = [file.schema.column(number).physical_type for number in range(len(file.schema))]
-        is_moment = [pa.types.is_timestamp(kind) for kind in kinds]
-        if file.schema_arrow.types != list(kinds) or [one == "INT96" for one in physical] != is_moment:
+        is_timestamp = [pa.types.is_timestamp(kind) for kind in kinds]
+        if file.schema_arrow.types != list(kinds) or [name == "INT96" for name in physical] != is_timestamp:
             self._fail(
                 "XX000", f"Spectrum Scan Error: incompatible Parquet schema {file.schema_arrow.types}, {kinds}"
             )
-        row = f"({', '.join(f'CAST(? AS {_TYPES[kind]})' for kind in kinds)})"
+        row = f"({', '.join(f'CAST(? AS {_COLUMN_TYPES[kind]})' for kind in kinds)})"
         for batch in file.iter_batches(1000):
             values = [value for values in zip(*batch.to_pydict().values(), strict=True) for value in values]
             self._cursor.execute(f"INSERT INTO {table} VALUES {', '.join([row] * batch.num_rows)}", values)
@@ -210,9 +212,9 @@ class Cursor:
 
 @dataclass
 class Redshift:
-    """A stand-in that runs, and the places of its databases.
+    """A running stand-in and its databases. A place is the URL of a database, for `open_redshift`.
 
-    :param socket_path: by which the driver reaches it; over TCP each of its statements would wait 40 ms to be sent
+    :param socket_path: socket for the driver; over TCP it would delay each statement by 40 ms
     :param s3: URL of its S3 server
     """
 
@@ -221,43 +223,43 @@ class Redshift:
     s3: str
 
     def create_place(self) -> str:
-        """Make an empty database and return where it is, for `open_redshift`."""
-        return self._place(self.postgres.create_database())
+        """Create an empty database and return its place."""
+        return self._format_place(self.postgres.create_database())
 
     @contextmanager
     def lend_place(self) -> Iterator[str]:
-        """Where an empty database is that is lent for the block."""
+        """Yield the place of an empty database, which is used again afterwards."""
         with self.postgres.lend_database() as database:
-            yield self._place(database)
+            yield self._format_place(database)
         for key in keys_below(self.s3, f"s3://{BUCKET}/{database}/"):
             _client(self.s3).delete_object(Bucket=BUCKET, Key=key)
 
-    def _place(self, database: str) -> str:
+    def _format_place(self, database: str) -> str:
         return f"redshift:///{database}?socket={self.socket_path}&s3={self.s3}"
 
 
 @dataclass
 class Access:
-    """How a test looks into a place: the statements that were sent, and what the session is given."""
+    """What a test sets and observes: credentials, encryption and user, and the statements that the server received."""
 
-    sent: list[str] = field(default_factory=list)
+    statements: list[str] = field(default_factory=list)
     credentials: str = f"aws_iam_role={ROLE}"
     encryption: dict[str, str] = field(default_factory=dict)
     user: str = "postgres"
 
 
 def open_redshift(place: str, access: Access | None = None) -> RedshiftWarehouse:
-    """The warehouse of a place."""
+    """Open the warehouse of a place."""
     parts, access = urlsplit(place), access or Access()
-    told = parse_qs(parts.query)
-    (s3,) = told["s3"]
+    query = parse_qs(parts.query)
+    (s3,) = query["s3"]
 
     def connect() -> Connection:
-        found = redshift_connector.connect(
-            unix_sock=told["socket"][0], database=parts.path[1:], user=access.user, password="", ssl=False,
+        connection = redshift_connector.connect(
+            unix_sock=query["socket"][0], database=parts.path[1:], user=access.user, password="", ssl=False,
             application_name="tests",
         )  # fmt: skip
-        return Connection(found, s3, access.sent)
+        return Connection(connection, s3, access.statements)
 
     filesystem = open_filesystem(s3, access.encryption)
     exchange = f"s3://{BUCKET}{parts.path}/exchange"
@@ -272,10 +274,10 @@ def open_filesystem(s3: str, encryption: dict[str, str] | None = None) -> S3File
 
 
 def keys_below(s3: str, uri: str) -> list[str]:
-    """Keys of the objects whose URI begins with this one."""
+    """Return the keys of the objects whose URI starts with this one."""
     parts = urlsplit(uri)
-    found = _client(s3).list_objects_v2(Bucket=parts.netloc, Prefix=parts.path[1:])
-    return [entry["Key"] for entry in found.get("Contents", [])]
+    response = _client(s3).list_objects_v2(Bucket=parts.netloc, Prefix=parts.path[1:])
+    return [entry["Key"] for entry in response.get("Contents", [])]
 
 
 @cache
@@ -286,23 +288,23 @@ def _client(s3: str) -> Any:
 
 
 def _content(literal: str) -> str:
-    """What a literal of Redshift says."""
-    return re.sub(r"''|\\(.)", lambda found: found[1] or "'", literal[1:-1], flags=re.DOTALL)
+    """Return the text of a Redshift literal."""
+    return re.sub(r"''|\\(.)", lambda match: match[1] or "'", literal[1:-1], flags=re.DOTALL)
 
 
 def _outer(query: str) -> str:
-    """A query without what stands in quotes and parentheses."""
-    left, before = re.sub(_QUOTED, "", query), None
-    while left != before:
-        left, before = re.sub(r"\([^()]*\)", "", left), left
-    return left
+    """Return a query without the parts in quotes and parentheses."""
+    outer, before = re.sub(_QUOTED, "", query), None
+    while outer != before:
+        outer, before = re.sub(r"\([^()]*\)", "", outer), outer
+    return outer
 
 
 @contextmanager
 def run_redshift(postgres: Postgres, s3: str) -> Iterator[Redshift]:
-    """Run the way to PostgreSQL.
+    """Run the stand-in in front of a PostgreSQL server.
 
-    :param s3: URL of the S3 server that it uses
+    :param s3: URL of the S3 server for COPY and UNLOAD
     """
     _client(s3).create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     (path,) = Path(postgres.socket_folder).glob(".s.PGSQL.*[0-9]")
@@ -315,32 +317,33 @@ def run_redshift(postgres: Postgres, s3: str) -> Iterator[Redshift]:
 
 
 def _serve(listener: socket.socket, path: str) -> None:
-    with suppress(OSError):  # it is over
+    with suppress(OSError):  # the socket is closed at the end of the tests
         while True:
             client, _ = listener.accept()
             threading.Thread(target=_connect, args=(client, path), daemon=True).start()
 
 
 def _connect(client: socket.socket, path: str) -> None:
-    """Pass a client on to the server, without what PostgreSQL does not know of its first message."""
+    """Connect a client to the server, without the startup parameters that PostgreSQL does not know."""
     with client, socket.socket(socket.AF_UNIX) as server:
         (length,) = struct.unpack("!I", client.recv(4, socket.MSG_WAITALL))
         first = client.recv(length - 4, socket.MSG_WAITALL)
         fields = first[4:].split(b"\0")
-        told = {name: value for name, value in zip(fields[::2], fields[1::2], strict=False) if name in _STARTUP}
-        kept = first[:4] + b"".join(name + b"\0" + value + b"\0" for name, value in told.items()) + _OPTIONS + b"\0"
+        parameters = {name: value for name, value in zip(fields[::2], fields[1::2], strict=False) if name in _STARTUP}
+        pairs = b"".join(name + b"\0" + value + b"\0" for name, value in parameters.items())
+        startup = first[:4] + pairs + _OPTIONS + b"\0"
         server.connect(path)
-        server.sendall(struct.pack("!I", len(kept) + 4) + kept)
-        back = threading.Thread(target=_pass_on, args=(server, client), daemon=True)
-        back.start()
-        _pass_on(client, server)
-        back.join()
+        server.sendall(struct.pack("!I", len(startup) + 4) + startup)
+        responses = threading.Thread(target=_forward, args=(server, client), daemon=True)
+        responses.start()
+        _forward(client, server)
+        responses.join()
 
 
-def _pass_on(source: socket.socket, target: socket.socket) -> None:
+def _forward(source: socket.socket, target: socket.socket) -> None:
     with suppress(OSError):
-        while sent := source.recv(65536):
-            target.sendall(sent)
+        while data := source.recv(65536):
+            target.sendall(data)
     for side in (source, target):
         with suppress(OSError):
             side.shutdown(socket.SHUT_RDWR)

@@ -60,7 +60,7 @@ def find_uri(statement):
 def test_each_query_is_unloaded_as_parquet_into_its_own_folder(session, access):
     session.read("SELECT 1 AS a").read_all()
     session.read("SELECT 2 AS a").read_all()
-    first, second = access.sent
+    first, second = access.statements
     assert first == f"UNLOAD ('SELECT 1 AS a') TO '{find_uri(first)}' IAM_ROLE '{ROLE}' {UNLOAD_OPTIONS}"
     assert re.fullmatch(rf"s3://{BUCKET}/test_\d+/exchange/[0-9a-f]{{32}}/1/", find_uri(first))
     assert find_uri(second) == find_uri(first).replace("/1/", "/2/")
@@ -82,7 +82,7 @@ def test_rows_are_copied_into_a_temporary_table_with_the_types_of_the_file(sessi
     with session.staged("rows_in", rows):
         ((row,),) = [session.execute('SELECT * FROM "rows_in"')]
     assert row == ("a", 1, 1, 1, 0.5, True, datetime(2026, 10, 5), None)
-    create, copy, _, drop = access.sent
+    create, copy, _, drop = access.statements
     assert create == (
         'CREATE TEMP TABLE "rows_in" ("text" VARCHAR(65535), "small" INTEGER, "number" BIGINT, "large" BIGINT,'
         ' "share" DOUBLE PRECISION, "is" BOOLEAN, "moment" TIMESTAMP, "nothing" VARCHAR(65535))'
@@ -116,7 +116,7 @@ def test_many_rows_become_several_files_and_no_rows_none(session, access, keys, 
     with session.staged("none", pa.table({"n": pa.array([], pa.int32())})):
         assert session.execute("SELECT count(*) FROM none") == [(0,)]
     assert counts == [(3, 3), (0, 0)]
-    assert sum(sql.startswith("COPY") for sql in access.sent) == 1
+    assert sum(sql.startswith("COPY") for sql in access.statements) == 1
 
 
 def test_files_are_removed_as_soon_as_they_have_been_used(warehouse, keys):
@@ -219,7 +219,7 @@ def test_a_query_is_unloaded_once_for_all_its_readers(session, access):
         assert (
             engine.execute("SELECT * FROM rows_out AS x JOIN rows_out AS y USING (a)").fetchall() == before == [(1,)]
         )
-    assert sum(sql.startswith("UNLOAD") for sql in access.sent) == 1
+    assert sum(sql.startswith("UNLOAD") for sql in access.statements) == 1
 
 
 def test_a_limit_at_the_outer_level_is_refused_since_unload_has_none(session):
@@ -231,7 +231,7 @@ def test_a_transaction_starts_with_its_lock(session, access):
     session.execute("CREATE TABLE t (a INTEGER)")
     with session.transaction(lock='"t"'):
         session.execute("SELECT * FROM t")
-    assert access.sent[1:] == ["BEGIN", 'LOCK TABLE "t"', "SELECT * FROM t", "COMMIT"]
+    assert access.statements[1:] == ["BEGIN", 'LOCK TABLE "t"', "SELECT * FROM t", "COMMIT"]
 
 
 def test_without_a_role_the_cluster_gets_keys(place, access):
@@ -241,8 +241,8 @@ def test_without_a_role_the_cluster_gets_keys(place, access):
         with session.staged("t", pa.table({"a": [1]})):
             pass
     clause = f"CREDENTIALS '{KEYS};token=x''y'"
-    assert f"' {clause} {UNLOAD_OPTIONS}" in access.sent[0]
-    assert f"' {clause} FORMAT AS PARQUET" in access.sent[2]
+    assert f"' {clause} {UNLOAD_OPTIONS}" in access.statements[0]
+    assert f"' {clause} FORMAT AS PARQUET" in access.statements[2]
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_both_sides_use_the_encryption_of_the_file_system(
         (our_key,) = keys()
         session.read("SELECT 1 AS a").read_all()
         (cluster_key,) = set(keys()) - {our_key}
-    assert next(sql for sql in access.sent if sql.startswith("UNLOAD")).endswith(f"' {clause}")
+    assert next(sql for sql in access.statements if sql.startswith("UNLOAD")).endswith(f"' {clause}")
     client = boto3.client(
         "s3", endpoint_url=s3.url, region_name=REGION, aws_access_key_id="a", aws_secret_access_key="b"
     )
@@ -341,7 +341,7 @@ def test_the_credentials_are_in_no_message_representation_or_log(place, access, 
             with pytest.raises(WarehouseError) as excinfo:
                 session.read(sql)
             outputs += traceback.format_exception(excinfo.value)
-    assert any("sesame" in sql for sql in access.sent)
+    assert any("sesame" in sql for sql in access.statements)
     assert "sesame" not in "".join(outputs) + caplog.text
 
 
