@@ -40,7 +40,7 @@ _OPTIONS = (
     b"\0"
 )
 
-#: In a quote_literal of Redshift a backslash escapes the next character.
+#: In a literal of Redshift a backslash escapes the next character.
 _LITERAL = r"'(?:[^'\\]|''|\\.)*'"
 _QUOTED = rf'{_LITERAL}|"(?:[^"]|"")*"'
 _AUTHORIZATION = (
@@ -287,9 +287,9 @@ def _client(s3: str) -> Any:
     )
 
 
-def _content(quote_literal: str) -> str:
-    """Return the text of a Redshift quote_literal."""
-    return re.sub(r"''|\\(.)", lambda match: match[1] or "'", quote_literal[1:-1], flags=re.DOTALL)
+def _content(literal: str) -> str:
+    """Return the text of a Redshift literal."""
+    return re.sub(r"''|\\(.)", lambda match: match[1] or "'", literal[1:-1], flags=re.DOTALL)
 
 
 def _outer(query: str) -> str:
