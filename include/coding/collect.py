@@ -100,18 +100,19 @@ def _read_files(
         return read_results(engine, part, operation_id, paths["input"], paths["output"])
 
 
-def store_results(engine: duckdb.DuckDBPyConnection, session: Session, plan: Plan, read_at: str) -> bool:
-    """Add the results to `coded_texts`, and return whether there were any.
+def store_results(engine: duckdb.DuckDBPyConnection, session: Session, plan: Plan, read_at: str) -> None:
+    """Add the results to `coded_texts`.
 
     A text that another run stored first keeps its result, unless all texts are recoded and that run stored it before
-    this one read the source.
+    this one read the source. After recoding, the checksums of earlier runs are removed, so that the next run of any
+    dates joins its records with their texts again.
 
     :param read_at: when this run read the source, ISO 8601, UTC
     """
     texts, text = table(plan.schema, "coded_texts"), session.dialect.text
     ((count,),) = engine.execute("SELECT count(*) FROM results").fetchall()
     if not count:
-        return False
+        return
     # Parts of two attempts of `prepare` can share a text.
     distinct_results = (
         "FROM results ANTI JOIN results AS earlier"
@@ -123,6 +124,10 @@ def store_results(engine: duckdb.DuckDBPyConnection, session: Session, plan: Pla
                 f"DELETE FROM {texts} WHERE topic = ? AND model_id = ? AND coded_at <= ?"
                 " AND text_key IN (SELECT text_key FROM new_results)",
                 [plan.topic, plan.model_id, datetime.fromisoformat(read_at)],
+            )
+            session.execute(
+                f"UPDATE {table(plan.schema, 'coding_runs')} SET checksum = NULL WHERE topic = ? AND model_id = ?",
+                [plan.topic, plan.model_id],
             )
         session.execute(
             f"""
@@ -138,7 +143,6 @@ def store_results(engine: duckdb.DuckDBPyConnection, session: Session, plan: Pla
             """,
             [plan.topic, plan.model_id, plan.model_version, plan.run_id, session.now(), plan.topic, plan.model_id],
         )
-    return True
 
 
 def store_operations(

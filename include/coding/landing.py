@@ -14,9 +14,9 @@ from include.coding.errors import IncompleteError
 from include.coding.handoff import Handoff
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
-from include.coding.publish import publish
+from include.coding.publish import confirm_published, publish
 from include.coding.results import PartResult
-from include.coding.run_log import find_dates, invalidate_checksums, record_run
+from include.coding.run_log import check_sources, find_dates, find_later_spans, find_published_run, record_run
 from include.coding.staging import Staging
 from include.coding.tables import table
 from include.warehouse.warehouse import Warehouse
@@ -61,14 +61,18 @@ def land(
         summaries = read_parts(engine, plan, parts, part_results, staging)
         with warehouse.session() as session:
             with session.transaction(lock=runs):
-                has_results = store_results(engine, session, plan, prepared.read_at)
-                if has_results and plan.selection == "all":
-                    invalidate_checksums(session, plan)
+                store_results(engine, session, plan, prepared.read_at)
                 store_operations(session, plan, parts, part_results, summaries)
             check_complete(engine, plan, parts, part_results, summaries)
             sent = sum(part.records for part in parts)
             with _open_records(staging, prepared) as records, session.transaction(lock=runs):
-                run = publish(engine, session, plan, prepared, records)
+                check_sources(session, plan)
+                later_spans = find_later_spans(session, plan, prepared.read_at)
+                if records is None:
+                    published = find_published_run(session, plan, prepared.checksum, prepared.read)
+                    run = confirm_published(plan, published, later_spans)
+                else:
+                    run = publish(engine, session, plan, prepared, records, later_spans)
                 # Dates that were skipped for a later run are missing from what was read.
                 checksum = prepared.checksum if run.read == prepared.read else None
                 record_run(session, plan, prepared.read_at, checksum, run, sent, len(parts))

@@ -14,14 +14,7 @@ from include.coding.errors import AuditError, IncompleteError
 from include.coding.files import escape_glob
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
-from include.coding.run_log import (
-    RUN_FILTER,
-    PublishedRun,
-    check_sources,
-    find_later_spans,
-    find_published_run,
-    run_filter_values,
-)
+from include.coding.run_log import RUN_FILTER, PublishedRun, run_filter_values
 from include.coding.tables import table
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.warehouse import Session
@@ -33,44 +26,47 @@ MAX_LISTED_SPANS = 10
 log = logging.getLogger(__name__)
 
 
+#: First and last date of a span.
+Span = tuple[date, date]
+
+
+def confirm_published(plan: Plan, published: PublishedRun | None, later_spans: Sequence[Span]) -> PublishedRun:
+    """Return the run that has published exactly the records of this one, as `prepare` found.
+
+    :param published: that run, if its rows are still there
+    :param later_spans: spans of dates that other runs read later
+    :raises AuditError: a threshold is exceeded
+    :raises IncompleteError: what `prepare` found published has changed since
+    """
+    if published is not None:
+        _check_run_shares(plan, published)
+        return published
+    first, last = plan.dates
+    if any(begin <= first and end >= last for begin, end in later_spans):
+        log.warning(_SKIPPED_FOR_LATER_RUN, ", ".join(f"{begin} to {end}" for begin, end in later_spans))
+        return PublishedRun(plan.run_id, 0, 0, 0, 0, 0)
+    raise IncompleteError(
+        f"what was published for {plan.from_date} to {plan.to_date} has changed since `prepare`, or texts were"
+        " coded again: clear `prepare` with downstream, or start another run"
+    )
+
+
 def publish(
-    engine: duckdb.DuckDBPyConnection, session: Session, plan: Plan, prepared: Prepared, records: Path | None
+    engine: duckdb.DuckDBPyConnection,
+    session: Session,
+    plan: Plan,
+    prepared: Prepared,
+    path: Path,
+    later_spans: Sequence[Span],
 ) -> PublishedRun:
     """Replace the published rows of the run's dates with its records, within a transaction of `session`.
 
-    :param records: the run's records, Parquet; None if `prepare` found that exactly these are published already
+    Dates that :func:`_find_skipped_dates` returns stay as they are.
+
+    :param path: the run's records, Parquet
+    :param later_spans: spans of dates that other runs read later
     :raises AuditError: the counts do not add up, or a threshold is exceeded; the caller rolls back
-    :raises IncompleteError: what `prepare` found published has changed since
     """
-    if records is None:
-        run = _confirm_published(session, plan, prepared)
-    else:
-        run = _replace_records(engine, session, plan, prepared, records)
-    if not plan.changed_only:  # otherwise each date has been checked by itself
-        _check_shares(plan, run.read, run.rejected, run.uncoded)
-    return run
-
-
-def _confirm_published(session: Session, plan: Plan, prepared: Prepared) -> PublishedRun:
-    run = find_published_run(session, plan, prepared.checksum, prepared.read)
-    if run is None:
-        first, last = plan.dates
-        spans = find_later_spans(session, plan, prepared.read_at)
-        if any(begin <= first and end >= last for begin, end in spans):
-            log.warning(_SKIPPED_FOR_LATER_RUN, ", ".join(f"{begin} to {end}" for begin, end in spans))
-            return PublishedRun(plan.run_id, 0, 0, 0, 0, 0)
-        raise IncompleteError(
-            f"what was published for {plan.from_date} to {plan.to_date} has changed since `prepare`, or texts were"
-            " coded again: clear `prepare` with downstream, or start another run"
-        )
-    return run
-
-
-def _replace_records(
-    engine: duckdb.DuckDBPyConnection, session: Session, plan: Plan, prepared: Prepared, path: Path
-) -> PublishedRun:
-    """Replace all of the run's dates, except those that :func:`_find_skipped_dates` returns."""
-    check_sources(session, plan)
     if not (prepared.read or plan.changed_only) and (count := _count_published(session, plan)):
         raise AuditError(
             f"nothing was changed: source {plan.source!r} has no records of {plan.from_date} to {plan.to_date}, but"
@@ -80,7 +76,7 @@ def _replace_records(
     model, text = [plan.topic, plan.model_id], session.dialect.text
     read, rejected = prepared.read, prepared.rejected
     with session.staged("staged_records", _query_records(engine, path)):
-        skipped = _merge_into_spans(_find_skipped_dates(session, plan, prepared))
+        skipped = _merge_into_spans(_find_skipped_dates(session, plan, later_spans))
         condition = "".join(" AND NOT response_date BETWEEN ? AND ?" for _ in skipped)
         values = [day for span in skipped for day in span]
         if skipped:
@@ -102,10 +98,12 @@ def _replace_records(
             [*model, plan.model_version, plan.run_id, session.now(), *model, *values],
         )
     where = (RUN_FILTER + condition, [*run_filter_values(plan), *values])
-    return PublishedRun(plan.run_id, read, *_audit(session, plan, where, read, rejected), prepared.texts)
+    run = PublishedRun(plan.run_id, read, *_audit(session, plan, where, read, rejected), prepared.texts)
+    _check_run_shares(plan, run)
+    return run
 
 
-def _find_skipped_dates(session: Session, plan: Plan, prepared: Prepared) -> set[date]:
+def _find_skipped_dates(session: Session, plan: Plan, later_spans: Sequence[Span]) -> set[date]:
     """Return the dates whose published rows stay unchanged, and log why.
 
     These are the dates that another run read later, and those of which the source has no record any more, because it
@@ -115,8 +113,7 @@ def _find_skipped_dates(session: Session, plan: Plan, prepared: Prepared) -> set
     published_dates = f"SELECT DISTINCT response_date FROM {_records_table(plan)} WHERE {RUN_FILTER}"
     published = _select_dates(session, published_dates, run_filter_values(plan))
     staged = _select_dates(session, "SELECT DISTINCT response_date FROM staged_records")
-    spans = find_later_spans(session, plan, prepared.read_at)
-    later = {day for day in published if any(first <= day <= last for first, last in spans)}
+    later = {day for day in published if any(first <= day <= last for first, last in later_spans)}
     vanished = set() if plan.max_records else published - staged
     if later:
         log.warning(_SKIPPED_FOR_LATER_RUN, _format_dates(later))
@@ -186,9 +183,9 @@ def _select_dates(session: Session, query: str, values: Sequence[Any] = ()) -> s
     return {day for (day,) in session.execute(query, values)}
 
 
-def _merge_into_spans(days: Iterable[date]) -> list[tuple[date, date]]:
+def _merge_into_spans(days: Iterable[date]) -> list[Span]:
     """Merge dates into spans, because an engine takes minutes to plan a statement with a thousand conditions."""
-    spans: list[tuple[date, date]] = []
+    spans: list[Span] = []
     for day in sorted(days):
         if spans and (day - spans[-1][1]).days == 1:
             spans[-1] = (spans[-1][0], day)
@@ -236,6 +233,11 @@ def _audit(
             f" {sum(counts.values())} ({counts}); {lost} have a text without a result: start another run"
         )
     return counts["coded"], counts["uncoded"], counts["rejected"]
+
+
+def _check_run_shares(plan: Plan, run: PublishedRun) -> None:
+    if not plan.changed_only:  # otherwise each date is checked by itself
+        _check_shares(plan, run.read, run.rejected, run.uncoded)
 
 
 def _check_shares(plan: Plan, read: int, rejected: int, uncoded: int) -> None:

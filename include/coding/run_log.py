@@ -127,11 +127,3 @@ def record_run(
         run.texts, sent, operations, session.now(),
     )  # fmt: skip
     session.execute(f"INSERT INTO {runs} VALUES ({', '.join('?' * len(row))})", row)
-
-
-def invalidate_checksums(session: Session, plan: Plan) -> None:
-    """Make the next run of any dates join its records with their texts again, because texts were coded again."""
-    session.execute(
-        f"UPDATE {table(plan.schema, 'coding_runs')} SET checksum = NULL WHERE topic = ? AND model_id = ?",
-        [plan.topic, plan.model_id],
-    )
