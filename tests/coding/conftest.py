@@ -34,7 +34,7 @@ from include.coding.results import PartResult
 from include.coding.staging import Staging
 from tests.support.warehouses import open_warehouse
 job = json.loads(Path(sys.argv[1]).read_text())
-warehouse = open_warehouse(job["place"], patience=60)
+warehouse = open_warehouse(job["place"], lock_timeout_s=60)
 results = [PartResult.from_dict(result) for result in job["part_results"]]
 plan, prepared = Plan.from_dict(job["plan"]), Prepared.from_dict(job["prepared"])
 print("ready", flush=True)
