@@ -1,4 +1,4 @@
-"""A running local coding service, an Airflow connection to it, and what a task finds around itself."""
+"""Fixtures: a running local coding service, an Airflow connection to it, and the context of a task."""
 
 import json
 import os
@@ -22,7 +22,7 @@ CONN_ID = "coding_service_default"
 
 
 class Remote:
-    """A running local coding service, its knobs and its journal."""
+    """A running local coding service, its controls and its journal."""
 
     def __init__(self, service, session):
         self.service, self.url, self._session = service, service.url, session
@@ -45,16 +45,16 @@ class Remote:
         return self.knob("GET", "operations")["operations"]
 
     def journal(self, method=None, contains=""):
-        """The requests so far, those of one method and with this in their path."""
-        arrived = {one["operation_id"] for one in self.operations() if one["uploaded_at"]}
-        while True:  # the answer to an upload may be here a moment before its entry
+        """Return the requests so far with this method and this text in their path."""
+        uploads = {one["operation_id"] for one in self.operations() if one["uploaded_at"]}
+        while True:  # the answer to an upload can arrive a moment before its journal entry
             entries = self.knob("GET", "journal")["entries"]
-            if arrived <= {one["operation_id"] for one in entries if (one["method"], one["status"]) == ("PUT", 200)}:
+            if uploads <= {one["operation_id"] for one in entries if (one["method"], one["status"]) == ("PUT", 200)}:
                 break
         return [one for one in entries if method in (None, one["method"]) and contains in one["path"]]
 
     def forget_tokens(self):
-        """Withdraw every token that was issued, as if an hour had passed."""
+        """Revoke every token, as if an hour had passed."""
         self.jump(3601)
 
 
@@ -73,7 +73,7 @@ def running_service(tmp_path_factory):
 
 @pytest.fixture
 def remote(running_service, plain_session):
-    """A local service that remembers nothing and shows every end at once."""
+    """A local service without any state, whose operations end at once."""
     remote = Remote(running_service, plain_session)
     remote.knob("POST", "reset")
     remote.progression("immediate")
@@ -89,8 +89,8 @@ def connect(monkeypatch, tmp_path):
     ):
         fields = {"conn_type": "coding_service", "host": url, "login": login, "password": password}
         settings = {"auth_host": url, "requests_per_second": 10_000, "state_dir": str(tmp_path / "state"), **extra}
-        given = {name: value for name, value in settings.items() if value is not None}
-        connection = {**fields, "port": port, "schema": schema, "extra": given}
+        extra = {name: value for name, value in settings.items() if value is not None}
+        connection = {**fields, "port": port, "schema": schema, "extra": extra}
         monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
         return tmp_path / "state"
 
@@ -99,7 +99,7 @@ def connect(monkeypatch, tmp_path):
 
 @pytest.fixture
 def budget_database(postgres, monkeypatch):
-    """An empty database for the call budget, with an Airflow connection `budget` to it; its name."""
+    """Return the name of an empty database for the call budget; the Airflow connection `budget` leads to it."""
     name = postgres.create_database()
     connection = {"conn_type": "postgres", "host": postgres.socket_folder, "login": "postgres", "schema": name}
     monkeypatch.setenv("AIRFLOW_CONN_BUDGET", json.dumps(connection))
@@ -107,8 +107,8 @@ def budget_database(postgres, monkeypatch):
 
 
 @pytest.fixture(params=["file", "postgres"])
-def budget_place(request):
-    """What a connection's extra says of the place of the budget, once for each kind."""
+def budget_extra(request):
+    """Return the extra fields that select where the budget is kept, once for each kind."""
     if request.param == "file":
         return {}
     request.getfixturevalue("budget_database")
@@ -123,8 +123,8 @@ def connected(remote, connect):
 
 
 @dataclass(frozen=True)
-class Received:
-    """A request as a server sees it."""
+class ReceivedRequest:
+    """A request that a server received."""
 
     method: str
     path: str
@@ -132,13 +132,13 @@ class Received:
     body: bytes
 
     def header(self, name):
-        return next((value for known, value in self.headers if known.lower() == name.lower()), None)
+        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
 
 class RawServer:
-    """A server that answers as a test says and keeps what it received.
+    """A server whose answers a test defines, and which keeps the requests that it received.
 
-    :param answer: called with the request and a :class:`Reply`
+    :param answer: called with each request and a :class:`Reply`
     """
 
     def __init__(self, answer):
@@ -164,7 +164,7 @@ class RawServer:
 
             def reply(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                received.append(Received(self.command, self.path, self.headers.items(), body))
+                received.append(ReceivedRequest(self.command, self.path, self.headers.items(), body))
                 answer(received[-1], Reply(self))
 
             do_GET = do_PUT = do_POST = reply
@@ -175,14 +175,14 @@ class RawServer:
         return Handler
 
     def stop(self):
-        """Stop; a second time does no harm."""
+        """Stop the server; a second call has no effect."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
 
 
 class Reply:
-    """The ways to answer a request."""
+    """Ways to answer a request."""
 
     def __init__(self, handler):
         self._handler = handler
@@ -204,7 +204,7 @@ class Reply:
             self._handler.wfile.write(block)
 
     def cut(self):
-        """Close the connection without a (further) word."""
+        """Close the connection without sending anything more."""
         self._handler.wfile.flush()
         self._handler.connection.shutdown(socket.SHUT_RDWR)
         self._handler.close_connection = True
@@ -218,7 +218,7 @@ class Reply:
 
 @pytest.fixture
 def serve():
-    """Return a function that starts a server on the rule how to answer."""
+    """Return a function that starts a server with a function that answers its requests."""
     running = []
 
     def start(answer):
@@ -231,7 +231,7 @@ def serve():
 
 
 class FakeStore:
-    """Stands for Airflow's task state store: JSON values by key."""
+    """A fake of Airflow's task state store: JSON values by key."""
 
     def __init__(self):
         self.values = {}
@@ -244,7 +244,7 @@ class FakeStore:
 
 
 class FakeTaskInstance:
-    """Stands for the running task instance: keeps what is pushed, and has never been rescheduled."""
+    """A fake of the running task instance: keeps XComs, and has never been rescheduled."""
 
     def __init__(self):
         self.xcoms = {}
@@ -260,7 +260,7 @@ class FakeTaskInstance:
 
 @pytest.fixture
 def new_context():
-    """Return a function that makes the context of a task's first try."""
+    """Return a function that makes the context of a task's first attempt."""
     return lambda: {"task_state_store": FakeStore(), "ti": FakeTaskInstance()}
 
 
@@ -283,7 +283,7 @@ def run():
 
 @pytest.fixture
 def fernet_key(monkeypatch):
-    """Return a function that gives Airflow a Fernet key, or none."""
+    """Return a function that sets Airflow's Fernet key; "" for none."""
     from airflow.sdk.crypto import get_fernet
 
     def use(key):
@@ -296,49 +296,49 @@ def fernet_key(monkeypatch):
 
 @pytest.fixture
 def encrypted(fernet_key):
-    """Airflow has a Fernet key."""
+    """Set a Fernet key for Airflow."""
     fernet_key(Fernet.generate_key().decode())
 
 
 @pytest.fixture
 def input_file(tmp_path):
-    """An input file of three lines."""
+    """Return the path of an input file of three lines."""
     path = tmp_path / "part-0.jsonl"
     lines = [{"recordId": f"r{n}", "occp_text": f"baker {n}", "tasks_text": "bakes"} for n in range(3)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
 
-def command_of(program, arguments):
-    """What starts a program in an interpreter of its own that finds this project."""
+def python_command(program, arguments):
+    """Return the arguments of subprocess for a program in another interpreter that can import this project."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "plugins"), str(ROOT)])}
     return {"args": [sys.executable, "-c", program, *map(str, arguments)], "env": environment}
 
 
 @pytest.fixture
 def run_python():
-    """Return a function that runs a program in an interpreter of its own and gives back what it printed."""
+    """Return a function that runs a program in another interpreter and returns its output."""
 
     def run_program(program, *arguments):
-        done = subprocess.run(
-            **command_of(program, arguments), capture_output=True, text=True, check=False, timeout=120
+        process = subprocess.run(
+            **python_command(program, arguments), capture_output=True, text=True, check=False, timeout=120
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert process.returncode == 0, process.stderr
+        return process.stdout
 
     return run_program
 
 
 @pytest.fixture
 def start_python():
-    """Return a function that starts a program in an interpreter of its own."""
-    started = []
+    """Return a function that starts a program in another interpreter."""
+    processes = []
 
     def start_program(program, *arguments):
-        started.append(subprocess.Popen(**command_of(program, arguments), stdout=subprocess.PIPE, text=True))
-        return started[-1]
+        processes.append(subprocess.Popen(**python_command(program, arguments), stdout=subprocess.PIPE, text=True))
+        return processes[-1]
 
     yield start_program
-    for process in started:
+    for process in processes:
         process.kill()
         process.communicate()

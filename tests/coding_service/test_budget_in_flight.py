@@ -1,4 +1,4 @@
-"""Forty operations in flight, three processes, one budget: what arrives at the service never exceeds it."""
+"""The calls of forty operations and three processes together never exceed the one budget that they share."""
 
 import asyncio
 from datetime import datetime
@@ -9,10 +9,10 @@ from coding_service import CodingServiceAsyncHook, CodingServiceHook
 from coding_service.errors import QuotaExceededError, TooManyRequestsError
 
 PER_SECOND = 5
-#: Seconds by which an arrival may be late against its moment: what passes between the end of a wait and the first
-#: byte at the service (the budget is looked at again, a connection is opened, two cores are shared by all). A late
-#: call followed by a punctual one arrives closer to it than their moments are. Measured: 0.05 on a quiet machine; here
-#: one interval, so that no stretch of time holds more than one call above the budget.
+#: Seconds by which a call can arrive later than its reserved moment: after the wait, the budget is checked again and a
+#: connection is opened, on two busy cores. A late call and a punctual one arrive closer together than their moments
+#: are. Measured: 0.05 on an idle machine. One interval is allowed here, so that no period contains more than one call
+#: above the budget.
 JITTER = 1 / PER_SECOND
 
 TRIGGERS = """
@@ -34,15 +34,15 @@ HOOK_CALLS = """
 import sys
 from coding_service import CodingServiceHook
 
-left = sys.argv[1:]
-while left:
-    left = [one for one in left if not CodingServiceHook().operation("osca", one).status.is_terminal]
+ids = sys.argv[1:]
+while ids:
+    ids = [one for one in ids if not CodingServiceHook().operation("osca", one).status.is_terminal]
 """
 
 
 @pytest.fixture
 def forty_operations(remote, connect, input_file, tmp_path):
-    """Forty operations with their input, made by a connection whose budget is another."""
+    """Return the ids of forty operations that have their input, created through a connection with another budget."""
     remote.progression("by_polls", polls=1)
     connect(remote.url, conn_id="setup", state_dir=str(tmp_path / "setup"))
     hook = CodingServiceHook("setup")
@@ -59,9 +59,9 @@ def arrivals(remote):
 
 
 def test_forty_operations_polled_by_three_processes_stay_within_the_budget(
-    remote, connect, budget_place, forty_operations, start_python
+    remote, connect, budget_extra, forty_operations, start_python
 ):
-    connect(remote.url, requests_per_second=PER_SECOND, **budget_place)
+    connect(remote.url, requests_per_second=PER_SECOND, **budget_extra)
     processes = [
         start_python(TRIGGERS, *forty_operations[:16]),
         start_python(TRIGGERS, *forty_operations[16:32]),
@@ -81,46 +81,50 @@ def test_forty_operations_polled_by_three_processes_stay_within_the_budget(
 
 
 @pytest.fixture
-def place(remote, connect, budget_place):
-    """Where the budget of the default connection lies."""
-    connect(remote.url, requests_per_second=PER_SECOND, **budget_place)
+def budget_state(remote, connect, budget_extra):
+    """The state of the budget of the default connection."""
+    connect(remote.url, requests_per_second=PER_SECOND, **budget_extra)
     return CodingServiceHook()._flow._budget._state
 
 
-async def ask(operation_id):
+async def get_operation(operation_id):
     return await CodingServiceAsyncHook().operation("osca", operation_id)
 
 
-async def test_a_budget_that_another_holds_does_not_hold_up_the_event_loop(place, forty_operations):
-    with place.lock():
-        call = asyncio.create_task(ask(forty_operations[0]))
-        await asyncio.wait([call], timeout=0.5)  # in one that waits itself, this line would not be reached again
+async def test_a_locked_budget_does_not_block_the_event_loop(budget_state, forty_operations):
+    with budget_state.lock():
+        call = asyncio.create_task(get_operation(forty_operations[0]))
+        await asyncio.wait([call], timeout=0.5)  # if the loop were blocked, this line would not be reached again
         assert not call.done()
     assert (await call).operation_id == forty_operations[0]
 
 
-async def test_a_call_cancelled_while_it_waits_for_the_budget_holds_nobody_up(remote, place, forty_operations):
-    with place.lock():
-        call = asyncio.create_task(ask(forty_operations[0]))
+async def test_a_call_that_is_cancelled_while_it_waits_for_the_budget_delays_no_other_call(
+    remote, budget_state, forty_operations
+):
+    with budget_state.lock():
+        call = asyncio.create_task(get_operation(forty_operations[0]))
         await asyncio.wait([call], timeout=0.5)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-    assert (await ask(forty_operations[1])).operation_id == forty_operations[1]
+    assert (await get_operation(forty_operations[1])).operation_id == forty_operations[1]
     assert len(arrivals(remote)) == 1
 
 
-async def test_those_who_wait_for_their_moment_do_not_call_after_an_exceeded_limit(remote, place, forty_operations):
+async def test_calls_that_wait_for_their_moment_are_not_sent_after_limit_exceeded(
+    remote, budget_state, forty_operations
+):
     remote.fault("limit_exceeded", path_contains="/operations/")
-    results = await asyncio.gather(*map(ask, forty_operations[:10]), return_exceptions=True)
+    results = await asyncio.gather(*map(get_operation, forty_operations[:10]), return_exceptions=True)
     assert {type(result) for result in results} == {QuotaExceededError}
     assert len(arrivals(remote)) == 1
 
 
-async def test_too_many_requests_hold_everybody_up(remote, place, forty_operations):
+async def test_too_many_requests_delays_all_callers(remote, budget_state, forty_operations):
     remote.fault("too_many_requests", path_contains="/operations/", retry_after=1)
     with pytest.raises(TooManyRequestsError):
-        await ask(forty_operations[0])
+        await get_operation(forty_operations[0])
     CodingServiceHook().operation("osca", forty_operations[1])
     first, second = arrivals(remote)
     assert second - first >= 1

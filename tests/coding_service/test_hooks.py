@@ -1,4 +1,4 @@
-"""The hooks against the local service: an Airflow connection in, typed models out, the same from either hook."""
+"""Both hooks with the local service: an Airflow connection gives access to typed models."""
 
 import asyncio
 import inspect
@@ -28,7 +28,7 @@ MISSING = "c0ffee00-0000-4000-8000-000000000000"
 
 
 class EitherHook:
-    """One of the two hooks, with the one method that both have."""
+    """One of the two hooks, with the method that both have."""
 
     def __init__(self, hook_class):
         self.hook = hook_class()
@@ -40,7 +40,7 @@ class EitherHook:
 
 @pytest.fixture(params=[CodingServiceHook, CodingServiceAsyncHook])
 def either(request):
-    """Return a function that makes the synchronous hook, then the asynchronous one."""
+    """Return a function that makes a hook: the synchronous one, then the asynchronous one."""
     return lambda: EitherHook(request.param)
 
 
@@ -57,7 +57,7 @@ def finish_operation(hook, path):
     return operation_id
 
 
-# ---- what the service offers -------------------------------------------------------------------------------------
+# ---- methods of the service -------------------------------------------------------------------------------------
 
 
 def test_topics_and_models_are_listed(connected):
@@ -71,23 +71,23 @@ def test_topics_and_models_are_listed(connected):
     assert models[0].input_format == ("occp_text", "tasks_text")
 
 
-def test_latest_is_pinned_to_the_latest_model(connected):
+def test_latest_resolves_to_the_latest_model(connected):
     hook = CodingServiceHook()
     assert hook.pin_model("osca", "latest") == hook.latest_model("osca")
 
 
-def test_a_guid_is_pinned_to_the_model_that_has_it(connected):
+def test_a_guid_resolves_to_its_model(connected):
     hook = CodingServiceHook()
     older = hook.models("osca")[0]
     assert hook.pin_model("osca", older.model_id) == older
 
 
-def test_an_unknown_topic_is_refused_with_those_there_are(connected):
+def test_an_unknown_topic_is_refused_with_a_list_of_topics(connected):
     with pytest.raises(NotFoundError, match=r"no topic 'isco'; it has \['anzsco', 'osca'\]"):
         CodingServiceHook().pin_model("isco", "latest")
 
 
-def test_an_unknown_model_is_refused_with_those_there_are(connected):
+def test_an_unknown_model_is_refused_with_a_list_of_models(connected):
     hook = CodingServiceHook()
     with pytest.raises(
         NotFoundError, match=f"topic 'osca' has no model '{MISSING}'; use 'latest' or one of "
@@ -97,7 +97,7 @@ def test_an_unknown_model_is_refused_with_those_there_are(connected):
         assert f"{model.model_id} (version {model.version})" in str(caught.value)
 
 
-def test_an_operation_goes_from_creation_to_its_files(connected, input_file, tmp_path):
+def test_an_operation_is_created_uploaded_and_downloaded(connected, input_file, tmp_path):
     hook = CodingServiceHook()
     model = hook.models("osca")[0]
     grant = hook.create_operation("osca", model.model_id)
@@ -113,7 +113,7 @@ def test_an_operation_goes_from_creation_to_its_files(connected, input_file, tmp
     assert connected.operations()[0]["model_id"] == model.model_id
 
 
-def test_a_topic_of_another_model_is_refused(connected):
+def test_a_model_of_another_topic_is_refused(connected):
     hook = CodingServiceHook()
     with pytest.raises(CodingServiceError, match="Selected model does not match the input topic") as caught:
         hook.create_operation("anzsco", hook.models("osca")[0].model_id)
@@ -125,7 +125,7 @@ async def test_an_unknown_operation_is_not_found(connected, either):
         await either().operation("osca", MISSING)
 
 
-async def test_both_hooks_say_the_same_of_an_operation(connected, either, input_file):
+async def test_both_hooks_return_the_same_operation(connected, either, input_file):
     operation_id = finish_operation(CodingServiceHook(), input_file)
     operation = await either().operation("osca", operation_id)
     assert isinstance(operation, Operation)
@@ -140,7 +140,7 @@ async def test_both_hooks_share_one_token(connected, either, input_file):
     assert len(connected.journal("POST", "/oauth2/token")) == 1
 
 
-async def test_both_hooks_replace_a_withdrawn_token_once(connected, either):
+async def test_both_hooks_replace_a_revoked_token_once(connected, either):
     CodingServiceHook().topics()
     connected.forget_tokens()
     with pytest.raises(NotFoundError):
@@ -149,10 +149,10 @@ async def test_both_hooks_replace_a_withdrawn_token_once(connected, either):
     assert len(connected.journal("POST", "/oauth2/token")) == 2
 
 
-# ---- how it is sent ----------------------------------------------------------------------------------------------
+# ---- sending ----------------------------------------------------------------------------------------------
 
 
-async def test_requests_have_the_bare_token_and_nothing_of_the_connection(serve, connect, either):
+async def test_requests_contain_the_bare_token_and_no_field_of_the_connection(serve, connect, either):
     def answer(request, reply):
         if request.path == "/oauth2/token":
             reply(200, {"access_token": "t0ken", "token_type": "Bearer"})
@@ -170,14 +170,14 @@ async def test_requests_have_the_bare_token_and_nothing_of_the_connection(serve,
     assert (status_request.method, status_request.body) == ("GET", b"")
     assert status_request.header("Authorization") == "t0ken"
     assert status_request.header("Content-Type") == "application/json"
-    of_http_itself = {"host", "accept", "accept-encoding", "user-agent", "connection"}
+    http_headers = {"host", "accept", "accept-encoding", "user-agent", "connection"}
     for request in server.requests:
-        names = {name.lower() for name, _ in request.headers} - of_http_itself
+        names = {name.lower() for name, _ in request.headers} - http_headers
         assert names <= {"authorization", "content-type", "content-length"}
         assert "?" not in request.path
 
 
-async def test_netrc_changes_nothing_in_what_is_sent(connected, either, monkeypatch, tmp_path):
+async def test_netrc_does_not_change_the_requests(connected, either, monkeypatch, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login somebody password 0therSecret\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -199,7 +199,7 @@ async def test_a_redirect_is_not_followed(serve, connect, either):
     assert other.requests == []
 
 
-async def test_the_proxy_of_the_environment_is_used_by_both(serve, connect, either, monkeypatch):
+async def test_both_hooks_use_the_proxy_of_the_environment(serve, connect, either, monkeypatch):
     def answer(request, reply):
         if request.path.endswith("/oauth2/token"):
             reply(200, {"access_token": "t0ken"})
@@ -218,7 +218,7 @@ async def test_the_proxy_of_the_environment_is_used_by_both(serve, connect, eith
     ]
 
 
-async def test_the_proxy_of_the_connection_is_used_by_both(serve, connect, either):
+async def test_both_hooks_use_the_proxy_of_the_connection(serve, connect, either):
     def answer(request, reply):
         reply(200, {"access_token": "t0ken", "operationStatus": "in_progress"})
 
@@ -228,14 +228,16 @@ async def test_the_proxy_of_the_connection_is_used_by_both(serve, connect, eithe
     assert len(proxy.requests) == 2
 
 
-async def test_a_prefix_that_the_service_refuses_is_an_authorization_error(remote, connect, either):
+async def test_a_refused_authorization_prefix_raises_an_authorization_error(remote, connect, either):
     connect(remote.url, authorization_prefix="Bearer")
     with pytest.raises(AuthorizationError, match="explicit deny"):
         await either().operation("osca", MISSING)
     assert [one["status"] for one in remote.journal("GET")] == [403, 403]
 
 
-async def test_a_wrong_secret_says_where_to_look_and_does_not_show_it(remote, connect, either):
+async def test_the_error_for_a_wrong_secret_says_what_to_check_and_does_not_contain_the_secret(
+    remote, connect, either
+):
     connect(remote.url, password="wr0ngSecret")
     with pytest.raises(AuthorizationError, match=r"'invalid_client'.*login.*password") as caught:
         await either().operation("osca", MISSING)
@@ -243,7 +245,7 @@ async def test_a_wrong_secret_says_where_to_look_and_does_not_show_it(remote, co
     assert remote.journal("GET") == []
 
 
-async def test_a_service_that_is_down_says_which_and_what_to_look_at(serve, connect, either):
+async def test_the_error_for_a_service_that_is_down_contains_its_url_and_what_to_check(serve, connect, either):
     server = serve(lambda request, reply: reply(200))
     url = server.url
     server.stop()
@@ -254,29 +256,29 @@ async def test_a_service_that_is_down_says_which_and_what_to_look_at(serve, conn
         await either().operation("osca", "op-1")
 
 
-async def test_a_service_that_does_not_answer_is_given_up_after_the_timeout(serve, connect, either):
+async def test_a_call_without_an_answer_fails_after_the_timeout(serve, connect, either):
     def answer(request, reply):
         if request.path == "/oauth2/token":
             reply(200, {"access_token": "t0ken"})
         else:
-            done.wait(5)
+            stop.wait(5)
 
-    done = threading.Event()
+    stop = threading.Event()
     connect(serve(answer).url, timeout=0.2)
     try:
         with pytest.raises(ServiceUnavailableError, match="GET .*failed without an answer .*Timeout"):
             await either().operation("osca", "op-1")
     finally:
-        done.set()
+        stop.set()
 
 
-async def test_a_service_that_hangs_up_may_be_asked_again(serve, connect, either):
+async def test_a_closed_connection_raises_a_retryable_error(serve, connect, either):
     connect(serve(lambda request, reply: reply.cut()).url)
     with pytest.raises(ServiceUnavailableError, match="failed without an answer"):
         await either().operation("osca", "op-1")
 
 
-async def test_a_missing_connection_says_how_to_make_one(either, monkeypatch):
+async def test_the_error_for_a_missing_connection_says_how_to_create_one(either, monkeypatch):
     monkeypatch.delenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT", raising=False)
     with pytest.raises(SettingsError, match=r"no Airflow connection 'coding_service_default'.*AIRFLOW_CONN_CODING"):
         await either().operation("osca", "op-1")
@@ -288,7 +290,7 @@ async def test_a_connection_with_a_wrong_field_is_refused(connect, either):
         await either().operation("osca", "op-1")
 
 
-async def test_too_many_requests_slow_everybody_down(connected, either, tmp_path):
+async def test_too_many_requests_delays_the_next_call_of_any_hook(connected, either, tmp_path):
     connected.fault("too_many_requests", retry_after=7)
     with pytest.raises(TooManyRequestsError, match="too close together") as caught:
         await either().operation("osca", MISSING)
@@ -296,7 +298,7 @@ async def test_too_many_requests_slow_everybody_down(connected, either, tmp_path
     assert 6 < CodingServiceHook()._flow._budget.reserve() <= 7
 
 
-async def test_an_exceeded_limit_stops_everybody_for_a_day_without_another_call(connected, either):
+async def test_limit_exceeded_stops_all_hooks_for_a_day(connected, either):
     connected.fault("limit_exceeded")
     with pytest.raises(QuotaExceededError, match="request a higher quota") as caught:
         await either().operation("osca", MISSING)
@@ -308,7 +310,7 @@ async def test_an_exceeded_limit_stops_everybody_for_a_day_without_another_call(
     assert len(connected.journal()) == calls
 
 
-async def test_a_server_error_may_be_tried_again(connected, either):
+async def test_a_server_error_is_retryable(connected, either):
     connected.fault("server_error")
     hook = either()
     with pytest.raises(ServiceUnavailableError, match="HTTP 500 'Error performing request'"):
@@ -317,7 +319,7 @@ async def test_a_server_error_may_be_tried_again(connected, either):
         await hook.operation("osca", MISSING)
 
 
-def test_calls_are_as_far_apart_as_the_connection_says(remote, connect):
+def test_calls_are_spaced_by_the_rate_of_the_connection(remote, connect):
     connect(remote.url, requests_per_second=20)
     hook = CodingServiceHook()
     start = time.monotonic()
@@ -326,7 +328,7 @@ def test_calls_are_as_far_apart_as_the_connection_says(remote, connect):
     assert time.monotonic() - start >= 4 / 20
 
 
-def test_a_throttling_service_is_never_called_too_fast_by_two_hooks(remote, connect):
+def test_two_hooks_together_do_not_exceed_the_rate(remote, connect):
     connect(remote.url, requests_per_second=20)
     hooks = [CodingServiceHook(), CodingServiceHook()]
     for _ in range(3):
@@ -335,7 +337,7 @@ def test_a_throttling_service_is_never_called_too_fast_by_two_hooks(remote, conn
     assert [one["status"] for one in remote.journal("GET")] == [200] * 6
 
 
-async def test_an_answer_that_is_no_status_is_refused(serve, connect, either):
+async def test_an_unknown_status_raises_a_protocol_error(serve, connect, either):
     connect(serve(lambda request, reply: reply(200, {"access_token": "t0ken", "operationStatus": "paused"})).url)
     with pytest.raises(ProtocolError, match="unknown status 'paused'"):
         await either().operation("osca", "op-1")
@@ -344,14 +346,16 @@ async def test_an_answer_that_is_no_status_is_refused(serve, connect, either):
 # ---- download ----------------------------------------------------------------------------------------------------
 
 
-def test_an_operation_under_way_has_nothing_to_download(connected, tmp_path):
+def test_an_operation_that_is_not_complete_cannot_be_downloaded(connected, tmp_path):
     hook = CodingServiceHook()
     grant = hook.create_operation("osca", hook.latest_model("osca").model_id)
     with pytest.raises(OperationFailedError, match=f"'{grant.operation_id}' is 'awaiting_input': it has no output"):
         hook.download("osca", grant.operation_id, tmp_path / "o", tmp_path / "m")
 
 
-def test_files_that_are_deleted_are_told_from_files_that_never_were(connected, input_file, tmp_path):
+def test_the_error_for_deleted_files_differs_from_the_one_for_an_incomplete_operation(
+    connected, input_file, tmp_path
+):
     hook = CodingServiceHook()
     operation_id = finish_operation(hook, input_file)
     connected.jump(86_401)
@@ -369,7 +373,7 @@ def test_an_expired_link_costs_one_more_status_call(connected, input_file, tmp_p
     assert len(connected.journal("GET", "/v1/")) == before + 2
 
 
-def test_metadata_that_does_not_come_down_loses_nothing(connected, input_file, tmp_path):
+def test_a_failed_metadata_download_does_not_fail_the_output_download(connected, input_file, tmp_path):
     hook = CodingServiceHook()
     operation_id = finish_operation(hook, input_file)
     connected.fault("expired_link", path_contains="metadata", count=3)
@@ -377,8 +381,8 @@ def test_metadata_that_does_not_come_down_loses_nothing(connected, input_file, t
     assert (output.lines, metadata) == (3, None)
 
 
-@pytest.mark.parametrize("metadata_offered", [0, 1])
-def test_metadata_that_is_not_offered_or_no_more_loses_nothing(serve, connect, tmp_path, metadata_offered):
+@pytest.mark.parametrize("metadata_links", [0, 1])
+def test_missing_metadata_does_not_fail_the_output_download(serve, connect, tmp_path, metadata_links):
     statuses = []
 
     def answer(request, reply):
@@ -387,7 +391,7 @@ def test_metadata_that_is_not_offered_or_no_more_loses_nothing(serve, connect, t
         elif request.path.startswith("/v1/"):
             statuses.append(request)
             links = {"responseDownloadUrl": f"{server.url}/out"}
-            if len(statuses) <= metadata_offered:
+            if len(statuses) <= metadata_links:
                 links["metadataDownloadUrl"] = f"{server.url}/gone"
             reply(200, {"operationStatus": "complete", **links})
         elif request.path == "/gone":
@@ -402,7 +406,7 @@ def test_metadata_that_is_not_offered_or_no_more_loses_nothing(serve, connect, t
 
 
 @pytest.mark.parametrize("name", ["responseDownloadUrl", "metadataDownloadUrl"])
-def test_a_link_over_plain_http_to_elsewhere_is_not_followed(serve, connect, tmp_path, name):
+def test_a_plain_http_link_to_another_host_is_not_followed(serve, connect, tmp_path, name):
     def answer(request, reply):
         links = dict.fromkeys(("responseDownloadUrl", "metadataDownloadUrl"), f"{server.url}/out")
         links[name] = "http://s3.example/out?X-Amz-Signature=5ec4e7"
@@ -418,7 +422,7 @@ def test_a_link_over_plain_http_to_elsewhere_is_not_followed(serve, connect, tmp
 # ---- test_connection ---------------------------------------------------------------------------------------------
 
 
-def test_a_good_connection_is_said_to_be_one(connected):
+def test_test_connection_succeeds_for_a_valid_connection(connected):
     succeeded, message = CodingServiceHook().test_connection()
     assert succeeded
     assert message.startswith("Connected; topics: ")
@@ -434,7 +438,7 @@ def test_a_good_connection_is_said_to_be_one(connected):
         ({"authorization_prefix": "Bearer"}, "explicit deny"),
     ],
 )
-def test_a_bad_connection_is_said_to_be_one_and_why(remote, connect, fields, words):
+def test_test_connection_fails_with_the_reason_for_an_invalid_connection(remote, connect, fields, words):
     connect(remote.url, **fields)
     succeeded, message = CodingServiceHook().test_connection()
     assert not succeeded
@@ -444,19 +448,19 @@ def test_a_bad_connection_is_said_to_be_one_and_why(remote, connect, fields, wor
 # ---- secrets and the event loop ----------------------------------------------------------------------------------
 
 
-def test_a_step_does_not_show_its_headers():
+def test_the_repr_of_a_step_does_not_contain_its_headers():
     assert "t0ken" not in repr(Send("GET", "http://x", {"Authorization": "t0ken"}))
 
 
 def test_nothing_secret_is_logged_even_at_debug(connected, input_file, tmp_path):
-    class Keep(logging.Handler):
+    class MessageHandler(logging.Handler):
         def emit(self, record):
-            if not record.name.startswith("uvicorn"):  # the log of the service, which runs in this process
-                said.append(record.getMessage())
+            if not record.name.startswith("uvicorn"):  # the local service runs in this process and logs as well
+                messages.append(record.getMessage())
 
-    said, root, keep = [], logging.getLogger(), Keep()
+    messages, root, handler = [], logging.getLogger(), MessageHandler()
     level = root.level
-    root.addHandler(keep)
+    root.addHandler(handler)
     root.setLevel(logging.DEBUG)
     try:
         hook = CodingServiceHook()
@@ -466,9 +470,9 @@ def test_nothing_secret_is_logged_even_at_debug(connected, input_file, tmp_path)
         asyncio.run(CodingServiceAsyncHook().operation("osca", operation_id))
         link = hook.operation("osca", operation_id).output_url
     finally:
-        root.removeHandler(keep)
+        root.removeHandler(handler)
         root.setLevel(level)
-    text = "\n".join(said)
+    text = "\n".join(messages)
     assert "resuming at byte" in text
     assert "X-Amz-Signature" in link
     assert "X-Amz-Signature" not in text
@@ -476,64 +480,64 @@ def test_nothing_secret_is_logged_even_at_debug(connected, input_file, tmp_path)
 
 
 class SlowAnswer:
-    """An answer of a server that is held back until the event loop has gone round often enough."""
+    """An answer that a server delays until the event loop has run often enough."""
 
     def __init__(self):
-        self._asked, self._released = threading.Event(), threading.Event()
-        self.came_in_time = False
+        self._requested, self._released = threading.Event(), threading.Event()
+        self.was_released = False
 
-    def hold(self):
-        """Wait, in the server's thread."""
-        self._asked.set()
-        self.came_in_time = self._released.wait(10)
+    def wait(self):
+        """Delay the answer, in the server's thread."""
+        self._requested.set()
+        self.was_released = self._released.wait(10)
 
-    async def let_go(self):
-        """Wait for the question, go round, and release the answer: a loop that is held up does not come to that."""
-        while not self._asked.is_set():
+    async def release(self):
+        """Release the answer after the request and some rounds of the event loop, which a blocked loop cannot do."""
+        while not self._requested.is_set():
             await asyncio.sleep(0.01)
         for _ in range(20):
             await asyncio.sleep(0.01)
         self._released.set()
 
 
-async def test_a_slow_service_does_not_hold_up_the_event_loop(serve, connect):
+async def test_a_slow_service_does_not_block_the_event_loop(serve, connect):
     token, status = SlowAnswer(), SlowAnswer()
 
     def answer(request, reply):
-        (token if request.path == "/oauth2/token" else status).hold()
+        (token if request.path == "/oauth2/token" else status).wait()
         reply(200, {"access_token": "t0ken", "operationStatus": "in_progress"})
 
     connect(serve(answer).url)
-    await asyncio.gather(CodingServiceAsyncHook().operation("osca", "op-1"), token.let_go(), status.let_go())
-    assert token.came_in_time
-    assert status.came_in_time
+    await asyncio.gather(CodingServiceAsyncHook().operation("osca", "op-1"), token.release(), status.release())
+    assert token.was_released
+    assert status.was_released
 
 
-async def test_a_token_that_another_fetches_does_not_hold_up_the_event_loop(serve, connect):
+async def test_waiting_for_a_token_does_not_block_the_event_loop(serve, connect):
     token = SlowAnswer()
 
     def answer(request, reply):
         if request.path == "/oauth2/token":
-            token.hold()
+            token.wait()
         reply(200, {"access_token": "t0ken", "operationStatus": "in_progress"})
 
     server = serve(answer)
     connect(server.url)
     calls = (CodingServiceAsyncHook().operation("osca", f"op-{n}") for n in range(5))
-    await asyncio.gather(*calls, token.let_go())
-    assert token.came_in_time
+    await asyncio.gather(*calls, token.release())
+    assert token.was_released
     assert [request.path for request in server.requests].count("/oauth2/token") == 1
 
 
-async def test_a_429_while_another_fetches_a_token_does_not_stop_the_event_loop(serve, connect):
-    """Both run in one thread: a lock that the one waits for in vain would stop the whole triggerer."""
-    fetching, answered = (threading.Event() for _ in range(2))
+async def test_a_429_while_a_token_is_being_fetched_does_not_deadlock_the_event_loop(serve, connect):
+    """Both run in one thread: waiting for a lock that the other holds would stop the whole triggerer."""
+    fetching, busy_done = (threading.Event() for _ in range(2))
 
     def answer(request, reply):
         if request.path == "/oauth2/token":
             if len([one for one in server.requests if one.path == "/oauth2/token"]) == 2:
                 fetching.set()
-                answered.wait(10)
+                busy_done.wait(10)
             reply(200, {"access_token": f"t{len(server.requests)}"})
         elif request.path.endswith("denied") and request.header("Authorization") == "t1":
             reply(403)
@@ -546,7 +550,7 @@ async def test_a_429_while_another_fetches_a_token_does_not_stop_the_event_loop(
     async def busy():
         with pytest.raises(TooManyRequestsError):
             await CodingServiceAsyncHook().operation("osca", "busy")
-        answered.set()
+        busy_done.set()
 
     server = serve(answer)
     connect(server.url)
@@ -555,7 +559,7 @@ async def test_a_429_while_another_fetches_a_token_does_not_stop_the_event_loop(
     await asyncio.wait_for(asyncio.gather(busy(), denied), 20)
 
 
-async def test_a_cancelled_call_leaves_the_token_s_place_free(serve, connect):
+async def test_a_cancelled_call_releases_the_token_lock(serve, connect):
     def answer(request, reply):
         if len(server.requests) == 1:
             release.wait(10)

@@ -1,11 +1,22 @@
-"""Answers become typed values, or a refusal that says what is wrong with them."""
+"""Answers are read as typed values, or refused with the reason; hand-offs survive JSON."""
 
 import dataclasses
+import json
 
 import pytest
 
 from coding_service.errors import ProtocolError
-from coding_service.models import Model, Operation, OperationStatus, Topic, UploadGrant
+from coding_service.models import (
+    DownloadResult,
+    Fingerprint,
+    InputPart,
+    Model,
+    Operation,
+    OperationOutcome,
+    OperationStatus,
+    Topic,
+    UploadGrant,
+)
 
 LINK = "https://s3.example/out/1.jsonl?X-Amz-Signature=5ec4e7"
 GRANT = {"operationId": "op-1", "requestUploadUrl": LINK, "bucketKmsKeyArn": "arn:aws:kms:x:1:key/k"}
@@ -16,7 +27,7 @@ def test_a_topic_has_a_path_name_and_a_display_name():
     assert Topic.from_json(data) == Topic("osca", data["fullName"])
 
 
-def test_a_topic_without_display_name_is_shown_by_its_path_name():
+def test_a_topic_without_a_display_name_uses_its_path_name():
     assert Topic.from_json({"uriName": "osca"}) == Topic("osca", "osca")
 
 
@@ -34,7 +45,7 @@ def test_a_model_is_read_with_all_its_fields():
 
 
 @pytest.mark.parametrize("version", [None, "2", [], {}])
-def test_a_model_version_that_is_no_number_is_none(version):
+def test_a_model_version_that_is_not_a_number_is_none(version):
     assert Model.from_json({"modelId": "0b5b", "modelVersion": version}).version is None
 
 
@@ -69,7 +80,7 @@ def test_links_of_a_complete_operation_are_read():
 
 
 @pytest.mark.parametrize("empty", [None, ""])
-def test_empty_optional_fields_are_as_good_as_missing(empty):
+def test_empty_optional_fields_are_read_as_missing(empty):
     data = {"operationStatus": "complete", "responseDownloadUrl": empty, "metadataDownloadUrl": empty, "error": empty}
     operation = Operation.from_json("op-1", data)
     assert (operation.output_url, operation.metadata_url, operation.error) == (None, None, None)
@@ -86,11 +97,11 @@ def test_empty_optional_fields_are_as_good_as_missing(empty):
         ({"operationStatus": "timed_out"}, False),
     ],
 )
-def test_an_operation_is_usable_while_it_can_still_deliver(data, usable):
+def test_an_operation_is_usable_while_it_can_still_give_an_output(data, usable):
     assert Operation.from_json("op-1", data).is_usable is usable
 
 
-def test_an_unknown_state_is_refused_with_the_known_ones():
+def test_an_unknown_state_is_refused_with_a_list_of_states():
     with pytest.raises(ProtocolError, match=r"'op-1' has the unknown status 'paused'; known: .*'complete'"):
         Operation.from_json("op-1", {"operationStatus": "paused"})
 
@@ -105,7 +116,7 @@ def test_an_unknown_state_is_refused_with_the_known_ones():
         *((UploadGrant.from_json, field, GRANT) for field in GRANT),
     ],
 )
-def test_a_required_field_that_is_missing_or_no_text_is_refused_by_name(read, field, data, value):
+def test_a_required_field_that_is_missing_or_not_text_is_refused_by_name(read, field, data, value):
     with pytest.raises(ProtocolError, match=f"no '{field}'"):
         read({**data, field: value})
 
@@ -119,20 +130,20 @@ def test_anything_but_an_object_is_refused_by_its_type(read, data):
         read(data)
 
 
-def test_a_refused_grant_does_not_show_what_it_holds():
+def test_the_error_for_an_incomplete_grant_does_not_contain_its_fields():
     with pytest.raises(ProtocolError) as caught:
         UploadGrant.from_json({**GRANT, "operationId": None})
     assert "5ec4e7" not in str(caught.value)
     assert "arn:aws" not in str(caught.value)
 
 
-def test_neither_links_nor_grants_show_in_repr():
+def test_links_and_grants_are_not_part_of_a_repr():
     complete = {"operationStatus": "complete", "responseDownloadUrl": LINK, "metadataDownloadUrl": LINK}
     for value in (Operation.from_json("op-1", complete), UploadGrant.from_json(GRANT)):
-        for shown in (repr(value), str(value), f"{[value]}"):
-            assert "op-1" in shown
-            assert "http" not in shown
-            assert "arn:aws" not in shown
+        for text in (repr(value), str(value), f"{[value]}"):
+            assert "op-1" in text
+            assert "http" not in text
+            assert "arn:aws" not in text
 
 
 def test_values_are_frozen():
@@ -140,6 +151,35 @@ def test_values_are_frozen():
         Topic("osca", "OSCA").uri_name = "other"
 
 
-def test_a_grant_goes_through_a_dict_and_back():
+def test_a_grant_can_be_converted_to_a_dict_and_back():
     grant = UploadGrant.from_json(GRANT)
-    assert UploadGrant(**grant.to_dict()) == grant
+    assert UploadGrant.from_dict(grant.to_dict()) == grant
+
+
+# ---- hand-offs between tasks -------------------------------------------------------------------------------------
+
+
+FINGERPRINT = Fingerprint("osca", "0b5b", "5ec4e7")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        FINGERPRINT,
+        DownloadResult("op-1", "file:///in", "file:///out", None, 9, "ab", 3, FINGERPRINT),
+        OperationOutcome("op-1", "failed", "out of memory", 12.5),
+    ],
+)
+def test_a_hand_off_can_be_converted_to_json_and_back(value):
+    assert type(value).from_dict(json.loads(json.dumps(value.to_dict()))) == value
+
+
+def test_a_part_is_read_without_the_fields_that_operators_do_not_need():
+    fields = {"topic": "osca", "model_id": "0b5b", "input_uri": "file:///in", "sha256": "5ec4e7"}
+    part = InputPart.from_dict({**fields, "part": 7, "records": 3, "bytes": 9})
+    assert part == InputPart("osca", "0b5b", "file:///in", "5ec4e7", force_new=False, expected_seconds=None)
+    assert part.fingerprint == FINGERPRINT
+
+
+def test_a_fingerprint_that_version_0_1_stored_as_text_is_read():
+    assert Fingerprint.from_dict("osca/0b5b/5ec4e7") == FINGERPRINT

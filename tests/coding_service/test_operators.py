@@ -1,4 +1,4 @@
-"""The steps as tasks: an operation is opened once, sent to once and brought down whole, whatever dies in between."""
+"""The steps as tasks: despite crashes, an operation is opened once, uploaded to once and downloaded completely."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ from coding_service.storage import storage_path
 
 @pytest.fixture
 def part(connected, encrypted, input_file):
-    """A part of the input, as the tasks before hand it over."""
+    """A part of the input, as the preceding tasks pass it on."""
     return {
         "topic": "osca",
         "model_id": CodingServiceHook().latest_model("osca").model_id,
@@ -52,14 +52,14 @@ def create(part, run):
 
 @pytest.fixture
 def upload(part, run):
-    """Return a function that runs the upload step on what the create step left in its context."""
+    """Return a function that runs the upload step with the results of the create step in the first context."""
 
-    def run_step(created, context, **changes):
+    def run_step(create_context, context, **changes):
         operator = CodingServiceUploadOperator(
             task_id="upload",
             part={**part, **changes},
-            operation_id=created["task_state_store"].get(OPERATION_STATE_KEY)["operation_id"],
-            grant=created["ti"].xcoms[UPLOAD_GRANT_KEY],
+            operation_id=create_context["task_state_store"].get(OPERATION_STATE_KEY)["operation_id"],
+            grant=create_context["ti"].xcoms[UPLOAD_GRANT_KEY],
         )
         return run(operator, context)
 
@@ -76,11 +76,11 @@ def download(part, run):
     return run_step
 
 
-def creations(remote):
+def count_creations(remote):
     return len(remote.journal("POST", "/batch-code"))
 
 
-def uploads(remote):
+def uploaded_operations(remote):
     return [entry["operation_id"] for entry in remote.journal("PUT") if entry["status"] == 200]
 
 
@@ -99,7 +99,7 @@ def test_create_opens_an_operation_for_the_model_and_returns_its_id(connected, c
     assert context["task_state_store"].get(OPERATION_STATE_KEY)["operation_id"] == operation_id
 
 
-def test_the_grant_goes_on_encrypted_and_nowhere_else(create, context):
+def test_the_grant_is_pushed_and_stored_only_in_encrypted_form(create, context):
     operation_id = create(context)
     stored = context["task_state_store"].values[OPERATION_STATE_KEY]
     pushed = json.dumps(context["ti"].xcoms)
@@ -113,23 +113,25 @@ def test_the_grant_goes_on_encrypted_and_nowhere_else(create, context):
     assert grant.url.startswith("http")
 
 
-def test_a_grant_is_sealed_with_the_fernet_key_of_airflow(encrypted):
+def test_a_grant_is_encrypted_with_the_fernet_key_of_airflow(encrypted):
     grant = UploadGrant("op-1", "https://s3/in?X-Amz-Signature=5ec4e7", "arn:aws:kms:x:1:key/k")
     assert decrypt_grant(encrypt_grant(grant)) == grant
     assert "Signature" not in encrypt_grant(grant)
 
 
-def test_without_a_fernet_key_nothing_is_opened_and_the_error_says_how_to_set_one(
+def test_without_a_fernet_key_no_operation_is_opened_and_the_error_says_how_to_set_one(
     connected, create, context, fernet_key
 ):
     fernet_key("")
     with pytest.raises(SettingsError, match=r"no Fernet key.*AIRFLOW__CORE__FERNET_KEY.*generate_key"):
         create(context)
-    assert creations(connected) == 0
+    assert count_creations(connected) == 0
 
 
 @pytest.mark.parametrize("progress", ["created", "uploaded", "complete"])
-def test_a_retry_takes_up_the_operation_of_an_earlier_try(connected, create, upload, new_context, context, progress):
+def test_a_retry_resumes_the_operation_of_an_earlier_attempt(
+    connected, create, upload, new_context, context, progress
+):
     operation_id = create(context)
     if progress != "created":
         upload(context, new_context())
@@ -138,26 +140,35 @@ def test_a_retry_takes_up_the_operation_of_an_earlier_try(connected, create, upl
     pushed = context["ti"].xcoms.pop(UPLOAD_GRANT_KEY)
     assert create(context) == operation_id
     assert context["ti"].xcoms[UPLOAD_GRANT_KEY] == pushed
-    assert creations(connected) == 1
+    assert count_creations(connected) == 1
+
+
+def test_an_operation_that_version_0_1_stored_is_resumed(connected, create, context, part):
+    operation_id, store = create(context), context["task_state_store"]
+    fingerprint = f"{part['topic']}/{part['model_id']}/{part['sha256']}"
+    store.set(OPERATION_STATE_KEY, {**store.get(OPERATION_STATE_KEY), "fingerprint": fingerprint})
+    assert create(context) == operation_id
+    assert create(context, sha256="0" * 64) != operation_id
+    assert count_creations(connected) == 2
 
 
 def test_force_new_opens_a_new_operation_each_time(connected, create, context):
     assert create(context) != create(context, force_new=True)
-    assert creations(connected) == 2
+    assert count_creations(connected) == 2
 
 
 @pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"topic": "anzsco"}, {"model_id": "older"}])
-def test_an_operation_for_another_part_topic_or_model_is_not_taken_up(connected, create, context, change):
+def test_an_operation_for_another_file_topic_or_model_is_not_resumed(connected, create, context, change):
     if "topic" in change:
         change = {**change, "model_id": CodingServiceHook().latest_model("anzsco").model_id}
     elif "model_id" in change:
         change = {"model_id": CodingServiceHook().models("osca")[0].model_id}
     first = create(context)
     assert create(context, **change) != first
-    assert creations(connected) == 2
+    assert count_creations(connected) == 2
 
 
-def test_a_failed_operation_is_not_taken_up(connected, create, upload, context, new_context):
+def test_a_failed_operation_is_not_resumed(connected, create, upload, context, new_context):
     connected.fault("operation_fails")
     first = create(context)
     upload(context, new_context())
@@ -165,13 +176,13 @@ def test_a_failed_operation_is_not_taken_up(connected, create, upload, context, 
     assert create(context) != first
 
 
-def test_an_operation_that_timed_out_is_not_taken_up(connected, create, context):
+def test_an_operation_that_timed_out_is_not_resumed(connected, create, context):
     first = create(context)
     connected.jump(3601)
     assert create(context) != first
 
 
-def test_an_operation_whose_output_is_deleted_is_not_taken_up(connected, create, upload, context, new_context):
+def test_an_operation_whose_output_is_deleted_is_not_resumed(connected, create, upload, context, new_context):
     first = create(context)
     upload(context, new_context())
     wait_for(first)
@@ -179,18 +190,18 @@ def test_an_operation_whose_output_is_deleted_is_not_taken_up(connected, create,
     assert create(context) != first
 
 
-def test_an_operation_that_the_service_does_not_know_is_not_taken_up(connected, create, context):
+def test_an_operation_that_the_service_does_not_know_is_not_resumed(connected, create, context):
     first = create(context)
     connected.knob("POST", "reset")
     assert create(context) != first
 
 
-def test_when_the_status_cannot_be_asked_no_second_operation_is_opened(connected, create, context):
+def test_a_failed_status_call_does_not_open_a_second_operation(connected, create, context):
     create(context)
     connected.fault("server_error", path_contains="/operations/")
     with pytest.raises(ServiceUnavailableError):
         create(context)
-    assert creations(connected) == 1
+    assert count_creations(connected) == 1
 
 
 def test_a_new_operation_replaces_the_stored_one(create, context):
@@ -206,11 +217,11 @@ def test_a_new_operation_replaces_the_stored_one(create, context):
 def test_upload_sends_the_file_and_returns_its_operation(connected, create, upload, context, new_context):
     operation_id = create(context)
     assert upload(context, new_context()) == operation_id
-    assert uploads(connected) == [operation_id]
+    assert uploaded_operations(connected) == [operation_id]
     wait_for(operation_id)
 
 
-def test_upload_asks_the_status_before_it_sends(connected, create, upload, context, new_context):
+def test_upload_checks_the_status_before_it_sends(connected, create, upload, context, new_context):
     operation_id = create(context)
     upload(context, new_context())
     methods = [entry["method"] for entry in connected.journal() if operation_id in entry["path"]]
@@ -218,7 +229,7 @@ def test_upload_asks_the_status_before_it_sends(connected, create, upload, conte
 
 
 @pytest.mark.parametrize("state", ["in_progress", "complete", "failed"])
-def test_a_file_that_arrived_is_not_sent_again_after_a_crash(
+def test_a_file_that_has_arrived_is_not_sent_again_after_a_crash(
     connected, create, upload, context, new_context, input_file, state
 ):
     if state == "in_progress":
@@ -229,40 +240,40 @@ def test_a_file_that_arrived_is_not_sent_again_after_a_crash(
     CodingServiceHook().upload(decrypt_grant(context["ti"].xcoms[UPLOAD_GRANT_KEY]), input_file)
     wait_for(operation_id, state)
     assert upload(context, new_context()) == operation_id
-    assert uploads(connected) == [operation_id]
-    assert creations(connected) == 1
+    assert uploaded_operations(connected) == [operation_id]
+    assert count_creations(connected) == 1
 
 
-def test_an_upload_that_broke_off_goes_to_the_same_operation_again(connected, create, upload, context, new_context):
+def test_an_interrupted_upload_is_repeated_for_the_same_operation(connected, create, upload, context, new_context):
     connected.fault("reset_upload")
-    operation_id, tried = create(context), new_context()
+    operation_id, upload_context = create(context), new_context()
     with pytest.raises(TransferError):
-        upload(context, tried)
-    assert upload(context, tried) == operation_id
-    assert uploads(connected) == [operation_id]
-    assert creations(connected) == 1
+        upload(context, upload_context)
+    assert upload(context, upload_context) == operation_id
+    assert uploaded_operations(connected) == [operation_id]
+    assert count_creations(connected) == 1
 
 
-def test_a_dead_grant_opens_a_new_operation_and_sends_there(connected, create, upload, context, new_context):
+def test_an_expired_grant_opens_a_new_operation_and_uploads_to_it(connected, create, upload, context, new_context):
     connected.fault("expired_upload")
-    first, tried = create(context), new_context()
-    second = upload(context, tried)
+    first, upload_context = create(context), new_context()
+    second = upload(context, upload_context)
     assert second != first
-    assert uploads(connected) == [second]
-    state = tried["task_state_store"].get(OPERATION_STATE_KEY)
+    assert uploaded_operations(connected) == [second]
+    state = upload_context["task_state_store"].get(OPERATION_STATE_KEY)
     assert state["operation_id"] == second
     assert "http" not in json.dumps(state)
-    assert tried["ti"].xcoms == {}
+    assert upload_context["ti"].xcoms == {}
 
 
-def test_a_grant_that_aged_while_the_task_waited_opens_a_new_operation(
+def test_a_grant_that_expired_while_the_task_waited_opens_a_new_operation(
     connected, create, upload, context, new_context
 ):
     first = create(context)
     connected.jump(16 * 60)
     second = upload(context, new_context())
     assert second != first
-    assert uploads(connected) == [second]
+    assert uploaded_operations(connected) == [second]
 
 
 def test_an_operation_that_timed_out_before_the_upload_is_replaced(connected, create, upload, context, new_context):
@@ -270,47 +281,51 @@ def test_an_operation_that_timed_out_before_the_upload_is_replaced(connected, cr
     connected.jump(3601)
     second = upload(context, new_context())
     assert second != first
-    assert uploads(connected) == [second]
+    assert uploaded_operations(connected) == [second]
 
 
-def test_the_next_try_remembers_the_operation_that_came_instead(connected, create, upload, context, new_context):
+def test_the_next_attempt_resumes_the_replacement_operation(connected, create, upload, context, new_context):
     connected.fault("expired_upload")
     connected.fault("reset_upload")
     create(context)
-    tried = new_context()
-    with pytest.raises(TransferError):  # the upload to the second operation breaks off
-        upload(context, tried)
-    second = tried["task_state_store"].get(OPERATION_STATE_KEY)["operation_id"]
-    assert upload(context, tried) == second
-    assert upload(context, tried) == second
-    assert uploads(connected) == [second]
-    assert creations(connected) == 2
+    upload_context = new_context()
+    with pytest.raises(TransferError):  # the upload to the second operation is interrupted
+        upload(context, upload_context)
+    second = upload_context["task_state_store"].get(OPERATION_STATE_KEY)["operation_id"]
+    assert upload(context, upload_context) == second
+    assert upload(context, upload_context) == second
+    assert uploaded_operations(connected) == [second]
+    assert count_creations(connected) == 2
 
 
-def test_a_replacement_that_can_still_deliver_is_not_paid_for_again_when_the_whole_part_is_cleared(
+def test_a_usable_replacement_is_resumed_when_all_tasks_of_the_part_are_cleared(
     connected, create, upload, context, new_context
 ):
     connected.fault("expired_upload")
-    tried = new_context()
+    upload_context = new_context()
     create(context)
-    replacement = upload(context, tried)
-    connected.jump(3601)  # the operation that was replaced has timed out by now, so create opens another
+    replacement = upload(context, upload_context)
+    connected.jump(3601)  # the replaced operation has timed out by now, so create opens another
     assert create(context) != replacement
-    assert upload(context, tried) == replacement
-    assert uploads(connected) == [replacement]
+    assert upload(context, upload_context) == replacement
+    assert uploaded_operations(connected) == [replacement]
 
 
-def test_new_operations_are_new_for_the_upload_as_well(connected, create, upload, context, new_context):
+def test_force_new_also_ignores_the_replacement_operation_of_the_upload(
+    connected, create, upload, context, new_context
+):
     connected.fault("expired_upload")
-    tried = new_context()
+    upload_context = new_context()
     create(context)
-    replacement = upload(context, tried)
+    replacement = upload(context, upload_context)
     later = create(context, force_new=True)
-    assert upload(context, tried, force_new=True) == later
-    assert uploads(connected) == [replacement, later]
+    assert upload(context, upload_context, force_new=True) == later
+    assert uploaded_operations(connected) == [replacement, later]
 
 
-def test_a_grant_of_another_fernet_key_is_refused_with_what_to_do(create, upload, context, new_context, fernet_key):
+def test_a_grant_encrypted_with_another_fernet_key_is_refused_with_instructions(
+    create, upload, context, new_context, fernet_key
+):
     create(context)
     fernet_key(Fernet.generate_key().decode())
     with pytest.raises(SettingsError, match=r"another Fernet key.*same \[core\] fernet_key"):
@@ -318,23 +333,23 @@ def test_a_grant_of_another_fernet_key_is_refused_with_what_to_do(create, upload
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x", lambda data: data.swapcase()])
-def test_another_file_than_was_prepared_is_not_sent(
+def test_a_file_that_changed_since_it_was_prepared_is_not_sent(
     connected, create, upload, context, new_context, input_file, change
 ):
     operation_id = create(context)
     input_file.write_bytes(change(input_file.read_bytes()))
     with pytest.raises(InputFileError, match=r"part-0.jsonl has changed since it was prepared; prepare it again"):
         upload(context, new_context())
-    assert uploads(connected) == []
+    assert uploaded_operations(connected) == []
     assert CodingServiceHook().operation("osca", operation_id).status == "awaiting_input"
 
 
-def test_a_second_dead_grant_ends_the_task(connected, create, upload, context, new_context):
+def test_a_second_expired_grant_fails_the_task(connected, create, upload, context, new_context):
     connected.fault("expired_upload", count=2)
     create(context)
     with pytest.raises(GrantExpiredError):
         upload(context, new_context())
-    assert creations(connected) == 2
+    assert count_creations(connected) == 2
 
 
 def test_an_operation_that_the_service_does_not_know_is_replaced(connected, create, upload, context, new_context):
@@ -342,15 +357,15 @@ def test_an_operation_that_the_service_does_not_know_is_replaced(connected, crea
     connected.knob("POST", "reset")
     second = upload(context, new_context())
     assert second != first
-    assert uploads(connected) == [second]
+    assert uploaded_operations(connected) == [second]
 
 
-def test_a_file_that_is_gone_is_not_sent(connected, create, upload, context, new_context, input_file):
+def test_a_missing_file_is_not_sent(connected, create, upload, context, new_context, input_file):
     create(context)
     input_file.unlink()
     with pytest.raises(InputFileError, match=r"part-0.jsonl does not exist"):
         upload(context, new_context())
-    assert creations(connected) == 1
+    assert count_creations(connected) == 1
 
 
 # ---- download ----------------------------------------------------------------------------------------------------
@@ -365,7 +380,7 @@ def complete(connected, create, upload, context, new_context):
     return operation_id
 
 
-def test_download_brings_both_files_beside_the_part(complete, download, context, input_file):
+def test_download_writes_both_files_to_a_folder_beside_the_part(complete, download, context, input_file):
     result = download(complete, context)
     output, metadata = storage_path(result["output_uri"]), storage_path(result["metadata_uri"])
     assert output == input_file.parent / complete / "output.jsonl"
@@ -376,33 +391,35 @@ def test_download_brings_both_files_beside_the_part(complete, download, context,
     assert "X-Amz" not in json.dumps(result)
 
 
-def test_a_download_that_died_is_resumed_by_the_next_try(connected, complete, download, context):
+def test_an_interrupted_download_is_resumed_by_the_next_attempt(connected, complete, download, context):
     connected.fault("cut_download", path_contains=".jsonl", after=100)
     connected.fault("server_error", path_contains="/operations/", skip=1)
-    with pytest.raises(ServiceUnavailableError):  # the cut asks for a fresh link, which is not to be had
+    with pytest.raises(
+        ServiceUnavailableError
+    ):  # the interrupted download requests a fresh link, which the service refuses
         download(complete, context)
     assert download(complete, context)["records"] == 3
     sent = connected.journal("GET", "/output/")
     assert [one["status"] for one in sent if one["path"].endswith(".jsonl")] == [200, 206]
 
 
-def test_a_download_can_be_done_again(complete, download, context):
+def test_a_download_can_be_repeated(complete, download, context):
     assert download(complete, context) == download(complete, context)
 
 
-def test_output_without_metadata_is_no_loss(connected, complete, download, context):
+def test_output_without_metadata_is_downloaded(connected, complete, download, context):
     connected.fault("expired_link", path_contains="metadata", count=3)
     result = download(complete, context)
     assert (result["metadata_uri"], result["records"]) == (None, 3)
 
 
-def test_output_that_is_deleted_is_said_to_be(connected, complete, download, context):
+def test_a_deleted_output_raises_its_own_error(connected, complete, download, context):
     connected.jump(86_401)
     with pytest.raises(OutputExpiredError, match=complete):
         download(complete, context)
 
 
-def test_an_operation_without_output_is_not_downloaded(create, download, context):
+def test_an_operation_without_output_fails_the_download(create, download, context):
     with pytest.raises(OperationFailedError, match="'awaiting_input': it has no output"):
         download(create(context), context)
 
@@ -410,7 +427,7 @@ def test_an_operation_without_output_is_not_downloaded(create, download, context
 # ---- all steps ---------------------------------------------------------------------------------------------------
 
 
-def test_every_step_has_our_retry_policy_unless_another_is_given():
+def test_every_step_has_our_retry_policy_by_default():
     part = {"topic": "osca"}
     steps = [
         CodingServiceCreateOperator(task_id="create", part=part),
@@ -424,19 +441,19 @@ def test_every_step_has_our_retry_policy_unless_another_is_given():
     assert CodingServiceCreateOperator(task_id="create", part=part, retry_policy=other).retry_policy is other
 
 
-def test_another_connection_can_be_named(remote, connect, encrypted, part, run, context, monkeypatch):
+def test_another_connection_can_be_used(remote, connect, encrypted, part, run, context, monkeypatch):
     monkeypatch.delenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT")
     connect(remote.url, conn_id="other_coding")
     run(CodingServiceCreateOperator(task_id="create", part=part, coding_service_conn_id="other_coding"), context)
-    assert creations(remote) == 1
+    assert count_creations(remote) == 1
 
 
-def test_no_error_of_any_step_shows_a_link(connected, create, upload, download, context, new_context):
+def test_no_error_of_any_step_contains_a_link(connected, create, upload, download, context, new_context):
     connected.fault("expired_upload", count=2)
     operation_id = create(context)
-    shown = []
+    messages = []
     for step in (lambda: upload(context, new_context()), lambda: download(operation_id, new_context())):
         with pytest.raises(CodingServiceError) as caught:
             step()
-        shown.append(f"{caught.value} {caught.value!r}")
-    assert "X-Amz" not in " ".join(shown)
+        messages.append(f"{caught.value} {caught.value!r}")
+    assert "X-Amz" not in " ".join(messages)

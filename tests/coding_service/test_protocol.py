@@ -1,4 +1,4 @@
-"""Requests are what the contract says, and every answer of it becomes one value or one error."""
+"""Requests follow the contract, and every answer in the contract gives one value or one error."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -30,7 +30,7 @@ def answer(status=200, body=None, **headers):
     return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
 
 
-def error_of(status, message, envelope="message", **headers):
+def raise_error(status, message, envelope="message", **headers):
     with pytest.raises(CodingServiceError) as caught:
         protocol.read(TOPICS, answer(status, {envelope: message}, **headers))
     return caught.value
@@ -61,8 +61,8 @@ def error_of(status, message, envelope="message", **headers):
     ],
 )
 @pytest.mark.parametrize("envelope", ["message", "Message"])
-def test_every_refusal_of_the_contract_has_its_error(status, message, error, envelope):
-    raised = error_of(status, message, envelope)
+def test_every_refusal_in_the_contract_raises_its_error(status, message, error, envelope):
+    raised = raise_error(status, message, envelope)
     assert type(raised) is error
     assert raised.status_code == status
     assert message in str(raised)
@@ -71,24 +71,24 @@ def test_every_refusal_of_the_contract_has_its_error(status, message, error, env
 
 @pytest.mark.parametrize("message", ["limit exceeded", "LIMIT EXCEEDED.", "Limit Exceeded. "])
 def test_messages_are_compared_without_case_and_final_full_stop(message):
-    assert type(error_of(429, message)) is QuotaExceededError
+    assert type(raise_error(429, message)) is QuotaExceededError
 
 
 def test_no_models_found_is_final_although_it_is_a_500():
-    assert not isinstance(error_of(500, "No models found for topic."), RetryableError)
+    assert not isinstance(raise_error(500, "No models found for topic."), RetryableError)
 
 
-def test_an_exceeded_limit_is_waited_for_a_day_unless_the_service_says_otherwise():
-    assert error_of(429, "Limit Exceeded").retry_after == 86400
-    assert error_of(429, "Limit Exceeded", retry_after="600").retry_after == 600
+def test_limit_exceeded_waits_a_day_unless_the_service_states_another_time():
+    assert raise_error(429, "Limit Exceeded").retry_after == 86400
+    assert raise_error(429, "Limit Exceeded", retry_after="600").retry_after == 600
 
 
 @pytest.mark.parametrize(
     ("status", "message"), [(429, "Too Many Requests"), (500, "Error performing request"), (503, "busy")]
 )
-def test_other_waits_are_as_long_as_the_service_says(status, message):
-    assert error_of(status, message).retry_after is None
-    assert error_of(status, message, retry_after="7").retry_after == 7
+def test_other_errors_wait_for_the_retry_after_of_the_service(status, message):
+    assert raise_error(status, message).retry_after is None
+    assert raise_error(status, message, retry_after="7").retry_after == 7
 
 
 def test_retry_after_may_be_a_date():
@@ -97,7 +97,7 @@ def test_retry_after_may_be_a_date():
 
 
 @pytest.mark.parametrize("zone", ["-0000", ""])
-def test_a_date_without_a_zone_is_read_as_utc(zone):
+def test_a_date_without_a_time_zone_is_read_as_utc(zone):
     moment = datetime.now(UTC) + timedelta(seconds=90)
     text = f"{moment:%a, %d %b %Y %H:%M:%S} {zone}".strip()
     assert answer(retry_after=text).retry_after == pytest.approx(90, abs=5)
@@ -110,40 +110,40 @@ def test_a_date_in_the_past_means_now():
 @pytest.mark.parametrize(
     "value", ["", "soon", "1.5", "-5", "²", "5 s", "Wed, 99 Oct 2026 07:28:00 GMT", "Wed", ",", "10:00", "\x00"]
 )
-def test_a_retry_after_that_says_nothing_is_as_good_as_none(value):
+def test_an_invalid_retry_after_is_ignored(value):
     assert answer(retry_after=value).retry_after is None
-    assert error_of(503, "busy", retry_after=value).retry_after is None
+    assert raise_error(503, "busy", retry_after=value).retry_after is None
 
 
 @pytest.mark.parametrize("value", ["999999999999999999", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
-def test_no_wait_is_longer_than_the_longest_that_the_contract_knows(value):
+def test_no_wait_is_longer_than_the_longest_in_the_contract(value):
     assert answer(retry_after=value).retry_after == 86400
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b'{"message": "said"}', "said"),
-        (b'{"Message": "said"}', "said"),
+        (b'{"message": "text"}', "text"),
+        (b'{"Message": "text"}', "text"),
         (b'{"error": "invalid_client"}', "invalid_client"),
         (b'{"error": {"code": 5}}', '{"error": {"code": 5}}'),
-        (b'["said"]', '["said"]'),
+        (b'["text"]', '["text"]'),
         (b"<html>Bad Gateway</html>", "<html>Bad Gateway</html>"),
         (b"", "(no body)"),
         (b"\xff\xfe", "\ufffd\ufffd"),
     ],
 )
-def test_an_unknown_envelope_is_shown_as_it_is(body, message):
+def test_an_unknown_error_body_is_shown_as_it_is(body, message):
     assert Answer(500, {}, body).message == message
     assert message in str(protocol.error_for(Answer(500, {}, body), "a call"))
 
 
-def test_a_long_answer_is_not_shown_whole():
+def test_a_long_answer_is_shortened():
     assert len(Answer(500, {}, b"x" * 100_000).message) == 500
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_token_is_told_from_other_refusals(status):
+def test_a_refused_token_is_distinguished_from_other_refusals(status):
     assert answer(status).is_explicit_deny
     assert not answer(404).is_explicit_deny
 
@@ -151,14 +151,14 @@ def test_a_refused_token_is_told_from_other_refusals(status):
 # ---- requests ----------------------------------------------------------------------------------------------------
 
 
-def test_the_token_stands_bare():
+def test_the_authorization_header_is_the_bare_token():
     assert protocol.api_headers("example token") == {
         "Authorization": "example token",
         "Content-Type": "application/json",
     }
 
 
-def test_a_prefix_stands_before_the_token_if_the_settings_want_one():
+def test_the_authorization_prefix_precedes_the_token():
     assert protocol.api_headers("t0ken", "Bearer")["Authorization"] == "Bearer t0ken"
 
 
@@ -194,13 +194,13 @@ def test_a_call_has_its_method_and_a_quoted_path(call, method, path):
 # ---- answers -----------------------------------------------------------------------------------------------------
 
 
-def test_lists_are_read_item_by_item():
+def test_lists_are_read_as_tuples_of_models():
     assert protocol.read(TOPICS, answer(body=[{"uriName": "osca", "fullName": "OSCA"}])) == (Topic("osca", "OSCA"),)
     assert protocol.read(protocol.list_models("osca"), answer(body=[{"modelId": "m"}])) == (Model("m"),)
 
 
 @pytest.mark.parametrize("call", [TOPICS, protocol.list_models("osca")])
-def test_a_list_that_is_none_is_refused(call):
+def test_an_answer_that_is_not_a_list_is_refused(call):
     with pytest.raises(ProtocolError, match=r"JSON dict; expected an array"):
         protocol.read(call, answer(body={"items": []}))
 
@@ -221,31 +221,31 @@ def test_an_answer_that_is_not_json_is_refused_by_its_size_and_kind():
         ({"expires_in": None}, 3600),
     ],
 )
-def test_a_token_lives_as_long_as_its_answer_says_or_an_hour(data, seconds):
+def test_the_lifetime_of_a_token_is_in_its_answer_or_an_hour(data, seconds):
     assert protocol.read_token(answer(body={"access_token": "t0ken", **data})) == ("t0ken", seconds)
 
 
 @pytest.mark.parametrize("data", [{}, [], "t0ken", {"access_token": ""}, {"access_token": 5}, {"token": "t0ken"}])
-def test_an_answer_without_a_token_is_refused_and_not_shown(data):
+def test_an_answer_without_a_token_is_refused_and_is_not_part_of_the_error(data):
     with pytest.raises(ProtocolError, match="no 'access_token'") as caught:
         protocol.read_token(answer(body=data))
     assert "t0ken" not in str(caught.value)
 
 
-def test_an_answer_to_the_token_request_that_is_not_json_does_not_show_a_token():
+def test_the_error_for_a_token_answer_that_is_not_json_does_not_contain_a_token():
     with pytest.raises(ProtocolError) as caught:
         protocol.read_token(answer(body=b'{"access_token": "t0ken", '))
     assert "t0ken" not in str(caught.value)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
-def test_wrong_credentials_say_where_to_look(status):
+def test_the_error_for_wrong_credentials_says_what_to_check(status):
     with pytest.raises(AuthorizationError, match=r"'invalid_client'.*login.*password.*auth_host") as caught:
         protocol.read_token(answer(status, {"error": "invalid_client"}))
     assert caught.value.status_code == status
 
 
 @pytest.mark.parametrize(("status", "error"), [(429, TooManyRequestsError), (500, ServiceUnavailableError)])
-def test_a_token_endpoint_in_trouble_may_be_asked_again(status, error):
+def test_an_error_of_the_token_endpoint_is_retryable(status, error):
     with pytest.raises(error, match="the token request was answered with"):
         protocol.read_token(answer(status, {"message": "busy"}))

@@ -1,4 +1,4 @@
-"""How a task is retried follows from the class of its error."""
+"""The class of an error determines how the task is retried."""
 
 from datetime import timedelta
 
@@ -8,7 +8,7 @@ from airflow.sdk.definitions.retry_policy import RetryAction
 from coding_service import CodingServiceRetryPolicy, errors
 
 
-def leaves(base):
+def subclasses(base):
     return [
         one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, base) and one is not base
     ]
@@ -18,35 +18,35 @@ def decide(error, **options):
     return CodingServiceRetryPolicy(**options).evaluate(error, try_number=1, max_tries=3)
 
 
-@pytest.mark.parametrize("error", leaves(errors.RetryableError))
-def test_what_may_pass_is_retried_when_the_service_says(error):
+@pytest.mark.parametrize("error", subclasses(errors.RetryableError))
+def test_a_retryable_error_is_retried_when_the_service_says(error):
     decision = decide(error("busy", retry_after=30))
     assert (decision.action, decision.retry_delay) == (RetryAction.RETRY, timedelta(seconds=31))
     assert error.__name__ in decision.reason
 
 
-@pytest.mark.parametrize("error", leaves(errors.RetryableError))
-def test_what_may_pass_is_retried_after_the_delay_of_the_task_when_the_service_says_nothing(error):
+@pytest.mark.parametrize("error", subclasses(errors.RetryableError))
+def test_a_retryable_error_without_retry_after_is_retried_after_the_delay_of_the_task(error):
     decision = decide(error("busy"))
     assert (decision.action, decision.retry_delay) == (RetryAction.RETRY, None)
 
 
-@pytest.mark.parametrize("error", [*leaves(errors.FinalError), *leaves(errors.ExpiredError)])
-def test_what_will_not_pass_fails_at_once(error):
+@pytest.mark.parametrize("error", [*subclasses(errors.FinalError), *subclasses(errors.ExpiredError)])
+def test_an_error_that_is_not_retryable_fails_at_once(error):
     decision = decide(error("no"))
     assert decision.action is RetryAction.FAIL
     assert error.__name__ in decision.reason
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), OSError("disk full"), KeyboardInterrupt()])
-def test_what_is_not_ours_is_left_to_airflow(error):
+def test_the_decision_on_other_exceptions_is_left_to_airflow(error):
     assert decide(error).action is RetryAction.DEFAULT
 
 
-def test_further_final_errors_can_be_named():
+def test_further_errors_can_be_final():
     assert decide(ValueError("x"), final=(ValueError,)).action is RetryAction.FAIL
     assert decide(KeyError("x"), final=(ValueError,)).action is RetryAction.DEFAULT
 
 
-def test_the_reason_holds_no_text_of_the_error():
+def test_the_reason_does_not_contain_the_message_of_the_error():
     assert "5ec4e7" not in decide(errors.TransferError("PUT https://s3/a?sig=5ec4e7")).reason

@@ -1,4 +1,4 @@
-"""The wait as a task: deferred to the triggerer, or rescheduled."""
+"""The wait as a task: deferred to the triggerer, or rescheduled between status calls."""
 
 import json
 import time
@@ -51,7 +51,7 @@ def test_the_wait_is_deferred_with_ids_only(run, context):
     assert deferral.timeout > timedelta(hours=2)
 
 
-def test_a_day_is_waited_by_default(run, context):
+def test_the_default_timeout_is_a_day(run, context):
     with pytest.raises(TaskDeferred) as caught:
         run(sensor_for("op-1"), context)
     assert caught.value.trigger.deadline == pytest.approx(time.time() + 86400, abs=60)
@@ -61,13 +61,13 @@ def test_a_day_is_waited_by_default(run, context):
     ("rendered", "seconds"),
     [(None, None), ("None", None), ("", None), ("90.5", 90.5), (90, 90.0), ("0", 0.0)],
 )
-def test_the_expectation_may_come_from_a_template(run, context, rendered, seconds):
+def test_the_expectation_can_come_from_a_template(run, context, rendered, seconds):
     with pytest.raises(TaskDeferred) as caught:
         run(sensor_for("op-1", expected_seconds=rendered), context)
     assert caught.value.trigger.expected_seconds == seconds
 
 
-def test_topic_and_expectation_may_come_from_the_part(run, context):
+def test_topic_and_expectation_can_come_from_the_part(run, context):
     sensor = BatchCodeSensor(
         task_id="poll", operation_id="op-1", part={"topic": "anzsco", "expected_seconds": 90.0, "uri": "file:///x"}
     )
@@ -76,7 +76,7 @@ def test_topic_and_expectation_may_come_from_the_part(run, context):
     assert (caught.value.trigger.topic, caught.value.trigger.expected_seconds) == ("anzsco", 90.0)
 
 
-def test_another_try_asks_soon_and_does_not_tell_how_long_all_of_it_took(run, context):
+def test_a_later_attempt_polls_at_once_and_reports_no_duration(run, context):
     context["ti"].try_number = 2
     sensor = sensor_for("op-1", expected_seconds=72000)
     with pytest.raises(TaskDeferred) as caught:
@@ -87,28 +87,28 @@ def test_another_try_asks_soon_and_does_not_tell_how_long_all_of_it_took(run, co
 
 
 @pytest.mark.parametrize("rendered", ["soon", "-1", "nan", "inf"])
-def test_an_expectation_that_is_no_time_is_refused_by_its_value(run, context, rendered):
+def test_an_invalid_expectation_is_refused_with_its_value(run, context, rendered):
     with pytest.raises(ValueError, match=rendered):
         run(sensor_for("op-1", expected_seconds=rendered), context)
 
 
-def test_a_complete_operation_ends_the_wait_and_is_told(context):
+def test_the_outcome_of_a_complete_operation_is_pushed(context):
     sensor_for("op-1").resume(context, event())
-    told = {"operation_id": "op-1", "state": "complete", "message": "complete", "seconds": 12.5}
-    assert context["ti"].xcoms == {"operation": told}
+    outcome = {"operation_id": "op-1", "state": "complete", "message": "complete", "seconds": 12.5}
+    assert context["ti"].xcoms == {"operation": outcome}
 
 
-def test_an_event_of_a_triggerer_that_did_not_count_seconds_yet_is_understood(context):
+def test_an_event_without_seconds_from_an_older_triggerer_is_accepted(context):
     sensor_for("op-1").resume(context, {name: value for name, value in event().items() if name != "seconds"})
     assert context["ti"].xcoms["operation"]["seconds"] is None
 
 
 @pytest.mark.parametrize("reason", ["failed", "timed_out", "deadline", "refused"])
-def test_any_other_end_fails_the_task_and_is_told(context, reason):
+def test_any_other_outcome_is_pushed_and_fails_the_task(context, reason):
     with pytest.raises(OperationFailedError, match="operation 'op-1': out of memory"):
         sensor_for("op-1").resume(context, event(status="error", reason=reason, message="out of memory"))
-    told = {"operation_id": "op-1", "state": reason, "message": "out of memory", "seconds": 12.5}
-    assert context["ti"].xcoms == {"operation": told}
+    outcome = {"operation_id": "op-1", "state": reason, "message": "out of memory", "seconds": 12.5}
+    assert context["ti"].xcoms == {"operation": outcome}
 
 
 @pytest.mark.parametrize(
@@ -126,13 +126,13 @@ def test_any_other_end_fails_the_task_and_is_told(context, reason):
         {name: value for name, value in event().items() if name != "message"},
     ],
 )
-def test_an_event_of_somebody_else_is_refused(context, bad):
+def test_an_event_that_is_invalid_or_for_another_operation_is_refused(context, bad):
     with pytest.raises(ProtocolError, match="unexpected event for operation 'op-1': "):
         sensor_for("op-1").resume(context, bad)
     assert context["ti"].xcoms == {}
 
 
-async def test_what_the_trigger_says_is_what_the_sensor_understands(connected, grant, input_file, run, context):
+async def test_the_sensor_accepts_the_event_of_the_trigger(connected, grant, input_file, run, context):
     CodingServiceHook().upload(grant, input_file)
     sensor = sensor_for(grant.operation_id, poll_interval=0.01)
     with pytest.raises(TaskDeferred) as caught:
@@ -168,7 +168,7 @@ def test_a_complete_operation_ends_a_rescheduled_wait(connected, grant, input_fi
     assert context["ti"].xcoms["operation"]["state"] == "complete"
 
 
-def test_a_failed_operation_fails_a_rescheduled_wait_and_is_told(connected, grant, input_file, context):
+def test_a_failed_operation_fails_a_rescheduled_wait_and_its_outcome_is_pushed(connected, grant, input_file, context):
     connected.fault("operation_fails", error="out of memory")
     CodingServiceHook().upload(grant, input_file)
     sensor = sensor_for(grant.operation_id, deferrable=False)
@@ -188,21 +188,21 @@ def test_a_failed_status_call_does_not_end_a_rescheduled_wait(connected, grant, 
     assert sensor_for(grant.operation_id, deferrable=False).poke(context) is False
 
 
-def test_a_rescheduled_wait_asks_again_a_little_before_the_operation_is_expected_to_be_done(grant, run, context):
+def test_a_rescheduled_wait_makes_its_second_call_a_little_before_the_expected_end(grant, run, context):
     with pytest.raises(AirflowRescheduleException) as caught:
         run(sensor_for(grant.operation_id, deferrable=False, expected_seconds="3000"), context)
     seconds = caught.value.reschedule_date.timestamp() - time.time()
     assert 2390 < seconds < 2400 + 60 * 0.1
 
 
-def test_a_rescheduled_wait_comes_back_when_the_limit_is_over(connected, grant, run, context):
+def test_a_rescheduled_wait_resumes_when_the_limit_no_longer_applies(connected, grant, run, context):
     connected.fault("limit_exceeded")
     with pytest.raises(AirflowRescheduleException) as caught:
         run(sensor_for(grant.operation_id, deferrable=False, timeout=timedelta(days=3)), context)
     assert caught.value.reschedule_date.timestamp() - time.time() == pytest.approx(86400, abs=60)
 
 
-def test_a_rescheduled_wait_comes_back_before_its_timeout(connected, grant, run, context):
+def test_a_rescheduled_wait_resumes_before_its_timeout(connected, grant, run, context):
     connected.fault("limit_exceeded")
     with pytest.raises(AirflowRescheduleException) as caught:
         run(sensor_for(grant.operation_id, deferrable=False, timeout=600), context)
@@ -217,12 +217,12 @@ def test_a_rescheduled_wait_ends_at_its_timeout(connected, grant, run, context):
 # ---- options -----------------------------------------------------------------------------------------------------
 
 
-def test_the_retry_policy_is_ours_unless_another_is_given():
+def test_the_retry_policy_is_ours_by_default():
     assert isinstance(sensor_for("op-1").retry_policy, CodingServiceRetryPolicy)
     other = CodingServiceRetryPolicy(final=(ValueError,))
     assert sensor_for("op-1", retry_policy=other).retry_policy is other
 
 
-def test_ids_and_the_expectation_may_be_templates():
+def test_ids_and_the_expectation_can_be_templates():
     fields = {"topic", "part", "operation_id", "coding_service_conn_id", "expected_seconds"}
     assert set(BatchCodeSensor.template_fields) == fields

@@ -1,4 +1,4 @@
-"""An Airflow connection becomes typed settings, or an error that says what to change in it."""
+"""An Airflow connection is read as typed settings, or refused with what to change in it."""
 
 from dataclasses import dataclass
 
@@ -65,7 +65,7 @@ def test_every_extra_field_of_ours_is_read():
     assert read.budget_conn_id == "budget"
 
 
-def test_what_airflow_s_http_hook_takes_is_let_through():
+def test_extra_fields_of_the_http_hook_are_accepted():
     assert settings(dict.fromkeys(HTTP_EXTRAS - {"timeout"}, "x")).timeout == 60
 
 
@@ -84,7 +84,7 @@ def test_what_airflow_s_http_hook_takes_is_let_through():
         ({"host": "http://[::1]", "port": 8070}, "http://[::1]:8070"),
     ],
 )
-def test_host_schema_and_port_make_the_base_url(fields, url):
+def test_the_base_url_consists_of_host_schema_and_port(fields, url):
     assert settings(**fields).api_url == url
 
 
@@ -92,14 +92,14 @@ def test_host_schema_and_port_make_the_base_url(fields, url):
     "host",
     ["http://127.0.0.1:8070", "http://127.8.9.1", "http://localhost:8070", "http://[::1]:8070", "http://LOCALHOST"],
 )
-def test_plain_http_is_taken_on_loopback(host):
+def test_plain_http_is_accepted_on_loopback(host):
     assert settings({"auth_host": host}, host=host).api_url == host
 
 
 @pytest.mark.parametrize(
     "host", ["http://coder.example", "http://10.0.0.5:8070", "http://localhost.example", "http://0.0.0.0:8070"]
 )
-def test_plain_http_elsewhere_is_refused_for_either_host(host):
+def test_plain_http_on_another_host_is_refused_for_api_and_token_endpoint(host):
     for text, field in (
         (refusal(host=host), "host of connection 'my_coding'"),
         (refusal({"auth_host": host}), "`auth_host` in the extra of connection 'my_coding'"),
@@ -109,28 +109,28 @@ def test_plain_http_elsewhere_is_refused_for_either_host(host):
         assert '"allow_http": true' in text
 
 
-def test_plain_http_elsewhere_is_taken_when_the_connection_says_so():
+def test_plain_http_on_another_host_is_accepted_with_allow_http():
     host = "http://coder.example"
     assert settings({"allow_http": True, "auth_host": host}, host=host).api_url == host
 
 
 @pytest.mark.parametrize(
-    ("host", "shown"),
+    ("host", "url"),
     [(None, "https://"), ("", "https://"), ("ftp://coder.example", "ftp://coder.example")],
 )
-def test_a_host_that_is_no_web_address_is_refused_with_an_example(host, shown):
+def test_a_host_that_is_not_a_url_is_refused_with_an_example(host, url):
     text = refusal(host=host)
-    assert text.startswith(f"host of connection 'my_coding' is '{shown}")
+    assert text.startswith(f"host of connection 'my_coding' is '{url}")
     assert "expected a URL such as 'https://partner-coder.api.abs.gov.au'" in text
 
 
 @pytest.mark.parametrize("host", ["https://[::1", "https://coder.example:port", "https://coder.example:99999"])
-def test_a_host_that_no_url_can_have_is_refused_too(host):
+def test_a_malformed_host_is_refused(host):
     assert repr(host) in refusal(host=host)
 
 
 @pytest.mark.parametrize("auth_host", [None, "", "partner-coder.auth.abs.gov.au"])
-def test_a_token_endpoint_that_is_missing_or_no_url_is_refused_with_an_example(auth_host):
+def test_a_token_endpoint_that_is_missing_or_not_a_url_is_refused_with_an_example(auth_host):
     text = refusal({"auth_host": auth_host})
     assert text.startswith(f"`auth_host` in the extra of connection 'my_coding' is {auth_host or ''!r}")
     assert "expected a URL such as 'https://partner-coder." in text
@@ -138,16 +138,33 @@ def test_a_token_endpoint_that_is_missing_or_no_url_is_refused_with_an_example(a
 
 @pytest.mark.parametrize("field", ["login", "password"])
 @pytest.mark.parametrize("value", [None, ""])
-def test_missing_credentials_are_refused_with_their_place(field, value):
+def test_the_error_for_missing_credentials_says_where_to_enter_them(field, value):
     text = refusal(**{field: value})
     assert text == f"connection 'my_coding' has no {field}: use client id as login, client secret as password"
 
 
 @pytest.mark.parametrize("field", ["requests_per_second", "requests_per_day", "poll_interval", "timeout"])
 @pytest.mark.parametrize("value", [0, -1, "many", None, [], "nan", "inf", float("inf")])
-def test_a_number_that_is_none_is_refused_by_name_and_value(field, value):
+def test_an_invalid_number_is_refused_with_name_and_value(field, value):
     text = refusal({field: value})
     assert f"connection 'my_coding' has {field} = {value!r} in its extra; expected a number" in text
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({}, (True, {}, True)),
+        ({"verify": False, "proxies": {"http": "http://p"}}, (False, {"http": "http://p"}, True)),
+        (
+            {"verify_ssl": "/ca.pem", "proxy": "http://p"},
+            ("/ca.pem", {"http": "http://p", "https": "http://p"}, True),
+        ),
+        ({"trust_env": False}, (True, {}, False)),
+    ],
+)
+def test_both_hooks_read_verification_and_proxies_from_the_settings(extra, expected):
+    read = settings(extra)
+    assert (read.verify, read.proxies, read.trust_env) == expected
 
 
 def test_less_than_one_call_a_day_is_refused():
@@ -155,26 +172,26 @@ def test_less_than_one_call_a_day_is_refused():
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_without_a_connection_for_the_budget_it_stays_on_this_machine(value):
+def test_without_a_connection_the_budget_is_kept_on_this_machine(value):
     assert settings({"budget_conn_id": value}).budget_conn_id is None
 
 
 @pytest.mark.parametrize("value", [0, True, ["budget"], {}])
-def test_a_connection_for_the_budget_that_is_no_id_is_refused(value):
+def test_a_budget_connection_id_that_is_not_text_is_refused(value):
     text = refusal({"budget_conn_id": value})
     assert f"budget_conn_id = {value!r} in its extra; expected an Airflow connection id" in text
 
 
-def test_unknown_extra_fields_are_refused_with_the_known_ones():
+def test_unknown_extra_fields_are_refused_with_a_list_of_fields():
     text = refusal({"authhost": "x", "requests_per_secnd": 2})
     assert text.startswith(
         "connection 'my_coding' has the unknown extra fields ['authhost', 'requests_per_secnd']; known: "
     )
-    for known in HTTP_EXTRAS | OWN_EXTRAS:
-        assert repr(known) in text
+    for field in HTTP_EXTRAS | OWN_EXTRAS:
+        assert repr(field) in text
 
 
-def test_the_secret_shows_in_no_repr_and_no_refusal():
+def test_no_repr_and_no_error_contains_the_secret():
     assert "secret123" not in repr(settings())
     for extra, fields in (({"timeout": 0}, {}), ({"x": 1}, {}), ({}, {"host": None}), ({}, {"login": None})):
         assert "secret123" not in refusal(extra, **fields)
@@ -183,13 +200,13 @@ def test_the_secret_shows_in_no_repr_and_no_refusal():
 @pytest.mark.parametrize(
     "url", ["http://s3.example/a?sig=5ec4e7", "s3.example/a?sig=5ec4e7", "ftp://s3/a?sig=5ec4e7", "//s3/a?sig=5ec4e7"]
 )
-def test_a_refused_link_does_not_show_its_query(url):
+def test_the_error_for_a_refused_link_does_not_contain_its_query(url):
     with pytest.raises(SettingsError, match="the upload URL is ") as caught:
         settings().check_url(url, "the upload URL")
     assert "5ec4e7" not in str(caught.value)
 
 
-def test_a_link_with_an_upper_case_scheme_is_as_good():
+def test_a_link_with_an_upper_case_scheme_is_accepted():
     settings().check_url("HTTPS://s3.example/a", "the upload URL")
 
 

@@ -1,4 +1,4 @@
-"""State that several machines share in PostgreSQL: nothing is lost, nobody waits for ever, no password is told."""
+"""State that several machines share in PostgreSQL: no change is lost and no error contains a password."""
 
 import threading
 import time
@@ -23,13 +23,13 @@ def row(conninfo):
     return SharedRow(conninfo, "account", "budget")
 
 
-def state_of(row):
+def read_state(row):
     with row.lock() as (state, _):
         return dict(state)
 
 
-def wait_for_a_waiter(conninfo):
-    """Return when some session waits for a lock."""
+def wait_for_blocked_session(conninfo):
+    """Return once a session waits for a lock."""
     with psycopg.connect(conninfo, autocommit=True) as connection:
         waiting = (
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -38,20 +38,20 @@ def wait_for_a_waiter(conninfo):
             pass
 
 
-def test_what_one_leaves_the_next_finds(row, conninfo):
-    assert state_of(row) == {}
+def test_a_change_is_visible_to_the_next_user(row, conninfo):
+    assert read_state(row) == {}
     with row.lock() as (state, _):
         state["next"] = 1_800_000_000.123456
-    assert state_of(SharedRow(conninfo, "account", "budget")) == {"next": 1_800_000_000.123456}
+    assert read_state(SharedRow(conninfo, "account", "budget")) == {"next": 1_800_000_000.123456}
 
 
 def test_each_account_has_a_row_of_its_own(row, conninfo):
     with row.lock() as (state, _):
         state["next"] = 1
-    assert state_of(SharedRow(conninfo, "other", "budget")) == {}
+    assert read_state(SharedRow(conninfo, "other", "budget")) == {}
 
 
-def test_a_block_left_with_an_error_changes_nothing(row):
+def test_a_block_that_raises_an_error_changes_nothing(row):
     def break_off():
         with row.lock() as (state, _):
             state["next"] = 1
@@ -59,7 +59,7 @@ def test_a_block_left_with_an_error_changes_nothing(row):
 
     with pytest.raises(RuntimeError):
         break_off()
-    assert state_of(row) == {}
+    assert read_state(row) == {}
 
 
 COUNTING = """
@@ -84,38 +84,38 @@ assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
 """
 
 
-def test_processes_that_begin_at_once_in_an_empty_database_lose_no_change(row, conninfo, run_python):
+def test_simultaneous_processes_in_an_empty_database_lose_no_change(row, conninfo, run_python):
     run_python(COUNTING, conninfo)
-    assert state_of(row) == {"count": 80}
+    assert read_state(row) == {"count": 80}
 
 
-def test_two_that_make_the_table_at_once_get_on_with_it(row, conninfo):
+def test_two_sessions_can_create_the_table_at_once(row, conninfo):
     with psycopg.connect(conninfo) as other:
         other.execute(CREATE_TABLE)
-        thread = threading.Thread(target=state_of, args=[row])
+        thread = threading.Thread(target=read_state, args=[row])
         thread.start()
-        wait_for_a_waiter(conninfo)
+        wait_for_blocked_session(conninfo)
     thread.join()
-    assert state_of(row) == {}
+    assert read_state(row) == {}
 
 
-def test_the_time_is_the_server_s_when_the_lock_is_had(row, conninfo):
-    state_of(row)
-    seen = []
+def test_the_time_is_read_from_the_server_after_the_lock_is_acquired(row, conninfo):
+    read_state(row)
+    times = []
 
-    def look():
+    def read_time():
         with row.lock() as (_, now):
-            seen.append(now)
+            times.append(now)
 
     with row.lock() as (_, first):
-        thread = threading.Thread(target=look)
+        thread = threading.Thread(target=read_time)
         thread.start()
-        wait_for_a_waiter(conninfo)
+        wait_for_blocked_session(conninfo)
         with psycopg.connect(conninfo) as connection:
             [released] = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
     thread.join()
-    assert first < released < seen[0]
-    assert seen[0] == pytest.approx(time.time(), abs=60)
+    assert first < released < times[0]
+    assert times[0] == pytest.approx(time.time(), abs=60)
 
 
 def test_a_budget_in_the_row_spaces_calls_and_counts_the_day(row):
@@ -128,15 +128,15 @@ def test_a_budget_in_the_row_spaces_calls_and_counts_the_day(row):
 # ---- refusals ------------------------------------------------------------------------------------------------------
 
 
-def refusal_of(conninfo):
+def refusal_message(conninfo):
     with pytest.raises(BudgetError) as caught:
-        state_of(SharedRow(conninfo, "account", "budget"))
+        read_state(SharedRow(conninfo, "account", "budget"))
     assert caught.value.retry_after is None
     return str(caught.value)
 
 
-def test_a_database_that_is_down_may_come_back_and_no_password_is_told():
-    text = refusal_of("host=127.0.0.1 port=1 user=coding password=5ec4e7")
+def test_the_error_for_a_database_that_is_down_is_retryable_and_contains_no_password():
+    text = refusal_message("host=127.0.0.1 port=1 user=coding password=5ec4e7")
     assert text.startswith(
         "no call was made to the coding service, because the call budget is not available in the database of connection"
         " 'budget': "
@@ -145,7 +145,7 @@ def test_a_database_that_is_down_may_come_back_and_no_password_is_told():
     assert "5ec4e7" not in text
 
 
-def test_a_connection_lost_on_the_way_changes_nothing_and_the_next_one_goes_on(postgres, row, budget_database):
+def test_a_lost_connection_changes_nothing_and_the_next_one_works(postgres, row, budget_database):
     with row.lock() as (state, _):
         state["next"] = 1
 
@@ -159,29 +159,29 @@ def test_a_connection_lost_on_the_way_changes_nothing_and_the_next_one_goes_on(p
 
     with pytest.raises(BudgetError):
         lose_the_connection()
-    assert state_of(row) == {"next": 1}
+    assert read_state(row) == {"next": 1}
 
 
-def test_a_role_needs_no_more_than_to_read_insert_and_update_once_the_table_is_there(postgres, budget_database):
+def test_a_role_needs_only_select_insert_and_update_once_the_table_exists(postgres, budget_database):
     postgres.execute("DROP ROLE IF EXISTS caller")
     postgres.execute("CREATE ROLE caller LOGIN")
     conninfo = postgres.conninfo(budget_database, user="caller")
-    assert "permission denied for schema public" in refusal_of(conninfo)
+    assert "permission denied for schema public" in refusal_message(conninfo)
     postgres.execute(CREATE_TABLE, budget_database)
-    assert "permission denied for table coding_service_state" in refusal_of(conninfo)
+    assert "permission denied for table coding_service_state" in refusal_message(conninfo)
     postgres.execute("GRANT SELECT, INSERT, UPDATE ON coding_service_state TO caller", budget_database)
-    assert state_of(SharedRow(conninfo, "account", "budget")) == {}
+    assert read_state(SharedRow(conninfo, "account", "budget")) == {}
 
 
 # ---- from an Airflow connection ------------------------------------------------------------------------------------
 
 
 def connection(**fields):
-    given = {"conn_id": "budget", "conn_type": "postgres", "host": "db", "port": 5433, "schema": "coding"}
-    return SimpleNamespace(**{**given, "login": "me", "password": "it's 5ec4e7", **fields})
+    defaults = {"conn_id": "budget", "conn_type": "postgres", "host": "db", "port": 5433, "schema": "coding"}
+    return SimpleNamespace(**{**defaults, "login": "me", "password": "it's 5ec4e7", **fields})
 
 
-def test_fields_and_extras_of_the_connection_are_libpq_s():
+def test_fields_and_extras_of_the_connection_become_libpq_options():
     row = SharedRow.from_connection(connection(), {"sslmode": "require", "connect_timeout": 3}, "account")
     assert psycopg.conninfo.conninfo_to_dict(row._conninfo) == {
         "host": "db",
@@ -199,7 +199,7 @@ def test_fields_and_extras_of_the_connection_are_libpq_s():
 
 
 @pytest.mark.parametrize("extra", [{"iam": True}, {"sslmod": "require"}, {"host": "elsewhere"}])
-def test_an_extra_that_is_no_option_of_libpq_is_refused_by_name(extra):
+def test_an_extra_that_is_not_a_libpq_option_is_refused_by_name(extra):
     with pytest.raises(SettingsError) as caught:
         SharedRow.from_connection(connection(), extra, "account")
     assert f"not all of its extras {sorted(extra)} are libpq options" in str(caught.value)
@@ -223,7 +223,7 @@ async def test_a_missing_connection_is_refused_by_both_hooks(remote, connect):
         await CodingServiceAsyncHook().operation("osca", "op-1")
 
 
-def test_a_database_that_is_down_makes_no_call(remote, connect, monkeypatch):
+def test_no_call_is_made_while_the_database_is_down(remote, connect, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_BUDGET", "postgres://me:5ec4e7@127.0.0.1:1/coding")
     connect(remote.url, budget_conn_id="budget")
     working, message = CodingServiceHook().test_connection()
@@ -233,7 +233,7 @@ def test_a_database_that_is_down_makes_no_call(remote, connect, monkeypatch):
     assert remote.journal("GET", "/v1/topics") == []
 
 
-def test_machines_that_share_no_disk_share_the_budget(remote, connect, budget_database, tmp_path):
+def test_machines_without_a_common_disk_share_the_budget(remote, connect, budget_database, tmp_path):
     hooks = []
     for machine in ("a", "b"):
         connect(

@@ -1,4 +1,4 @@
-"""One token an hour, for however many processes."""
+"""One token for all processes of a machine, until it expires."""
 
 import json
 import stat
@@ -23,43 +23,43 @@ def store(path, secret="secret123", now=NOW):
     return TokenStore(path, "client1", secret, clock=lambda: now)
 
 
-def get(store, refused=None):
+def get(store, refused_token=None):
     with store.slot() as slot:
-        return slot.get(refused)
+        return slot.get(refused_token)
 
 
-def put(store, token, seconds=3600.0):
+def save(store, token, seconds=3600.0):
     with store.slot() as slot:
         slot.save(token, seconds)
 
 
-def test_a_token_is_there_for_the_next_process(path):
+def test_a_stored_token_is_available_to_the_next_process(path):
     assert get(store(path)) is None
-    put(store(path), "t0ken")
+    save(store(path), "t0ken")
     assert get(store(path)) == "t0ken"
 
 
-def test_a_token_is_renewed_before_it_ends(path):
-    put(store(path), "t0ken")
+def test_a_token_is_renewed_before_it_expires(path):
+    save(store(path), "t0ken")
     assert get(store(path, now=NOW + 3600 - RENEWAL_MARGIN_S - 1)) == "t0ken"
     assert get(store(path, now=NOW + 3600 - RENEWAL_MARGIN_S)) is None
 
 
 @pytest.mark.parametrize("seconds", [1.0, 60.0, 200.0])
-def test_a_short_lived_token_is_used_for_half_its_life(path, seconds):
-    put(store(path), "t0ken", seconds)
+def test_a_short_lived_token_is_used_for_half_its_lifetime(path, seconds):
+    save(store(path), "t0ken", seconds)
     assert get(store(path, now=NOW + seconds * 0.49)) == "t0ken"
     assert get(store(path, now=NOW + seconds * 0.51)) is None
 
 
-def test_a_refused_token_is_not_handed_out_again_but_a_newer_one_is(path):
-    put(store(path), "old")
-    assert get(store(path), refused="old") is None
-    put(store(path), "new")
-    assert get(store(path), refused="old") == "new"
+def test_a_refused_token_is_not_returned_but_a_newer_one_is(path):
+    save(store(path), "old")
+    assert get(store(path), refused_token="old") is None
+    save(store(path), "new")
+    assert get(store(path), refused_token="old") == "new"
 
 
-def test_the_place_is_one_at_a_time(path):
+def test_only_one_process_can_lock_the_token(path):
     with store(path).slot() as first, store(path).slot() as second:
         assert first is not None
         assert second is None
@@ -67,8 +67,8 @@ def test_the_place_is_one_at_a_time(path):
         assert third is not None
 
 
-def test_a_place_left_with_an_error_keeps_what_was_there(path):
-    put(store(path), "t0ken")
+def test_a_block_that_raises_an_error_keeps_the_stored_token(path):
+    save(store(path), "t0ken")
 
     def break_off():
         with store(path).slot() as slot:
@@ -80,8 +80,8 @@ def test_a_place_left_with_an_error_keeps_what_was_there(path):
     assert get(store(path)) == "t0ken"
 
 
-def test_the_file_is_its_owner_s_and_tells_nothing_without_the_secret(path):
-    put(store(path), "t0ken")
+def test_the_file_is_private_and_encrypted_with_the_secret(path):
+    save(store(path), "t0ken")
     assert "t0ken" not in path.read_text()
     assert {stat.S_IMODE(one.stat().st_mode) for one in path.parent.iterdir()} == {0o600}
     assert get(store(path, secret="changed")) is None
@@ -90,8 +90,8 @@ def test_the_file_is_its_owner_s_and_tells_nothing_without_the_secret(path):
 @pytest.mark.parametrize(
     "damage", [b"", b"{", b"[]", b"\xff\xfe", b'{"until": 9e99}', b'{"until": 9e99, "token": "x"}']
 )
-def test_a_damaged_file_costs_a_new_token_and_no_error(path, damage):
-    put(store(path), "t0ken")
+def test_a_damaged_file_reads_as_no_token(path, damage):
+    save(store(path), "t0ken")
     path.write_bytes(damage)
     assert get(store(path)) is None
 
@@ -117,15 +117,15 @@ for _ in range(int(sys.argv[1])):
 assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(children)
 """
 
-TELL_WHO_HAS_A_TOKEN = """
+REPORT_TOKENS = """
 import os
 from coding_service.call_budget import CallBudget
 
-def told(self, reserve=CallBudget.reserve):
-    os.write(1, b"has a token\\n")  # at once and whole, however many write
+def report_and_reserve(self, reserve=CallBudget.reserve):
+    os.write(1, b"has a token\\n")  # one write, so that lines of several processes do not mix
     return reserve(self)
 
-CallBudget.reserve = told
+CallBudget.reserve = report_and_reserve
 """
 
 
@@ -133,13 +133,13 @@ def token_requests(remote):
     return remote.journal("POST", "/oauth2/token")
 
 
-def test_twenty_processes_at_once_ask_for_one_token(connected, run_python):
+def test_twenty_simultaneous_processes_fetch_one_token(connected, run_python):
     run_python(MANY_PROCESSES, 20)
     assert len(token_requests(connected)) == 1
     assert [one["status"] for one in connected.journal("GET", "/v1/topics")] == [200] * 20
 
 
-def test_the_token_file_of_a_real_call_holds_no_token_and_no_credentials(remote, connect, tmp_path):
+def test_the_state_files_of_a_real_call_contain_no_token_and_no_credentials(remote, connect, tmp_path):
     state = connect(remote.url)
     hook = CodingServiceHook()
     hook.topics()
@@ -154,7 +154,7 @@ def test_the_token_file_of_a_real_call_holds_no_token_and_no_credentials(remote,
     assert json.loads(path.read_text())["until"] > 0
 
 
-def test_a_withdrawn_token_is_replaced_once_and_the_call_goes_through(connected):
+def test_a_revoked_token_is_replaced_once_and_the_call_succeeds(connected):
     hook = CodingServiceHook()
     hook.topics()
     connected.forget_tokens()
@@ -163,12 +163,12 @@ def test_a_withdrawn_token_is_replaced_once_and_the_call_goes_through(connected)
     assert len(token_requests(connected)) == 2
 
 
-def test_twenty_processes_whose_token_is_refused_at_once_replace_it_once(remote, connect, start_python):
+def test_twenty_processes_whose_token_is_refused_replace_it_once(remote, connect, start_python):
     state = connect(remote.url)
     CodingServiceHook().topics()
     [path] = state.glob("*.calls")
-    with SharedFile(path).lock():  # each takes the token, then waits for the budget
-        processes = start_python(TELL_WHO_HAS_A_TOKEN + MANY_PROCESSES, 20)
+    with SharedFile(path).lock():  # every process gets the token, then waits for the budget
+        processes = start_python(REPORT_TOKENS + MANY_PROCESSES, 20)
         assert [processes.stdout.readline() for _ in range(20)] == ["has a token\n"] * 20
         remote.forget_tokens()
     processes.communicate(timeout=60)
@@ -178,7 +178,7 @@ def test_twenty_processes_whose_token_is_refused_at_once_replace_it_once(remote,
     assert sorted(statuses) == [200] * 21 + [403] * 20
 
 
-def test_a_token_refused_when_new_is_not_replaced_a_second_time(serve, connect):
+def test_a_new_token_that_is_refused_is_not_replaced_again(serve, connect):
     def answer(request, reply):
         if request.path == "/oauth2/token":
             reply(200, {"access_token": f"t{len(server.requests)}", "expires_in": 3600})
@@ -195,7 +195,7 @@ def test_a_token_refused_when_new_is_not_replaced_a_second_time(serve, connect):
     assert sent == ["t1", "t3"]
 
 
-def test_a_token_that_could_not_be_had_leaves_the_place_free(connected):
+def test_a_failed_token_request_releases_the_lock(connected):
     connected.fault("server_error", path_contains="/oauth2/token")
     with pytest.raises(Exception, match="the token request was answered with HTTP 500"):
         CodingServiceHook().topics()

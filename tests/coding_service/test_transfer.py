@@ -1,4 +1,4 @@
-"""Files to and from presigned storage: what goes over the wire, what is resumed, and what never shows."""
+"""Upload and download of presigned files: what is sent, what is resumed, and what no error contains."""
 
 import gzip
 import hashlib
@@ -53,7 +53,7 @@ def download(session, server, target, **options):
 # ---- upload ------------------------------------------------------------------------------------------------------
 
 
-def test_an_upload_has_our_two_headers_and_a_length_and_no_other(serve, connect, input_file, monkeypatch, tmp_path):
+def test_an_upload_sends_the_two_kms_headers_and_a_length_only(serve, connect, input_file, monkeypatch, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login somebody password 0therSecret\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -65,15 +65,15 @@ def test_an_upload_has_our_two_headers_and_a_length_and_no_other(serve, connect,
     assert request.body == input_file.read_bytes()
     sent = {name.lower(): value for name, value in request.headers}
     assert len(sent) == len(request.headers)
-    of_http_itself = {"host", "accept-encoding", "user-agent", "connection"}
-    assert {name: value for name, value in sent.items() if name not in of_http_itself} == {
+    http_headers = {"host", "accept-encoding", "user-agent", "connection"}
+    assert {name: value for name, value in sent.items() if name not in http_headers} == {
         "x-amz-server-side-encryption": "aws:kms",
         "x-amz-server-side-encryption-aws-kms-key-id": KEY,
         "content-length": str(input_file.stat().st_size),
     }
 
 
-def test_an_upload_goes_through_the_storage_of_the_local_service(connected, input_file):
+def test_an_upload_is_accepted_by_the_local_service(connected, input_file):
     hook = CodingServiceHook()
     grant = hook.create_operation("osca", hook.latest_model("osca").model_id)
     assert hook.upload(grant, input_file) == input_file.stat().st_size
@@ -82,7 +82,7 @@ def test_an_upload_goes_through_the_storage_of_the_local_service(connected, inpu
 
 
 @pytest.mark.parametrize(("total", "words"), [(4_000_000, "1.0 of 4.0 MB (25%)"), (None, "1.0 MB")])
-def test_a_transfer_says_how_far_it_is(caplog, total, words):
+def test_a_transfer_logs_its_progress(caplog, total, words):
     caplog.set_level("INFO", transfer.log.name)
     transfer.Progress("upload of part-7.jsonl", total, period=0).add(1_000_000)
     transfer.Progress("upload that has just begun", total).add(1_000_000)
@@ -91,7 +91,7 @@ def test_a_transfer_says_how_far_it_is(caplog, total, words):
     ]
 
 
-def test_of_a_large_file_that_is_not_what_was_prepared_storage_keeps_nothing(connected, tmp_path):
+def test_storage_keeps_nothing_of_a_large_file_that_has_changed(connected, tmp_path):
     path, hook = tmp_path / "part-7.jsonl", CodingServiceHook()
     path.write_bytes(b"x" * (3 * transfer.BLOCK_BYTES + 1))
     grant = hook.create_operation("osca", hook.latest_model("osca").model_id)
@@ -141,7 +141,7 @@ def test_a_file_above_five_billion_bytes_is_not_sent(session, serve, tmp_path):
         (301, ProtocolError),
     ],
 )
-def test_every_answer_of_storage_to_an_upload_has_its_error(session, serve, input_file, status, error):
+def test_every_answer_of_storage_to_an_upload_raises_its_error(session, serve, input_file, status, error):
     server = serve(lambda request, reply: reply(status, b"" if status == 204 else EXPIRED, Location="http://x/"))
     with pytest.raises(error, match=f"with HTTP {status}") as caught:
         upload(session, server, input_file)
@@ -152,16 +152,16 @@ def test_every_answer_of_storage_to_an_upload_has_its_error(session, serve, inpu
         assert "(AccessDenied: Request has expired)" in str(caught.value)
 
 
-def test_an_error_of_storage_is_shown_by_code_and_message_only(session, serve, input_file):
-    shown = "<Code>SignatureDoesNotMatch</Code><Message>No</Message>"
-    body = f"<Error>{shown}<StringToSign>{SIGNATURE}</StringToSign></Error>"
+def test_only_code_and_message_of_a_storage_error_are_shown(session, serve, input_file):
+    reason = "<Code>SignatureDoesNotMatch</Code><Message>No</Message>"
+    body = f"<Error>{reason}<StringToSign>{SIGNATURE}</StringToSign></Error>"
     server = serve(lambda request, reply: reply(403, body.encode()))
     with pytest.raises(GrantExpiredError, match=r"\(SignatureDoesNotMatch: No\)") as caught:
         upload(session, server, input_file)
     assert SIGNATURE not in str(caught.value)
 
 
-def test_an_upload_that_is_reset_may_be_tried_again(connected, input_file):
+def test_an_upload_that_is_reset_can_be_repeated(connected, input_file):
     input_file.write_bytes(input_file.read_bytes() * 20_000)
     connected.fault("reset_upload")
     hook = CodingServiceHook()
@@ -175,7 +175,7 @@ def test_an_upload_that_is_reset_may_be_tried_again(connected, input_file):
     hook.upload(grant, input_file)
 
 
-def test_a_refusal_while_a_large_file_is_still_going_out_is_seen(connected, tmp_path):
+def test_a_refusal_during_the_upload_of_a_large_file_is_read(connected, tmp_path):
     path = tmp_path / "part-0.jsonl"
     path.write_bytes(b"x" * 8_000_000)
     connected.fault("expired_upload")
@@ -196,7 +196,7 @@ def refuse(request, reply):
 @pytest.mark.parametrize(
     "answer", [cut, refuse, lambda request, reply: reply(500), lambda request, reply: reply(400)]
 )
-def test_no_error_of_a_transfer_shows_the_query(session, serve, input_file, target, answer):
+def test_no_error_of_a_transfer_contains_the_query(session, serve, input_file, target, answer):
     server = serve(answer)
     for transfer_it in (lambda: upload(session, server, input_file), lambda: download(session, server, target)):
         with pytest.raises(CodingServiceError) as caught:
@@ -206,7 +206,7 @@ def test_no_error_of_a_transfer_shows_the_query(session, serve, input_file, targ
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
-def test_an_unreachable_storage_does_not_show_the_query(session, serve, input_file):
+def test_the_error_for_an_unreachable_storage_does_not_contain_the_query(session, serve, input_file):
     server = serve(cut)
     url = server.url
     server.stop()
@@ -219,21 +219,21 @@ def test_an_unreachable_storage_does_not_show_the_query(session, serve, input_fi
 
 
 class Storage:
-    """Answers ranged requests as S3 does; `cuts` are the bytes after which the next answers break off."""
+    """Answers range requests as S3 does; `cuts` are the bytes after which the next answers are interrupted."""
 
     def __init__(self, data=DATA, cuts=(), etag='"e1"'):
         self.data, self.cuts, self.etag = data, list(cuts), etag
 
     def __call__(self, request, reply):
-        wanted = request.header("Range")
-        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted else 0
-        if wanted and request.header("If-Match") != self.etag:
+        requested = request.header("Range")
+        start = int(re.fullmatch(r"bytes=(\d+)-", requested)[1]) if requested else 0
+        if requested and request.header("If-Match") != self.etag:
             reply(412, b"<Error><Code>PreconditionFailed</Code></Error>")
-        elif wanted and start >= len(self.data):
+        elif requested and start >= len(self.data):
             reply(416, b"<Error/>", Content_Range=f"bytes */{len(self.data)}")
         else:
-            span = {"Content_Range": f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"} if wanted else {}
-            self._send(reply, 206 if wanted else 200, self.data[start:], ETag=self.etag, **span)
+            span = {"Content_Range": f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"} if requested else {}
+            self._send(reply, 206 if requested else 200, self.data[start:], ETag=self.etag, **span)
 
     def _send(self, reply, status, body, **headers):
         if self.cuts:
@@ -242,26 +242,26 @@ class Storage:
             reply(status, body, **headers)
 
 
-def assert_whole(result, target, data=DATA):
+def assert_complete(result, target, data=DATA):
     assert target.read_bytes() == data
     assert result == transfer.Download(target, len(data), hashlib.sha256(data).hexdigest(), data.count(b"\n"))
     assert [one.name for one in target.parent.iterdir()] == [target.name]
 
 
-def test_a_file_comes_down_whole(session, serve, target):
+def test_a_file_is_downloaded_completely(session, serve, target):
     server = serve(Storage())
-    assert_whole(download(session, server, target), target)
+    assert_complete(download(session, server, target), target)
     [request] = server.requests
     assert request.header("Range") is None
     assert request.header("Authorization") is None
     assert request.header("Accept-Encoding") == "identity"
 
 
-def test_an_empty_file_comes_down_too(session, serve, target):
-    assert_whole(download(session, serve(Storage(b"")), target), target, b"")
+def test_an_empty_file_is_downloaded(session, serve, target):
+    assert_complete(download(session, serve(Storage(b"")), target), target, b"")
 
 
-def test_a_download_sends_no_authorization_whatever_netrc_says(serve, connect, target, monkeypatch, tmp_path):
+def test_a_download_sends_no_authorization_from_netrc(serve, connect, target, monkeypatch, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login somebody password 0therSecret\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -285,9 +285,9 @@ def test_a_download_sends_no_authorization_whatever_netrc_says(serve, connect, t
     assert authorized["/oauth2/token"].startswith("Basic ")
 
 
-def test_a_download_that_is_cut_goes_on_where_it_stopped(session, serve, target):
+def test_an_interrupted_download_resumes_where_it_stopped(session, serve, target):
     server = serve(Storage(cuts=[10_000, 5_000]))
-    assert_whole(download(session, server, target), target)
+    assert_complete(download(session, server, target), target)
     assert [(one.header("Range"), one.header("If-Match")) for one in server.requests] == [
         (None, None),
         ("bytes=10000-", '"e1"'),
@@ -295,13 +295,13 @@ def test_a_download_that_is_cut_goes_on_where_it_stopped(session, serve, target)
     ]
 
 
-def test_a_download_goes_on_in_a_later_try(session, serve, target):
+def test_a_later_attempt_resumes_the_download(session, serve, target):
     storage = Storage(cuts=[10_000, 0, 0, 0])
     server = serve(storage)
     with pytest.raises(TransferError, match="was interrupted"):
         download(session, server, target)
     assert not target.exists()
-    assert_whole(download(session, server, target), target)
+    assert_complete(download(session, server, target), target)
     assert server.requests[-1].header("Range") == "bytes=10000-"
 
 
@@ -317,17 +317,17 @@ with requests.Session() as session:
 """
 
 
-def test_a_download_that_goes_on_in_a_new_process_has_the_right_sum_and_lines(session, serve, target, run_python):
+def test_a_download_resumed_by_another_process_has_the_right_hash_and_lines(session, serve, target, run_python):
     server = serve(Storage(cuts=[12_345, 0, 0, 0]))
     with pytest.raises(TransferError):
         download(session, server, target)
-    said = run_python(RESUME_PROGRAM, f"{server.url}/out/1.jsonl", target)
+    output = run_python(RESUME_PROGRAM, f"{server.url}/out/1.jsonl", target)
     assert server.requests[-1].header("Range") == "bytes=12345-"
     assert target.read_bytes() == DATA
-    assert f"bytes={len(DATA)}, sha256='{hashlib.sha256(DATA).hexdigest()}', lines=5000" in said
+    assert f"bytes={len(DATA)}, sha256='{hashlib.sha256(DATA).hexdigest()}', lines=5000" in output
 
 
-def test_a_file_that_changed_in_the_middle_is_fetched_from_its_start(session, serve, target):
+def test_a_file_that_changed_during_its_download_is_downloaded_from_its_start(session, serve, target):
     new = DATA[::-1]
 
     def change_file(request, reply):
@@ -337,11 +337,11 @@ def test_a_file_that_changed_in_the_middle_is_fetched_from_its_start(session, se
 
     storage = Storage(cuts=[10_000])
     server = serve(change_file)
-    assert_whole(download(session, server, target), target, new)
+    assert_complete(download(session, server, target), target, new)
     assert [one.header("Range") for one in server.requests] == [None, "bytes=10000-", None]
 
 
-def test_a_server_that_knows_no_ranges_costs_a_start_over(session, serve, target):
+def test_a_download_from_a_server_without_ranges_starts_over(session, serve, target):
     def answer(request, reply):
         if len(server.requests) == 1:
             reply.broken(200, DATA[:10_000], len(DATA), ETag='"e1"')
@@ -349,10 +349,10 @@ def test_a_server_that_knows_no_ranges_costs_a_start_over(session, serve, target
             reply(200, DATA, ETag='"e1"')
 
     server = serve(answer)
-    assert_whole(download(session, server, target), target)
+    assert_complete(download(session, server, target), target)
 
 
-def test_a_range_that_starts_elsewhere_is_not_taken(session, serve, target):
+def test_a_range_that_starts_elsewhere_is_discarded(session, serve, target):
     def answer(request, reply):
         if len(server.requests) == 1:
             reply.broken(200, DATA[:10_000], len(DATA), ETag='"e1"')
@@ -364,7 +364,7 @@ def test_a_range_that_starts_elsewhere_is_not_taken(session, serve, target):
 
     storage = Storage()
     server = serve(answer)
-    assert_whole(download(session, server, target), target)
+    assert_complete(download(session, server, target), target)
 
 
 def test_a_file_without_etag_is_not_resumed(session, serve, target):
@@ -375,43 +375,43 @@ def test_a_file_without_etag_is_not_resumed(session, serve, target):
             reply(200, DATA)
 
     server = serve(answer)
-    assert_whole(download(session, server, target), target)
+    assert_complete(download(session, server, target), target)
     assert server.requests[1].header("Range") is None
 
 
-def leave_partial(target, data, note='{"etag": "\\"e1\\""}'):
+def write_partial_file(target, data, note='{"etag": "\\"e1\\""}'):
     target.parent.mkdir(parents=True, exist_ok=True)
     target.with_name(target.name + ".partial").write_bytes(data)
     target.with_name(target.name + ".etag").write_text(note)
 
 
-def test_a_download_that_died_after_its_last_byte_is_finished_without_another(session, serve, target):
-    leave_partial(target, DATA)
+def test_a_download_that_ended_after_its_last_byte_is_finished_without_another_byte(session, serve, target):
+    write_partial_file(target, DATA)
     server = serve(Storage())
-    assert_whole(download(session, server, target), target)
+    assert_complete(download(session, server, target), target)
     assert [one.header("Range") for one in server.requests] == [f"bytes={len(DATA)}-"]
 
 
-def test_storage_that_says_the_size_in_its_error_document_is_understood_as_well(session, serve, target):
-    leave_partial(target, DATA)
+def test_the_size_of_the_file_can_come_from_the_error_document(session, serve, target):
+    write_partial_file(target, DATA)
     body = f"<Error><Code>InvalidRange</Code><ActualObjectSize>{len(DATA)}</ActualObjectSize></Error>".encode()
     server = serve(lambda request, reply: reply(416, body))
-    assert_whole(download(session, server, target), target)
+    assert_complete(download(session, server, target), target)
     assert len(server.requests) == 1
 
 
-def test_more_bytes_than_the_file_has_are_thrown_away(session, serve, target):
-    leave_partial(target, DATA + b"more")
-    assert_whole(download(session, serve(Storage()), target), target)
+def test_a_partial_file_that_is_too_long_is_discarded(session, serve, target):
+    write_partial_file(target, DATA + b"more")
+    assert_complete(download(session, serve(Storage()), target), target)
 
 
 @pytest.mark.parametrize("note", ["", "{", "[]", "{}", "5", '{"etag": 5}'])
-def test_a_damaged_note_of_an_earlier_try_costs_a_start_over_and_no_error(session, serve, target, note):
-    leave_partial(target, b"half a li", note)
-    assert_whole(download(session, serve(Storage()), target), target)
+def test_a_damaged_etag_file_of_an_earlier_attempt_starts_the_download_over(session, serve, target, note):
+    write_partial_file(target, b"half a li", note)
+    assert_complete(download(session, serve(Storage()), target), target)
 
 
-def test_an_expired_link_asks_for_a_fresh_one(session, serve, target):
+def test_an_expired_link_is_replaced_by_a_fresh_one(session, serve, target):
     links = iter(["old", "new"])
     storage = Storage()
 
@@ -422,7 +422,7 @@ def test_an_expired_link_asks_for_a_fresh_one(session, serve, target):
             storage(request, reply)
 
     server = serve(answer)
-    assert_whole(transfer.download(session, lambda: f"{server.url}/{next(links)}", target, timeout=10), target)
+    assert_complete(transfer.download(session, lambda: f"{server.url}/{next(links)}", target, timeout=10), target)
     assert [request.path for request in server.requests] == ["/old", "/new"]
 
 
@@ -436,7 +436,7 @@ def test_an_expired_link_asks_for_a_fresh_one(session, serve, target):
         (lambda request, reply: reply.broken(200, b"", 100, ETag='"e1"'), TransferError),
     ],
 )
-def test_three_links_in_a_row_that_bring_nothing_end_the_download(session, serve, target, answer, error):
+def test_three_links_in_a_row_without_progress_fail_the_download(session, serve, target, answer, error):
     server = serve(answer)
     with pytest.raises(error):
         download(session, server, target)
@@ -444,13 +444,13 @@ def test_three_links_in_a_row_that_bring_nothing_end_the_download(session, serve
     assert not target.exists()
 
 
-def test_links_that_bring_something_are_asked_for_as_long_as_it_takes(session, serve, target):
+def test_links_are_requested_as_long_as_the_download_makes_progress(session, serve, target):
     server = serve(Storage(cuts=[1000] * 20))
-    assert_whole(download(session, server, target), target)
+    assert_complete(download(session, server, target), target)
     assert len(server.requests) == 21
 
 
-def test_a_server_without_ranges_that_always_breaks_off_somewhere_ends_the_download(session, serve, target):
+def test_a_server_without_ranges_that_always_disconnects_fails_the_download(session, serve, target):
     def answer(request, reply):
         size = 20_000 if len(server.requests) % 2 else 10_000
         if len(server.requests) > 20:
@@ -464,33 +464,33 @@ def test_a_server_without_ranges_that_always_breaks_off_somewhere_ends_the_downl
 
 
 @pytest.mark.parametrize("status", [301, 304, 400, 405])
-def test_any_other_answer_ends_a_download_at_once(session, serve, target, status):
+def test_any_other_answer_fails_a_download_at_once(session, serve, target, status):
     server = serve(lambda request, reply: reply(status, b"" if status == 304 else EXPIRED, Location="http://x/"))
     with pytest.raises(ProtocolError, match=f"answered the download with HTTP {status}"):
         download(session, server, target)
     assert len(server.requests) == 1
 
 
-def test_a_file_that_storage_keeps_compressed_comes_down_as_it_lies_there(session, serve, target):
+def test_a_compressed_file_is_downloaded_without_decompression(session, serve, target):
     packed = gzip.compress(DATA)
     server = serve(lambda request, reply: reply(200, packed, Content_Encoding="gzip", ETag='"e1"'))
-    assert_whole(download(session, server, target), target, packed)
+    assert_complete(download(session, server, target), target, packed)
 
 
-def test_nothing_is_at_the_target_before_the_file_is_whole(session, serve, target):
-    seen = []
+def test_the_target_does_not_exist_before_the_file_is_complete(session, serve, target):
+    exists = []
 
     def answer(request, reply):
-        seen.append(target.exists())
+        exists.append(target.exists())
         storage(request, reply)
 
     storage = Storage(cuts=[10_000])
     server = serve(answer)
     download(session, server, target)
-    assert seen == [False, False]
+    assert exists == [False, False]
 
 
-def test_a_download_through_the_local_service_is_resumed_after_a_cut(connected, input_file, target):
+def test_an_interrupted_download_from_the_local_service_is_resumed(connected, input_file, target):
     hook = CodingServiceHook()
     grant = hook.create_operation("osca", hook.latest_model("osca").model_id)
     hook.upload(grant, input_file)
@@ -527,7 +527,7 @@ print(down, peak() - before)
 """
 
 
-def test_a_large_file_goes_through_little_memory(serve, tmp_path, run_python):
+def test_a_large_file_is_transferred_with_little_memory(serve, tmp_path, run_python):
     size, block = 300_000_000, bytes(1_000_000)
 
     def answer(request, reply):

@@ -1,4 +1,4 @@
-"""The wait in the triggerer: exactly one event, whatever happens on the way."""
+"""The wait in the triggerer: exactly one event, whatever happens during the wait."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ def trigger_for(operation_id, seconds=60.0, **options):
     return BatchCodeTrigger("osca", operation_id, CONN_ID, time.time() + seconds, poll_interval=0.01, **options)
 
 
-async def events_of(trigger):
+async def collect_events(trigger):
     return [event.payload async for event in trigger.run()]
 
 
@@ -45,11 +45,11 @@ def uploaded(connected, input_file):
     return upload
 
 
-# ---- what is stored ----------------------------------------------------------------------------------------------
+# ---- serialization ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("poll_interval", [None, 5.0])
-def test_a_trigger_goes_through_airflow_s_store_and_back(encrypted, poll_interval):
+def test_a_trigger_can_be_stored_by_airflow_and_restored(encrypted, poll_interval):
     trigger = BatchCodeTrigger("osca", "op-1", CONN_ID, 1_800_000_000.5, poll_interval, 90.5, 1_799_990_000.5)
     path, arguments = trigger.serialize()
     stored = Trigger(path, arguments)
@@ -58,7 +58,7 @@ def test_a_trigger_goes_through_airflow_s_store_and_back(encrypted, poll_interva
     assert path == f"{BatchCodeTrigger.__module__}.{BatchCodeTrigger.__qualname__}"
 
 
-def test_what_is_stored_are_ids_and_times_only():
+def test_only_ids_and_times_are_stored():
     _, arguments = BatchCodeTrigger("osca", "op-1", CONN_ID, 1_800_000_000.0, started=1_799_990_000.0).serialize()
     assert arguments == {
         "topic": "osca",
@@ -78,7 +78,7 @@ async def test_a_complete_operation_gives_one_event_without_a_link(connected, up
     connected.progression("by_polls", polls=2)
     operation_id = uploaded()
     start = time.time()
-    [payload] = await events_of(trigger_for(operation_id))
+    [payload] = await collect_events(trigger_for(operation_id))
     assert 0 < payload.pop("seconds") <= time.time() - start + 0.001
     assert payload == {
         "status": "success",
@@ -92,38 +92,38 @@ async def test_a_complete_operation_gives_one_event_without_a_link(connected, up
 async def test_a_failed_operation_gives_one_event_with_the_service_s_reason(connected, uploaded):
     connected.fault("operation_fails", error="see https://s3/log?X-Amz-Signature=5ec4e7 for more")
     operation_id = uploaded()
-    [payload] = await events_of(trigger_for(operation_id))
+    [payload] = await collect_events(trigger_for(operation_id))
     assert (payload["status"], payload["reason"], payload["operation_id"]) == ("error", "failed", operation_id)
     assert payload["message"] == "the service failed it: see https://s3/log?*** for more"
 
 
 async def test_a_timed_out_operation_gives_one_event(connected, operation_id):
     connected.jump(3601)
-    [payload] = await events_of(trigger_for(operation_id))
+    [payload] = await collect_events(trigger_for(operation_id))
     assert (payload["status"], payload["reason"]) == ("error", "timed_out")
     assert "no input arrived in time" in payload["message"]
 
 
 async def test_the_deadline_gives_one_event(connected, operation_id):
-    [payload] = await events_of(trigger_for(operation_id, seconds=0.2))
+    [payload] = await collect_events(trigger_for(operation_id, seconds=0.2))
     assert (payload["status"], payload["reason"]) == ("error", "deadline")
     assert payload["operation_id"] == operation_id
     assert len(connected.journal("GET", operation_id)) > 1
 
 
-async def test_a_deadline_that_has_passed_still_asks_once(connected, uploaded):
+async def test_a_deadline_that_has_passed_still_allows_one_call(connected, uploaded):
     operation_id = uploaded()
     while CodingServiceHook().operation("osca", operation_id).status != "complete":
         pass
-    [payload] = await events_of(trigger_for(operation_id, seconds=-3600))
+    [payload] = await collect_events(trigger_for(operation_id, seconds=-3600))
     assert payload["reason"] == "complete"
 
 
-async def test_the_deadline_is_a_point_in_time_and_not_a_duration(connected, operation_id):
+async def test_a_restart_does_not_extend_the_deadline(connected, operation_id):
     trigger = trigger_for(operation_id, seconds=0.3)
     await asyncio.sleep(0.35)
     restarted = BatchCodeTrigger(**trigger.serialize()[1])
-    [payload] = await events_of(restarted)
+    [payload] = await collect_events(restarted)
     assert payload["reason"] == "deadline"
     assert len(connected.journal("GET", operation_id)) == 1  # and not as often as 0.3 seconds allow
 
@@ -135,9 +135,9 @@ async def test_the_deadline_is_a_point_in_time_and_not_a_duration(connected, ope
         ({"requests_per_second": 0}, "expected a number above 0"),
     ],
 )
-async def test_a_refusal_gives_one_event(remote, connect, fields, words):
+async def test_a_settings_error_gives_one_event(remote, connect, fields, words):
     connect(remote.url, **fields)
-    [payload] = await events_of(trigger_for("op-1"))
+    [payload] = await collect_events(trigger_for("op-1"))
     assert (payload["status"], payload["reason"], payload["operation_id"]) == ("error", "refused", "op-1")
     assert words in payload["message"]
 
@@ -148,7 +148,7 @@ async def test_a_refusal_gives_one_event(remote, connect, fields, words):
 )
 async def test_a_refused_token_does_not_end_the_wait_before_the_deadline(remote, connect, fields, words):
     connect(remote.url, **fields)
-    [payload] = await events_of(trigger_for("op-1", seconds=0.5))
+    [payload] = await collect_events(trigger_for("op-1", seconds=0.5))
     assert payload["reason"] == "deadline"
     assert words in payload["message"]
     assert "clear this task to continue waiting" in payload["message"]
@@ -156,25 +156,25 @@ async def test_a_refused_token_does_not_end_the_wait_before_the_deadline(remote,
 
 async def test_a_missing_connection_gives_one_event(monkeypatch):
     monkeypatch.delenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT", raising=False)
-    [payload] = await events_of(BatchCodeTrigger("osca", "op-1", CONN_ID, time.time() + 60))
+    [payload] = await collect_events(BatchCodeTrigger("osca", "op-1", CONN_ID, time.time() + 60))
     assert payload["reason"] == "refused"
     assert f"no Airflow connection '{CONN_ID}'" in payload["message"]
 
 
 async def test_an_operation_that_the_service_does_not_know_gives_one_event(connected):
-    [payload] = await events_of(trigger_for("c0ffee00-0000-4000-8000-000000000000"))
+    [payload] = await collect_events(trigger_for("c0ffee00-0000-4000-8000-000000000000"))
     assert payload["reason"] == "refused"
     assert "The specified operation does not exist" in payload["message"]
 
 
 async def test_an_unknown_state_gives_one_event(serve, connect):
     connect(serve(lambda request, reply: reply(200, {"access_token": "t", "operationStatus": "paused"})).url)
-    [payload] = await events_of(trigger_for("op-1", seconds=0.5))
+    [payload] = await collect_events(trigger_for("op-1", seconds=0.5))
     assert payload["reason"] == "deadline"
     assert "unknown status 'paused'" in payload["message"]
 
 
-def test_every_event_can_be_stored_as_json_and_has_the_same_members():
+def test_every_event_can_be_stored_as_json_and_has_the_same_fields():
     for status in ("complete", "failed", "timed_out"):
         payload = completion_event(Operation.from_json("op-1", {"operationStatus": status}), 12.5)
         assert json.loads(json.dumps(payload)) == payload
@@ -184,18 +184,18 @@ def test_every_event_can_be_stored_as_json_and_has_the_same_members():
 
 
 @pytest.mark.parametrize("status", ["awaiting_input", "in_progress"])
-def test_an_operation_under_way_has_no_event(status):
+def test_an_operation_that_continues_has_no_event(status):
     assert completion_event(Operation.from_json("op-1", {"operationStatus": status}), 12.5) is None
 
 
-# ---- on the way --------------------------------------------------------------------------------------------------
+# ---- during the wait --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", ["server_error", "too_many_requests"])
 async def test_a_failed_status_call_does_not_end_the_wait(connected, uploaded, fault):
     operation_id = uploaded()
     connected.fault(fault)
-    [payload] = await events_of(trigger_for(operation_id))
+    [payload] = await collect_events(trigger_for(operation_id))
     assert payload["reason"] == "complete"
     first, *_ = connected.journal("GET", operation_id)
     assert first["status"] in (500, 429)
@@ -212,11 +212,11 @@ async def test_a_service_that_is_down_for_a_while_does_not_end_the_wait(serve, c
 
     server = serve(answer)
     connect(server.url)
-    [payload] = await events_of(trigger_for("op-1"))
+    [payload] = await collect_events(trigger_for("op-1"))
     assert payload["reason"] == "complete"
 
 
-async def test_the_wait_is_as_long_as_the_service_asks(serve, connect):
+async def test_the_wait_respects_the_retry_after_of_the_service(serve, connect):
     moments = []
 
     def answer(request, reply):
@@ -230,58 +230,60 @@ async def test_the_wait_is_as_long_as_the_service_asks(serve, connect):
             reply(200, {"operationStatus": "complete"})
 
     connect(serve(answer).url)
-    [payload] = await events_of(trigger_for("op-1"))
+    [payload] = await collect_events(trigger_for("op-1"))
     assert payload["reason"] == "complete"
     assert 1 <= moments[1] - moments[0] < 3
 
 
-async def test_an_exceeded_limit_is_waited_for_until_the_deadline_without_another_call(connected, operation_id):
+async def test_after_limit_exceeded_no_call_is_made_until_the_deadline(connected, operation_id):
     connected.fault("limit_exceeded")
-    [payload] = await events_of(trigger_for(operation_id, seconds=0.5))
+    [payload] = await collect_events(trigger_for(operation_id, seconds=0.5))
     assert payload["reason"] == "deadline"
     assert [one["status"] for one in connected.journal("GET", operation_id)] == [429]
 
 
-async def test_a_stop_is_slept_through_without_a_call_and_told_once(remote, connect, uploaded, capsys):
+async def test_while_calls_are_stopped_no_call_is_made_and_one_warning_is_logged(remote, connect, uploaded, capsys):
     state = connect(remote.url)
     operation_id = uploaded()
     [path] = state.glob("*.calls")
     over = math.ceil(time.time()) + 1
     CallBudget(SharedFile(path), 1, 1).stop(over - 0.5 - time.time())
-    [payload] = await events_of(trigger_for(operation_id))
+    [payload] = await collect_events(trigger_for(operation_id))
     assert payload["reason"] == "complete"
     [call] = remote.journal("GET", operation_id)
     assert datetime.fromisoformat(call["time"]).timestamp() >= over - 0.5 - 0.01
-    told = [line for line in capsys.readouterr().out.splitlines() if "no calls to the coding service before" in line]
-    assert len(told) == 1
-    assert f"{datetime.fromtimestamp(over, UTC):%Y-%m-%d %H:%M:%S} UTC" in told[0]
+    warnings = [
+        line for line in capsys.readouterr().out.splitlines() if "no calls to the coding service before" in line
+    ]
+    assert len(warnings) == 1
+    assert f"{datetime.fromtimestamp(over, UTC):%Y-%m-%d %H:%M:%S} UTC" in warnings[0]
 
 
-async def test_nobody_asks_before_the_operation_is_expected_to_be_done(connected, operation_id):
-    [payload] = await events_of(trigger_for(operation_id, seconds=0.3, expected_seconds=60))
+async def test_no_call_is_made_before_the_expected_end(connected, operation_id):
+    [payload] = await collect_events(trigger_for(operation_id, seconds=0.3, expected_seconds=60))
     assert payload["reason"] == "deadline"
     assert len(connected.journal("GET", operation_id)) == 1  # at the deadline
 
 
-async def test_an_end_that_comes_a_little_before_it_is_expected_takes_one_call(connected, uploaded):
+async def test_an_operation_that_ends_a_little_before_the_expected_end_needs_one_call(connected, uploaded):
     operation_id = uploaded()
-    [payload] = await events_of(trigger_for(operation_id, expected_seconds=0.5))
+    [payload] = await collect_events(trigger_for(operation_id, expected_seconds=0.5))
     assert payload["reason"] == "complete"
     assert 0.4 <= payload["seconds"] < 5
     assert len(connected.journal("GET", operation_id)) == 1
 
 
-async def test_a_wait_that_is_taken_up_again_asks_as_seldom_as_before(connected, operation_id):
+async def test_a_resumed_wait_polls_as_rarely_as_before(connected, operation_id):
     began = time.time() - 3600
-    [payload] = await events_of(trigger_for(operation_id, seconds=0.3, started=began))
+    [payload] = await collect_events(trigger_for(operation_id, seconds=0.3, started=began))
     assert payload["reason"] == "deadline"
     assert 3600 <= payload["seconds"] < 3700
     assert len(connected.journal("GET", operation_id)) == 1  # at the deadline
 
 
-async def test_the_interval_of_the_connection_holds_when_none_is_given(remote, connect, uploaded):
+async def test_the_interval_of_the_connection_is_the_default(remote, connect, uploaded):
     connect(remote.url, poll_interval=0.01)
-    [payload] = await events_of(BatchCodeTrigger("osca", uploaded(), CONN_ID, time.time() + 60))
+    [payload] = await collect_events(BatchCodeTrigger("osca", uploaded(), CONN_ID, time.time() + 60))
     assert payload["reason"] == "complete"
 
 
@@ -289,7 +291,7 @@ async def test_many_waits_share_one_loop_and_one_budget(remote, connect, uploade
     connect(remote.url, requests_per_second=50)
     operations = [uploaded() for _ in range(10)]
     start = time.monotonic()
-    results = await asyncio.gather(*(events_of(trigger_for(one)) for one in operations))
+    results = await asyncio.gather(*(collect_events(trigger_for(one)) for one in operations))
     assert [payload["operation_id"] for [payload] in results] == operations
     assert all(payload["reason"] == "complete" for [payload] in results)
     calls = len([one for one in remote.journal("GET") if "/operations/" in one["path"]])
