@@ -14,7 +14,7 @@ from contextlib import ExitStack
 import pytest
 import requests
 
-from include.local_service.server import LocalService
+from include.local_service.http.server import LocalService
 
 VARIABLES = ("CODING_SERVICE_URL", "CODING_AUTH_URL", "CODING_CLIENT_ID", "CODING_CLIENT_SECRET")
 REAL = all(os.environ.get(name) for name in VARIABLES)

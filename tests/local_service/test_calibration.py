@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from include.local_service.calibration import Choice, choose, fit_lines, to_confidences, to_probabilities
-from include.local_service.hierarchy import Category, Hierarchy
+from include.local_service.coder.calibration import Choice, choose, fit_lines, to_confidences, to_probabilities
+from include.local_service.coder.hierarchy import Category, Hierarchy
 
 TITLE_ONLY = 2  # a kind of text
 CODES = ("1", "11", "12", "2", "21", "22")
@@ -12,7 +12,7 @@ CODES = ("1", "11", "12", "2", "21", "22")
 
 @pytest.fixture
 def hierarchy() -> Hierarchy:
-    return Hierarchy.grow([Category(code, f"job {code}") for code in CODES])
+    return Hierarchy.from_categories([Category(code, f"job {code}") for code in CODES])
 
 
 def kinds_of(probabilities: np.ndarray) -> np.ndarray:

@@ -104,7 +104,7 @@ def test_the_security_contact_is_plain_text(caller):
 
 
 def test_the_openapi_document_describes_every_endpoint_and_only_those(caller):
-    from include.local_service.api import API
+    from include.local_service.http.api import API
 
     document = caller.session.get(f"{caller.url}/openapi.json").json()
     described = {

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from include.local_service.coder import CLASSIFICATION, Coder, Coding
-from include.local_service.evaluation import draw_curve, mean_error
-from include.local_service.hierarchy import ClassificationError
-from include.local_service.spelling import Spelling
+from include.local_service.coder.classifications import SHIPPED_CLASSIFICATION
+from include.local_service.coder.coder import Coder, Coding
+from include.local_service.coder.evaluation import calibration_curve, calibration_error
+from include.local_service.coder.hierarchy import ClassificationError
+from include.local_service.coder.spelling import Spelling
 
 Row = dict[str, Any]  # a line of the classification
 Pair = tuple[str, str]
@@ -19,7 +20,7 @@ Answer = tuple[str, str, str]  # code, title, task
 
 
 def read_rows() -> list[Row]:
-    return [json.loads(line) for line in CLASSIFICATION.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in SHIPPED_CLASSIFICATION.read_text(encoding="utf-8").splitlines()]
 
 
 def write_rows(path: Path, rows: list[Row]) -> Path:
@@ -164,8 +165,8 @@ def test_confidence_on_unseen_texts_is_about_the_share_that_is_right(
     coder, unseen = held_out
     codings = coder.with_threshold(0).code([pick(title, task) for _, title, task in unseen])
     results = [(c.result, code) for c, (code, _, _) in zip(codings, unseen, strict=True) if c.result]
-    curve = draw_curve([(result.confidence, result.code == code) for result, code in results], 3)
-    assert mean_error(curve) < 0.10  # measured on these few: 0.03 and 0.06
+    curve = calibration_curve([(result.confidence, result.code == code) for result, code in results], 3)
+    assert calibration_error(curve) < 0.10  # measured on these few: 0.03 and 0.06
 
 
 def test_what_passes_a_higher_threshold_is_right_more_often(
@@ -361,12 +362,12 @@ def test_a_cache_that_cannot_be_written_does_not_stop_the_coder(tmp_path: Path, 
         ('{"code": "1", "label": "a", "titles": [2]}\n', "line 1: .*strings"),
         (
             '{"code": "1", "label": "a"}\n{"code": "x2", "label": "b"}\n',
-            "line 2: a code is a string of digits",
+            "line 2: code must be a string of digits",
         ),
-        ('{"code": "1", "label": "a"}\n{"code": "1", "label": "b"}\n', "stand twice"),
+        ('{"code": "1", "label": "a"}\n{"code": "1", "label": "b"}\n', "duplicate codes"),
         (
             '{"code": "1", "label": "a"}\n{"code": "11", "label": "b"}\n{"code": "21", "label": "c"}\n',
-            r"not described.*'2'",
+            r"missing categories.*'2'",
         ),
     ],
 )

@@ -115,7 +115,7 @@ def test_status_shows_topics_models_and_operations_by_state(caller):
 def test_status_of_nothing_says_that_nothing_answers():
     done = run("status", "--url", "http://127.0.0.1:9")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "no local coding service answers at http://127.0.0.1:9: " in done.stderr
+    assert "no local coding service responds at http://127.0.0.1:9: " in done.stderr
 
 
 def test_the_log_has_a_line_for_each_operation_that_was_coded(tmp_path, session):

@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from include.local_service.evaluation import Evaluation, draw_curve, evaluate, mean_error, report_lines
-from include.local_service.workbooks import import_workbooks
+from include.local_service.coder.evaluation import (
+    Evaluation,
+    calibration_curve,
+    calibration_error,
+    evaluate,
+    report_lines,
+)
+from include.local_service.coder.workbooks import import_workbooks
 
 SHARED = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -28,7 +34,7 @@ def osca() -> Evaluation:
 def test_unseen_osca_titles_are_coded_as_well_as_in_the_experiment(
     osca: Evaluation, digits: int, least: float
 ) -> None:
-    assert osca.held > 600
+    assert osca.held_out_titles > 600
     assert osca.titles[digits] >= least
 
 
@@ -38,8 +44,8 @@ def test_a_slip_costs_less_than_ten_points_at_every_level_of_osca(osca: Evaluati
 
 
 def test_the_confidence_of_unseen_osca_titles_is_about_the_share_that_is_right(osca: Evaluation) -> None:
-    curve = draw_curve(osca.judged)
-    assert mean_error(curve) < 0.05  # measured: 0.02
+    curve = calibration_curve(osca.judgements)
+    assert calibration_error(curve) < 0.05  # measured: 0.02
     assert len(curve) == 10
 
 
@@ -47,17 +53,17 @@ def test_the_confidence_of_unseen_osca_titles_is_about_the_share_that_is_right(o
 
 
 def test_a_calibration_curve_has_a_bucket_for_each_tenth_that_occurs() -> None:
-    curve = draw_curve([(0.02, False), (0.04, True), (0.55, True), (1.0, True)])
-    assert [(round(bucket.stated, 2), bucket.right, bucket.texts) for bucket in curve] == [
+    curve = calibration_curve([(0.02, False), (0.04, True), (0.55, True), (1.0, True)])
+    assert [(round(bucket.confidence, 2), bucket.accuracy, bucket.texts) for bucket in curve] == [
         (0.03, 0.5, 2),
         (0.55, 1.0, 1),
         (1.0, 1.0, 1),
     ]
 
 
-def test_the_mean_error_of_a_curve_counts_every_text_once() -> None:
-    curve = draw_curve([(0.4, True), (0.8, True), (0.8, True), (0.8, False), (0.8, True)])
-    assert mean_error(curve) == pytest.approx((0.6 + 4 * 0.05) / 5)
+def test_the_calibration_error_of_a_curve_counts_every_text_once() -> None:
+    curve = calibration_curve([(0.4, True), (0.8, True), (0.8, True), (0.8, False), (0.8, True)])
+    assert calibration_error(curve) == pytest.approx((0.6 + 4 * 0.05) / 5)
 
 
 # ---------------------------------------------------------------- the report
@@ -67,24 +73,24 @@ def test_the_mean_error_of_a_curve_counts_every_text_once() -> None:
 def draw() -> Evaluation:
     shares = {1: 70.0, 2: 60.0}
     return Evaluation(
-        shares, shares, {}, shares, shares, shares, [(0.9, True)], held=30, rate=9000, training_seconds=4
+        shares, shares, {}, shares, shares, shares, [(0.9, True)], held_out_titles=30, rate=9000, training_seconds=4
     )
 
 
 def test_one_draw_is_reported_as_it_is(draw: Evaluation) -> None:
     lines = report_lines(draw)
-    assert lines[1].split() == ["titles", "never", "seen", "70.0", "60.0"]
-    assert not any("with a task" in line for line in lines)  # nothing was measured with tasks
+    assert lines[1].split() == ["unseen", "titles", "70.0", "60.0"]
+    assert not any("with an unseen task" in line for line in lines)  # nothing was measured with tasks
 
 
 def test_several_draws_are_reported_as_mean_and_spread_over_all_their_texts(draw: Evaluation) -> None:
-    other = replace(draw, titles={1: 80.0, 2: 62.0}, judged=[(0.95, False)], held=20)
+    other = replace(draw, titles={1: 80.0, 2: 62.0}, judgements=[(0.95, False)], held_out_titles=20)
     lines = report_lines(draw, other)
-    assert lines[1].split() == ["titles", "never", "seen", "75.0", "±5.0", "61.0", "±1.0"]
+    assert lines[1].split() == ["unseen", "titles", "75.0", "±5.0", "61.0", "±1.0"]
     assert any(line.split() == ["92", "%", "50", "%", "2"] for line in lines)
     assert "50 titles held out" in lines[-1]
 
 
 def test_a_draw_that_held_nothing_out_has_a_curve_without_buckets(draw: Evaluation) -> None:
-    lines = report_lines(replace(draw, judged=[], held=0))
+    lines = report_lines(replace(draw, judgements=[], held_out_titles=0))
     assert lines[-4:-1] == ["", "   confidence       right   texts", ""]

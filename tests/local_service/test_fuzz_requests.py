@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from schemathesis.checks import load_all_checks, not_a_server_error
 from schemathesis.specs.openapi import checks
 
-from include.local_service.openapi import DOCUMENT
+from include.local_service.http.openapi import DOCUMENT
 from tests.local_service.conftest import make_input
 
 load_all_checks()

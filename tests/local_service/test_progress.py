@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from include.local_service.progress import LOG, PERIOD, Progress
+from include.local_service.core.progress import LOG, LOG_INTERVAL_S, Progress
 
 
 class Watch:
@@ -34,7 +34,7 @@ def test_a_long_coding_is_told_at_most_once_a_period(told):
     watch = Watch()
     progress = Progress("op", 1_000_000, watch)
     for step in range(1, 41):
-        watch.now += PERIOD / 10
+        watch.now += LOG_INTERVAL_S / 10
         progress.advance(step * 1000, step * 20_000)
     assert told == [
         "operation op: 10,000 records, 20%, 2,000/s",

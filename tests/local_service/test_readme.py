@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from include.local_service.faults import KNOWN_FAULTS
-from include.local_service.knobs import KNOBS
-from include.local_service.operation import TRANSITIONS
+from include.local_service.core.faults import FAULT_OPTIONS
+from include.local_service.core.operation import TRANSITIONS
+from include.local_service.http.knobs import KNOBS
 
 README = (Path(__file__).parents[2] / "include" / "local_service" / "README.md").read_text()
 CURLS = re.findall(r"^    (curl .*?)(?: +# .*)?$", README, re.MULTILINE)
@@ -24,7 +24,7 @@ def test_a_curl_line_of_the_readme_is_understood(caller, line):
 def test_the_readme_has_every_knob_and_every_fault():
     text = "\n".join(CURLS)
     assert {name for _, name in KNOBS} <= set(re.findall(r"\$U/(\w+)", text))
-    assert set(KNOWN_FAULTS) == set(re.findall(r'"name": "(\w+)"', text))
+    assert set(FAULT_OPTIONS) == set(re.findall(r'"name": "(\w+)"', text))
 
 
 def test_the_readme_has_every_transition():

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from include.local_service.server import LocalService
+from include.local_service.http.server import LocalService
 from tests.local_service.conftest import SSE, SSE_KEY, Caller, make_input, read_lines
 
 ROOT = Path(__file__).parents[2]

@@ -9,10 +9,11 @@ from botocore.auth import S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from include.local_service.errors import StorageError
-from include.local_service.signing import SignedRequest, Signer
+from include.local_service.core.clients import AccessKeys
+from include.local_service.http.signing import SignedRequest, Signer
+from include.local_service.http.storage_errors import StorageError
 
-SIGNER = Signer("LOCAL0123456789", "a secret+/=", "ap-southeast-2")
+SIGNER = Signer(AccessKeys("LOCAL0123456789", "a secret+/="), "ap-southeast-2")
 HEADERS = {
     "x-amz-server-side-encryption": "aws:kms",
     "x-amz-server-side-encryption-aws-kms-key-id": "arn:aws:kms:ap-southeast-2:0:key/1",
@@ -21,7 +22,7 @@ HEADERS = {
 
 def sign_with_botocore(method="PUT", headers=HEADERS, expires=900, path="/bucket/input/a.jsonl", signer=SIGNER):
     request = AWSRequest(method, f"http://127.0.0.1:8070{path}", headers=headers)
-    credentials = Credentials(signer.access_key, signer.secret_key)
+    credentials = Credentials(signer.keys.access_key, signer.keys.secret_key)
     S3SigV4QueryAuth(credentials, "s3", signer.region, expires=expires).add_auth(request)
     return request.url
 
@@ -38,12 +39,12 @@ def now():
 
 def refusal(request, at=None, signer=SIGNER):
     with pytest.raises(StorageError) as caught:
-        signer.judge(request, at or now())
+        signer.verify(request, at or now())
     return caught.value.code, caught.value.message
 
 
 def test_the_example_that_aws_publishes_is_accepted():
-    signer = Signer("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "us-east-1")
+    signer = Signer(AccessKeys("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"), "us-east-1")
     query = (
         "X-Amz-Algorithm=AWS4-HMAC-SHA256"
         "&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524%2Fus-east-1%2Fs3%2Faws4_request"
@@ -52,18 +53,18 @@ def test_the_example_that_aws_publishes_is_accepted():
     )
     request = SignedRequest("GET", "/test.txt", query, (("host", "examplebucket.s3.amazonaws.com"),))
     moment = datetime(2013, 5, 24, 12, tzinfo=UTC).timestamp()
-    signer.judge(request, moment)
+    signer.verify(request, moment)
     with pytest.raises(StorageError, match="SignatureDoesNotMatch"):
-        signer.judge(replace(request, path="/test.tx"), moment)
+        signer.verify(replace(request, path="/test.tx"), moment)
 
 
 def test_a_url_that_botocore_signed_is_accepted():
     odd = "/bucket/input/a%20b%2Bc~d.jsonl"
-    SIGNER.judge(received(sign_with_botocore()), now())
-    SIGNER.judge(received(sign_with_botocore(path=odd)), now())
-    SIGNER.judge(received(sign_with_botocore("GET", {}), "GET", {}), now())
+    SIGNER.verify(received(sign_with_botocore()), now())
+    SIGNER.verify(received(sign_with_botocore(path=odd)), now())
+    SIGNER.verify(received(sign_with_botocore("GET", {}), "GET", {}), now())
     with pytest.raises(StorageError, match="SignatureDoesNotMatch"):
-        SIGNER.judge(received(sign_with_botocore("GET", {}), "PUT", {}), now())
+        SIGNER.verify(received(sign_with_botocore("GET", {}), "PUT", {}), now())
 
 
 def test_the_signature_is_the_one_that_botocore_makes():
@@ -96,15 +97,15 @@ def test_whatever_was_not_signed_does_not_match(make_request):
 
 
 def test_another_secret_does_not_match_and_another_key_is_unknown():
-    other = Signer(SIGNER.access_key, "another secret", SIGNER.region)
+    other = Signer(replace(SIGNER.keys, secret_key="another secret"), SIGNER.region)
     assert refusal(received(sign_with_botocore(signer=other)))[0] == "SignatureDoesNotMatch"
-    other = Signer("LOCAL9999999999", SIGNER.secret_key, SIGNER.region)
+    other = Signer(replace(SIGNER.keys, access_key="LOCAL9999999999"), SIGNER.region)
     assert refusal(received(sign_with_botocore(signer=other)))[0] == "InvalidAccessKeyId"
 
 
 def test_a_url_is_good_until_it_expires():
     request = received(sign_with_botocore(expires=900))
-    SIGNER.judge(request, now() + 890)
+    SIGNER.verify(request, now() + 890)
     assert refusal(request, now() + 900) == ("AccessDenied", "Request has expired")
 
 
@@ -146,4 +147,4 @@ def test_a_request_without_any_signature_is_denied():
 
 
 def test_the_secret_key_is_not_shown():
-    assert SIGNER.secret_key not in repr(SIGNER)
+    assert SIGNER.keys.secret_key not in repr(SIGNER)

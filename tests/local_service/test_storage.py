@@ -12,6 +12,7 @@ from botocore.auth import S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from include.local_service.core.clients import REGION
 from tests.local_service.conftest import SSE, SSE_KEY, make_input
 
 
@@ -33,6 +34,11 @@ def head_of(grant, *headers):
         *headers,
     ]
     return "\n".join(lines)
+
+
+def service_credentials(caller):
+    keys = caller.service.service.access_keys
+    return Credentials(keys.access_key, keys.secret_key)
 
 
 def is_untouched(caller, grant):
@@ -62,10 +68,8 @@ def test_an_upload_needs_both_encryption_headers_with_the_values_given(caller, h
 
 def test_a_url_that_was_signed_without_the_encryption_headers_is_denied(caller):
     grant = caller.create()
-    signer = caller.service.service.signer
     request = AWSRequest("PUT", grant["requestUploadUrl"].partition("?")[0])
-    credentials = Credentials(signer.access_key, signer.secret_key)
-    S3SigV4QueryAuth(credentials, "s3", signer.region, expires=60).add_auth(request)
+    S3SigV4QueryAuth(service_credentials(caller), "s3", REGION, expires=60).add_auth(request)
     assert error(caller.session.put(request.url, data="x")) == (403, "AccessDenied")
     assert is_untouched(caller, grant)
 
@@ -225,9 +229,8 @@ def test_a_range_past_the_end_is_refused_with_the_size(caller, link):
 
 
 def test_a_refusal_is_xml_whatever_the_key(caller):
-    signer = caller.service.service.signer
     request = AWSRequest("GET", f"{caller.url}/local-coding-service/output/%00%0B<&%FF%EF%BF%BE")
-    S3SigV4QueryAuth(Credentials(signer.access_key, signer.secret_key), "s3", signer.region).add_auth(request)
+    S3SigV4QueryAuth(service_credentials(caller), "s3", REGION).add_auth(request)
     answer = caller.session.get(request.url)
     assert answer.status_code in (403, 404)
     assert ElementTree.fromstring(answer.content).findtext("Code") in ("SignatureDoesNotMatch", "NoSuchKey")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from include.local_service.stub import StubCoder
+from include.local_service.coder.stub import StubCoder
 
 MALFORMED = (400, {"message": "Malformed record found in request"})
 INVALID = (400, {"message": "Invalid request body"})

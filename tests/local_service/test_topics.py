@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from include.local_service.catalogue import SHIPPED, ImportedTopicError
-from include.local_service.editions import write_first_edition
-from include.local_service.server import LocalService
+from include.local_service.coder.classifications import SHIPPED_CLASSIFICATION, write_first_edition
+from include.local_service.core.catalogue import ImportedTopicError
+from include.local_service.http.server import LocalService
 from tests.local_service.conftest import read_lines, write_lines
 
-SHIPPED_ROWS = [json.loads(line) for line in SHIPPED.read_text().splitlines()]
+SHIPPED_ROWS = [json.loads(line) for line in SHIPPED_CLASSIFICATION.read_text().splitlines()]
 
 
 def put_topic(data_dir, topic, rows, **names):
@@ -96,7 +96,7 @@ def test_versions_agree_on_most_texts_and_differ_on_some(data_dir, start, coder)
 
 
 def test_the_first_edition_has_every_code_and_fewer_examples(tmp_path):
-    path = write_first_edition(SHIPPED, tmp_path / "first.jsonl")
+    path = write_first_edition(SHIPPED_CLASSIFICATION, tmp_path / "first.jsonl")
     rows = read_lines(path.read_text())
     assert [(row["code"], row["label"]) for row in rows] == [(row["code"], row["label"]) for row in SHIPPED_ROWS]
     for name in ("titles", "tasks"):

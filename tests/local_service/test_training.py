@@ -3,17 +3,17 @@
 import argparse
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from include.local_service import training
-from include.local_service.catalogue import Model
-from include.local_service.coders import TRAINED, Coders
-from include.local_service.evaluation import hold_out
-from include.local_service.hierarchy import Category, read_categories
-from include.local_service.progress_bar import ProgressBar
+from include.local_service.cli.commands import COMMANDS
+from include.local_service.cli.progress_bar import ProgressBar
+from include.local_service.cli.topics import find_topic
+from include.local_service.coder.evaluation import hold_out
+from include.local_service.coder.hierarchy import Category, read_categories
+from include.local_service.core.catalogue import Model
+from include.local_service.core.coders import Coders
 from tests.local_service.test_workbooks import DESCRIPTIONS, STRUCTURE, write_csv
 
 TRADES = [
@@ -36,11 +36,11 @@ TRADES = [
 
 
 def run(name: str, *arguments: str) -> int:
-    """Do a command as the command line would."""
-    parser = argparse.ArgumentParser()
-    getattr(training, f"add_{name}_arguments")(parser)
-    command: Callable[[argparse.Namespace], int] = getattr(training, f"{name}_command")
-    return command(parser.parse_args(arguments))
+    """Run a command in this process."""
+    command, parser = COMMANDS[name].load(), argparse.ArgumentParser()
+    command.add_arguments(parser)
+    status: int = command.run(parser.parse_args(arguments))
+    return status
 
 
 @pytest.fixture
@@ -84,9 +84,9 @@ def test_import_makes_a_topic_and_trains_both_of_its_models(
 
 def test_what_train_has_trained_the_service_need_not_train(data_dir: str) -> None:
     assert run("train", "--topic", "trades", "--data", data_dir) == 0
-    topic = training.find_topic(Path(data_dir), "trades")
+    topic = find_topic(Path(data_dir), "trades")
     steps: list[str] = []
-    coders = Coders("svm", Path(data_dir) / TRAINED, lambda what, done, total: steps.append(what))
+    coders = Coders("svm", Path(data_dir), lambda what, done, total: steps.append(what))
     codings = [coders.coder(Model(topic, version)).code([("bread maker", "")])[0] for version in (1, 2)]
     assert steps == []
     assert codings[0] != codings[1]  # the first knew fewer examples
@@ -102,10 +102,10 @@ def test_an_import_without_training_leaves_that_for_later(tmp_path: Path) -> Non
     ("command", "message"),
     [
         (("import", "--structure", "nowhere.xlsx"), "nowhere.xlsx: cannot be read"),
-        (("import", "--structure", "nowhere.xlsx", "--topic", "A b"), "small letters, digits and hyphens"),
-        (("train", "--topic", "herbs"), "no topic 'herbs' in .*; there are: osca, anzsco, trades"),
-        (("code", "baker", "--topic", "herbs"), "no topic 'herbs'"),
-        (("evaluate", "--topic", "herbs"), "no topic 'herbs'"),
+        (("import", "--structure", "nowhere.xlsx", "--topic", "A b"), "lower-case letters, digits and hyphens"),
+        (("train", "--topic", "herbs"), "unknown topic 'herbs' in .*. Use one of: osca, anzsco, trades."),
+        (("code", "baker", "--topic", "herbs"), "unknown topic 'herbs'"),
+        (("evaluate", "--topic", "herbs"), "unknown topic 'herbs'"),
     ],
 )
 def test_what_cannot_be_done_ends_with_a_word(data_dir: str, command: tuple[str, ...], message: str) -> None:
@@ -135,8 +135,8 @@ def test_evaluate_shows_every_figure(data_dir: str, capsys: pytest.CaptureFixtur
     for figure in (
         "per cent right",
         "1 digit",
-        "titles never seen",
-        "what the slip costs",
+        "unseen titles",
+        "cost of the typing error",
         "confidence",
         "texts a second",
     ):
@@ -150,7 +150,9 @@ def test_no_occupation_keeps_a_title_that_is_held_out(trades: list[Category]) ->
     for seed in range(20):
         split = hold_out(trades, 0.4, seed)
         held = {answer.title.casefold() for answer in split.titles}
-        kept = {title.casefold() for one in split.kept if len(one.code) == 2 for title in (one.label, *one.titles)}
+        kept = {
+            title.casefold() for one in split.categories if len(one.code) == 2 for title in (one.label, *one.titles)
+        }
         assert held
         assert not held & kept
         assert sum(answer.title == "chef" for answer in split.titles) in {0, 2}  # two occupations have it
@@ -158,7 +160,7 @@ def test_no_occupation_keeps_a_title_that_is_held_out(trades: list[Category]) ->
 
 def test_no_occupation_keeps_a_task_that_is_held_out(trades: list[Category]) -> None:
     split = hold_out(trades, 0.4)
-    kept = {(one.code, task) for one in split.kept for task in one.tasks}
+    kept = {(one.code, task) for one in split.categories for task in one.tasks}
     assert split.with_tasks
     assert not {(answer.code, answer.tasks) for answer in split.with_tasks} & kept
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from openpyxl import Workbook
 
-from include.local_service.hierarchy import Category, ClassificationError, read_categories
-from include.local_service.workbooks import (
+from include.local_service.coder.hierarchy import Category, ClassificationError, read_categories
+from include.local_service.coder.workbooks import (
     TopicNameError,
     WorkbookError,
     count_levels,
@@ -191,7 +191,7 @@ def test_a_structure_may_be_csv_of_either_form(tmp_path: Path, structure: Path, 
 def test_a_workbook_that_is_no_structure_is_refused_with_what_each_sheet_has(descriptions: Path) -> None:
     with pytest.raises(WorkbookError) as refused:
         import_workbooks(descriptions)
-    assert "descriptions.xlsx: looked for a sheet with codes of 1, 2, 3, 4, 6 digits" in str(refused.value)
+    assert "descriptions.xlsx: no sheet has codes of 1, 2, 3, 4, 6 digits" in str(refused.value)
     assert "sheet 'All' has codes of [6] digits" in str(refused.value)
 
 
@@ -204,7 +204,7 @@ def test_a_workbook_without_the_columns_is_refused_with_their_names(structure: P
 
 def test_descriptions_of_another_edition_are_refused(tmp_path: Path, structure: Path) -> None:
     strange = write_csv(tmp_path / "index.csv", [["code", "title", "category"], ["999931", "Cooper", ""]])
-    with pytest.raises(WorkbookError, match=r"index.csv: codes that the structure does not have: \['999931'\]"):
+    with pytest.raises(WorkbookError, match=r"index.csv: codes that are not in the structure: \['999931'\]"):
         import_workbooks(structure, index=strange)
 
 
@@ -229,7 +229,7 @@ def test_a_file_that_cannot_be_read_is_refused_by_its_name(structure: Path, spoi
 
 def test_a_structure_with_a_gap_is_no_hierarchy(tmp_path: Path) -> None:
     rows = [*STRUCTURE, [None, None, None, None, 112131, "Miller", 3]]
-    with pytest.raises(ClassificationError, match=r"not described.*112"):
+    with pytest.raises(ClassificationError, match=r"missing categories.*112"):
         import_workbooks(write_csv(tmp_path / "gap.csv", rows))
 
 
@@ -262,6 +262,6 @@ def test_an_import_that_fails_leaves_the_earlier_one(tmp_path: Path, structure: 
 
 @pytest.mark.parametrize("name", ["", "../trades", "Trades", "a b", "-a", "a/b", "a\n"])
 def test_a_topic_is_named_so_that_it_fits_into_a_url(tmp_path: Path, structure: Path, name: str) -> None:
-    with pytest.raises(TopicNameError, match="small letters, digits and hyphens"):
+    with pytest.raises(TopicNameError, match="lower-case letters, digits and hyphens"):
         import_classification(tmp_path / "data", name, structure)
     assert not (tmp_path / "data").exists()

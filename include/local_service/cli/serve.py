@@ -1,0 +1,117 @@
+"""The command ``serve``: runs the service and prints how to reach it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from include.local_service.core.catalogue import Catalogue, ImportedTopicError, Topic
+from include.local_service.core.progress import LOG
+from include.local_service.core.service import CodingService
+from include.local_service.core.settings import (
+    DEFAULT_CLIENT_ID,
+    DEFAULT_CLIENT_SECRET,
+    DEFAULT_DATA_DIR,
+    CoderKind,
+    Progression,
+    Settings,
+)
+from include.local_service.http.server import listen, make_server, open_service, socket_url
+
+EXAMPLE = """\
+curl -s {url}/v1/topics/osca/code -H 'Content-Type: application/json' \\
+    -H "Authorization: $(curl -s -u {client}:{secret} -d grant_type=client_credentials {url}/oauth2/token \\
+        | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')" \\
+    -d '{{"record": {{"occp_text": "aged care worker", "tasks_text": "looks after residents"}}}}'"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``serve``."""
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on")
+    add("--port", type=int, default=8070, help="port to listen on; 0 means any free port")
+    add("--data", type=Path, default=DEFAULT_DATA_DIR, metavar="DIR", help="data folder; stores all state")
+    add("--client-id", default=DEFAULT_CLIENT_ID, metavar="ID", help="client id that the token endpoint accepts")
+    add("--client-secret", default=DEFAULT_CLIENT_SECRET, metavar="SECRET", help="its secret")
+    add("--progression", choices=list(map(str, Progression)), default=str(Settings.progression),
+        help="when status calls show that an operation has ended")  # fmt: skip
+    add("--polls", type=int, default=Settings.polls, metavar="N",
+        help="for by_polls: number of status calls that still show in_progress")  # fmt: skip
+    add("--seconds", type=float, default=Settings.seconds, metavar="S",
+        help="for by_time: seconds after the upload that still show in_progress")  # fmt: skip
+    add("--throttle", action="store_true", help="limit every client to 1 request a second and 10,000 a day")
+    add("--coder", choices=list(map(str, CoderKind)), default=str(Settings.coder),
+        help="svm codes by meaning, stub by a hash of the text (for load tests)")  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the service until it gets a signal to stop; return the exit status."""
+    _log_to_stderr()
+    try:
+        server_socket = listen(options.host, options.port)
+    except OSError as error:
+        sys.exit(f"cannot listen on {options.host}:{options.port}: {os.strerror(error.errno or 0)}")
+    try:
+        with server_socket, open_service(options.data, _make_settings(options)) as service:
+            greeting = make_greeting(service, socket_url(server_socket), options.data, reveal=sys.stdout.isatty())
+            make_server(service, lambda: print(greeting, flush=True)).run(sockets=[server_socket])
+    except BlockingIOError:
+        sys.exit(f"another local coding service uses {options.data}. Stop it, or choose another folder with --data.")
+    except ImportedTopicError as error:
+        sys.exit(str(error))
+    return 0
+
+
+def _make_settings(options: argparse.Namespace) -> Settings:
+    names = ("client_id", "client_secret", "progression", "polls", "seconds", "throttle", "coder")
+    return Settings(**{name: getattr(options, name) for name in names})
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+
+
+def make_greeting(service: CodingService, url: str, data: Path, *, reveal: bool) -> str:
+    """Return the text that the service prints when it listens.
+
+    :param reveal: whether to show the client secret, which does not belong in a log.
+    """
+    settings = service.settings
+    secret = settings.client_secret if reveal else "$CLIENT_SECRET"
+    lines = [
+        f"local coding service listening on {url}",
+        *_describe_topics(service),
+        f"  client id    {settings.client_id}",
+        f"  secret       {secret if reveal else 'shown on a terminal only; the default is in --help'}",
+        f"  data         {data}",
+        f"  coder        {settings.coder}, shows results {_describe_delay(service)}"
+        f"{', throttled' if settings.throttle else ''}",
+        "",
+        EXAMPLE.format(url=url, client=settings.client_id, secret=secret),
+    ]
+    return "\n".join(lines)
+
+
+def _describe_topics(service: CodingService) -> list[str]:
+    return [line for topic in service.catalogue.topics for line in _describe_topic(topic, service.catalogue)]
+
+
+def _describe_topic(topic: Topic, catalogue: Catalogue) -> list[str]:
+    models = [f"    model {model.version}    {model.model_id}" for model in catalogue.models(topic)]
+    return [f"  topic        {topic.uri_name}: {topic.full_name}, version {topic.version!r}", *models]
+
+
+def _describe_delay(service: CodingService) -> str:
+    delay = service.status_delay
+    descriptions = {
+        Progression.IMMEDIATE: "at once",
+        Progression.BY_POLLS: f"after {delay.polls} status calls",
+        Progression.BY_TIME: f"{delay.seconds:g} s after the upload",
+    }
+    return descriptions[delay.progression]

@@ -1,0 +1,1 @@
+"""The behaviour and the state of the service. Knows nothing of HTTP."""

@@ -1,0 +1,140 @@
+"""The endpoints of the API (docs/service-contract.md 1, 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import State
+from starlette.responses import PlainTextResponse
+
+from include.local_service.core.catalogue import INPUT_FORMAT, Model, Topic
+from include.local_service.core.clients import kms_key
+from include.local_service.core.errors import InvalidBodyError
+from include.local_service.core.operation import input_key
+from include.local_service.core.service import CodingService
+from include.local_service.http.journal import CutConnection
+from include.local_service.http.request_body import parse_json
+from include.local_service.http.signing import Signer
+from include.local_service.http.storage_headers import BUCKET, SSE, SSE_KEY
+
+UPLOAD_URL_LIFETIME_S = 15 * 60
+"""How long an upload URL is valid (docs/service-contract.md 8.5)."""
+
+DOWNLOAD_URL_LIFETIME_S = 3600
+"""How long a download link is valid (docs/service-contract.md 2.10)."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One authorised call of the API.
+
+    :param journal_fields: takes further fields of the call's journal entry.
+    """
+
+    service: CodingService
+    client_id: str
+    path: str
+    params: Mapping[str, str]
+    body: bytes
+    base_url: str
+    journal_fields: State
+
+    @property
+    def topic(self) -> Topic:
+        """The topic in the path."""
+        return self.service.catalogue.topic(self.params["topic"])
+
+    @property
+    def model(self) -> Model:
+        """The model in the path, or the latest."""
+        return self.service.model(self.topic, self.params.get("model"), self.path)
+
+    def presign(self, method: str, key: str, expires_in: int, headers: Mapping[str, str] | None = None) -> str:
+        """Return a presigned URL for one object, valid for `expires_in` seconds."""
+        now, path = self.service.clock.now(), f"/{BUCKET}/{key}"
+        signer = Signer(self.service.access_keys)
+        return signer.presign(method, self.base_url, path, now=now, expires_in=expires_in, headers=headers)
+
+
+Handler = Callable[[Call], Any]
+
+
+def list_topics(call: Call) -> Any:
+    """See docs/service-contract.md 2.2."""
+    return [{"uriName": topic.uri_name, "fullName": topic.full_name} for topic in call.service.catalogue.topics]
+
+
+def get_topic(call: Call) -> Any:
+    """See docs/service-contract.md 2.3; the format of the response is not public."""
+    topic = call.topic
+    return {"uriName": topic.uri_name, "fullName": topic.full_name, "inputFormat": list(INPUT_FORMAT)}
+
+
+def list_models(call: Call) -> Any:
+    """See docs/service-contract.md 2.5."""
+    return [model.describe() for model in call.service.models(call.topic, call.path)]
+
+
+def get_latest_model(call: Call) -> Any:
+    """See docs/service-contract.md 2.4."""
+    return call.model.describe()
+
+
+def code(call: Call) -> Any:
+    """See docs/service-contract.md 2.6."""
+    return call.service.code_synchronously(call.model, parse_json(call.body))
+
+
+def create_operation(call: Call) -> Any:
+    """See docs/service-contract.md 2.7."""
+    if call.body:
+        raise InvalidBodyError
+    operation_id = call.service.operations.create(call.client_id, call.model).operation_id
+    call.journal_fields.operation_id = operation_id
+    if call.service.faults.trigger_for_request("lost_create", "POST", call.path):
+        raise CutConnection(reset=True)
+    key = kms_key(call.client_id)
+    headers = {SSE: "aws:kms", SSE_KEY: key}
+    return {
+        "requestUploadUrl": call.presign("PUT", input_key(operation_id), UPLOAD_URL_LIFETIME_S, headers),
+        "operationId": operation_id,
+        "bucketKmsKeyArn": key,
+    }
+
+
+def get_operation(call: Call) -> Any:
+    """See docs/service-contract.md 2.9."""
+    if "model" in call.params:
+        # The model in the path must exist, but need not be the model of the operation.
+        call.service.catalogue.model(call.topic, call.params["model"])
+    view = call.service.check_status(call.client_id, call.topic, call.params["operation_id"])
+    response = {"operationStatus": str(view.state)}
+    if view.output_key and view.metadata_key:
+        response["responseDownloadUrl"] = call.presign("GET", view.output_key, DOWNLOAD_URL_LIFETIME_S)
+        response["metadataDownloadUrl"] = call.presign("GET", view.metadata_key, DOWNLOAD_URL_LIFETIME_S)
+    if view.error is not None:
+        response["error"] = view.error
+    return response
+
+
+def get_security_contact(call: Call) -> Any:
+    """See docs/service-contract.md 1."""
+    return PlainTextResponse("Contact: mailto:security@localhost\nExpires: 2099-12-31T23:59:59Z\n")
+
+
+API: Mapping[tuple[str, str], Handler] = {
+    ("GET", "/v1/security.txt"): get_security_contact,
+    ("GET", "/v1/topics"): list_topics,
+    ("GET", "/v1/topics/{topic}"): get_topic,
+    ("GET", "/v1/topics/{topic}/models"): list_models,
+    ("GET", "/v1/topics/{topic}/models/latest"): get_latest_model,
+    ("POST", "/v1/topics/{topic}/code"): code,
+    ("POST", "/v1/topics/{topic}/models/{model}/code"): code,
+    ("POST", "/v1/topics/{topic}/batch-code"): create_operation,
+    ("POST", "/v1/topics/{topic}/models/{model}/batch-code"): create_operation,
+    ("GET", "/v1/topics/{topic}/batch-code/operations/{operation_id}"): get_operation,
+    ("GET", "/v1/topics/{topic}/models/{model}/batch-code/operations/{operation_id}"): get_operation,
+}
+"""The endpoints by method and path (docs/service-contract.md 1)."""

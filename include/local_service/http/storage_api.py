@@ -1,0 +1,202 @@
+"""The object storage over HTTP: presigned PUT and GET, verified before the body is read."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from include.local_service.core.clients import kms_key
+from include.local_service.core.errors import ObjectError
+from include.local_service.core.faults import Fault
+from include.local_service.core.objects import BLOCK_BYTES, Writer
+from include.local_service.core.operation import Operation
+from include.local_service.core.service import CodingService
+from include.local_service.core.store import StoredObject
+from include.local_service.http.journal import CutConnection
+from include.local_service.http.signing import SignedRequest, Signer, expired_error
+from include.local_service.http.storage_errors import ErrorResponse, StorageError, request_ids
+from include.local_service.http.storage_headers import (
+    BUCKET,
+    SSE,
+    SSE_KEY,
+    encryption_headers,
+    object_headers,
+    read_range,
+)
+
+ROUTE = f"/{BUCKET}/{{key:path}}"
+MAX_OBJECT_BYTES = 5_000_000_000
+"""Limit of one PUT: the smaller of the two meanings of "5 GB" (docs/service-contract.md 8.31)."""
+
+
+class StorageApi:
+    """The endpoint of the bucket."""
+
+    def __init__(self, service: CodingService) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        response: Response
+        try:
+            response = await self._handle(request)
+        except StorageError as error:
+            response = ErrorResponse(error, request)
+        except ObjectError as error:
+            response = ErrorResponse(StorageError.from_object_error(error), request)
+        except ClientDisconnect:
+            return
+        await response(scope, receive, send)
+
+    async def _handle(self, request: Request) -> Response:
+        key = request.path_params["key"]
+        operation = await run_in_threadpool(self._service.operations.find_by_input_key, key)
+        # For the journal: the operation that the object belongs to.
+        request.state.operation_id = key.rpartition("/")[2].partition(".")[0]
+        signed = read_signed_request(request)
+        Signer(self._service.access_keys).verify(signed, self._service.clock.now())
+        if request.method == "PUT":
+            return await self._put(request, signed, operation)
+        if request.method == "GET":
+            return await self._get(request, key)
+        raise StorageError("MethodNotAllowed", "The specified method is not allowed against this resource.")
+
+    # PUT
+
+    async def _put(self, request: Request, signed: SignedRequest, operation: Operation | None) -> Response:
+        operation = self._validate_put(signed, operation)
+        size = _validate_length(request)
+        content_md5 = _validate_md5(request.headers.get("content-md5"))
+        reset = self._service.faults.trigger_for_request("reset_upload", "PUT", request.url.path)
+        with await run_in_threadpool(self._service.objects.begin, content_md5) as writer:
+            await _receive_body(request, writer, _bytes_until_cut(reset, size))
+            upload = await run_in_threadpool(writer.commit, size)
+        stored = await run_in_threadpool(self._service.receive_input, operation.operation_id, upload)
+        return Response(headers={"ETag": f'"{stored.etag}"', **encryption_headers(stored), **request_ids()})
+
+    def _validate_put(self, signed: SignedRequest, operation: Operation | None) -> Operation:
+        if self._service.faults.trigger_for_request("expired_upload", "PUT", signed.path):
+            raise self._expired_error()
+        expected_key = operation and kms_key(operation.client_id)
+        if operation is None or signed.header(SSE) != "aws:kms" or signed.header(SSE_KEY) != expected_key:
+            raise StorageError("AccessDenied", "Access Denied")
+        return operation
+
+    def _expired_error(self) -> StorageError:
+        now = self._service.clock.now()
+        return expired_error(0, now, now)
+
+    # GET
+
+    async def _get(self, request: Request, key: str) -> Response:
+        if self._service.faults.trigger_for_request("expired_link", "GET", request.url.path):
+            raise self._expired_error()
+        stored = await run_in_threadpool(self._service.operations.find_object, key)
+        if _is_not_modified(request, stored):
+            return Response(status_code=304, headers=object_headers(stored))
+        start, end, status = read_range(request.headers.get("range"), stored.size)
+        headers = {**object_headers(stored), "Content-Length": str(end - start)}
+        if status == 206:
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{stored.size}"
+        cut = self._service.faults.trigger_for_request("cut_download", "GET", request.url.path)
+        path = self._service.objects.path(stored.file)
+        body = _send_file(path, start, end, _bytes_until_cut(cut, end - start))
+        return StreamingResponse(body, status, headers, media_type="binary/octet-stream")
+
+
+def read_signed_request(request: Request) -> SignedRequest:
+    """Return the request exactly as received, neither decoded nor sorted."""
+    headers = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.scope["headers"])
+    return SignedRequest(
+        request.method,
+        request.scope["raw_path"].decode("latin-1"),
+        request.scope["query_string"].decode("latin-1"),
+        tuple(headers),
+    )
+
+
+def _validate_length(request: Request) -> int:
+    if "transfer-encoding" in request.headers:
+        raise StorageError(
+            "NotImplemented",
+            "A header you provided implies functionality that is not implemented",
+            Header="Transfer-Encoding",
+        )
+    if "content-length" not in request.headers:
+        raise StorageError("MissingContentLength", "You must provide the Content-Length HTTP header.")
+    size = int(request.headers["content-length"])
+    if size > MAX_OBJECT_BYTES:
+        raise StorageError(
+            "EntityTooLarge",
+            "Your proposed upload exceeds the maximum allowed size",
+            ProposedSize=size,
+            MaxSizeAllowed=MAX_OBJECT_BYTES,
+        )
+    return size
+
+
+def _validate_md5(header: str | None) -> str | None:
+    if header is None:
+        return None
+    try:
+        digest = base64.b64decode(header, validate=True)
+    except ValueError:
+        digest = b""
+    if len(digest) != 16:
+        raise StorageError("InvalidDigest", "The Content-MD5 you specified was invalid.")
+    return header
+
+
+def _is_not_modified(request: Request, stored: StoredObject) -> bool:
+    if_match = request.headers.get("if-match")
+    if if_match is not None and not _has_etag(if_match, stored):
+        raise StorageError(
+            "PreconditionFailed",
+            "At least one of the pre-conditions you specified did not hold",
+            Condition="If-Match",
+        )
+    if_none_match = request.headers.get("if-none-match")
+    return if_none_match is not None and _has_etag(if_none_match, stored)
+
+
+def _has_etag(header: str, stored: StoredObject) -> bool:
+    return header.strip() == "*" or stored.etag in [tag.strip().strip('"') for tag in header.split(",")]
+
+
+def _bytes_until_cut(fault: Fault | None, size: int) -> int | None:
+    if fault is None:
+        return None
+    return size // 2 if fault.after is None else min(fault.after, size)
+
+
+async def _receive_body(request: Request, writer: Writer, cut_at: int | None) -> None:
+    """Write the body in blocks, in a thread; after `cut_at` bytes a fault ends the connection."""
+    block = bytearray()
+    received = 0
+    async for data in request.stream():
+        block += data
+        received += len(data)
+        if cut_at is not None and received >= cut_at:
+            raise CutConnection(reset=True)
+        if len(block) >= BLOCK_BYTES:
+            full, block = block, bytearray()
+            await run_in_threadpool(writer.write, full)
+    await run_in_threadpool(writer.write, block)
+
+
+async def _send_file(path: Path, start: int, end: int, cut_after: int | None) -> AsyncIterator[bytes]:
+    with path.open("rb") as handle:
+        handle.seek(start)
+        remaining = end - start if cut_after is None else cut_after
+        while remaining > 0:
+            block = await run_in_threadpool(handle.read, min(BLOCK_BYTES, remaining))
+            remaining -= len(block)
+            yield block
+    if cut_after is not None:
+        raise CutConnection(reset=False)
