@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 
 import duckdb
 
@@ -26,78 +25,83 @@ MAX_LISTED_LINES = 5
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class CollectedPart:
+    """A part, how its operation ended, what was read of it, and the content of its metadata file."""
+
+    part: Part
+    result: PartResult
+    summary: PartSummary
+    metadata: str | None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every text of the part has a result."""
+        return self.summary.problem is None and self.summary.usable >= self.part.records
+
+
 def read_parts(
     engine: duckdb.DuckDBPyConnection,
     plan: Plan,
     parts: Sequence[Part],
     part_results: Sequence[PartResult],
     staging: Staging,
-) -> list[PartSummary]:
-    """Read the results of every part into the engine's table `results`, and return a summary of each part."""
+) -> list[CollectedPart]:
+    """Read the results of every part into the engine's table `results`."""
     engine.execute(RESULTS)
-    return [_read_part(engine, plan, part, result, staging) for part, result in zip(parts, part_results, strict=True)]
+    return [_read_part(engine, plan, *pair, staging) for pair in zip(parts, part_results, strict=True)]
 
 
 def _read_part(
     engine: duckdb.DuckDBPyConnection, plan: Plan, part: Part, result: PartResult, staging: Staging
-) -> PartSummary:
+) -> CollectedPart:
     metadata = staging.read_text(result.metadata_uri) if result.metadata_uri else None
     if metadata is not None:
         metadata = metadata.replace("\0", "\ufffd")  # PostgreSQL stores no NUL
-    return replace(_read_output(engine, plan, part, result, metadata, staging), metadata=metadata)
+    model_id = read_model_id(metadata or "") or plan.model_id
+    return CollectedPart(part, result, _read_output(engine, plan, part, result, model_id, staging), metadata)
 
 
 def _read_output(
-    engine: duckdb.DuckDBPyConnection,
-    plan: Plan,
-    part: Part,
-    result: PartResult,
-    metadata: str | None,
-    staging: Staging,
+    engine: duckdb.DuckDBPyConnection, plan: Plan, part: Part, result: PartResult, model_id: str, staging: Staging
 ) -> PartSummary:
     """Read the results of one part.
 
     Results of another model are not used. Results of an input file that `prepare` has replaced since are used, but
     the part counts as incomplete.
+
+    :param model_id: model in the metadata file
     """
     coded = result.fingerprint
-    if result.output_uri is None or result.input_uri is None or result.operation_id is None or coded is None:
+    if result.output_uri is None or coded is None:
         return PartSummary(problem=result.message or "it has no output; see the logs of its tasks")
-    model_id = read_model_id(metadata or "") or coded.model_id
-    if (coded.topic, model_id.lower()) != (plan.topic, plan.model_id.lower()) or coded.model_id != plan.model_id:
+    if (coded.topic, coded.model_id, model_id.lower()) != (plan.topic, plan.model_id, plan.model_id.lower()):
+        other = coded.model_id if coded.model_id != plan.model_id else model_id
         return PartSummary(
-            problem=f"it was coded by topic {coded.topic!r}, model {model_id!r}, but the run is pinned to topic"
+            problem=f"it was coded by topic {coded.topic!r}, model {other!r}, but the run is pinned to topic"
             f" {plan.topic!r}, model {plan.model_id!r}"
         )
     try:
-        summary = _read_files(engine, result.part, result.operation_id, result.input_uri, result.output_uri, staging)
+        summary = _read_files(engine, result, staging)
     except duckdb.OperationalError:  # not about the file: the disk is full, for example
         raise
     except duckdb.Error as error:  # one part must not cost the results of the others
         return PartSummary(problem=f"its output file cannot be read: {' '.join(str(error).split())[:200]}")
     if summary.problem is None and coded != part.fingerprint:
-        return replace(
-            summary, problem="its input was prepared again after it was sent: clear its `create` with downstream"
-        )
+        problem = "its input was prepared again after it was sent: clear its `create` with downstream"
+        return replace(summary, problem=problem)
     return summary
 
 
-def _read_files(
-    engine: duckdb.DuckDBPyConnection,
-    part: int,
-    operation_id: str,
-    input_uri: str,
-    output_uri: str,
-    staging: Staging,
-) -> PartSummary:
+def _read_files(engine: duckdb.DuckDBPyConnection, result: PartResult, staging: Staging) -> PartSummary:
     with ExitStack() as files:
-        paths: dict[str, Path] = {}
-        for kind, uri in (("output", output_uri), ("input", input_uri)):
+        paths = {}
+        for kind, uri in (("output", result.output_uri), ("input", result.input_uri)):
             try:
-                paths[kind] = files.enter_context(staging.open_local(uri))
+                paths[kind] = files.enter_context(staging.open_local(str(uri)))
             except FileNotFoundError:
                 return PartSummary(problem=f"its {kind} file {uri!r} does not exist any more")
-        return read_results(engine, part, operation_id, paths["input"], paths["output"])
+        return read_results(engine, result.part, str(result.operation_id), paths["input"], paths["output"])
 
 
 def store_results(engine: duckdb.DuckDBPyConnection, session: Session, plan: Plan, read_at: str) -> None:
@@ -145,16 +149,11 @@ def store_results(engine: duckdb.DuckDBPyConnection, session: Session, plan: Pla
         )
 
 
-def store_operations(
-    session: Session,
-    plan: Plan,
-    parts: Sequence[Part],
-    part_results: Sequence[PartResult],
-    summaries: Sequence[PartSummary],
-) -> None:
+def store_operations(session: Session, plan: Plan, collected: Iterable[CollectedPart]) -> None:
     """Add the operations of the parts to `coding_operations`."""
     operations = table(plan.schema, "coding_operations")
-    for part, result, summary in zip(parts, part_results, summaries, strict=True):
+    for entry in collected:
+        part, result, summary = entry.part, entry.result, entry.summary
         if result.operation_id is None:
             continue
         # A row with more usable results stays: the files of the operation may have been removed since.
@@ -166,7 +165,7 @@ def store_operations(
         row = (
             result.operation_id, plan.run_id, result.part, plan.topic, plan.model_id, part.records, part.bytes,
             result.state, summary.problem, summary.usable, summary.discarded,
-            _fit_metadata(summary.metadata, result, session.dialect), session.now(), result.seconds,
+            _fit_metadata(entry.metadata, result, session.dialect), session.now(), result.seconds,
         )  # fmt: skip
         session.execute(f"INSERT INTO {operations} VALUES ({', '.join('?' * len(row))})", row)
 
@@ -182,44 +181,38 @@ def _fit_metadata(metadata: str | None, result: PartResult, dialect: Dialect) ->
     return None
 
 
-def check_complete(
-    engine: duckdb.DuckDBPyConnection,
-    plan: Plan,
-    parts: Sequence[Part],
-    part_results: Sequence[PartResult],
-    summaries: Sequence[PartSummary],
-) -> None:
+def check_complete(engine: duckdb.DuckDBPyConnection, plan: Plan, collected: Sequence[CollectedPart]) -> None:
     """Check that every text of every part has a result.
 
     :raises IncompleteError: one has none
     """
     problems = [
-        f"part {result.part} (operation {result.operation_id}): {_describe_problem(engine, part, summary)}"
-        for part, result, summary in zip(parts, part_results, summaries, strict=True)
-        if summary.problem or summary.usable < part.records
+        f"part {entry.part.part} (operation {entry.result.operation_id}): {_describe_problem(engine, entry)}"
+        for entry in collected
+        if not entry.is_complete
     ]
     if problems:
-        usable = sum(summary.usable for summary in summaries)
-        sent = sum(part.records for part in parts)
+        usable = sum(entry.summary.usable for entry in collected)
+        sent = sum(entry.part.records for entry in collected)
         raise IncompleteError(
-            f"nothing was published, because {len(problems)} of {len(parts)} parts are incomplete; the results of"
+            f"nothing was published, because {len(problems)} of {len(collected)} parts are incomplete; the results of"
             f" {usable} of {sent} texts are kept, and {_describe_next_step(plan)}. {'; '.join(problems)}"
         )
-    for number, line, problem in engine.execute(
-        "SELECT * FROM discarded_lines ORDER BY part, line LIMIT 20"
-    ).fetchall():
+    discarded = engine.execute("SELECT * FROM discarded_lines ORDER BY part, line LIMIT 20").fetchall()
+    for number, line, problem in discarded:
         log.warning("Part %d: output line %d was discarded: %s", number, line, problem)
 
 
-def _describe_problem(engine: duckdb.DuckDBPyConnection, part: Part, summary: PartSummary) -> str:
-    if summary.problem:
-        return summary.problem
+def _describe_problem(engine: duckdb.DuckDBPyConnection, entry: CollectedPart) -> str:
+    if entry.summary.problem:
+        return entry.summary.problem
     lines = engine.execute(
         "SELECT line, problem FROM discarded_lines WHERE part = ? ORDER BY line LIMIT ?",
-        [part.part, MAX_LISTED_LINES],
+        [entry.part.part, MAX_LISTED_LINES],
     ).fetchall()
     details = "".join(f"; line {line} was discarded: {problem}" for line, problem in lines)
-    return f"{part.records - summary.usable} of {part.records} texts have no usable result{details}"
+    records = entry.part.records
+    return f"{records - entry.summary.usable} of {records} texts have no usable result{details}"
 
 
 def _describe_next_step(plan: Plan) -> str:

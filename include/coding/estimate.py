@@ -69,11 +69,7 @@ def estimate_run(
     durations = [part.expected_seconds for part in parts if part.expected_seconds is not None]
     rounds = ceil(len(parts) / (max_operations or max(len(parts), 1)))
     return Estimate(
-        read=prepared.read,
-        undated=prepared.undated,
-        rejected=prepared.rejected,
-        texts=prepared.texts,
-        known_texts=prepared.known_texts,
+        **{name: getattr(prepared, name) for name in ("read", "undated", "rejected", "texts", "known_texts")},
         texts_to_send=sum(part.records for part in parts),
         bytes=sum(part.bytes for part in parts),
         parts=len(parts),

@@ -58,12 +58,12 @@ def land(
     parts = prepared.parts
     runs = table(plan.schema, "coding_runs")  # locked by everyone who writes results or codes: one run at a time
     with open_engine(staging.scratch, "land", plan.engine_memory_mb) as engine:
-        summaries = read_parts(engine, plan, parts, part_results, staging)
+        collected = read_parts(engine, plan, parts, part_results, staging)
         with warehouse.session() as session:
             with session.transaction(lock=runs):
                 store_results(engine, session, plan, prepared.read_at)
-                store_operations(session, plan, parts, part_results, summaries)
-            check_complete(engine, plan, parts, part_results, summaries)
+                store_operations(session, plan, collected)
+            check_complete(engine, plan, collected)
             sent = sum(part.records for part in parts)
             with _open_records(staging, prepared) as records, session.transaction(lock=runs):
                 check_sources(session, plan)
@@ -81,19 +81,11 @@ def land(
         "Published %s to %s: %d records read, %d coded, %d uncoded, %d rejected",
         plan.from_date, plan.to_date, run.read, run.coded, run.uncoded, run.rejected,
     )  # fmt: skip
+    earlier_run = None if run.run_id == plan.run_id else run.run_id
     return LandingSummary(
-        read=run.read,
-        coded=run.coded,
-        uncoded=run.uncoded,
-        rejected=run.rejected,
-        texts=run.texts,
-        texts_sent=sent,
-        operations=len(parts),
-        from_date=plan.from_date,
-        to_date=plan.to_date,
-        published_by_run=None if run.run_id == plan.run_id else run.run_id,
-        days=tuple(day.isoformat() for day in days),
-    )
+        run.read, run.coded, run.uncoded, run.rejected, run.texts, sent, len(parts), plan.from_date, plan.to_date,
+        published_by_run=earlier_run, days=tuple(day.isoformat() for day in days),
+    )  # fmt: skip
 
 
 @contextmanager

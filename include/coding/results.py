@@ -150,18 +150,16 @@ class PartResult(Handoff):
 
 @dataclass(frozen=True)
 class PartSummary:
-    """What was read from one output file.
+    """What was read of one part.
 
     :param usable: texts with a result
     :param discarded: lines that could not be used
     :param problem: why the part is incomplete as a whole, None if it is not
-    :param metadata: content of the metadata file
     """
 
     usable: int = 0
     discarded: int = 0
     problem: str | None = None
-    metadata: str | None = None
 
 
 def read_results(

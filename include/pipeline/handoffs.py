@@ -1,19 +1,25 @@
-"""What passes between the tasks of `recode_occupations`: dataclasses, with their task ids and XCom keys."""
+"""What passes between the tasks of `recode_occupations`: dataclasses, with their task ids and XCom keys.
+
+Each `pull` function raises :class:`DataError` if the task that it depends on has not succeeded.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from coding_service.models import DownloadResult, OperationOutcome
 from coding_service.sensors import OPERATION_KEY
 from include.coding.errors import DataError
 from include.coding.estimate import Estimate
+from include.coding.handoff import Handoff
 from include.coding.landing import LandingSummary
 from include.coding.parts import Fingerprint, Part
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
 from include.coding.results import PartResult
+
+H = TypeVar("H", bound=Handoff)
 
 #: Ids of the tasks that leave something for others.
 PLAN, PREPARE, LAND = "plan", "prepare", "land"
@@ -30,35 +36,23 @@ def push_prepared(ti: Any, prepared: Prepared, estimate: Estimate) -> None:
 
 
 def pull_plan(ti: Any) -> Plan:
-    """Return the plan of the run.
-
-    :raises DataError: the task `plan` has not succeeded
-    """
-    return Plan.from_dict(_pull(ti, PLAN, RETURN_KEY))
+    """Return the plan of the run."""
+    return _pull(ti, PLAN, RETURN_KEY, Plan)
 
 
 def pull_prepared(ti: Any) -> Prepared:
-    """Return what was prepared.
-
-    :raises DataError: the task `prepare` has not succeeded
-    """
-    return Prepared.from_dict(_pull(ti, PREPARE, PREPARED_KEY))
+    """Return what was prepared."""
+    return _pull(ti, PREPARE, PREPARED_KEY, Prepared)
 
 
 def pull_estimate(ti: Any) -> Estimate:
-    """Return what sending takes.
-
-    :raises DataError: the task `prepare` has not succeeded
-    """
-    return Estimate.from_dict(_pull(ti, PREPARE, ESTIMATE_KEY))
+    """Return what the run would send."""
+    return _pull(ti, PREPARE, ESTIMATE_KEY, Estimate)
 
 
 def pull_landing_summary(ti: Any) -> LandingSummary:
-    """Return what was published.
-
-    :raises DataError: the task `land` has not succeeded
-    """
-    return LandingSummary.from_dict(_pull(ti, LAND, RETURN_KEY))
+    """Return what was published."""
+    return _pull(ti, LAND, RETURN_KEY, LandingSummary)
 
 
 def pull_part_results(ti: Any, parts: Sequence[Part]) -> list[PartResult]:
@@ -66,11 +60,11 @@ def pull_part_results(ti: Any, parts: Sequence[Part]) -> list[PartResult]:
     return [_pull_part_result(ti, part.part) for part in parts]
 
 
-def _pull(ti: Any, task_id: str, key: str) -> Any:
+def _pull(ti: Any, task_id: str, key: str, kind: type[H]) -> H:
     value = ti.xcom_pull(task_ids=task_id, key=key)
     if value is None:
         raise DataError(f"the result of task {task_id!r} is missing, because it did not succeed: see its log")
-    return value
+    return kind.from_dict(value)
 
 
 def _pull_part_result(ti: Any, part: int) -> PartResult:
@@ -78,22 +72,19 @@ def _pull_part_result(ti: Any, part: int) -> PartResult:
         return ti.xcom_pull(task_ids=task_id, key=key, map_indexes=part)
 
     outcome, files = pull(POLL, OPERATION_KEY), pull(DOWNLOAD)
-    end = None if outcome is None else OperationOutcome.from_dict(outcome)
-    state = end.state if end else "unknown"
+    end = OperationOutcome.from_dict(outcome or {"operation_id": "", "state": "unknown", "message": ""})
     if files is None:
-        message = end.message if end else None
-        if state == "complete":
-            message = f"its output was not downloaded; see the log of {DOWNLOAD}[{part}]"
-        return PartResult(part, pull(UPLOAD) or pull(CREATE), state, message)
+        missing = f"its output was not downloaded; see the log of {DOWNLOAD}[{part}]"
+        message = missing if end.state == "complete" else end.message or None
+        return PartResult(part, pull(UPLOAD) or pull(CREATE), end.state, message)
     download = DownloadResult.from_dict(files)
-    fingerprint = download.fingerprint
     return PartResult(
         part,
         download.operation_id,
-        state,
+        end.state,
         output_uri=download.output_uri,
         metadata_uri=download.metadata_uri,
         input_uri=download.input_uri,
-        fingerprint=Fingerprint(fingerprint.topic, fingerprint.model_id, fingerprint.input_sha256),
-        seconds=end.seconds if end else None,
+        fingerprint=Fingerprint(**download.fingerprint.to_dict()),
+        seconds=end.seconds,
     )

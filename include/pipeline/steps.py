@@ -19,29 +19,10 @@ from include.coding.plan import Plan, resolve_dates
 from include.coding.prepare import Prepared, prepare
 from include.coding.report import write_estimate, write_report
 from include.coding.staging import sweep
-from include.pipeline.handoffs import (
-    pull_estimate,
-    pull_landing_summary,
-    pull_part_results,
-    pull_plan,
-    pull_prepared,
-    push_prepared,
-)
+from include.pipeline import handoffs, settings
 from include.pipeline.names import POOL, TIMEZONE
 from include.pipeline.run_metadata import RunMetadata, read_metadata
-from include.pipeline.settings import (
-    COMPARISONS,
-    EXCHANGE,
-    RUNS,
-    open_file_system,
-    open_staging,
-    open_warehouse,
-    read_memory_mb,
-    read_schema,
-    read_setting,
-    run_folder,
-    staging_base,
-)
+from include.pipeline.settings import open_staging, open_warehouse
 
 #: Calls of the service to plan a run (topics, model), and to code a part if nothing goes wrong (create, the status
 #: before the upload, twice while the operation runs, and for the links).
@@ -50,6 +31,10 @@ PLANNING_CALLS, CALLS_PER_PART = 2, 5
 PLAN_PARAMS = (
     "topic", "source", "columns", "selection", "response_date", "max_records", "dry_run", "records_per_part", "clean",
     "max_uncoded_share", "max_rejected_share", "force_new",
+)  # fmt: skip
+#: What an event of the asset says about the run.
+ANNOUNCED_FIELDS = (
+    "read", "coded", "uncoded", "rejected", "texts", "texts_sent", "operations", "from_date", "to_date",
 )  # fmt: skip
 
 
@@ -76,10 +61,10 @@ def make_plan(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
             "from_date": first,
             "to_date": last,
             "changed_only": look_back_days > 0,
-            "staging": run_folder(dag_run.run_id),
+            "staging": settings.run_folder(dag_run.run_id),
             # A trial has its own tables, so that its rows are never taken for published ones.
-            "schema": read_schema() + ("_trial" if params["max_records"] else ""),
-            "memory_mb": read_memory_mb(),
+            "schema": settings.read_schema() + ("_trial" if params["max_records"] else ""),
+            "memory_mb": settings.read_memory_mb(),
         }
     )
     return _pin_model(plan, metadata).to_dict()
@@ -133,10 +118,10 @@ def _pin_model(plan: Plan, metadata: RunMetadata | None) -> Plan:
 
 def prepare_parts(ti: Any, dag_run: Any) -> list[dict[str, Any]]:
     """Read and validate the records, write what has to be sent, and return the parts to code; none in a dry run."""
-    plan = pull_plan(ti)
+    plan = handoffs.pull_plan(ti)
     with open_staging(plan.staging) as staging:
         prepared = prepare(plan, open_warehouse(plan.engine_memory_mb), staging)
-    push_prepared(ti, prepared, _estimate_run(prepared, dag_run))
+    handoffs.push_prepared(ti, prepared, _estimate_run(prepared, dag_run))
     return [] if plan.dry_run else [part.to_dict() for part in prepared.parts]
 
 
@@ -152,10 +137,10 @@ def land_results(ti: Any) -> dict[str, Any]:
 
     :raises DataError: an earlier task failed, so that there is nothing to land
     """
-    plan, prepared = pull_plan(ti), pull_prepared(ti)
+    plan, prepared = handoffs.pull_plan(ti), handoffs.pull_prepared(ti)
     if plan.dry_run:
         raise AirflowSkipException("a dry run sends nothing, so there is nothing to land")
-    part_results = pull_part_results(ti, prepared.parts)
+    part_results = handoffs.pull_part_results(ti, prepared.parts)
     if prepared.parts and not any(result.operation_id for result in part_results):
         raise DataError("nothing was sent, so there is nothing to land: see the log of the first task that failed")
     with open_staging(plan.staging) as staging:
@@ -164,12 +149,12 @@ def land_results(ti: Any) -> dict[str, Any]:
 
 def report_run(ti: Any) -> str:
     """Write the report of the run, or the estimate of a dry run, and return its URI."""
-    plan = pull_plan(ti)
+    plan = handoffs.pull_plan(ti)
     with open_staging(plan.staging) as staging:
         if plan.dry_run:
-            return write_estimate(plan, pull_estimate(ti), staging)
+            return write_estimate(plan, handoffs.pull_estimate(ti), staging)
         warehouse = open_warehouse(plan.engine_memory_mb)
-        return write_report(plan, pull_prepared(ti), pull_landing_summary(ti), warehouse, staging)
+        return write_report(plan, handoffs.pull_prepared(ti), handoffs.pull_landing_summary(ti), warehouse, staging)
 
 
 def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> None:
@@ -177,37 +162,26 @@ def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> Non
 
     The run's own partition is announced even if nothing in it changed, because another DAG can be waiting for it.
     """
-    plan, summary = pull_plan(ti), pull_landing_summary(ti)
+    plan, summary = handoffs.pull_plan(ti), handoffs.pull_landing_summary(ti)
     days = sorted({*summary.days, *filter(None, [dag_run.partition_key])})
     if plan.max_records or not days:
         raise AirflowSkipException("nothing was published")
     outlet_events[asset].add_partitions(days)
     outlet_events[asset].extra = {
-        "read": summary.read,
-        "coded": summary.coded,
-        "uncoded": summary.uncoded,
-        "rejected": summary.rejected,
-        "texts": summary.texts,
-        "texts_sent": summary.texts_sent,
-        "operations": summary.operations,
-        "from_date": summary.from_date,
-        "to_date": summary.to_date,
-        "topic": plan.topic,
-        "model_id": plan.model_id,
-        "model_version": plan.model_version,
-        "run_id": plan.run_id,
+        **{name: getattr(summary, name) for name in ANNOUNCED_FIELDS},
+        **{name: getattr(plan, name) for name in ("topic", "model_id", "model_version", "run_id")},
     }
 
 
 def clean_up(ti: Any) -> None:
     """Remove the files of a landed run, unless `CODING_KEEP_STAGING` says to keep them."""
-    if read_setting("CODING_KEEP_STAGING", "false").lower() not in ("1", "true", "yes"):
+    if settings.read_setting("CODING_KEEP_STAGING", "false").lower() not in ("1", "true", "yes"):
         remove_files(ti)
 
 
 def remove_files(ti: Any) -> None:
     """Remove the files of a run except its report, because they contain people's texts."""
-    with open_staging(pull_plan(ti).staging) as staging:
+    with open_staging(handoffs.pull_plan(ti).staging) as staging:
         staging.clear()
 
 
@@ -219,15 +193,17 @@ def compare_models(params: Mapping[str, Any], run_id: str) -> str:
     from include.comparison.comparison import Comparison
     from include.comparison.report import write_comparison
 
-    comparison = Comparison(**params, schema=read_schema())
+    comparison = Comparison(**params, schema=settings.read_schema())
     # A quarter remains for what an engine uses beyond its limit.
-    warehouse = open_warehouse(read_memory_mb() * 3 // 4)
-    with open_staging(run_folder(run_id, COMPARISONS)) as staging:
+    warehouse = open_warehouse(settings.read_memory_mb() * 3 // 4)
+    with open_staging(settings.run_folder(run_id, settings.COMPARISONS)) as staging:
         return write_comparison(comparison, warehouse, staging)
 
 
 def sweep_staging() -> list[str]:
     """Clear the folders of abandoned runs and exchanges, and return their URIs."""
-    base, min_age = staging_base(), timedelta(days=float(read_setting("CODING_STAGING_DAYS", "14")))
-    fs, now = open_file_system(base), pendulum.now("UTC")
-    return [uri for folder in (RUNS, EXCHANGE) for uri in sweep(f"{base}/{folder}", min_age, now, fs)]
+    base, min_age = settings.staging_base(), timedelta(days=float(settings.read_setting("CODING_STAGING_DAYS", "14")))
+    fs, now = settings.open_file_system(base), pendulum.now("UTC")
+    return [
+        uri for folder in (settings.RUNS, settings.EXCHANGE) for uri in sweep(f"{base}/{folder}", min_age, now, fs)
+    ]
