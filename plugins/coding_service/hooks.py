@@ -193,7 +193,7 @@ class CodingServiceHook(HttpHook):
             raise errors.OperationFailedError(f"operation {operation_id!r} is '{operation.status}': it has no output")
         if operation.output_url is None:
             raise errors.OutputExpiredError(
-                f"operation {operation_id!r} is complete but offers no output: it has been deleted; code its texts again"
+                f"operation {operation_id!r} is complete but offers no output: it was deleted; code its texts again"
             )
         links = {"output": operation.output_url, "metadata": operation.metadata_url}
         for name, url in links.items():
