@@ -6,7 +6,7 @@ from itertools import accumulate
 from typing import Any
 
 from coding_service.errors import QuotaExceededError, utc
-from coding_service.shared_state import SharedState
+from coding_service.shared_state import SharedFile, SharedRow
 
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
@@ -27,7 +27,7 @@ class CallBudget:
     :param per_day: calls in any 24 hours
     """
 
-    def __init__(self, state: SharedState, per_second: float, per_day: int) -> None:
+    def __init__(self, state: SharedFile | SharedRow, per_second: float, per_day: int) -> None:
         self._state, self._interval, self._per_day = state, 1.0 / per_second, per_day
 
     def reserve(self) -> float:

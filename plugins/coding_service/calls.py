@@ -1,7 +1,4 @@
-"""The steps of a call to the service, written once for the synchronous and the asynchronous hook.
-
-A call flow yields steps and receives their results; it sends nothing itself.
-"""
+"""The steps of a call to the service, without any HTTP, so that both hooks can perform them."""
 
 from __future__ import annotations
 

@@ -52,8 +52,6 @@ class CodingServiceHook(HttpHook):
         super().__init__(http_conn_id=coding_service_conn_id)
         self.coding_service_conn_id = coding_service_conn_id
 
-    # ---- methods of the service --------------------------------------------------------------------------------
-
     def topics(self) -> tuple[Topic, ...]:
         """Return all topics of the service."""
         return self._call(protocol.list_topics())
@@ -143,8 +141,6 @@ class CodingServiceHook(HttpHook):
             return False, str(error)
         return True, f"Connected; topics: {topics}"
 
-    # ---- sending -----------------------------------------------------------------------------------------------
-
     @cached_property
     def _connection(self) -> Any:
         with _missing_connection_error(self.coding_service_conn_id):
@@ -197,8 +193,7 @@ class CodingServiceHook(HttpHook):
             raise errors.OperationFailedError(f"operation {operation_id!r} is '{operation.status}': it has no output")
         if operation.output_url is None:
             raise errors.OutputExpiredError(
-                f"operation {operation_id!r} is complete but offers no output: its files are deleted within 24 hours;"
-                " code its texts again"
+                f"operation {operation_id!r} is complete but offers no output: it was deleted; code its texts again"
             )
         links = {"output": operation.output_url, "metadata": operation.metadata_url}
         for name, url in links.items():

@@ -182,9 +182,7 @@ class DownloadResult(DictMixin):
 
     :param input_uri: of the input file that was coded
     :param metadata_uri: None if there is no metadata file
-    :param bytes: size of the output file
-    :param sha256: of the output file, hexadecimal
-    :param records: lines of the output file
+    :param bytes, sha256, records: size, hexadecimal hash and number of lines of the output file
     """
 
     operation_id: str

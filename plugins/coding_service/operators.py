@@ -28,8 +28,7 @@ class CodingServiceOperator(BaseOperator):
 
     :param part: the part to code, with the fields of :class:`coding_service.models.InputPart`
     :param coding_service_conn_id: Airflow connection of the service
-    :param storage_conn_id: Airflow connection (aws) for `s3://` URIs; None: the credentials that AWS finds on the
-        machine
+    :param storage_conn_id: Airflow connection (aws) for `s3://`; None: the credentials that AWS finds on the machine
     """
 
     template_fields: Sequence[str] = ("part", "coding_service_conn_id", "storage_conn_id")
@@ -180,9 +179,8 @@ class CodingServiceDownloadOperator(CodingServiceOperator):
         part = self.input_part
         folder = f"{part.input_uri.rpartition('/')[0]}/{self.operation_id}"
         output_uri, metadata_uri = f"{folder}/output.jsonl", f"{folder}/metadata.json"
-        output, metadata = self.hook.download(
-            part.topic, self.operation_id, self._path(output_uri), self._path(metadata_uri)
-        )
+        paths = self._path(output_uri), self._path(metadata_uri)
+        output, metadata = self.hook.download(part.topic, self.operation_id, *paths)
         self.log.info("Operation %s: %d lines, %d bytes", self.operation_id, output.lines, output.bytes)
         return DownloadResult(
             operation_id=self.operation_id,

@@ -183,16 +183,13 @@ def error_for(answer: Answer, request: str) -> errors.CodingServiceError:
         text = f"{text}: the quota of calls is used up until {end}; wait, or request a higher quota"
         return errors.QuotaExceededError(text, status_code=429, retry_after=wait)
     if status == 429:
-        return errors.TooManyRequestsError(
-            f"{text}: calls are too close together", status_code=429, retry_after=answer.retry_after
-        )
+        text = f"{text}: calls are too close together"
+        return errors.TooManyRequestsError(text, status_code=429, retry_after=answer.retry_after)
     if status >= 500 and "no models found" not in message:  # this 500 is permanent (docs/service-contract.md 4)
         return errors.ServiceUnavailableError(text, status_code=status, retry_after=answer.retry_after)
     if status in (401, 403):
-        return errors.AuthorizationError(
-            f"{text}, with a new token: check that the credentials belong to the tier of this host",
-            status_code=status,
-        )
+        text = f"{text}, with a new token: check that the credentials belong to the tier of this host"
+        return errors.AuthorizationError(text, status_code=status)
     if status == 404:
         return errors.NotFoundError(text, status_code=status)
     return errors.RequestRefusedError(text, status_code=status)

@@ -152,6 +152,3 @@ class SharedRow:
         connection.execute("INSERT INTO coding_service_state VALUES (%s, '{}') ON CONFLICT DO NOTHING", [self._name])
         [row] = connection.execute(LOCK_ROW, [self._name]).fetchall()
         return row
-
-
-SharedState = SharedFile | SharedRow

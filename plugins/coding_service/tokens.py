@@ -43,7 +43,6 @@ class TokenStore:
     """The token of one account, encrypted with a key derived from the credentials: a copy of the file is useless.
 
     :param path: the file that the processes share
-    :param client_id, client_secret: the credentials
     :param clock: returns seconds since the epoch
     """
 

@@ -19,7 +19,7 @@ from coding_service import (
 )
 from coding_service.errors import InputFileError, StagingError, TransferError
 from coding_service.operators import OPERATION_STATE_KEY, UPLOAD_GRANT_KEY
-from coding_service.storage import OBJECT_BLOCK_BYTES, storage_path
+from coding_service.storage import OBJECT_BLOCK_BYTES, open_for_reading, storage_path
 
 #: Airflow caches the file system of a connection in its process, so each test uses a connection of its own.
 NUMBERS = itertools.count(1)
@@ -121,6 +121,17 @@ def test_a_part_is_uploaded_from_s3_and_its_output_downloaded_to_s3(s3, bucket, 
         "input_uri": part["input_uri"],
         "fingerprint": {"topic": "osca", "model_id": part["model_id"], "input_sha256": part["sha256"]},
     }
+
+
+def test_without_a_connection_the_credentials_of_the_machine_are_used(s3, bucket, monkeypatch):
+    connection = json.loads(s3.connection())
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", connection["login"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", connection["password"])
+    monkeypatch.setenv("AWS_DEFAULT_REGION", connection["extra"]["region_name"])
+    s3.client.put_object(Bucket=bucket, Key="part-0.jsonl", Body=LINES)
+    with open_for_reading(storage_path(f"s3://{bucket}/part-0.jsonl")) as file:
+        assert file.read() == LINES
 
 
 def test_objects_are_encrypted_as_the_connection_says(s3, bucket, define, session, serve, conn_id):

@@ -16,21 +16,23 @@ ALLOWED = {
     "coding_service.facts": set(),
     "coding_service.models": {"coding_service.errors"},
     "coding_service.settings": {"coding_service.errors"},
-    "coding_service.shared_file": set(),
-    "coding_service.shared_row": {"coding_service.errors"},
+    "coding_service.shared_state": {"coding_service.errors"},
     "coding_service.polling": {"coding_service.errors"},
     "coding_service.protocol": {"coding_service.models", "coding_service.errors"},
-    "coding_service.limiter": {"coding_service.errors"},
-    "coding_service.tokens": {"coding_service.shared_file"},
+    "coding_service.call_budget": {"coding_service.errors", "coding_service.shared_state"},
+    "coding_service.tokens": {"coding_service.shared_state"},
     "coding_service.storage": {"coding_service.errors"},
-    "coding_service.partials": {"coding_service.storage"},
+    "coding_service.partial_download": {"coding_service.storage"},
     "coding_service.transfer": {
-        "coding_service.models", "coding_service.errors", "coding_service.partials", "coding_service.storage",
+        "coding_service.models", "coding_service.errors", "coding_service.partial_download", "coding_service.storage",
+    },
+    "coding_service.calls": {
+        "coding_service.call_budget", "coding_service.errors", "coding_service.protocol", "coding_service.settings",
+        "coding_service.shared_state", "coding_service.tokens",
     },
     "coding_service.hooks": {
-        "coding_service.errors", "coding_service.limiter", "coding_service.models", "coding_service.protocol",
-        "coding_service.settings", "coding_service.shared_file", "coding_service.shared_row",
-        "coding_service.storage", "coding_service.tokens", "coding_service.transfer",
+        "coding_service.calls", "coding_service.errors", "coding_service.models", "coding_service.protocol",
+        "coding_service.settings", "coding_service.shared_state", "coding_service.storage", "coding_service.transfer",
     },
     "coding_service.retry": {"coding_service.errors"},
     "coding_service.triggers": {
@@ -38,8 +40,8 @@ ALLOWED = {
     },
     "coding_service.alerts": {"coding_service.errors"},
     "coding_service.sensors": {
-        "coding_service.errors", "coding_service.hooks", "coding_service.polling", "coding_service.retry",
-        "coding_service.triggers",
+        "coding_service.errors", "coding_service.hooks", "coding_service.models", "coding_service.polling",
+        "coding_service.retry", "coding_service.triggers",
     },
     "coding_service.operators": {
         "coding_service.errors", "coding_service.hooks", "coding_service.models", "coding_service.retry",
