@@ -49,11 +49,11 @@ models                    -> errors
 errors                    ->
 """
 #: Rooms and modules that can import Airflow, and modules in them that cannot.
-AIRFLOW = """
-dags occupation_coding_plugin include.pipeline include.warehouse.connect
-coding_service.hooks coding_service.operators coding_service.sensors coding_service.triggers coding_service.retry
-coding_service.storage
-""".split()
+AIRFLOW = [
+    "dags", "occupation_coding_plugin", "include.pipeline", "include.warehouse.connect", "coding_service.hooks",
+    "coding_service.operators", "coding_service.sensors", "coding_service.triggers", "coding_service.retry",
+    "coding_service.storage",
+]  # fmt: skip
 WITHOUT_AIRFLOW = ["include.pipeline.names"]
 
 
