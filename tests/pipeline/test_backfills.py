@@ -33,15 +33,21 @@ def test_a_missing_connection_is_named_with_what_to_do(
 
 
 def test_no_log_and_no_error_contains_the_password_or_the_token(
-    airflow_api: FakeAirflowApi, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    airflow_api: FakeAirflowApi,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "urllib3.connectionpool")
+    caplog.set_level(logging.DEBUG, "airflow.task")
     find_backfill(CONF)
     start()
-    assert caplog.records
     monkeypatch.setenv("AIRFLOW_CONN_AIRFLOW_API", airflow_api.connection("another-password"))
     with pytest.raises(SettingsError, match="POST auth/token of connection 'airflow_api': HTTP 401") as raised:
         start()
+    logs = caplog.text + "".join(capfd.readouterr())  # Airflow's own loggers write to stdout
+    assert "POST /api/v2/backfills" in caplog.text
     for secret in (PASSWORD, TOKEN, "another-password"):
-        assert secret not in caplog.text
+        assert secret not in logs
         assert secret not in str(raised.value)
