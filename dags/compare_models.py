@@ -14,8 +14,7 @@ from typing import Any
 from airflow.sdk import DAG, Param, task
 
 from coding_service import CodingServiceRetryPolicy
-from include.coding.errors import DataError
-from include.warehouse.errors import WarehouseSettingsError
+from include.pipeline.dag_arguments import PERMANENT_ERRORS
 
 PARAMS = {
     "topic": Param(
@@ -77,7 +76,7 @@ with DAG(
     default_args={
         "retries": 3,
         "retry_delay": timedelta(seconds=30),
-        "retry_policy": CodingServiceRetryPolicy(final=(DataError, WarehouseSettingsError)),
+        "retry_policy": CodingServiceRetryPolicy(final=PERMANENT_ERRORS),
     },
     tags=["occupation", "coding"],
 ) as dag:

@@ -33,15 +33,14 @@ def count_codes(*, dag_run: Any = None, triggering_asset_events: Any = None) -> 
     """Log the number of records of the date by the first digit of their code."""
     from datetime import date
 
-    from include.coding.tables import table
-    from include.pipeline.settings import open_warehouse, read_schema
+    from include.pipeline.settings import open_warehouse, qualified_table
 
     # What the publishing run says about all of its dates. This date can have been published more than once by now.
     summary = max(triggering_asset_events[CODED_RECORDS], key=lambda event: event.timestamp).extra
     log.info("Run %(run_id)s, model %(model_id)s: %(read)s records from %(from_date)s to %(to_date)s", summary)
 
     # The partition key of the event is the response date, and the run that it starts has the same key.
-    query = CODES.format(codes=table(read_schema(), "current_codes"))
+    query = CODES.format(codes=qualified_table("current_codes"))
     with open_warehouse().session(read_only=True) as session:
         rows = session.execute(query, [date.fromisoformat(dag_run.partition_key), summary["topic"]])
 

@@ -23,12 +23,10 @@ from coding_service import (
     CodingServiceUploadOperator,
 )
 from coding_service.operators import UPLOAD_GRANT_KEY
-from include.coding.errors import DataError
-from include.coding.plan import MAX_RECORDS_PER_PART, SELECTIONS
 from include.pipeline import names
 from include.pipeline.alerts import alert_on_failure, landing_deadline
 from include.pipeline.approval import ApproveSendingOperator
-from include.warehouse.errors import WarehouseSettingsError
+from include.pipeline.dag_arguments import MAX_RECORDS_PER_PART, PERMANENT_ERRORS, SELECTIONS
 
 #: False for a deployment without a triggerer: the wait is then rescheduled between status calls.
 DEFERRABLE = True
@@ -122,7 +120,7 @@ DEFAULT_ARGS = {
     "retry_delay": timedelta(seconds=30),
     "retry_exponential_backoff": True,
     "max_retry_delay": timedelta(minutes=15),
-    "retry_policy": CodingServiceRetryPolicy(final=(DataError, WarehouseSettingsError, HITLTimeoutError)),
+    "retry_policy": CodingServiceRetryPolicy(final=(*PERMANENT_ERRORS, HITLTimeoutError)),
 }
 
 

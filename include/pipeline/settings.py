@@ -18,9 +18,11 @@ from typing import Any
 
 from airflow.sdk import Variable
 
+from coding_service.errors import InputFileError
 from coding_service.storage import storage_path
 from include.coding.errors import PlanError
 from include.coding.staging import Staging
+from include.coding.tables import table
 from include.pipeline.names import STAGING_CONN_ID, WAREHOUSE_CONN_ID
 from include.warehouse.warehouse import Warehouse
 
@@ -47,6 +49,11 @@ def read_schema() -> str:
     return read_setting("CODING_SCHEMA", "coding")
 
 
+def qualified_table(name: str) -> str:
+    """Return the SQL name of one of the project's tables or views, with its schema."""
+    return table(read_schema(), name)
+
+
 def read_approval_limit() -> int | None:
     """Return the number of distinct texts above which a run needs approval (`CODING_APPROVE_ABOVE`); None for never.
 
@@ -67,7 +74,10 @@ def staging_base() -> str:
     """
     home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
     base = read_setting("CODING_STAGING", (home / "staging").as_uri()).rstrip("/")
-    storage_path(base, STAGING_CONN_ID)
+    try:
+        storage_path(base, STAGING_CONN_ID)
+    except InputFileError as error:
+        raise InputFileError(f"{error}, and set CODING_STAGING to it") from None
     return base
 
 

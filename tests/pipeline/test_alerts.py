@@ -1,4 +1,4 @@
-"""Who is told of what, and that a broken setting hides nothing."""
+"""Alerts: their content, their channels, and that a wrong setting never hides one."""
 
 import json
 import logging
@@ -10,8 +10,8 @@ from typing import ClassVar
 import pytest
 from airflow.sdk import BaseNotifier
 
-from coding_service import alerts
 from coding_service.errors import SettingsError
+from include.pipeline import alerts
 from tests.support.file_notifier import read_alerts
 from tests.support.smtp import make_tls, read_body, run_mailbox
 
@@ -19,8 +19,8 @@ FILE_NOTIFIER = "tests.support.file_notifier.FileNotifier"
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch):
-    """Alerts go to a file; returns what stands in it."""
+def sent_alerts(tmp_path, monkeypatch):
+    """Send alerts to a file, and return a function that reads it."""
     path = tmp_path / "alerts.jsonl"
     kwargs = {"path": str(path), "subject": "{{ subject }}", "message": "{{ message }}"}
     monkeypatch.setenv("CODING_ALERTS", json.dumps({"notifier": FILE_NOTIFIER, "kwargs": kwargs}))
@@ -28,8 +28,8 @@ def told(tmp_path, monkeypatch):
     return lambda: read_alerts(path)
 
 
-def failure(partition_key="2026-10-05", conf=None, states=None):
-    """The context that a DAG's callback gets."""
+def failure_context(partition_key="2026-10-05", conf=None, states=None):
+    """Return the context that Airflow passes to the callback of a DAG."""
     states = states or {"plan": "success", "code.poll_1": "failed", "land": "failed", "report": "upstream_failed"}
     return {
         "dag": SimpleNamespace(dag_id="recode_occupations"),
@@ -40,8 +40,8 @@ def failure(partition_key="2026-10-05", conf=None, states=None):
     }
 
 
-def lateness():
-    """The context that a deadline's callback gets."""
+def deadline_context():
+    """Return the context that Airflow passes to the callback of a deadline."""
     run = {
         "dag_id": "recode_occupations", "dag_run_id": "run+1", "run_type": "scheduled", "state": "running",
         "partition_key": "2026-10-05", "conf": None,
@@ -49,9 +49,9 @@ def lateness():
     return {"dag_run": run, "deadline": {"deadline_time": datetime(2026, 10, 5, 19, tzinfo=UTC)}}
 
 
-def test_a_failed_run_is_told_with_its_failed_tasks_its_dates_its_page_and_what_to_read(told):
-    alerts.tell_of_failure(failure())
-    (alert,) = told()
+def test_the_alert_of_a_failed_run_has_its_failed_tasks_its_dates_its_page_and_what_to_read(sent_alerts):
+    alerts.alert_on_failure(failure_context())
+    (alert,) = sent_alerts()
     assert alert["subject"] == "recode_occupations failed for 2026-10-05"
     assert alert["message"].splitlines() == [
         "Run run+1 of recode_occupations failed: code.poll_1, land",
@@ -69,62 +69,64 @@ def test_a_failed_run_is_told_with_its_failed_tasks_its_dates_its_page_and_what_
         (None, "run+1"),
     ],
 )
-def test_the_dates_of_a_run_without_a_partition_are_those_of_its_form(told, conf, dates):
-    alerts.tell_of_failure(failure(partition_key=None, conf=conf))
-    assert told()[0]["subject"] == f"recode_occupations failed for {dates}"
+def test_the_dates_of_a_run_without_a_partition_are_those_of_its_form(sent_alerts, conf, dates):
+    alerts.alert_on_failure(failure_context(partition_key=None, conf=conf))
+    assert sent_alerts()[0]["subject"] == f"recode_occupations failed for {dates}"
 
 
-def test_a_run_that_failed_without_a_failed_task_is_told_with_the_reason(told):
-    context = failure()
+def test_the_alert_of_a_run_that_failed_without_a_failed_task_has_the_reason(sent_alerts):
+    context = failure_context()
     del context["dag_run"], context["ti"]
-    alerts.tell_of_failure({**context, "reason": "timed_out"})
-    assert told()[0]["message"].startswith("Run run+1 of recode_occupations failed: timed_out\n")
+    alerts.alert_on_failure({**context, "reason": "timed_out"})
+    assert sent_alerts()[0]["message"].startswith("Run run+1 of recode_occupations failed: timed_out\n")
 
 
-async def test_a_scheduled_run_that_is_late_is_told_by_when_it_should_have_landed(told):
-    await alerts.tell_of_lateness(lateness())
-    (alert,) = told()
+async def test_the_alert_of_a_late_run_has_the_time_by_which_it_should_have_landed(sent_alerts):
+    await alerts.alert_on_missed_deadline(deadline_context())
+    (alert,) = sent_alerts()
     assert alert["subject"] == "recode_occupations is late: no codes for 2026-10-05"
     assert "has not landed by 2026-10-05 19:00 UTC; its state is running\n" in alert["message"]
     assert alert["message"].endswith("docs/runbook.md#the-codes-are-late")
 
 
-class Both(BaseNotifier):
-    """Notes in which way it was called, and whether that blocked the main thread."""
+class SyncAndAsyncNotifier(BaseNotifier):
+    """Records which of its methods was called, and whether that was in the main thread."""
 
-    ways: ClassVar = []
+    calls: ClassVar = []
 
     def notify(self, context):
-        self.ways.append(("sync", threading.current_thread() is threading.main_thread()))
+        self.calls.append(("sync", threading.current_thread() is threading.main_thread()))
 
     async def async_notify(self, context):
-        self.ways.append(("async", threading.current_thread() is threading.main_thread()))
+        self.calls.append(("async", threading.current_thread() is threading.main_thread()))
 
 
-class Asynchronous(Both):
-    """Has the other half only."""
+class AsyncNotifier(SyncAndAsyncNotifier):
+    """Has only an asynchronous method."""
 
     notify = BaseNotifier.notify
 
 
-@pytest.mark.parametrize(("notifier", "way"), [("Both", ("sync", False)), ("Asynchronous", ("async", True))])
-async def test_no_notifier_blocks_the_triggerer(monkeypatch, notifier, way):
-    Both.ways.clear()
+@pytest.mark.parametrize(
+    ("notifier", "call"), [("SyncAndAsyncNotifier", ("sync", False)), ("AsyncNotifier", ("async", True))]
+)
+async def test_no_notifier_blocks_the_triggerer(monkeypatch, notifier, call):
+    SyncAndAsyncNotifier.calls.clear()
     monkeypatch.setenv("CODING_ALERTS", json.dumps({"notifier": f"{__name__}.{notifier}"}))
-    await alerts.tell_of_lateness(lateness())
-    assert Both.ways == [way]
+    await alerts.alert_on_missed_deadline(deadline_context())
+    assert SyncAndAsyncNotifier.calls == [call]
 
 
 @pytest.mark.parametrize("security", ["none", "STARTTLS"])
-async def test_addresses_alone_are_told_by_mail(tmp_path, monkeypatch, security):
+async def test_with_addresses_alone_alerts_are_sent_by_e_mail(tmp_path, monkeypatch, security):
     monkeypatch.delenv("CODING_ALERTS", raising=False)
     monkeypatch.setenv("CODING_ALERT_EMAIL", "night@agency.example, day@agency.example")
     certificate = tmp_path / "certificate.pem"
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with run_mailbox(make_tls(certificate) if security == "STARTTLS" else None) as mailbox:
         monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", mailbox.connection())
-        alerts.tell_of_failure(failure())
-        await alerts.tell_of_lateness(lateness())
+        alerts.alert_on_failure(failure_context())
+        await alerts.alert_on_missed_deadline(deadline_context())
     failed, late = mailbox.messages
     for message in (failed, late):
         assert message["To"] == "night@agency.example, day@agency.example"
@@ -134,33 +136,34 @@ async def test_addresses_alone_are_told_by_mail(tmp_path, monkeypatch, security)
     assert late["Subject"] == "recode_occupations is late: no codes for 2026-10-05"
 
 
-def test_an_airflow_variable_goes_before_the_environment(told, tmp_path, monkeypatch):
-    path = tmp_path / "of-the-variable.jsonl"
+def test_an_airflow_variable_comes_before_the_environment(sent_alerts, tmp_path, monkeypatch):
+    path = tmp_path / "variable.jsonl"
     channel = {"notifier": FILE_NOTIFIER, "kwargs": {"path": str(path), "subject": "{{ dag_run.run_id }}"}}
     monkeypatch.setenv("AIRFLOW_VAR_CODING_ALERTS", json.dumps(channel))
-    alerts.tell_of_failure(failure())
+    alerts.alert_on_failure(failure_context())
     assert [alert["subject"] for alert in read_alerts(path)] == ["run+1"]
-    assert told() == []
+    assert sent_alerts() == []
 
 
-def test_without_any_setting_the_log_says_that_nobody_is_told_and_what_to_set(monkeypatch, caplog):
+def test_without_any_setting_the_log_has_the_alert_and_what_to_set(monkeypatch, caplog):
     monkeypatch.delenv("CODING_ALERTS", raising=False)
-    alerts.tell_of_failure(failure())
+    alerts.alert_on_failure(failure_context())
     (record,) = (record for record in caplog.records if record.name == alerts.__name__)
     assert record.levelno == logging.WARNING
     assert "recode_occupations failed for 2026-10-05" in record.getMessage()
+    assert "No alert channel is configured; not sent" in record.getMessage()
     assert "CODING_ALERT_EMAIL" in record.getMessage()
 
 
 @pytest.mark.parametrize(
-    ("setting", "wrong"),
+    ("setting", "problem"),
     [
         ("mail me", "CODING_ALERTS is not JSON"),
         ('"tests.support.file_notifier.FileNotifier"', "or a list of these"),
         ('{"notifier": "tests.support.file_notifier.FileNotifier", "args": {}}', "or a list of these"),
         ('{"kwargs": {}}', "or a list of these"),
         ('{"notifier": "no.such.Notifier"}', "No module named 'no'"),
-        ('{"notifier": "json.dumps"}', "'json.dumps' is no notifier of Airflow"),
+        ('{"notifier": "json.dumps"}', "'json.dumps' is not a notifier of Airflow"),
         ('{"notifier": "tests.support.file_notifier.FileNotifier", "kwargs": {"to": "x"}}', "argument 'to'"),
         (
             '{"notifier": "tests.support.file_notifier.FileNotifier", "kwargs": {"path": "x", "subject": "{{ text }}"}}',
@@ -168,25 +171,25 @@ def test_without_any_setting_the_log_says_that_nobody_is_told_and_what_to_set(mo
         ),
     ],
 )
-async def test_a_broken_setting_leaves_the_alert_in_the_log_and_what_is_wrong(monkeypatch, caplog, setting, wrong):
+async def test_with_a_wrong_setting_the_log_has_the_alert_and_what_is_wrong(monkeypatch, caplog, setting, problem):
     monkeypatch.setenv("CODING_ALERTS", setting)
-    alerts.tell_of_failure(failure())
-    await alerts.tell_of_lateness(lateness())
+    alerts.alert_on_failure(failure_context())
+    await alerts.alert_on_missed_deadline(deadline_context())
     failed, late = (record for record in caplog.records if record.name == alerts.__name__)
     assert (failed.levelno, late.levelno) == (logging.ERROR, logging.ERROR)
     assert "recode_occupations failed for 2026-10-05" in failed.getMessage()
     assert "recode_occupations is late" in late.getMessage()
-    assert wrong in str(failed.exc_info[1])
+    assert problem in str(failed.exc_info[1])
 
 
-async def test_a_channel_that_breaks_keeps_no_other_from_being_used(told, tmp_path, monkeypatch):
+async def test_a_channel_that_fails_does_not_stop_the_others(sent_alerts, tmp_path, monkeypatch):
     kwargs = {"path": str(tmp_path / "alerts.jsonl"), "subject": "{{ subject }}"}
-    works = {"notifier": FILE_NOTIFIER, "kwargs": kwargs}
-    broken = {"notifier": FILE_NOTIFIER, "kwargs": {**kwargs, "path": str(tmp_path / "nowhere" / "file")}}
-    monkeypatch.setenv("CODING_ALERTS", json.dumps([works, broken, works]))
-    alerts.tell_of_failure(failure())
-    await alerts.tell_of_lateness(lateness())
-    assert [alert["subject"] for alert in told()] == [
+    working = {"notifier": FILE_NOTIFIER, "kwargs": kwargs}
+    failing = {"notifier": FILE_NOTIFIER, "kwargs": {**kwargs, "path": str(tmp_path / "missing" / "file")}}
+    monkeypatch.setenv("CODING_ALERTS", json.dumps([working, failing, working]))
+    alerts.alert_on_failure(failure_context())
+    await alerts.alert_on_missed_deadline(deadline_context())
+    assert [alert["subject"] for alert in sent_alerts()] == [
         "recode_occupations failed for 2026-10-05",
         "recode_occupations failed for 2026-10-05",
         "recode_occupations is late: no codes for 2026-10-05",
@@ -195,7 +198,7 @@ async def test_a_channel_that_breaks_keeps_no_other_from_being_used(told, tmp_pa
 
 
 @pytest.mark.parametrize(("text", "hours"), [(None, 6), ("", 6), ("4", 4), ("0.5", 0.5)])
-def test_the_hours_in_which_a_run_must_have_landed_are_a_setting(monkeypatch, text, hours):
+def test_the_hours_within_which_a_run_must_land_are_a_setting(monkeypatch, text, hours):
     monkeypatch.delenv("CODING_LAND_WITHIN_HOURS", raising=False)
     if text is not None:
         monkeypatch.setenv("CODING_LAND_WITHIN_HOURS", text)
@@ -203,7 +206,7 @@ def test_the_hours_in_which_a_run_must_have_landed_are_a_setting(monkeypatch, te
 
 
 @pytest.mark.parametrize("text", ["six", "0", "-1", "nan", "inf", "06:00"])
-def test_hours_that_make_no_sense_are_refused_with_the_name_of_the_setting(monkeypatch, text):
+def test_a_value_that_is_not_a_number_of_hours_is_refused_with_the_name_of_the_setting(monkeypatch, text):
     monkeypatch.setenv("CODING_LAND_WITHIN_HOURS", text)
     with pytest.raises(SettingsError, match=f"CODING_LAND_WITHIN_HOURS is '{text}'"):
         alerts.landing_deadline()

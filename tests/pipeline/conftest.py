@@ -1,0 +1,121 @@
+"""Stand-ins for what the tasks talk to: the coding service, Airflow's API, and the XComs of other tasks."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.coding.plan import Plan
+from include.local_service.server import LocalService
+from include.stack.processes import coding_connection
+
+PASSWORD, TOKEN = "the-password-of-the-user", "the-token-of-the-user"
+
+
+class TaskInstance:
+    """A task instance that has only the XComs of other tasks, as JSON values.
+
+    :param values: by task id, or by task id and key. Those of a mapped task have an index: `code.poll[2]`.
+    """
+
+    def __init__(self, values: Mapping[str | tuple[str, str], Any] | None = None) -> None:
+        self._values = {
+            name if isinstance(name, tuple) else (name, "return_value"): values[name] for name in values or {}
+        }
+        self.pushed: dict[str, Any] = {}
+
+    def xcom_pull(self, task_ids: str, key: str = "return_value", map_indexes: int | None = None) -> Any:
+        name = task_ids if map_indexes is None else f"{task_ids}[{map_indexes}]"
+        return json.loads(json.dumps(self._values.get((name, key))))
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.pushed[key] = json.loads(json.dumps(value))
+
+
+class FakeAirflowApi(ThreadingHTTPServer):
+    """The part of Airflow's API that deals with backfills."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _RequestHandler)
+        self.backfills: list[dict[str, Any]] = []
+        self.runs_another = False
+
+    def connection(self, password: str = PASSWORD) -> str:
+        host, port = self.server_address[:2]
+        return json.dumps({"conn_type": "http", "host": host, "port": port, "login": "u", "password": password})
+
+
+class _RequestHandler(BaseHTTPRequestHandler):
+    server: FakeAirflowApi
+
+    def do_GET(self) -> None:
+        self._respond(*self._authorize(lambda: (200, {"backfills": self.server.backfills})))
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/auth/token":
+            return self._respond(*((201, {"access_token": TOKEN}) if body["password"] == PASSWORD else (401, {})))
+        return self._respond(*self._authorize(lambda: self._create(body)))
+
+    def _create(self, body: dict[str, Any]) -> tuple[int, Any]:
+        if self.server.runs_another:
+            return 409, {"detail": "There is already a running backfill"}
+        self.server.backfills.insert(0, {"id": 7, **body})
+        return 200, self.server.backfills[0]
+
+    def _authorize(self, respond: Callable[[], tuple[int, Any]]) -> tuple[int, Any]:
+        is_allowed = self.headers["Authorization"] == f"Bearer {TOKEN}" and self.path.startswith("/api/v2/backfills")
+        return respond() if is_allowed else (403, {})
+
+    def _respond(self, status: int, body: Any) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalService]:
+    """The local coding service, with the connection to it."""
+    with LocalService(tmp_path / "service", coder="stub") as service:
+        monkeypatch.setenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT", json.dumps(coding_connection(service.url)))
+        yield service
+
+
+@pytest.fixture
+def airflow_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAirflowApi]:
+    """Airflow's API, with the connection to it."""
+    with FakeAirflowApi() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("AIRFLOW_CONN_AIRFLOW_API", server.connection())
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def make_plan(tmp_path: Path) -> Callable[..., Plan]:
+    """Make the plan of a run whose files are in `tmp_path / "run"`."""
+
+    def make(**changes: Any) -> Plan:
+        fields = {
+            "run_id": "run-1", "topic": "osca", "model_id": "11111111-1111-4111-8111-111111111111",
+            "model_version": 2.0, "from_date": "2026-10-05", "to_date": "2026-10-06", "source": "survey_responses",
+            "staging": (tmp_path / "run").as_uri(),
+        }  # fmt: skip
+        return Plan.from_dict({**fields, **changes})
+
+    return make

@@ -1,0 +1,152 @@
+"""The watch for new models, against a local coding service and a stand-in for Airflow's own API."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pendulum
+import pytest
+import requests
+from airflow.sdk.exceptions import AirflowSkipException
+
+from include.local_service.server import LocalService
+from include.pipeline import watch
+from include.pipeline.backfills import BackfillError
+from tests.pipeline.conftest import FakeAirflowApi
+
+
+class Store(dict):  # type: ignore[type-arg]
+    """A state store of an asset, which keeps JSON."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = json.loads(json.dumps(value))
+
+
+class ModelWatch:
+    """The tasks of one topic, and the state store of the asset that they share."""
+
+    def __init__(self) -> None:
+        self.store = Store()
+
+    def look(self, run_id: str) -> dict[str, Any] | None:
+        """Return the content of the event, None if the task is skipped."""
+        event = SimpleNamespace(extra=None)
+        try:
+            change = watch.detect_new_model("osca", run_id, self.store, event)
+        except AirflowSkipException:
+            assert event.extra is None
+            return None
+        assert event.extra == change
+        return change
+
+    def recode_history(self) -> int | None:
+        """Return the id of the backfill, None if the task is skipped."""
+        try:
+            return watch.recode_history("osca", self.store)
+        except AirflowSkipException:
+            return None
+
+
+@pytest.fixture(autouse=True)
+def _history(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODING_RECODE_HISTORY_FROM", "2026-01-01")
+
+
+@pytest.fixture
+def model_watch(service: LocalService) -> ModelWatch:
+    """A watch that has looked once."""
+    model_watch = ModelWatch()
+    assert model_watch.look("first") is None
+    return model_watch
+
+
+def release_model(service: LocalService) -> None:
+    """Let the next look find a new model."""
+    requests.post(f"{service.url}/_local/faults", json={"name": "new_latest_model"}, timeout=10).raise_for_status()
+
+
+@pytest.mark.parametrize(("setting", "topics"), [("", ["osca"]), ("osca, anzsco", ["osca", "anzsco"])])
+def test_the_topics_to_watch_are_a_setting(setting: str, topics: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODING_WATCH_TOPICS", setting)
+    assert watch.list_topics() == topics
+
+
+def test_the_event_of_a_new_model_names_the_one_before_it_and_only_the_run_that_noticed_it_emits_it(
+    model_watch: ModelWatch, service: LocalService
+) -> None:
+    assert model_watch.look("same") is None
+    release_model(service)
+    change = model_watch.look("second")
+    models = service.service.catalogue.models(service.service.catalogue.topic("osca"))
+    _, second, third = (model.model_id for model in models)
+    assert change == {
+        "topic": "osca", "model_before": second, "model_after": third, "version_before": 2, "version_after": 3,
+        "noticed_by": "second",
+    }  # fmt: skip
+    assert model_watch.look("second") == change, "a retry after the event was lost"
+    assert model_watch.look("third") is None
+
+
+def test_a_look_is_one_call(model_watch: ModelWatch, service: LocalService) -> None:
+    before = len(service.service.store.entries(0))
+    model_watch.look("again")
+    (entry,) = service.service.store.entries(0)[before:]
+    assert (entry.method, entry.path) == ("GET", "/v1/topics/osca/models/latest")
+
+
+def test_the_backfill_of_a_new_model_goes_from_newest_to_oldest_and_codes_again_what_was_coded(
+    model_watch: ModelWatch, service: LocalService, airflow_api: FakeAirflowApi
+) -> None:
+    release_model(service)
+    change = model_watch.look("second")
+    assert change is not None
+    assert model_watch.recode_history() == 7
+    (backfill,) = airflow_api.backfills
+    yesterday = pendulum.yesterday("Australia/Sydney").to_date_string()
+    assert backfill == {
+        "id": 7, "dag_id": "recode_occupations", "from_date": "2026-01-01T00:00:00Z",
+        "to_date": f"{yesterday}T00:00:00Z", "run_backwards": True, "reprocess_behavior": "completed", "max_active_runs": 2,
+        "dag_run_conf": {"model": change["model_after"], "topic": "osca"},
+    }  # fmt: skip
+
+
+def test_a_model_gets_one_backfill_even_if_the_attempt_that_started_it_was_killed(
+    model_watch: ModelWatch, service: LocalService, airflow_api: FakeAirflowApi
+) -> None:
+    release_model(service)
+    change = model_watch.look("second")
+    assert model_watch.recode_history() == 7
+    assert model_watch.recode_history() is None, "its id is in the store"
+    model_watch.store.set("osca", change)
+    assert model_watch.recode_history() == 7, "Airflow has it"
+    assert len(airflow_api.backfills) == 1
+
+
+def test_a_backfill_is_started_by_a_later_run_if_another_one_was_running(
+    model_watch: ModelWatch, service: LocalService, airflow_api: FakeAirflowApi
+) -> None:
+    release_model(service)
+    model_watch.look("second")
+    airflow_api.runs_another = True
+    with pytest.raises(BackfillError, match="HTTP 409 .*already a running backfill"):
+        model_watch.recode_history()
+    airflow_api.runs_another = False
+    assert model_watch.look("third") is None
+    assert model_watch.recode_history() == 7
+
+
+def test_the_first_model_of_a_topic_gets_no_backfill(model_watch: ModelWatch, airflow_api: FakeAirflowApi) -> None:
+    assert model_watch.recode_history() is None
+    assert airflow_api.backfills == []
+
+
+def test_no_backfill_is_started_unless_it_is_switched_on(
+    model_watch: ModelWatch, service: LocalService, airflow_api: FakeAirflowApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CODING_RECODE_HISTORY_FROM")
+    release_model(service)
+    model_watch.look("second")
+    assert model_watch.recode_history() is None
+    assert airflow_api.backfills == []
