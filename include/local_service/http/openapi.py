@@ -144,17 +144,11 @@ CALLS: dict[str, dict[str, Schema]] = {
     },
 }
 
+TOKEN_FORM = object_schema(("grant_type",), grant_type={"const": "client_credentials"})
 TOKEN_CALL: Schema = {
     "summary": "Get an access token, valid for an hour",
     "security": [{"client": []}],
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/x-www-form-urlencoded": {
-                "schema": object_schema(("grant_type",), grant_type={"const": "client_credentials"})
-            }
-        },
-    },
+    "requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": TOKEN_FORM}}},
     "responses": {
         "200": response("Done", ref("Token")),
         **{str(status): response("Refused", ref("Error")) for status in (413, 429, 500)},

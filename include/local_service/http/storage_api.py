@@ -31,8 +31,7 @@ from include.local_service.http.storage_headers import (
 )
 
 ROUTE = f"/{BUCKET}/{{key:path}}"
-MAX_OBJECT_BYTES = 5_000_000_000
-"""Limit of one PUT: the smaller of the two meanings of "5 GB" (docs/service-contract.md 8.31)."""
+MAX_OBJECT_BYTES = 5_000_000_000  # the smaller of the two meanings of "5 GB" (docs/service-contract.md 8.31)
 
 
 class StorageApi:
