@@ -103,7 +103,7 @@ class _Exchange:
     async def cut(self, reset: bool) -> None:
         transport: asyncio.Transport = self._scope["state"]["transport"]
         if reset:
-            # Without lingering, closing a socket resets the TCP connection.
+            # With a linger time of 0, closing the socket resets the TCP connection.
             connection: Any = transport.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             transport.abort()

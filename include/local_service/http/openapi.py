@@ -88,7 +88,7 @@ SCHEMAS: dict[str, Schema] = {
     ),
 }
 
-EVERY_CALL = (400, 403, 413, 429, 500)
+COMMON_ERRORS = (400, 403, 413, 429, 500)
 TOPIC_ERRORS = (404,)
 MODEL_ERRORS = (404, 409)
 
@@ -100,7 +100,7 @@ def response(description: str, schema: Schema) -> Schema:
 
 def error_responses(errors: tuple[int, ...]) -> dict[str, Schema]:
     """Return the descriptions of the errors of a call, those of every call included."""
-    return {str(status): response("Refused", ref("Error")) for status in sorted({*EVERY_CALL, *errors})}
+    return {str(status): response("Refused", ref("Error")) for status in sorted({*COMMON_ERRORS, *errors})}
 
 
 def call(summary: str, schema: Schema, errors: tuple[int, ...] = (), body: Schema | None = None) -> Schema:
