@@ -1,4 +1,4 @@
-"""Contract 2.6, 3.5, 3.6: single records and small batches."""
+"""Single records and small batches (docs/service-contract.md 2.6, 3.5, 3.6)."""
 
 import pytest
 
@@ -16,69 +16,69 @@ def code(service, topic):
     return post
 
 
-def assert_is_answer(answer, record, most=16):
-    assert answer["codeStatus"] in ("successful", "unsuccessful")
-    assert {name: answer["input"][name] for name in record} == record
-    assert isinstance(answer["result"], list)
-    assert len(answer["result"]) <= most
-    assert (answer["codeStatus"] == "successful") == bool(answer["result"])
-    for code in answer["result"]:
+def assert_is_response(response, record, max_codes=16):
+    assert response["codeStatus"] in ("successful", "unsuccessful")
+    assert {name: response["input"][name] for name in record} == record
+    assert isinstance(response["result"], list)
+    assert len(response["result"]) <= max_codes
+    assert (response["codeStatus"] == "successful") == bool(response["result"])
+    for code in response["result"]:
         assert isinstance(code["codeCategory"], str)
         assert 1 <= len(code["codeCategory"]) <= 6
         assert isinstance(code["codeLabel"], str)
         assert isinstance(code["codeConfidence"], int | float | str)
 
 
-def test_a_single_record_is_answered_with_codes(code):
-    answer = code(record=TEACHER, numberOfSuggestions=3)
-    assert answer.status_code == 200
-    assert_is_answer(answer.json(), TEACHER, most=3)
+def test_a_single_record_gets_codes(code):
+    response = code(record=TEACHER, numberOfSuggestions=3)
+    assert response.status_code == 200
+    assert_is_response(response.json(), TEACHER, max_codes=3)
 
 
-def test_a_given_model_can_be_asked(code, latest):
-    answer = code(latest["modelId"], record=TEACHER)
-    assert answer.status_code == 200
-    assert_is_answer(answer.json(), TEACHER)
+def test_a_specific_model_can_be_used(code, latest):
+    response = code(latest["modelId"], record=TEACHER)
+    assert response.status_code == 200
+    assert_is_response(response.json(), TEACHER)
 
 
-def test_a_small_batch_is_answered_with_one_answer_a_record(code):
+def test_a_small_batch_gets_one_response_for_each_record(code):
     records = [
         {"recordId": str(n), "occp_text": occp, "tasks_text": tasks[:60]} for n, (occp, tasks) in enumerate(TEXTS)
     ]
-    answer = code(records=records, numberOfSuggestions=1)
-    assert answer.status_code == 200
-    answers = {one["recordId"]: one for one in answer.json()}
-    assert len(answer.json()) == len(records)
+    response = code(records=records, numberOfSuggestions=1)
+    assert response.status_code == 200
+    responses = {one["recordId"]: one for one in response.json()}
+    assert len(response.json()) == len(records)
     for record in records:
-        assert_is_answer(answers[record["recordId"]], record, most=1)
+        assert_is_response(responses[record["recordId"]], record, max_codes=1)
 
 
-def test_three_hundred_records_are_a_small_batch_and_one_more_is_not(code):
+def test_three_hundred_records_are_the_limit_of_a_small_batch(code):
     assert len(code(records=[TEACHER] * 300, numberOfSuggestions=1).json()) == 300
-    answer = code(records=[TEACHER] * 301, numberOfSuggestions=1)
-    assert (answer.status_code, message(answer)) == (400, INVALID)
+    response = code(records=[TEACHER] * 301, numberOfSuggestions=1)
+    assert (response.status_code, message(response)) == (400, INVALID)
 
 
-def test_a_body_that_is_no_json_is_invalid(service, topic):
-    answer = service.post(f"topics/{topic}/code", data=b"{")
-    assert (answer.status_code, message(answer)) == (400, INVALID)
+def test_a_body_that_is_not_json_is_invalid(service, topic):
+    response = service.post(f"topics/{topic}/code", data=b"{")
+    assert (response.status_code, message(response)) == (400, INVALID)
 
 
 def test_a_special_character_makes_the_body_invalid(code):
-    answer = code(record={"occp_text": "teacher \u2603", "tasks_text": ""})
-    assert (answer.status_code, message(answer)) == (400, INVALID)
+    response = code(record={"occp_text": "teacher \u2603", "tasks_text": ""})
+    assert (response.status_code, message(response)) == (400, INVALID)
 
 
 @pytest.mark.parametrize("bad", [{"occp_text": "teacher"}, {"tasks_text": "teaching"}])
 def test_one_record_without_a_field_fails_the_whole_batch(code, bad):
-    answer = code(records=[TEACHER, bad], numberOfSuggestions=1)
-    assert (answer.status_code, message(answer)) == (400, MALFORMED)
+    response = code(records=[TEACHER, bad], numberOfSuggestions=1)
+    assert (response.status_code, message(response)) == (400, MALFORMED)
 
 
 @pytest.mark.parametrize(
     "record", [{"occp_text": "", "tasks_text": "Teaching"}, {"occp_text": "teacher", "tasks_text": ""}]
 )
-def test_one_of_the_texts_may_be_empty(code, record):
+def test_one_of_the_texts_can_be_empty(code, record):
     assert code(record=record).status_code == 200
 
 

@@ -1,4 +1,4 @@
-"""A running local service for each test, and a caller that speaks to it over HTTP as any client would."""
+"""Fixtures: a running local service, and a caller that uses it over HTTP like any client."""
 
 import json
 import socket
@@ -13,9 +13,9 @@ from include.local_service.http.server import LocalService
 
 SSE = "x-amz-server-side-encryption"
 SSE_KEY = "x-amz-server-side-encryption-aws-kms-key-id"
-PATIENCE = 20
-STRANGER = ("second-client", "second-secret")
-SETTINGS = {"coder": "stub", "progression": "immediate", "other_clients": dict([STRANGER])}
+TIMEOUT_S = 20
+OTHER_CLIENT = ("second-client", "second-secret")
+SETTINGS = {"coder": "stub", "progression": "immediate", "other_clients": dict([OTHER_CLIENT])}
 
 
 class Caller:
@@ -28,14 +28,14 @@ class Caller:
         self.credentials = credentials
         self.token = None
 
-    def ask_token(self, data="grant_type=client_credentials", auth=None, **headers):
+    def request_token(self, data="grant_type=client_credentials", auth=None, **headers):
         headers = {"Content-Type": "application/x-www-form-urlencoded", **headers}
         return self.session.post(
             f"{self.url}/oauth2/token", data=data, auth=auth or self.credentials, headers=headers
         )
 
     def call(self, method, path, **options):
-        self.token = self.token or self.ask_token().json()["access_token"]
+        self.token = self.token or self.request_token().json()["access_token"]
         headers = {"Authorization": self.token, **options.pop("headers", {})}
         return self.session.request(method, f"{self.url}/v1/{path}", headers=headers, **options)
 
@@ -46,31 +46,31 @@ class Caller:
         return self.call("POST", path, **options)
 
     def create(self, topic="osca", model=None):
-        place = f"topics/{topic}/models/{model}" if model else f"topics/{topic}"
-        answer = self.post(f"{place}/batch-code")
-        assert answer.status_code == 200, answer.text
-        return answer.json()
+        path = f"topics/{topic}/models/{model}" if model else f"topics/{topic}"
+        response = self.post(f"{path}/batch-code")
+        assert response.status_code == 200, response.text
+        return response.json()
 
     def upload(self, grant, body, **headers):
         headers = {SSE: "aws:kms", SSE_KEY: grant["bucketKmsKeyArn"], **headers}
-        kept = {name: value for name, value in headers.items() if value is not None}
-        return self.session.put(grant["requestUploadUrl"], data=body, headers=kept)
+        headers = {name: value for name, value in headers.items() if value is not None}
+        return self.session.put(grant["requestUploadUrl"], data=body, headers=headers)
 
     def submit(self, body, topic="osca", model=None):
         """Create an operation, upload its input, and return its id."""
         grant = self.create(topic, model)
-        answer = self.upload(grant, body)
-        assert answer.status_code == 200, answer.text
+        response = self.upload(grant, body)
+        assert response.status_code == 200, response.text
         return grant["operationId"]
 
     def status(self, operation_id, topic="osca"):
-        answer = self.get(f"topics/{topic}/batch-code/operations/{operation_id}")
-        assert answer.status_code == 200, answer.text
-        return answer.json()
+        response = self.get(f"topics/{topic}/batch-code/operations/{operation_id}")
+        assert response.status_code == 200, response.text
+        return response.json()
 
     def wait_for(self, operation_id, state="complete", topic="osca"):
-        """Ask until the operation is in this state; fail when it ends in another."""
-        deadline = time.monotonic() + PATIENCE
+        """Poll until the operation is in this state; fail if it ends in another."""
+        deadline = time.monotonic() + TIMEOUT_S
         while (status := self.status(operation_id, topic))["operationStatus"] != state:
             assert status["operationStatus"] in {"awaiting_input", "in_progress"}, status
             assert time.monotonic() < deadline, status
@@ -79,30 +79,30 @@ class Caller:
 
     def output(self, operation_id):
         """Wait for the operation and return its output file as text."""
-        answer = self.session.get(self.wait_for(operation_id)["responseDownloadUrl"])
-        assert answer.status_code == 200, answer.text
-        return answer.text
+        response = self.session.get(self.wait_for(operation_id)["responseDownloadUrl"])
+        assert response.status_code == 200, response.text
+        return response.text
 
-    def wait_until(self, is_so):
-        """Look until something is so."""
-        deadline = time.monotonic() + PATIENCE
-        while not is_so():
+    def wait_until(self, condition):
+        """Call a function until it returns a true value."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not condition():
             assert time.monotonic() < deadline
             time.sleep(0.005)
 
-    def wait_for_entry(self, wanted):
-        """Look until the journal has such an entry and return it."""
-        found = []
-        self.wait_until(lambda: found.extend(filter(wanted, self.journal())) or found)
-        return found[0]
+    def wait_for_entry(self, matches):
+        """Wait until the journal has a matching entry and return it."""
+        entries = []
+        self.wait_until(lambda: entries.extend(filter(matches, self.journal())) or entries)
+        return entries[0]
 
     def knob(self, method, name, arguments=None, **params):
-        answer = self.session.request(method, f"{self.url}/_local/{name}", json=arguments, params=params)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
+        response = self.session.request(method, f"{self.url}/_local/{name}", json=arguments, params=params)
+        assert response.status_code == 200, response.text
+        return response.json()
 
     def files(self, folder):
-        """Return the files that the service has in this folder of its objects."""
+        """Return the files in this folder of the service's objects."""
         return list((self.service.data_dir / "objects" / folder).iterdir())
 
     def fault(self, name, **options):
@@ -115,28 +115,28 @@ class Caller:
         return self.knob("GET", "journal", since=since)["entries"]
 
     def raw(self, text, body=b""):
-        """Send a request byte for byte and return the whole answer as text; the service must close."""
+        """Send a request byte for byte and return the response as text; the service must close the connection."""
         return self.raw_bytes(text, body).decode()
 
     def raw_bytes(self, text, body):
-        """Send a request byte for byte and return the whole answer; the service must close."""
-        place = urlsplit(self.url)
-        with socket.create_connection((place.hostname, place.port), timeout=PATIENCE) as connection:
+        """Send a request byte for byte and return the response; the service must close the connection."""
+        address = urlsplit(self.url)
+        with socket.create_connection((address.hostname, address.port), timeout=TIMEOUT_S) as connection:
             connection.sendall(text.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
-            answer = b""
+            response = b""
             while data := connection.recv(65536):
-                answer += data
-        return answer
+                response += data
+        return response
 
 
-def write_lines(*records):
+def to_jsonl(*records):
     """Return records as JSONL."""
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
 def make_input(count, prefix="worker"):
-    """Return an input file of so many good records."""
-    return write_lines(
+    """Return an input file with this number of valid records."""
+    return to_jsonl(
         *({"recordId": f"r{n}", "occp_text": f"{prefix} {n}", "tasks_text": "does the work"} for n in range(count))
     )
 
@@ -154,7 +154,7 @@ def session():
 
 @pytest.fixture
 def start(tmp_path, session):
-    """Start a service with settings of one's own; returns its caller."""
+    """A function that starts a service with special settings and returns its caller."""
     with ExitStack() as running:
 
         def start_service(**settings):
@@ -172,13 +172,13 @@ def shared_service(tmp_path_factory):
 
 @pytest.fixture
 def caller(shared_service, session):
-    """The caller of a service that remembers nothing and shows every end at once."""
+    """The caller of a service without earlier state, which shows the end of operations at once."""
     caller = Caller(shared_service.url, session, service=shared_service)
     caller.knob("POST", "reset")
     return caller
 
 
 @pytest.fixture
-def stranger(caller, session):
+def other_caller(caller, session):
     """A second client of the same service."""
-    return Caller(caller.url, session, STRANGER)
+    return Caller(caller.url, session, OTHER_CLIENT)

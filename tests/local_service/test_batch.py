@@ -1,10 +1,10 @@
-"""The way of an operation: create, upload, status, download (contract 2.7 to 2.10, 5)."""
+"""Operations: create, upload, status, download (docs/service-contract.md 2.7 to 2.10, 5)."""
 
 import uuid
 
 import pytest
 
-from tests.local_service.conftest import make_input, read_lines, write_lines
+from tests.local_service.conftest import make_input, read_lines, to_jsonl
 
 NO_OPERATION = (404, {"message": "The specified operation does not exist"})
 
@@ -17,16 +17,16 @@ def test_a_new_operation_awaits_its_input(caller):
     assert caller.status(grant["operationId"]) == {"operationStatus": "awaiting_input"}
 
 
-def test_each_create_makes_another_operation(caller):
+def test_each_create_makes_a_new_operation(caller):
     assert caller.create()["operationId"] != caller.create()["operationId"]
 
 
 def test_a_create_with_a_body_is_refused(caller):
-    answer = caller.post("topics/osca/batch-code", json={})
-    assert (answer.status_code, answer.json()) == (400, {"message": "Invalid request body"})
+    response = caller.post("topics/osca/batch-code", json={})
+    assert (response.status_code, response.json()) == (400, {"message": "Invalid request body"})
 
 
-def test_every_line_comes_back_in_order_with_its_outcome(caller):
+def test_every_record_has_an_output_line_with_its_outcome_in_order(caller):
     lines = read_lines(caller.output(caller.submit(make_input(2500))))
     assert [line["recordId"] for line in lines] == [f"r{n}" for n in range(2500)]
     for line in lines:
@@ -42,13 +42,13 @@ def test_every_line_comes_back_in_order_with_its_outcome(caller):
 
 
 def test_without_record_ids_the_output_has_null(caller):
-    body = write_lines({"occp_text": "teacher", "tasks_text": ""}, {"occp_text": "", "tasks_text": "nursing"})
+    body = to_jsonl({"occp_text": "teacher", "tasks_text": ""}, {"occp_text": "", "tasks_text": "nursing"})
     assert [line["recordId"] for line in read_lines(caller.output(caller.submit(body)))] == [None, None]
 
 
 def test_record_ids_need_not_be_unique(caller):
     record = {"recordId": "same", "occp_text": "teacher", "tasks_text": ""}
-    assert len(read_lines(caller.output(caller.submit(write_lines(record, record))))) == 2
+    assert len(read_lines(caller.output(caller.submit(to_jsonl(record, record))))) == 2
 
 
 def test_the_metadata_file_names_the_model_and_the_counts(caller):
@@ -62,12 +62,12 @@ def test_the_metadata_file_names_the_model_and_the_counts(caller):
     assert metadata["createdAt"] <= metadata["uploadedAt"] <= metadata["startedAt"] <= metadata["finishedAt"]
 
 
-def test_the_status_can_be_asked_with_and_without_any_model_of_the_topic(caller):
+def test_the_status_can_be_requested_with_any_model_of_the_topic(caller):
     older, latest = (model["modelId"] for model in caller.get("topics/osca/models").json())
     operation_id = caller.create(model=older)["operationId"]
     for model in (older, latest):
-        answer = caller.get(f"topics/osca/models/{model}/batch-code/operations/{operation_id}")
-        assert (answer.status_code, answer.json()) == (200, {"operationStatus": "awaiting_input"})
+        response = caller.get(f"topics/osca/models/{model}/batch-code/operations/{operation_id}")
+        assert (response.status_code, response.json()) == (200, {"operationStatus": "awaiting_input"})
 
 
 def test_an_operation_is_unknown_under_another_topic_or_another_id(caller):
@@ -76,8 +76,8 @@ def test_an_operation_is_unknown_under_another_topic_or_another_id(caller):
         f"topics/anzsco/batch-code/operations/{operation_id}",
         "topics/osca/batch-code/operations/nothing",
     ):
-        answer = caller.get(path)
-        assert (answer.status_code, answer.json()) == NO_OPERATION
+        response = caller.get(path)
+        assert (response.status_code, response.json()) == NO_OPERATION
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_an_operation_is_unknown_under_another_topic_or_another_id(caller):
         ("x" * 70_000, "longer than 65536 bytes"),
     ],
 )
-def test_one_bad_line_fails_the_operation_and_is_named(caller, line, reason):
+def test_one_bad_line_fails_the_operation_and_is_reported(caller, line, reason):
     good = make_input(1500)
     status = caller.wait_for(caller.submit((good + line + "\n" + good).encode()), "failed")
     assert set(status) == {"operationStatus", "error"}
@@ -109,11 +109,11 @@ def test_one_bad_line_fails_the_operation_and_is_named(caller, line, reason):
 
 
 def test_three_hundred_characters_in_both_texts_are_allowed(caller):
-    body = write_lines({"occp_text": "x" * 200, "tasks_text": "y" * 100})
+    body = to_jsonl({"occp_text": "x" * 200, "tasks_text": "y" * 100})
     assert len(read_lines(caller.output(caller.submit(body)))) == 1
 
 
-def test_line_ends_may_be_crlf_and_the_last_may_be_missing(caller):
+def test_line_ends_can_be_crlf_and_the_last_can_be_missing(caller):
     body = make_input(3).replace("\n", "\r\n").removesuffix("\r\n")
     assert len(read_lines(caller.output(caller.submit(body)))) == 3
 
@@ -148,9 +148,9 @@ def test_the_files_are_deleted_a_day_after_success(caller):
     link = caller.status(operation_id)["responseDownloadUrl"]
     assert caller.session.get(link).status_code == 200
     caller.jump(60)
-    answer = caller.session.get(link)
-    assert answer.status_code == 404
-    assert "<Code>NoSuchKey</Code>" in answer.text
+    response = caller.session.get(link)
+    assert response.status_code == 404
+    assert "<Code>NoSuchKey</Code>" in response.text
     assert caller.status(operation_id) == {"operationStatus": "complete"}
     assert caller.files("complete") == []
 
@@ -165,7 +165,7 @@ def test_by_polls_the_first_status_calls_after_the_upload_show_progress(start):
     caller.wait_for(grant["operationId"])
 
 
-def test_by_time_the_end_is_shown_when_the_clock_says_so(start):
+def test_by_time_the_end_is_shown_after_the_configured_seconds(start):
     caller = start(progression="by_time", seconds=600)
     operation_id = caller.submit(make_input(1))
     assert caller.status(operation_id) == {"operationStatus": "in_progress"}
@@ -173,7 +173,7 @@ def test_by_time_the_end_is_shown_when_the_clock_says_so(start):
     assert "responseDownloadUrl" in caller.wait_for(operation_id)
 
 
-def test_a_failure_is_shown_no_sooner_than_a_success(start):
+def test_a_failure_is_shown_with_the_same_delay_as_a_success(start):
     caller = start(progression="by_polls", polls=2)
     operation_id = caller.submit("nonsense\n")
     states = [caller.status(operation_id)["operationStatus"] for _ in range(2)]

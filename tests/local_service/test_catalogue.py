@@ -1,8 +1,10 @@
-"""Topics, models, and the small documents (contract 2.2 to 2.5)."""
+"""Topics, models, the security contact and the OpenAPI document (docs/service-contract.md 2.2 to 2.5)."""
 
 import uuid
 
 import pytest
+
+from include.local_service.http.api import API
 
 NO_TOPIC = (404, {"message": "The specified topic does not exist"})
 NO_MODEL = (404, {"message": "The specified model does not exist"})
@@ -15,19 +17,19 @@ def test_the_topics_are_listed_with_their_names(caller):
     assert topics[0]["fullName"] == "Local sample classification (small, for trials; not OSCA itself)"
 
 
-def test_a_topic_tells_its_input_format(caller):
+def test_a_topic_shows_its_input_format(caller):
     assert caller.get("topics/osca").json()["inputFormat"] == ["occp_text", "tasks_text"]
 
 
 def test_each_topic_has_two_models_and_the_second_is_the_latest(caller):
-    seen = set()
+    model_ids = set()
     for topic in ("osca", "anzsco"):
         models = caller.get(f"topics/{topic}/models").json()
         assert [model["modelVersion"] for model in models] == [1, 2]
         assert models[0]["modelReleaseDate"] < models[1]["modelReleaseDate"]
         assert caller.get(f"topics/{topic}/models/latest").json() == models[1]
-        seen |= {str(uuid.UUID(model["modelId"])) for model in models}
-    assert len(seen) == 4
+        model_ids |= {str(uuid.UUID(model["modelId"])) for model in models}
+    assert len(model_ids) == 4
 
 
 def test_a_model_has_every_field_of_the_contract(caller):
@@ -55,9 +57,9 @@ def test_a_model_has_every_field_of_the_contract(caller):
         ("POST", f"topics/nowhere/models/{NOWHERE}/batch-code"),
     ],
 )
-def test_an_unknown_topic_is_named_as_such(caller, method, path):
-    answer = caller.call(method, path)
-    assert (answer.status_code, answer.json()) == NO_TOPIC
+def test_an_unknown_topic_has_its_own_message(caller, method, path):
+    response = caller.call(method, path)
+    assert (response.status_code, response.json()) == NO_TOPIC
 
 
 @pytest.mark.parametrize(
@@ -68,16 +70,16 @@ def test_an_unknown_topic_is_named_as_such(caller, method, path):
         ("GET", f"topics/osca/models/{NOWHERE}/batch-code/operations/{NOWHERE}"),
     ],
 )
-def test_an_unknown_model_is_named_as_such(caller, method, path):
-    answer = caller.call(method, path)
-    assert (answer.status_code, answer.json()) == NO_MODEL
+def test_an_unknown_model_has_its_own_message(caller, method, path):
+    response = caller.call(method, path)
+    assert (response.status_code, response.json()) == NO_MODEL
 
 
 def test_a_model_of_another_topic_is_a_conflict(caller):
     model = caller.get("topics/anzsco/models/latest").json()["modelId"]
-    answer = caller.post(f"topics/osca/models/{model}/batch-code")
-    assert answer.status_code == 409
-    assert answer.json() == {"message": "Selected model does not match the input topic."}
+    response = caller.post(f"topics/osca/models/{model}/batch-code")
+    assert response.status_code == 409
+    assert response.json() == {"message": "Selected model does not match the input topic."}
 
 
 def test_query_strings_are_refused(caller):
@@ -86,7 +88,7 @@ def test_query_strings_are_refused(caller):
     assert caller.post("topics/osca/batch-code?dry=1").status_code == 400
 
 
-def test_paths_and_methods_of_no_endpoint_are_not_found(caller):
+def test_unknown_paths_and_methods_are_not_found(caller):
     operation_id = caller.create()["operationId"]
     for method, path in [
         ("GET", "nothing"),
@@ -98,19 +100,17 @@ def test_paths_and_methods_of_no_endpoint_are_not_found(caller):
 
 
 def test_the_security_contact_is_plain_text(caller):
-    answer = caller.get("security.txt")
-    assert answer.text.startswith("Contact: ")
-    assert answer.headers["content-type"].startswith("text/plain")
+    response = caller.get("security.txt")
+    assert response.text.startswith("Contact: ")
+    assert response.headers["content-type"].startswith("text/plain")
 
 
 def test_the_openapi_document_describes_every_endpoint_and_only_those(caller):
-    from include.local_service.http.api import API
-
     document = caller.session.get(f"{caller.url}/openapi.json").json()
-    described = {
+    endpoints = {
         (method.upper(), path)
         for path, calls in document["paths"].items()
         for method in calls
         if method != "parameters"
     }
-    assert described == {*API, ("POST", "/oauth2/token")}
+    assert endpoints == {*API, ("POST", "/oauth2/token")}

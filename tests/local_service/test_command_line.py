@@ -1,4 +1,4 @@
-"""The commands, as a person types them: what they print and how they end."""
+"""The commands in processes of their own: output and exit status."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def run(*arguments):
 
 
 @contextmanager
-def serving(*arguments, stdout=subprocess.PIPE):
+def run_service(*arguments, stdout=subprocess.PIPE):
     command = [sys.executable, "-m", "include.local_service", *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -33,7 +33,7 @@ def serving(*arguments, stdout=subprocess.PIPE):
 
 
 def read_greeting(stream):
-    """Return the greeting up to the end of its example."""
+    """Return the lines of the greeting, its example command included."""
     lines = []
     while not lines or "residents" not in lines[-1]:
         lines.append(stream.readline().rstrip("\r\n"))
@@ -43,60 +43,60 @@ def read_greeting(stream):
 
 @pytest.fixture
 def terminal():
-    """A pseudo-terminal: the end that the service writes to, and a stream of what it wrote."""
-    ours, theirs = os.openpty()
-    with os.fdopen(ours) as stream:
-        yield theirs, stream
+    """A pseudo-terminal: the descriptor for the service's output, and a stream to read it."""
+    reader, writer = os.openpty()
+    with os.fdopen(reader) as stream:
+        yield writer, stream
 
 
 def test_the_help_names_every_command():
-    done = run("--help")
-    assert done.returncode == 0
-    assert all(re.search(rf"^    {name} ", done.stdout, re.MULTILINE) for name in COMMANDS)
+    process = run("--help")
+    assert process.returncode == 0
+    assert all(re.search(rf"^    {name} ", process.stdout, re.MULTILINE) for name in COMMANDS)
 
 
 @pytest.mark.parametrize("arguments", [("frobnicate",), ("serve", "--coder", "real"), ("status", "--port", "1")])
-def test_what_is_not_known_is_refused_with_usage(arguments):
-    done = run(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "usage: python -m include.local_service" in done.stderr
+def test_unknown_arguments_are_refused_with_usage(arguments):
+    process = run(*arguments)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert "usage: python -m include.local_service" in process.stderr
 
 
 @pytest.mark.parametrize("command", [(), ("serve",)])
-def test_a_start_says_where_it_listens_and_what_it_offers(tmp_path, command, session):
-    with serving(*command, *STUB, "--data", str(tmp_path / "data")) as process:
+def test_serve_prints_its_address_topics_and_models(tmp_path, command, session):
+    with run_service(*command, *STUB, "--data", str(tmp_path / "data")) as process:
         first, *others = read_greeting(process.stdout)
         url = first.removeprefix("local coding service listening on ")
         state = session.get(f"{url}/_local/state").json()
-        told = "\n".join(others)
+        greeting = "\n".join(others)
         for name, topic in state["topics"].items():
-            assert f"{name}: {topic['fullName']}" in told
-            assert all(model["modelId"] in told for model in topic["models"])
-        assert "client id    local-client" in told
-        assert str(tmp_path / "data") in told
+            assert f"{name}: {topic['fullName']}" in greeting
+            assert all(model["modelId"] in greeting for model in topic["models"])
+        assert "client id    local-client" in greeting
+        assert str(tmp_path / "data") in greeting
 
 
 def test_the_client_secret_is_shown_on_a_terminal_only(tmp_path, terminal):
-    written, stream = terminal
-    with serving(*STUB, "--data", str(tmp_path / "data")) as process:
+    writer, stream = terminal
+    with run_service(*STUB, "--data", str(tmp_path / "data")) as process:
         assert "local-secret" not in "\n".join(read_greeting(process.stdout))
-    with serving(*STUB, "--data", str(tmp_path / "data"), stdout=written):
+    with run_service(*STUB, "--data", str(tmp_path / "data"), stdout=writer):
         assert "  secret       local-secret" in read_greeting(stream)
 
 
-def test_the_example_of_the_start_does_what_it_says(tmp_path, terminal):
-    written, stream = terminal
-    with serving(*STUB, "--data", str(tmp_path / "data"), stdout=written):
+def test_the_example_command_in_the_greeting_works(tmp_path, terminal):
+    writer, stream = terminal
+    with run_service(*STUB, "--data", str(tmp_path / "data"), stdout=writer):
         lines = read_greeting(stream)
         example = "\n".join(lines[lines.index("") + 1 :])
-        done = subprocess.run(["bash", "-c", example], capture_output=True, text=True, timeout=30, check=True)
-    assert json.loads(done.stdout)["input"]["occp_text"] == "aged care worker"
+        process = subprocess.run(["bash", "-c", example], capture_output=True, text=True, timeout=30, check=True)
+    assert json.loads(process.stdout)["input"]["occp_text"] == "aged care worker"
 
 
-def test_a_port_that_is_taken_ends_the_start_with_a_word(tmp_path, caller):
+def test_a_port_in_use_ends_the_start_with_a_message(tmp_path, caller):
     port = caller.url.rpartition(":")[2]
-    done = run("--port", port, "--data", str(tmp_path))
-    assert (done.returncode, done.stderr) == (1, f"cannot listen on 127.0.0.1:{port}: Address already in use\n")
+    process = run("--port", port, "--data", str(tmp_path))
+    assert (process.returncode, process.stderr) == (1, f"cannot listen on 127.0.0.1:{port}: Address already in use\n")
 
 
 def test_status_shows_topics_models_and_operations_by_state(caller):
@@ -104,37 +104,37 @@ def test_status_shows_topics_models_and_operations_by_state(caller):
     caller.create()
     models = caller.get("topics/osca/models").json()
     caller.fault("server_error", count=2)
-    done = run("status", "--url", caller.url)
-    assert done.returncode == 0
-    assert "osca         Local sample classification" in done.stdout
-    assert all(model["modelId"] in done.stdout for model in models)
-    assert "operations   1 awaiting_input, 1 complete" in done.stdout
-    assert "faults       server_error x2" in done.stdout
+    process = run("status", "--url", caller.url)
+    assert process.returncode == 0
+    assert "osca         Local sample classification" in process.stdout
+    assert all(model["modelId"] in process.stdout for model in models)
+    assert "operations   1 awaiting_input, 1 complete" in process.stdout
+    assert "faults       server_error x2" in process.stdout
 
 
-def test_status_of_nothing_says_that_nothing_answers():
-    done = run("status", "--url", "http://127.0.0.1:9")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "no local coding service responds at http://127.0.0.1:9: " in done.stderr
+def test_status_without_a_service_ends_with_a_message():
+    process = run("status", "--url", "http://127.0.0.1:9")
+    assert (process.returncode, process.stdout) == (1, "")
+    assert "no local coding service responds at http://127.0.0.1:9: " in process.stderr
 
 
 def test_the_log_has_a_line_for_each_operation_that_was_coded(tmp_path, session):
-    with serving(*STUB, "--progression", "immediate", "--data", str(tmp_path / "data")) as process:
+    with run_service(*STUB, "--progression", "immediate", "--data", str(tmp_path / "data")) as process:
         url = read_greeting(process.stdout)[0].rpartition(" ")[2]
         caller = Caller(url, session)
         good, bad = caller.submit(make_input(3)), caller.submit("nonsense\n")
         caller.wait_for(good)
         caller.wait_for(bad, "failed")
         process.terminate()
-        told = process.stderr.read().splitlines()
-    assert re.fullmatch(rf"\d\d:\d\d:\d\d operation {good}: coded 3 records in 0\.\d s, [\d,]+/s", told[0])
-    assert told[1].endswith(
+        log_lines = process.stderr.read().splitlines()
+    assert re.fullmatch(rf"\d\d:\d\d:\d\d operation {good}: coded 3 records in 0\.\d s, [\d,]+/s", log_lines[0])
+    assert log_lines[1].endswith(
         f"operation {bad}: failed: Malformed record found in input file: line 1: not a JSON object"
     )
-    assert len(told) == 2
+    assert len(log_lines) == 2
 
 
 def test_one_text_can_be_coded_without_a_service(tmp_path):
-    done = run("code", "aged care worker", "--tasks", "looks after residents", "--data", str(tmp_path))
-    assert done.returncode == 0
-    assert re.match(r"\d{6} +Aged care worker", done.stdout), done.stdout
+    process = run("code", "aged care worker", "--tasks", "looks after residents", "--data", str(tmp_path))
+    assert process.returncode == 0
+    assert re.match(r"\d{6} +Aged care worker", process.stdout), process.stdout

@@ -1,4 +1,4 @@
-"""The evaluation: OSCA as released, the calibration curve, and how several draws are reported."""
+"""The evaluation: OSCA as released, the calibration curve, and the report."""
 
 import os
 from dataclasses import replace
@@ -22,24 +22,24 @@ SHARED = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[3] / "shared"
 
 @pytest.fixture(scope="session")
 def osca() -> Evaluation:
-    """What a coder makes of the fifth of OSCA's titles that it never saw; about 15 seconds."""
+    """The evaluation on a fifth of OSCA's titles, held out of the training."""
     released = SHARED / "abs_original"
     if not released.exists():
-        pytest.skip(f"the ABS workbooks are not there: {released}; set SHARED_DATA to the folder that holds them")
+        pytest.skip(f"no ABS workbooks in {released}. Set SHARED_DATA to the folder that contains them.")
     return evaluate(import_workbooks(released / "OSCA structure.xlsx", released / "OSCA Category Descriptions.xlsx"))
 
 
-# Measured: 81, 73, 70, 64, 52 % right from one digit to six, and 77, 70, 66, 61, 50 % as the mean of five draws.
-@pytest.mark.parametrize(("digits", "least"), [(1, 74.7), (2, 62.5), (3, 58.5), (4, 49.5), (6, 39.8)])
-def test_unseen_osca_titles_are_coded_as_well_as_in_the_experiment(
-    osca: Evaluation, digits: int, least: float
+# Measured: 81, 73, 70, 64, 52 % right from one digit to six, and 77, 70, 66, 61, 50 % as the mean of five evaluations.
+@pytest.mark.parametrize(("digits", "minimum"), [(1, 74.7), (2, 62.5), (3, 58.5), (4, 49.5), (6, 39.8)])
+def test_unseen_osca_titles_are_coded_with_at_least_this_accuracy(
+    osca: Evaluation, digits: int, minimum: float
 ) -> None:
     assert osca.held_out_titles > 600
-    assert osca.titles[digits] >= least
+    assert osca.titles[digits] >= minimum
 
 
 @pytest.mark.parametrize("digits", [1, 2, 3, 4, 6])
-def test_a_slip_costs_less_than_ten_points_at_every_level_of_osca(osca: Evaluation, digits: int) -> None:
+def test_a_typing_error_costs_less_than_ten_points_at_every_level_of_osca(osca: Evaluation, digits: int) -> None:
     assert all(costs[digits] < 10 for costs in osca.spelling_costs)
 
 
@@ -70,27 +70,27 @@ def test_the_calibration_error_of_a_curve_counts_every_text_once() -> None:
 
 
 @pytest.fixture
-def draw() -> Evaluation:
+def evaluation() -> Evaluation:
     shares = {1: 70.0, 2: 60.0}
     return Evaluation(
         shares, shares, {}, shares, shares, shares, [(0.9, True)], held_out_titles=30, rate=9000, training_seconds=4
     )
 
 
-def test_one_draw_is_reported_as_it_is(draw: Evaluation) -> None:
-    lines = report_lines(draw)
+def test_one_evaluation_is_reported_without_a_deviation(evaluation: Evaluation) -> None:
+    lines = report_lines(evaluation)
     assert lines[1].split() == ["unseen", "titles", "70.0", "60.0"]
-    assert not any("with an unseen task" in line for line in lines)  # nothing was measured with tasks
+    assert not any("with an unseen task" in line for line in lines)  # there was no title with tasks
 
 
-def test_several_draws_are_reported_as_mean_and_spread_over_all_their_texts(draw: Evaluation) -> None:
-    other = replace(draw, titles={1: 80.0, 2: 62.0}, judgements=[(0.95, False)], held_out_titles=20)
-    lines = report_lines(draw, other)
+def test_several_evaluations_are_reported_as_mean_and_deviation(evaluation: Evaluation) -> None:
+    other = replace(evaluation, titles={1: 80.0, 2: 62.0}, judgements=[(0.95, False)], held_out_titles=20)
+    lines = report_lines(evaluation, other)
     assert lines[1].split() == ["unseen", "titles", "75.0", "±5.0", "61.0", "±1.0"]
     assert any(line.split() == ["92", "%", "50", "%", "2"] for line in lines)
     assert "50 titles held out" in lines[-1]
 
 
-def test_a_draw_that_held_nothing_out_has_a_curve_without_buckets(draw: Evaluation) -> None:
-    lines = report_lines(replace(draw, judgements=[], held_out_titles=0))
+def test_an_evaluation_without_held_out_titles_has_an_empty_curve(evaluation: Evaluation) -> None:
+    lines = report_lines(replace(evaluation, judgements=[], held_out_titles=0))
     assert lines[-4:-1] == ["", "   confidence       right   texts", ""]

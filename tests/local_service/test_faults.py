@@ -1,4 +1,4 @@
-"""Named faults: each strikes what it says, as often as it says."""
+"""Named faults: each affects what it should, as often as it should."""
 
 import pytest
 import requests
@@ -12,7 +12,7 @@ def statuses(caller, count, path="topics"):
     return [caller.get(path).status_code for _ in range(count)]
 
 
-def test_a_fault_lets_some_pass_strikes_some_and_is_gone(caller):
+def test_a_fault_skips_some_requests_affects_some_and_ends(caller):
     caller.fault("server_error", skip=1, count=2)
     assert statuses(caller, 5) == [200, 500, 500, 200, 200]
     assert caller.knob("GET", "faults") == {"faults": []}
@@ -20,38 +20,38 @@ def test_a_fault_lets_some_pass_strikes_some_and_is_gone(caller):
 
 def test_a_server_error_has_the_message_of_the_contract(caller):
     caller.fault("server_error")
-    answer = caller.get("topics")
-    assert (answer.status_code, answer.json()) == (500, {"message": "Error performing request"})
+    response = caller.get("topics")
+    assert (response.status_code, response.json()) == (500, {"message": "Error performing request"})
 
 
-def test_too_many_requests_say_when_to_come_back(caller):
+def test_too_many_requests_has_a_retry_after_header(caller):
     caller.fault("too_many_requests", retry_after=7)
-    answer = caller.get("topics")
-    assert (answer.status_code, answer.json()) == (429, {"message": "Too Many Requests"})
-    assert answer.headers["retry-after"] == "7"
+    response = caller.get("topics")
+    assert (response.status_code, response.json()) == (429, {"message": "Too Many Requests"})
+    assert response.headers["retry-after"] == "7"
 
 
-def test_limit_exceeded_does_not_say_when_to_come_back(caller):
+def test_limit_exceeded_has_no_retry_after_header(caller):
     caller.fault("limit_exceeded")
-    answer = caller.get("topics")
-    assert (answer.status_code, answer.json()) == (429, {"message": "Limit Exceeded"})
-    assert "retry-after" not in answer.headers
+    response = caller.get("topics")
+    assert (response.status_code, response.json()) == (429, {"message": "Limit Exceeded"})
+    assert "retry-after" not in response.headers
 
 
-def test_a_fault_can_be_aimed_at_a_path_and_a_method(caller):
+def test_a_fault_can_be_limited_to_a_path_and_a_method(caller):
     caller.fault("server_error", path_contains="batch-code", method="POST")
     assert caller.get("topics").status_code == 200
     assert caller.post("topics/osca/batch-code").status_code == 500
     assert caller.post("topics/osca/batch-code").status_code == 200
 
 
-def test_the_token_endpoint_is_struck_only_when_aimed_at(caller):
+def test_faults_affect_the_token_endpoint_only_with_its_path(caller):
     caller.fault("server_error")
-    assert caller.ask_token().status_code == 200
+    assert caller.request_token().status_code == 200
     caller.knob("DELETE", "faults")
     caller.fault("server_error", path_contains="/oauth2/token")
-    assert caller.ask_token().status_code == 500
-    assert caller.ask_token().status_code == 200
+    assert caller.request_token().status_code == 500
+    assert caller.request_token().status_code == 200
 
 
 def test_an_upload_can_be_reset_in_the_middle(caller):
@@ -66,28 +66,30 @@ def test_an_upload_can_be_reset_in_the_middle(caller):
 @pytest.mark.parametrize("options", [{}, {"after": 100}, {"after": 0}])
 def test_a_download_can_be_cut_and_resumed(caller, options):
     link = caller.wait_for(caller.submit(MANY))["responseDownloadUrl"]
-    whole = caller.session.get(link).content
+    content = caller.session.get(link).content
     caller.fault("cut_download", **options)
     received = bytearray()
-    with caller.session.get(link, stream=True) as answer:
-        assert answer.headers["content-length"] == str(len(whole))
+    with caller.session.get(link, stream=True) as response:
+        assert response.headers["content-length"] == str(len(content))
         with pytest.raises(requests.exceptions.ChunkedEncodingError):
-            received.extend(byte for data in answer.iter_content(1) for byte in data)
-    assert len(received) <= options.get("after", len(whole) // 2)
-    rest = caller.session.get(link, headers={"Range": f"bytes={len(received)}-", "If-Match": answer.headers["etag"]})
-    assert received + rest.content == whole
+            received.extend(byte for data in response.iter_content(1) for byte in data)
+    assert len(received) <= options.get("after", len(content) // 2)
+    rest = caller.session.get(
+        link, headers={"Range": f"bytes={len(received)}-", "If-Match": response.headers["etag"]}
+    )
+    assert received + rest.content == content
 
 
-def test_links_can_be_expired_before_their_time(caller):
+def test_links_can_be_made_to_expire_early(caller):
     caller.fault("expired_upload")
     caller.fault("expired_link")
     grant = caller.create()
-    answer = caller.upload(grant, MANY)
-    assert (answer.status_code, "Request has expired" in answer.text) == (403, True)
+    response = caller.upload(grant, MANY)
+    assert (response.status_code, "Request has expired" in response.text) == (403, True)
     assert caller.upload(grant, MANY).status_code == 200
     link = caller.wait_for(grant["operationId"])["responseDownloadUrl"]
-    answer = caller.session.get(link)
-    assert (answer.status_code, "Request has expired" in answer.text) == (403, True)
+    response = caller.session.get(link)
+    assert (response.status_code, "Request has expired" in response.text) == (403, True)
     assert caller.session.get(link).status_code == 200
 
 
@@ -99,7 +101,7 @@ def test_only_the_third_operation_can_be_made_to_fail(caller):
     assert caller.wait_for(operations[2], "failed")["error"] == "out of memory"
 
 
-def test_a_fault_can_be_aimed_at_the_operation_that_holds_a_text(caller):
+def test_a_fault_can_be_limited_to_operations_whose_input_contains_a_text(caller):
     caller.fault("operation_fails", part_contains="baker 3")
     operations = {name: caller.submit(make_input(5, name)) for name in ("nurse", "baker", "clerk")}
     assert caller.wait_for(operations.pop("baker"), "failed")["error"]
@@ -120,19 +122,19 @@ def test_the_status_can_lag_behind_the_upload(caller):
     caller.wait_for(operation_id)
 
 
-def test_outputs_can_be_spoilt_in_four_ways(caller):
+def test_outputs_can_be_made_faulty_in_four_ways(caller):
     good = caller.output(caller.submit(MANY)).splitlines()
 
-    def spoilt(fault):
+    def faulty_output(fault):
         caller.fault(fault)
         return caller.output(caller.submit(MANY)).splitlines()
 
-    assert spoilt("short_output") == good[:-1]
-    assert spoilt("duplicate_line") == [good[0], *good]
-    shuffled = spoilt("shuffled_lines")
+    assert faulty_output("short_output") == good[:-1]
+    assert faulty_output("duplicate_line") == [good[0], *good]
+    shuffled = faulty_output("shuffled_lines")
     assert shuffled != good
     assert sorted(shuffled) == sorted(good)
-    garbage = spoilt("garbage_line")
+    garbage = faulty_output("garbage_line")
     assert garbage[1:] == good[1:]
     with pytest.raises(ValueError, match=r"JSON|Unterminated|Expecting"):
         read_lines(garbage[0])
@@ -158,7 +160,7 @@ def test_a_new_model_can_appear_between_two_calls(caller):
     assert metadata["modelId"] == before["modelId"]
 
 
-def test_a_create_can_be_lost_after_it_was_done(caller):
+def test_the_response_to_a_create_can_be_lost(caller):
     caller.fault("lost_create")
     with pytest.raises(requests.ConnectionError):
         caller.post("topics/osca/batch-code")
@@ -169,16 +171,16 @@ def test_a_create_can_be_lost_after_it_was_done(caller):
     assert caller.create()["operationId"] != orphan["operation_id"]
 
 
-def test_a_lost_create_can_be_aimed_at_a_topic(caller):
+def test_the_fault_lost_create_can_be_limited_to_a_topic(caller):
     caller.fault("lost_create", path_contains="anzsco")
     caller.create("osca")
     with pytest.raises(requests.ConnectionError):
         caller.create("anzsco")
 
 
-def test_a_topic_can_be_without_models_on_the_list_only(caller):
+def test_the_fault_no_models_affects_only_the_list_of_models(caller):
     caller.fault("no_models")
     assert caller.get("topics/osca/models/latest").status_code == 200
-    answer = caller.get("topics/osca/models")
-    assert (answer.status_code, answer.json()) == (500, {"message": "No models found for topic"})
+    response = caller.get("topics/osca/models")
+    assert (response.status_code, response.json()) == (500, {"message": "No models found for topic"})
     assert caller.get("topics/osca/models").status_code == 200

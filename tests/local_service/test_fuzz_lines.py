@@ -1,4 +1,4 @@
-"""A fuzzer of input files: no operation is lost, a bad line is named with its number and its fault."""
+"""Fuzzes input files: every operation ends, and a bad line is reported with its number and its problem."""
 
 import json
 import re
@@ -44,7 +44,7 @@ raw = st.one_of(
 
 
 def is_good(line):
-    """Say whether a line is a record without an id, judged apart from the service (contract 3.3, 6)."""
+    """Return whether a line is a record without an id, independently of the service (docs/service-contract.md 3.3, 6)."""
     try:
         record = json.loads(line.decode())
     except ValueError:
@@ -58,22 +58,22 @@ def is_good(line):
 
 
 @pytest.fixture
-def end_of(caller):
-    """Upload a file and return the status in which its operation ended."""
+def run_operation(caller):
+    """A function that uploads a file and returns the last status of its operation."""
 
-    def end(body):
+    def run(body):
         operation_id = caller.submit(body)
         caller.wait_until(lambda: caller.status(operation_id)["operationStatus"] in ("complete", "failed"))
         return caller.status(operation_id)
 
-    return end
+    return run
 
 
 @BOUNDED
 @given(records=st.lists(good, min_size=1, max_size=30), ids=st.booleans(), last=st.sampled_from(["\n", "\r\n", ""]))
-def test_every_good_line_has_one_line_of_output(caller, end_of, records, ids, last):
+def test_every_good_line_has_one_line_of_output(caller, run_operation, records, ids, last):
     sent = [{"recordId": str(number % 7), **record} if ids else record for number, record in enumerate(records)]
-    status = end_of(b"\n".join(map(encode, sent)) + last.encode())
+    status = run_operation(b"\n".join(map(encode, sent)) + last.encode())
     assert status["operationStatus"] == "complete"
     assert [line["input"] for line in read_lines(caller.session.get(status["responseDownloadUrl"]).text)] == sent
 
@@ -90,13 +90,13 @@ def test_every_good_line_has_one_line_of_output(caller, end_of, records, ids, la
 @example(before=[], line=b'{"occp_text": "x", "tasks_text": NaN}', after=[])
 @example(before=[], line=b"9" * 5000, after=[])
 @example(before=[], line=b'{"occp_text": "\\ud800", "tasks_text": ""}', after=[])
-def test_a_bad_line_is_named_with_its_number_and_its_fault(caller, end_of, before, line, after):
+def test_a_bad_line_is_reported_with_its_number_and_its_problem(caller, run_operation, before, line, after):
     body = b"".join(encoded + b"\n" for encoded in [*map(encode, before), line, *map(encode, after)])
-    status = end_of(body)
+    status = run_operation(body)
     assert status["operationStatus"] == "failed"
-    told = re.fullmatch(r"Malformed record found in input file: line (\d+): (.+)", status["error"])
-    assert told, status
-    assert int(told[1]) == len(before) + 1
+    match = re.fullmatch(r"Malformed record found in input file: line (\d+): (.+)", status["error"])
+    assert match, status
+    assert int(match[1]) == len(before) + 1
 
 
 @BOUNDED
@@ -104,12 +104,12 @@ def test_a_bad_line_is_named_with_its_number_and_its_fault(caller, end_of, befor
 @example(lines=[b'{"occp_text": 3, "occp_text": "the last counts", "tasks_text": ""}'])
 @example(lines=[b' {"occp_text": "\\u0062aker", "tasks_text": "a\\/b \\"c\\""}\t\r'])
 @example(lines=[b'{"occp_text": "\x7f", "tasks_text": ""}'])
-def test_whatever_is_uploaded_the_operation_ends(caller, end_of, lines):
-    status = end_of(b"\n".join(lines) or b"\n")
+def test_the_operation_ends_for_any_input(caller, run_operation, lines):
+    status = run_operation(b"\n".join(lines) or b"\n")
     assert status["operationStatus"] == ("complete" if all(map(is_good, _without_last_end(lines))) else "failed")
     assert not [entry for entry in caller.journal() if entry["status"] and entry["status"] >= 500]
 
 
 def _without_last_end(lines):
-    # An empty last line is the end of the one before
+    # An empty last line is only the line end of the previous one
     return lines[:-1] if len(lines) > 1 and not lines[-1] else lines

@@ -1,4 +1,4 @@
-"""A request fuzzer over the OpenAPI document: no server error, and no answer that is not documented."""
+"""Fuzzes requests from the OpenAPI document: no server error, and no undocumented response."""
 
 import pytest
 import schemathesis
@@ -20,7 +20,7 @@ CHECKS = [
     checks.response_schema_conformance,
     checks.negative_data_rejection,
 ]
-# What HTTP itself reads: a made-up one spoils the message before there is a request that the API could answer.
+# Headers of HTTP itself: with a generated value the message is invalid before the API gets a request.
 FRAMING = {
     "connection",
     "content-length",
@@ -43,8 +43,8 @@ BOUNDED = settings(
 
 
 @pytest.fixture
-def places(caller):
-    """Names that exist, for the path: without them nearly every call would end in 404."""
+def path_values(caller):
+    """Existing values for the parameters of a path: without them nearly every call would be a 404."""
     operations = [caller.submit(make_input(2)), caller.create()["operationId"]]
     models = [model["modelId"] for model in caller.get("topics/osca/models").json()]
     return {"topic": ["osca"], "model": models, "operation_id": operations}
@@ -53,19 +53,19 @@ def places(caller):
 @SCHEMA.given(data=st.data())
 @SCHEMA.parametrize()
 @BOUNDED
-def test_no_request_is_answered_otherwise_than_documented(case, data, caller, places):
+def test_every_response_is_as_documented(case, data, caller, path_values):
     for name in case.path_parameters or ():
-        if data.draw(st.integers(0, 3), label=f"keep the made-up {name}"):
-            case.path_parameters[name] = data.draw(st.sampled_from(places[name]), label=name)
+        if data.draw(st.integers(0, 3), label=f"keep the generated {name}"):
+            case.path_parameters[name] = data.draw(st.sampled_from(path_values[name]), label=name)
     for name in [name for name in case.headers or () if name.lower() in FRAMING]:
         del case.headers[name]
     good = data.draw(st.integers(0, 9), label="credentials")
     if case.path == "/oauth2/token":
-        # The call sends credentials of its own, so a request that was made up without any is a good one.
+        # The call adds credentials, so a request generated without any is valid.
         rules = [check for check in CHECKS if check is not checks.negative_data_rejection]
-        known = caller.credentials if good else ("a", "b")
-        answer = case.call_and_validate(base_url=caller.url, checks=rules, auth=known)
+        auth = caller.credentials if good else ("a", "b")
+        response = case.call_and_validate(base_url=caller.url, checks=rules, auth=auth)
     else:
-        headers = {"Authorization": caller.token if good else "made up"}
-        answer = case.call_and_validate(base_url=caller.url, checks=CHECKS, headers=headers)
-    assert answer.status_code < 500
+        headers = {"Authorization": caller.token if good else "generated"}
+        response = case.call_and_validate(base_url=caller.url, checks=CHECKS, headers=headers)
+    assert response.status_code < 500

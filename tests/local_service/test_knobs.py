@@ -1,4 +1,4 @@
-"""The control routes: what they do, and that they refuse what they do not know."""
+"""The control routes: their effects, and that they refuse unknown names and values."""
 
 import pytest
 
@@ -25,13 +25,13 @@ def test_the_journal_has_every_request_without_its_query(caller):
     assert "X-Amz" not in str(entries)
 
 
-def test_the_journal_can_be_read_from_a_number_on(caller):
+def test_the_journal_can_be_read_after_a_sequence_number(caller):
     for _ in range(3):
         caller.get("topics")
     assert [entry["sequence"] for entry in caller.journal(since=2)] == [3, 4]
 
 
-def test_the_journal_has_refusals_too_and_never_a_secret(caller):
+def test_the_journal_includes_refusals_but_no_secrets(caller):
     caller.session.get(f"{caller.url}/v1/topics", headers={"Authorization": "stolen"})
     entry = caller.journal()[-1]
     assert (entry["status"], entry["client_id"]) == (403, None)
@@ -39,26 +39,26 @@ def test_the_journal_has_refusals_too_and_never_a_secret(caller):
 
 
 @pytest.mark.parametrize("ending", ["upload", "head"])
-def test_an_answer_without_a_body_is_in_the_journal_when_it_arrives(caller, ending):
-    grant, seen = caller.create(), []
+def test_a_response_without_a_body_is_in_the_journal_when_it_arrives(caller, ending):
+    grant, methods = caller.create(), []
     for _ in range(20):
         if ending == "upload":
             caller.upload(grant, make_input(1))
         else:
             caller.session.head(f"{caller.url}/v1/topics")
-        seen.append(caller.journal()[-1]["method"])
-    assert set(seen) == {"PUT" if ending == "upload" else "HEAD"}
+        methods.append(caller.journal()[-1]["method"])
+    assert set(methods) == {"PUT" if ending == "upload" else "HEAD"}
 
 
-def test_operations_are_listed_in_their_true_state(start):
+def test_operations_are_listed_in_their_actual_state(start):
     caller = start(progression="by_polls", polls=1000)
     operation_id = caller.submit(make_input(3))
     caller.wait_until(lambda: caller.knob("GET", "operations")["operations"][0]["state"] == "complete")
     assert caller.status(operation_id) == {"operationStatus": "in_progress"}
-    listed = caller.knob("GET", "operations")["operations"][0]
-    assert listed["operation_id"] == operation_id
-    assert listed["client_id"] == "local-client"
-    assert listed["records"] == 3
+    listing = caller.knob("GET", "operations")["operations"][0]
+    assert listing["operation_id"] == operation_id
+    assert listing["client_id"] == "local-client"
+    assert listing["records"] == 3
 
 
 def test_the_progression_can_be_changed_while_running(start):
@@ -69,7 +69,7 @@ def test_the_progression_can_be_changed_while_running(start):
     caller.wait_for(operation_id)
 
 
-def test_a_reset_forgets_everything(caller):
+def test_a_reset_deletes_all_state(caller):
     caller.fault("server_error", skip=100)
     caller.jump(5000)
     operation_id = caller.submit(make_input(3))
@@ -98,7 +98,7 @@ def test_a_reset_forgets_everything(caller):
         ("POST", "clock", {}),
         ("POST", "clock", {"jump_seconds": -1}),
         ("POST", "clock", {"jump_seconds": "60"}),
-        ("POST", "clock", {"jump_seconds": 60, "by": "hand"}),
+        ("POST", "clock", {"jump_seconds": 60, "by": "me"}),
         ("POST", "clock", {"jump_seconds": 1e12}),
         ("POST", "clock", {"jump_seconds": 10**400}),
         ("POST", "progression", {"progression": "slow"}),
@@ -121,22 +121,22 @@ def test_a_reset_forgets_everything(caller):
         ("POST", "reset", {"hard": True}),
     ],
 )
-def test_an_unknown_name_or_value_is_refused_with_those_that_are_known(caller, method, name, body):
-    answer = caller.session.request(method, f"{caller.url}/_local/{name}", json=body)
-    assert answer.status_code == 400
-    assert set(answer.json()) == {"message", "known"}
+def test_an_unknown_name_or_value_is_refused_with_a_list_of_the_known_ones(caller, method, name, body):
+    response = caller.session.request(method, f"{caller.url}/_local/{name}", json=body)
+    assert response.status_code == 400
+    assert set(response.json()) == {"message", "known"}
     assert caller.knob("GET", "faults") == {"faults": []}
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff", b"[" * 100_000, b'{"jump_seconds": NaN}'])
 def test_a_body_that_is_not_json_is_refused(caller, body):
-    answer = caller.session.post(f"{caller.url}/_local/clock", data=body)
-    assert (answer.status_code, answer.json()["known"]) == (400, ["a JSON object"])
+    response = caller.session.post(f"{caller.url}/_local/clock", data=body)
+    assert (response.status_code, response.json()["known"]) == (400, ["a JSON object"])
 
 
-def test_the_known_names_are_told(caller):
-    answer = caller.session.post(f"{caller.url}/_local/faults", json={"name": "x"}).json()
-    assert set(answer["known"]) == {
+def test_a_refusal_lists_the_names_of_all_faults(caller):
+    response = caller.session.post(f"{caller.url}/_local/faults", json={"name": "x"}).json()
+    assert set(response["known"]) == {
         "server_error", "too_many_requests", "limit_exceeded", "reset_upload", "cut_download", "expired_link",
         "expired_upload", "operation_fails", "operation_times_out", "short_output", "garbage_line",
         "duplicate_line", "shuffled_lines", "late_status", "new_latest_model",

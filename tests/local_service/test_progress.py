@@ -1,4 +1,4 @@
-"""Lines about a long coding: rare, and with what a person wants to know."""
+"""Log lines about a long coding: few, with records, share and rate."""
 
 import logging
 
@@ -7,8 +7,8 @@ import pytest
 from include.local_service.core.progress import LOG, LOG_INTERVAL_S, Progress
 
 
-class Watch:
-    """A clock that stands until it is moved."""
+class ManualClock:
+    """A clock that a test moves."""
 
     def __init__(self):
         self.now = 100.0
@@ -18,8 +18,8 @@ class Watch:
 
 
 @pytest.fixture
-def told():
-    """What is logged."""
+def log_lines():
+    """The messages of the log."""
     lines = []
     handler = logging.Handler()
     handler.emit = lambda entry: lines.append(entry.getMessage())
@@ -30,13 +30,13 @@ def told():
     LOG.setLevel(logging.NOTSET)
 
 
-def test_a_long_coding_is_told_at_most_once_a_period(told):
-    watch = Watch()
-    progress = Progress("op", 1_000_000, watch)
+def test_the_progress_of_a_long_coding_is_logged_at_most_once_per_interval(log_lines):
+    clock = ManualClock()
+    progress = Progress("op", 1_000_000, clock)
     for step in range(1, 41):
-        watch.now += LOG_INTERVAL_S / 10
+        clock.now += LOG_INTERVAL_S / 10
         progress.advance(step * 1000, step * 20_000)
-    assert told == [
+    assert log_lines == [
         "operation op: 10,000 records, 20%, 2,000/s",
         "operation op: 20,000 records, 40%, 2,000/s",
         "operation op: 30,000 records, 60%, 2,000/s",
@@ -44,9 +44,9 @@ def test_a_long_coding_is_told_at_most_once_a_period(told):
     ]
 
 
-def test_the_end_is_always_told(told):
-    watch = Watch()
-    progress = Progress("op", 10, watch)
-    watch.now += 2
+def test_the_end_is_always_logged(log_lines):
+    clock = ManualClock()
+    progress = Progress("op", 10, clock)
+    clock.now += 2
     progress.end(3000)
-    assert told == ["operation op: coded 3,000 records in 2.0 s, 1,500/s"]
+    assert log_lines == ["operation op: coded 3,000 records in 2.0 s, 1,500/s"]

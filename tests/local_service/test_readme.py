@@ -1,4 +1,4 @@
-"""Every line that the README gives to type."""
+"""The commands, knobs and states in the README."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ CURLS = re.findall(r"^    (curl .*?)(?: +# .*)?$", README, re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", CURLS)
-def test_a_curl_line_of_the_readme_is_understood(caller, line):
+def test_a_curl_command_of_the_readme_succeeds(caller, line):
     script = f"U={caller.url}/_local\n{line} -w '\\n%{{http_code}}'"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=20, check=True)
     assert done.stdout.splitlines()[-1] == "200", done.stdout

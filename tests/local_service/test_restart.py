@@ -1,4 +1,4 @@
-"""Stop it, kill it, start it again: what was answered stays true."""
+"""Restarts after a stop or a kill: every response remains true."""
 
 import re
 import signal
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Process:
-    """The service as a process of its own, always on the same port."""
+    """The service in a process, always on the same port."""
 
     def __init__(self, data_dir):
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -34,8 +34,8 @@ class Process:
         line = self.process.stdout.readline()
         assert line == f"local coding service listening on {self.url}\n"
 
-    def kill(self, how=signal.SIGKILL):
-        self.process.send_signal(how)
+    def kill(self, signal_number=signal.SIGKILL):
+        self.process.send_signal(signal_number)
         self.process.wait()
         self.process.stdout.close()
 
@@ -43,8 +43,8 @@ class Process:
         self.kill()
         self.start(*options)
 
-    def most_memory(self):
-        """Return the largest resident size so far, in MiB."""
+    def peak_memory_mb(self):
+        """Return the peak resident size in MiB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1024
 
@@ -63,7 +63,7 @@ def remote(process, session):
     return Caller(process.url, session)
 
 
-def test_it_stops_in_order_when_told_to(process, remote):
+def test_a_termination_signal_stops_it_cleanly(process, remote):
     remote.get("topics")
     process.kill(signal.SIGTERM)
     assert process.process.returncode in {0, -signal.SIGTERM}
@@ -89,7 +89,7 @@ def test_tokens_grants_and_links_survive_a_kill(process, remote):
     assert [entry["status"] for entry in remote.journal()].count(200) == len(remote.journal())
 
 
-def test_an_upload_that_a_kill_broke_off_never_happened(process, remote):
+def test_an_upload_interrupted_by_a_kill_has_no_effect(process, remote):
     grant = remote.create()
     place = urlsplit(grant["requestUploadUrl"])
     head = (
@@ -124,40 +124,40 @@ def test_the_clock_does_not_go_back_at_a_restart(process, remote):
     assert remote.status(grant["operationId"]) == {"operationStatus": "timed_out"}
 
 
-def test_whatever_was_answered_before_a_kill_is_still_so(process, session):
-    created, uploaded = [], []
+def test_every_response_before_a_kill_still_holds_afterwards(process, session):
+    grants, uploads = [], []
 
     def work():
-        with requests.Session() as own:
-            caller = Caller(process.url, own)
+        with requests.Session() as thread_session:
+            caller = Caller(process.url, thread_session)
             try:
                 while True:
-                    created.append(caller.create())
-                    assert caller.upload(created[-1], make_input(3, f"nr {len(created)}")).status_code == 200
-                    uploaded.append((len(created), created[-1]["operationId"]))
+                    grants.append(caller.create())
+                    assert caller.upload(grants[-1], make_input(3, f"nr {len(grants)}")).status_code == 200
+                    uploads.append((len(grants), grants[-1]["operationId"]))
             except requests.RequestException:
                 return
 
     caller = Caller(process.url, session)
     for target in (3, 7, 20):
         thread = threading.Thread(target=work)
-        goal = len(uploaded) + target
+        goal = len(uploads) + target
         thread.start()
-        caller.wait_until(lambda goal=goal: len(uploaded) >= goal)
+        caller.wait_until(lambda goal=goal: len(uploads) >= goal)
         process.kill()
         thread.join()
         process.start()
     caller.token = None
-    known = {one["operation_id"]: one for one in caller.knob("GET", "operations")["operations"]}
-    assert {grant["operationId"] for grant in created} <= set(known)
-    for number, operation_id in uploaded:
+    operations = {one["operation_id"]: one for one in caller.knob("GET", "operations")["operations"]}
+    assert {grant["operationId"] for grant in grants} <= set(operations)
+    for number, operation_id in uploads:
         lines = read_lines(caller.output(operation_id))
         assert [line["input"]["occp_text"] for line in lines] == [f"nr {number} {n}" for n in range(3)]
-    in_use = sum(1 for one in known.values() if one["input_file"]) + 2 * len(uploaded)
+    in_use = sum(1 for one in operations.values() if one["input_file"]) + 2 * len(uploads)
     assert len(list((process.data_dir / "objects" / "complete").iterdir())) >= in_use
 
 
-def test_pending_faults_survive_a_kill_with_what_is_left_of_them(process, remote):
+def test_pending_faults_survive_a_kill_with_their_remaining_counts(process, remote):
     remote.fault("server_error", count=3)
     remote.fault("operation_fails", skip=1, error="out of memory")
     assert remote.get("topics").status_code == 500
@@ -172,7 +172,7 @@ def test_pending_faults_survive_a_kill_with_what_is_left_of_them(process, remote
     assert remote.knob("GET", "faults") == {"faults": []}
 
 
-def test_the_progression_that_a_knob_set_survives_a_kill_until_a_reset(process, remote):
+def test_the_progression_set_by_a_knob_survives_a_kill_until_a_reset(process, remote):
     remote.knob("POST", "progression", {"progression": "by_polls", "polls": 1})
     process.restart()
     operation_id = remote.submit(make_input(1))
@@ -182,7 +182,7 @@ def test_the_progression_that_a_knob_set_survives_a_kill_until_a_reset(process, 
     assert remote.knob("GET", "state")["progression"] == "immediate"
 
 
-def test_a_restart_is_no_way_round_the_call_limits(tmp_path, session):
+def test_a_restart_does_not_reset_the_call_limits(tmp_path, session):
     def calls(count):
         with LocalService(tmp_path / "data", coder="stub", throttle=True, requests_per_day=3) as service:
             caller = Caller(service.url, session)
@@ -204,7 +204,7 @@ def test_released_models_survive_a_kill(process, remote):
 
 @pytest.fixture(scope="session")
 def gigabyte(tmp_path_factory):
-    """A file of a gigabyte that takes no room: all zeros, none of them written."""
+    """A sparse file of a gigabyte: it has only zeros and uses no disk space."""
     path = tmp_path_factory.mktemp("large") / "zeros"
     with path.open("wb") as handle:
         handle.truncate(1_000_000_000)
@@ -213,18 +213,18 @@ def gigabyte(tmp_path_factory):
 
 def test_an_upload_of_a_gigabyte_takes_little_memory(process, remote, gigabyte):
     grant = remote.create()
-    before = process.most_memory()
+    before = process.peak_memory_mb()
     with gigabyte.open("rb") as body:
         assert remote.upload(grant, body).status_code == 200
     assert "line 1: longer than 65536 bytes" in remote.wait_for(grant["operationId"], "failed")["error"]
-    assert process.most_memory() - before < 60
+    assert process.peak_memory_mb() - before < 60
 
 
 def test_coding_and_download_of_a_large_file_take_little_memory(process, remote):
-    body, size, before = make_input(300_000), 0, process.most_memory()
+    body, size, before = make_input(300_000), 0, process.peak_memory_mb()
     operation_id = remote.submit(body)
-    with remote.session.get(remote.wait_for(operation_id)["responseDownloadUrl"], stream=True) as answer:
-        for block in answer.iter_content(1 << 20):
+    with remote.session.get(remote.wait_for(operation_id)["responseDownloadUrl"], stream=True) as response:
+        for block in response.iter_content(1 << 20):
             size += len(block)
     assert size > 50_000_000
-    assert process.most_memory() - before < 60
+    assert process.peak_memory_mb() - before < 60

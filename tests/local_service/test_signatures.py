@@ -1,4 +1,4 @@
-"""The judge of presigned URLs, judged by botocore and by the example that AWS publishes."""
+"""Presigned URLs, compared with botocore and with the example that AWS publishes."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ def sign_with_botocore(method="PUT", headers=HEADERS, expires=900, path="/bucket
     return request.url
 
 
-def received(url, method="PUT", headers=HEADERS):
+def make_signed_request(url, method="PUT", headers=HEADERS):
     place = urlsplit(url)
     sent = (("host", place.netloc), *headers.items())
     return SignedRequest(method, place.path, place.query, sent)
@@ -58,16 +58,16 @@ def test_the_example_that_aws_publishes_is_accepted():
         signer.verify(replace(request, path="/test.tx"), moment)
 
 
-def test_a_url_that_botocore_signed_is_accepted():
-    odd = "/bucket/input/a%20b%2Bc~d.jsonl"
-    SIGNER.verify(received(sign_with_botocore()), now())
-    SIGNER.verify(received(sign_with_botocore(path=odd)), now())
-    SIGNER.verify(received(sign_with_botocore("GET", {}), "GET", {}), now())
+def test_a_url_signed_by_botocore_is_accepted():
+    path = "/bucket/input/a%20b%2Bc~d.jsonl"
+    SIGNER.verify(make_signed_request(sign_with_botocore()), now())
+    SIGNER.verify(make_signed_request(sign_with_botocore(path=path)), now())
+    SIGNER.verify(make_signed_request(sign_with_botocore("GET", {}), "GET", {}), now())
     with pytest.raises(StorageError, match="SignatureDoesNotMatch"):
-        SIGNER.verify(received(sign_with_botocore("GET", {}), "PUT", {}), now())
+        SIGNER.verify(make_signed_request(sign_with_botocore("GET", {}), "PUT", {}), now())
 
 
-def test_the_signature_is_the_one_that_botocore_makes():
+def test_the_signature_equals_that_of_botocore():
     theirs = sign_with_botocore()
     stamp = theirs.partition("X-Amz-Date=")[2][:16]
     at = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
@@ -78,49 +78,54 @@ def test_the_signature_is_the_one_that_botocore_makes():
 
 
 @pytest.mark.parametrize(
-    "make_request",  # when the test runs, since it expires
+    "make_request",  # signed when the test runs, because the URL expires
     [
-        lambda: received(sign_with_botocore(), method="GET"),
-        lambda: received(sign_with_botocore(), headers={**HEADERS, "x-amz-server-side-encryption": "AES256"}),
-        lambda: received(sign_with_botocore(), headers={}),
-        lambda: received(sign_with_botocore().replace("/input/", "/output/")),
-        lambda: received(sign_with_botocore() + "&versionId=1"),
-        lambda: received(sign_with_botocore().replace("X-Amz-Expires=900", "X-Amz-Expires=901")),
-        lambda: received(sign_with_botocore().replace("127.0.0.1", "localhost")),
-        lambda: received(sign_with_botocore().replace("%2F", "/")),
-        lambda: received(sign_with_botocore().replace("a.jsonl", "%61.jsonl")),
-        lambda: received(sign_with_botocore()[:-1] + "\u00e9"),
+        lambda: make_signed_request(sign_with_botocore(), method="GET"),
+        lambda: make_signed_request(
+            sign_with_botocore(), headers={**HEADERS, "x-amz-server-side-encryption": "AES256"}
+        ),
+        lambda: make_signed_request(sign_with_botocore(), headers={}),
+        lambda: make_signed_request(sign_with_botocore().replace("/input/", "/output/")),
+        lambda: make_signed_request(sign_with_botocore() + "&versionId=1"),
+        lambda: make_signed_request(sign_with_botocore().replace("X-Amz-Expires=900", "X-Amz-Expires=901")),
+        lambda: make_signed_request(sign_with_botocore().replace("127.0.0.1", "localhost")),
+        lambda: make_signed_request(sign_with_botocore().replace("%2F", "/")),
+        lambda: make_signed_request(sign_with_botocore().replace("a.jsonl", "%61.jsonl")),
+        lambda: make_signed_request(sign_with_botocore()[:-1] + "\u00e9"),
     ],
 )
-def test_whatever_was_not_signed_does_not_match(make_request):
+def test_a_changed_request_does_not_match_its_signature(make_request):
     assert refusal(make_request())[0] == "SignatureDoesNotMatch"
 
 
 def test_another_secret_does_not_match_and_another_key_is_unknown():
     other = Signer(replace(SIGNER.keys, secret_key="another secret"), SIGNER.region)
-    assert refusal(received(sign_with_botocore(signer=other)))[0] == "SignatureDoesNotMatch"
+    assert refusal(make_signed_request(sign_with_botocore(signer=other)))[0] == "SignatureDoesNotMatch"
     other = Signer(replace(SIGNER.keys, access_key="LOCAL9999999999"), SIGNER.region)
-    assert refusal(received(sign_with_botocore(signer=other)))[0] == "InvalidAccessKeyId"
+    assert refusal(make_signed_request(sign_with_botocore(signer=other)))[0] == "InvalidAccessKeyId"
 
 
-def test_a_url_is_good_until_it_expires():
-    request = received(sign_with_botocore(expires=900))
+def test_a_url_is_valid_until_it_expires():
+    request = make_signed_request(sign_with_botocore(expires=900))
     SIGNER.verify(request, now() + 890)
     assert refusal(request, now() + 900) == ("AccessDenied", "Request has expired")
 
 
 def test_a_url_from_the_future_is_not_yet_valid():
-    assert refusal(received(sign_with_botocore()), now() - 1000) == ("AccessDenied", "Request is not yet valid")
+    assert refusal(make_signed_request(sign_with_botocore()), now() - 1000) == (
+        "AccessDenied",
+        "Request is not yet valid",
+    )
 
 
 def test_an_amazon_header_that_was_not_signed_is_refused():
-    request = received(sign_with_botocore("PUT", {}), headers=HEADERS)
+    request = make_signed_request(sign_with_botocore("PUT", {}), headers=HEADERS)
     message = "There were headers present in the request which were not signed"
     assert refusal(request) == ("AccessDenied", message)
 
 
-def test_an_authorization_header_beside_the_signature_is_refused():
-    request = received(sign_with_botocore(), headers={**HEADERS, "authorization": "token"})
+def test_an_authorization_header_in_addition_to_the_signature_is_refused():
+    request = make_signed_request(sign_with_botocore(), headers={**HEADERS, "authorization": "token"})
     assert refusal(request)[0] == "InvalidArgument"
 
 
@@ -136,10 +141,10 @@ def test_an_authorization_header_beside_the_signature_is_refused():
         ("X-Amz-Date=2", "X-Amz-Date=x"),
     ],
 )
-def test_parameters_that_make_no_sense_are_told_apart(old, new):
+def test_invalid_parameters_have_their_own_error_code(old, new):
     url = sign_with_botocore()
     assert old in url
-    assert refusal(received(url.replace(old, new)))[0] == "AuthorizationQueryParametersError"
+    assert refusal(make_signed_request(url.replace(old, new)))[0] == "AuthorizationQueryParametersError"
 
 
 def test_a_request_without_any_signature_is_denied():

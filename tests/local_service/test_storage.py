@@ -1,4 +1,4 @@
-"""What the object storage answers on presigned URLs, over HTTP."""
+"""The responses of the object storage to presigned URLs."""
 
 import base64
 import hashlib
@@ -16,15 +16,15 @@ from include.local_service.core.clients import REGION
 from tests.local_service.conftest import SSE, SSE_KEY, make_input
 
 
-def error(answer):
-    text = answer if isinstance(answer, str) else answer.text
-    status = int(text.split()[1]) if isinstance(answer, str) else answer.status_code
+def error(response):
+    text = response if isinstance(response, str) else response.text
+    status = int(text.split()[1]) if isinstance(response, str) else response.status_code
     assert '<?xml version="1.0" encoding="UTF-8"?>' in text
     assert "<RequestId>" in text
     return status, re.search("<Code>(.*)</Code>", text)[1]
 
 
-def head_of(grant, *headers):
+def upload_head(grant, *headers):
     place = urlsplit(grant["requestUploadUrl"])
     lines = [
         f"PUT {place.path}?{place.query} HTTP/1.1",
@@ -60,13 +60,13 @@ def link(caller):
         {SSE_KEY: "arn:aws:kms:ap-southeast-2:000000000000:key/other"},
     ],
 )
-def test_an_upload_needs_both_encryption_headers_with_the_values_given(caller, headers):
+def test_an_upload_requires_both_encryption_headers_with_the_values_of_the_grant(caller, headers):
     grant = caller.create()
     assert error(caller.upload(grant, make_input(1), **headers)) == (403, "SignatureDoesNotMatch")
     assert is_untouched(caller, grant)
 
 
-def test_a_url_that_was_signed_without_the_encryption_headers_is_denied(caller):
+def test_a_url_signed_without_the_encryption_headers_is_denied(caller):
     grant = caller.create()
     request = AWSRequest("PUT", grant["requestUploadUrl"].partition("?")[0])
     S3SigV4QueryAuth(service_credentials(caller), "s3", REGION, expires=60).add_auth(request)
@@ -76,33 +76,33 @@ def test_a_url_that_was_signed_without_the_encryption_headers_is_denied(caller):
 
 def test_an_unsigned_amazon_header_is_refused(caller):
     grant = caller.create()
-    answer = caller.upload(grant, make_input(1), **{"x-amz-acl": "private"})
-    assert error(answer) == (403, "AccessDenied")
-    assert "<HeadersNotSigned>x-amz-acl</HeadersNotSigned>" in answer.text
+    response = caller.upload(grant, make_input(1), **{"x-amz-acl": "private"})
+    assert error(response) == (403, "AccessDenied")
+    assert "<HeadersNotSigned>x-amz-acl</HeadersNotSigned>" in response.text
 
 
-def test_a_token_beside_the_signature_is_refused(caller):
+def test_an_upload_with_a_token_is_refused(caller):
     grant = caller.create()
     assert error(caller.upload(grant, make_input(1), Authorization="token")) == (400, "InvalidArgument")
 
 
-def test_an_upload_url_is_good_for_fifteen_minutes(caller):
+def test_an_upload_url_is_valid_for_fifteen_minutes(caller):
     grant = caller.create()
     caller.jump(901)
-    answer = caller.upload(grant, make_input(1))
-    assert error(answer) == (403, "AccessDenied")
-    assert "Request has expired" in answer.text
+    response = caller.upload(grant, make_input(1))
+    assert error(response) == (403, "AccessDenied")
+    assert "Request has expired" in response.text
     assert is_untouched(caller, grant)
 
 
-def test_a_download_link_is_good_for_an_hour(caller, link):
+def test_a_download_link_is_valid_for_an_hour(caller, link):
     caller.jump(3590)
     assert caller.session.get(link).status_code == 200
     caller.jump(11)
     assert error(caller.session.get(link)) == (403, "AccessDenied")
 
 
-def test_a_link_serves_one_method_on_one_object(caller, link):
+def test_a_link_is_valid_for_one_method_and_one_object(caller, link):
     assert error(caller.session.put(link, data="x")) == (403, "SignatureDoesNotMatch")
     assert error(caller.session.delete(link)) == (403, "SignatureDoesNotMatch")
     other = link.replace(".jsonl?", ".metadata.json?")
@@ -112,71 +112,71 @@ def test_a_link_serves_one_method_on_one_object(caller, link):
 
 def test_an_upload_without_a_length_is_refused(caller):
     grant = caller.create()
-    answer = caller.raw(head_of(grant))
-    assert error(answer) == (411, "MissingContentLength")
-    assert "connection: close" in answer.lower()
+    response = caller.raw(upload_head(grant))
+    assert error(response) == (411, "MissingContentLength")
+    assert "connection: close" in response.lower()
 
 
 def test_a_chunked_upload_is_refused(caller):
     grant = caller.create()
-    answer = caller.upload(grant, iter([make_input(1).encode()]))
-    assert error(answer) == (501, "NotImplemented")
+    response = caller.upload(grant, iter([make_input(1).encode()]))
+    assert error(response) == (501, "NotImplemented")
     assert is_untouched(caller, grant)
 
 
-def test_more_than_five_gigabytes_are_refused_at_once(caller):
+def test_more_than_five_gigabytes_are_refused_before_the_body(caller):
     grant = caller.create()
-    answer = caller.raw(head_of(grant, "Content-Length: 5000000001", "Expect: 100-continue"))
-    assert error(answer) == (400, "EntityTooLarge")
-    assert "100 Continue" not in answer
+    response = caller.raw(upload_head(grant, "Content-Length: 5000000001", "Expect: 100-continue"))
+    assert error(response) == (400, "EntityTooLarge")
+    assert "100 Continue" not in response
 
 
-def test_five_gigabytes_are_taken(caller):
+def test_five_gigabytes_are_accepted(caller):
     grant = caller.create()
     place = urlsplit(caller.url)
     with socket.create_connection((place.hostname, place.port), timeout=10) as connection:
-        head = head_of(grant, "Content-Length: 5000000000", "Expect: 100-continue").replace("\n", "\r\n")
+        head = upload_head(grant, "Content-Length: 5000000000", "Expect: 100-continue").replace("\n", "\r\n")
         connection.sendall(head.encode() + b"\r\n\r\n")
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert is_untouched(caller, grant)
 
 
-def test_a_refusal_comes_before_the_body_is_asked_for(caller):
+def test_a_refusal_is_sent_before_the_body_is_requested(caller):
     grant = caller.create()
-    head = head_of(grant, "Content-Length: 10", "Expect: 100-continue")
-    answer = caller.raw(head.replace("aws:kms", "AES256"))
-    assert error(answer) == (403, "SignatureDoesNotMatch")
-    assert "100 Continue" not in answer
+    head = upload_head(grant, "Content-Length: 10", "Expect: 100-continue")
+    response = caller.raw(head.replace("aws:kms", "AES256"))
+    assert error(response) == (403, "SignatureDoesNotMatch")
+    assert "100 Continue" not in response
 
 
-def test_an_accepted_upload_is_asked_to_continue(caller):
+def test_an_accepted_upload_gets_100_continue(caller):
     grant = caller.create()
     body = make_input(1).encode()
-    head = head_of(grant, f"Content-Length: {len(body)}", "Expect: 100-continue", "Connection: close")
-    answer = caller.raw(head, body)
-    assert answer.startswith("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK")
+    head = upload_head(grant, f"Content-Length: {len(body)}", "Expect: 100-continue", "Connection: close")
+    response = caller.raw(head, body)
+    assert response.startswith("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK")
 
 
-def test_a_large_refused_upload_still_gets_its_answer(caller):
+def test_a_large_refused_upload_still_gets_its_response(caller):
     grant = caller.create()
-    answer = caller.upload(grant, b"x" * 4_000_000, **{SSE: "AES256"})
-    assert error(answer) == (403, "SignatureDoesNotMatch")
+    response = caller.upload(grant, b"x" * 4_000_000, **{SSE: "AES256"})
+    assert error(response) == (403, "SignatureDoesNotMatch")
 
 
-@pytest.mark.parametrize(("announced", "sent"), [(1000, 0), (1000, 999), (5_000_000_000, 3_000_000)])
-def test_a_body_that_breaks_off_leaves_nothing(caller, announced, sent):
+@pytest.mark.parametrize(("declared_bytes", "sent_bytes"), [(1000, 0), (1000, 999), (5_000_000_000, 3_000_000)])
+def test_an_interrupted_upload_leaves_no_files(caller, declared_bytes, sent_bytes):
     grant = caller.create()
     place = urlsplit(caller.url)
     with socket.create_connection((place.hostname, place.port)) as connection:
-        head = head_of(grant, f"Content-Length: {announced}").replace("\n", "\r\n")
-        connection.sendall(head.encode() + b"\r\n\r\n" + b"x" * sent)
+        head = upload_head(grant, f"Content-Length: {declared_bytes}").replace("\n", "\r\n")
+        connection.sendall(head.encode() + b"\r\n\r\n" + b"x" * sent_bytes)
     assert caller.wait_for_entry(lambda entry: entry["method"] == "PUT")["status"] is None
     assert is_untouched(caller, grant)
-    caller.wait_until(lambda: caller.files("incoming") == [])  # the worker may still code for the test before
+    caller.wait_until(lambda: caller.files("incoming") == [])  # the worker can still be coding for the previous test
     assert caller.upload(grant, make_input(1)).status_code == 200
 
 
-def test_a_body_that_does_not_fit_its_md5_is_refused(caller):
+def test_a_body_that_does_not_match_its_md5_is_refused(caller):
     grant = caller.create()
     body = make_input(1)
     wrong = base64.b64encode(hashlib.md5(b"other", usedforsecurity=False).digest()).decode()
@@ -188,10 +188,10 @@ def test_a_body_that_does_not_fit_its_md5_is_refused(caller):
 
 
 def test_the_etag_is_not_the_md5_of_the_bytes(caller, link):
-    answer = caller.session.get(link)
-    assert answer.headers["etag"] != f'"{hashlib.md5(answer.content, usedforsecurity=False).hexdigest()}"'
-    assert answer.headers[SSE] == "aws:kms"
-    assert answer.headers["accept-ranges"] == "bytes"
+    response = caller.session.get(link)
+    assert response.headers["etag"] != f'"{hashlib.md5(response.content, usedforsecurity=False).hexdigest()}"'
+    assert response.headers[SSE] == "aws:kms"
+    assert response.headers["accept-ranges"] == "bytes"
 
 
 @pytest.mark.parametrize(
@@ -205,41 +205,41 @@ def test_the_etag_is_not_the_md5_of_the_bytes(caller, link):
         ("bytes=-99999999", slice(0, None)),
     ],
 )
-def test_a_range_gets_its_part(caller, link, header, part):
+def test_a_range_request_gets_its_part(caller, link, header, part):
     whole = caller.session.get(link).content
-    answer = caller.session.get(link, headers={"Range": header})
-    assert (answer.status_code, answer.content) == (206, whole[part])
+    response = caller.session.get(link, headers={"Range": header})
+    assert (response.status_code, response.content) == (206, whole[part])
     start, stop, _ = part.indices(len(whole))
-    assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(whole)}"
-    assert "x-amz-checksum-sha256" not in answer.headers
+    assert response.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(whole)}"
+    assert "x-amz-checksum-sha256" not in response.headers
 
 
 @pytest.mark.parametrize("header", ["bytes=5-2", "lines=1-2", "bytes=-", "bytes=0-1,5-6", "bytes=x-"])
-def test_a_range_that_is_none_is_ignored(caller, link, header):
+def test_an_invalid_range_is_ignored(caller, link, header):
     assert caller.session.get(link, headers={"Range": header}).status_code == 200
 
 
 def test_a_range_past_the_end_is_refused_with_the_size(caller, link):
     size = len(caller.session.get(link).content)
-    answer = caller.session.get(link, headers={"Range": f"bytes={size}-"})
-    assert error(answer) == (416, "InvalidRange")
-    assert f"<ActualObjectSize>{size}</ActualObjectSize>" in answer.text
-    assert answer.headers["content-range"] == f"bytes */{size}"
+    response = caller.session.get(link, headers={"Range": f"bytes={size}-"})
+    assert error(response) == (416, "InvalidRange")
+    assert f"<ActualObjectSize>{size}</ActualObjectSize>" in response.text
+    assert response.headers["content-range"] == f"bytes */{size}"
     assert error(caller.session.get(link, headers={"Range": "bytes=-0"})) == (416, "InvalidRange")
 
 
-def test_a_refusal_is_xml_whatever_the_key(caller):
+def test_a_refusal_is_valid_xml_for_any_key(caller):
     request = AWSRequest("GET", f"{caller.url}/local-coding-service/output/%00%0B<&%FF%EF%BF%BE")
     S3SigV4QueryAuth(service_credentials(caller), "s3", REGION).add_auth(request)
-    answer = caller.session.get(request.url)
-    assert answer.status_code in (403, 404)
-    assert ElementTree.fromstring(answer.content).findtext("Code") in ("SignatureDoesNotMatch", "NoSuchKey")
+    response = caller.session.get(request.url)
+    assert response.status_code in (403, 404)
+    assert ElementTree.fromstring(response.content).findtext("Code") in ("SignatureDoesNotMatch", "NoSuchKey")
 
 
-def test_a_range_of_another_version_is_refused(caller, link):
+def test_a_range_of_another_object_version_is_refused(caller, link):
     etag = caller.session.get(link).headers["etag"]
     same = caller.session.get(link, headers={"Range": "bytes=1-", "If-Match": etag})
     assert same.status_code == 206
-    answer = caller.session.get(link, headers={"Range": "bytes=1-", "If-Match": '"other"'})
-    assert error(answer) == (412, "PreconditionFailed")
+    response = caller.session.get(link, headers={"Range": "bytes=1-", "If-Match": '"other"'})
+    assert error(response) == (412, "PreconditionFailed")
     assert caller.session.get(link, headers={"If-None-Match": etag}).status_code == 304

@@ -1,4 +1,4 @@
-"""Coding of single records and small batches (contract 2.6, 3.5)."""
+"""Coding of single records and small batches (docs/service-contract.md 2.6, 3.5)."""
 
 import pytest
 
@@ -9,48 +9,49 @@ INVALID = (400, {"message": "Invalid request body"})
 GOOD = {"occp_text": "teacher", "tasks_text": "teach"}
 
 
-def texts_by_outcome(threshold=0.4):
+def find_texts(threshold=0.4):
+    """Return one text with a result and one without."""
     coder = StubCoder(threshold)
-    coded = {}
+    text_by_outcome = {}
     for number in range(100):
         text = f"teacher {number}"
-        coded.setdefault(coder.code([(text, "")])[0].result is not None, text)
-    return coded[True], coded[False]
+        text_by_outcome.setdefault(coder.code([(text, "")])[0].result is not None, text)
+    return text_by_outcome[True], text_by_outcome[False]
 
 
-def test_a_single_record_gets_one_answer_with_its_codes(caller):
-    text, _ = texts_by_outcome()
-    answer = caller.post("topics/osca/code", json={"record": {"occp_text": text, "tasks_text": ""}}).json()
-    assert answer["codeStatus"] == "successful"
-    assert answer["input"] == {"occp_text": text, "tasks_text": ""}
-    assert "recordId" not in answer
-    assert set(answer["result"][0]) == {"codeCategory", "codeLabel", "codeConfidence"}
+def test_a_single_record_gets_one_response_with_its_codes(caller):
+    text, _ = find_texts()
+    response = caller.post("topics/osca/code", json={"record": {"occp_text": text, "tasks_text": ""}}).json()
+    assert response["codeStatus"] == "successful"
+    assert response["input"] == {"occp_text": text, "tasks_text": ""}
+    assert "recordId" not in response
+    assert set(response["result"][0]) == {"codeCategory", "codeLabel", "codeConfidence"}
 
 
-def test_nothing_above_the_threshold_gives_no_codes(caller):
-    _, text = texts_by_outcome(threshold=0.5)
-    answer = caller.post("topics/osca/code", json={"record": {"occp_text": text, "tasks_text": ""}}).json()
-    assert (answer["codeStatus"], answer["result"]) == ("unsuccessful", [])
+def test_a_record_below_the_threshold_gets_no_codes(caller):
+    _, text = find_texts(threshold=0.5)
+    response = caller.post("topics/osca/code", json={"record": {"occp_text": text, "tasks_text": ""}}).json()
+    assert (response["codeStatus"], response["result"]) == ("unsuccessful", [])
 
 
-def test_a_small_batch_is_answered_in_order(caller):
+def test_the_responses_of_a_small_batch_are_in_order(caller):
     records = [{"recordId": str(n), "occp_text": f"teacher {n}", "tasks_text": ""} for n in range(300)]
-    answers = caller.post("topics/osca/code", json={"records": records, "numberOfSuggestions": 1}).json()
-    assert [answer["recordId"] for answer in answers] == [str(n) for n in range(300)]
-    assert {len(answer["result"]) for answer in answers} == {0, 1}
+    responses = caller.post("topics/osca/code", json={"records": records, "numberOfSuggestions": 1}).json()
+    assert [response["recordId"] for response in responses] == [str(n) for n in range(300)]
+    assert {len(response["result"]) for response in responses} == {0, 1}
 
 
-def test_an_older_model_with_a_higher_threshold_codes_less(caller):
+def test_an_older_model_with_a_higher_threshold_codes_fewer_records(caller):
     records = [{"occp_text": f"teacher {n}", "tasks_text": ""} for n in range(300)]
     older, latest = (model["modelId"] for model in caller.get("topics/osca/models").json())
-    coded = [
+    counts = [
         sum(
             one["codeStatus"] == "successful"
             for one in caller.post(f"topics/osca/models/{model}/code", json={"records": records}).json()
         )
         for model in (older, latest)
     ]
-    assert 0 < coded[0] < coded[1] < 300
+    assert 0 < counts[0] < counts[1] < 300
 
 
 @pytest.mark.parametrize(
@@ -67,10 +68,10 @@ def test_an_older_model_with_a_higher_threshold_codes_less(caller):
         "teacher",
     ],
 )
-def test_one_record_that_does_not_fit_fails_the_whole_batch(caller, record):
+def test_one_invalid_record_fails_the_whole_batch(caller, record):
     for body in ({"record": record}, {"records": [GOOD, record]}):
-        answer = caller.post("topics/osca/code", json=body)
-        assert (answer.status_code, answer.json()) == MALFORMED
+        response = caller.post("topics/osca/code", json=body)
+        assert (response.status_code, response.json()) == MALFORMED
 
 
 def test_a_hundred_characters_in_both_texts_are_allowed(caller):
@@ -95,17 +96,17 @@ def test_a_hundred_characters_in_both_texts_are_allowed(caller):
         {"record": {"occp_text": "tab\there", "tasks_text": ""}},
     ],
 )
-def test_a_body_of_another_shape_is_invalid(caller, body):
-    answer = caller.post("topics/osca/code", json=body)
-    assert (answer.status_code, answer.json()) == INVALID
+def test_a_body_with_another_structure_is_invalid(caller, body):
+    response = caller.post("topics/osca/code", json=body)
+    assert (response.status_code, response.json()) == INVALID
 
 
 def test_a_body_that_is_not_json_is_invalid(caller):
     for data in (b"", b"{", b"\xff", b"[" * 100_000):
-        answer = caller.post("topics/osca/code", data=data)
-        assert (answer.status_code, answer.json()) == INVALID
+        response = caller.post("topics/osca/code", data=data)
+        assert (response.status_code, response.json()) == INVALID
 
 
-def test_a_body_beyond_ten_megabytes_is_too_long(caller):
-    answer = caller.post("topics/osca/code", data=b" " * (10 * 1024 * 1024 + 1))
-    assert answer.status_code == 413
+def test_a_body_of_more_than_ten_megabytes_is_refused(caller):
+    response = caller.post("topics/osca/code", data=b" " * (10 * 1024 * 1024 + 1))
+    assert response.status_code == 413

@@ -1,4 +1,4 @@
-"""Imported classifications as topics, and several versions of a model side by side."""
+"""Imported classifications as topics, and several versions of a model."""
 
 import json
 
@@ -7,22 +7,22 @@ import pytest
 from include.local_service.coder.classifications import SHIPPED_CLASSIFICATION, write_first_edition
 from include.local_service.core.catalogue import ImportedTopicError
 from include.local_service.http.server import LocalService
-from tests.local_service.conftest import read_lines, write_lines
+from tests.local_service.conftest import read_lines, to_jsonl
 
 SHIPPED_ROWS = [json.loads(line) for line in SHIPPED_CLASSIFICATION.read_text().splitlines()]
 
 
-def put_topic(data_dir, topic, rows, **names):
-    """Put a classification where the import puts it."""
+def write_topic(data_dir, topic, rows, **names):
+    """Write the files of an imported classification."""
     folder = data_dir / "classifications"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{topic}.jsonl").write_text(write_lines(*rows))
-    described = {"fullName": f"{topic} of the test", "topicVersion": "2024", "occupations": len(rows), **names}
-    (folder / f"{topic}.json").write_text(json.dumps(described))
+    (folder / f"{topic}.jsonl").write_text(to_jsonl(*rows))
+    names = {"fullName": f"{topic} of the test", "topicVersion": "2024", "occupations": len(rows), **names}
+    (folder / f"{topic}.json").write_text(json.dumps(names))
 
 
 def rows_below(code):
-    """Return the part of the shipped classification whose codes start so, as a classification of its own."""
+    """Return the part of the shipped classification below a code, as a classification."""
     return [row for row in SHIPPED_ROWS if row["code"].startswith(code) or code.startswith(row["code"])]
 
 
@@ -31,8 +31,8 @@ def data_dir(tmp_path):
     return tmp_path / "data"
 
 
-def test_an_imported_classification_takes_the_place_of_the_shipped_one(data_dir, start):
-    put_topic(data_dir, "osca", rows_below("1"), fullName="OSCA as imported")
+def test_an_imported_classification_replaces_the_shipped_one(data_dir, start):
+    write_topic(data_dir, "osca", rows_below("1"), fullName="OSCA as imported")
     caller = start()
     assert {topic["uriName"]: topic["fullName"] for topic in caller.get("topics").json()} == {
         "osca": "OSCA as imported",
@@ -42,8 +42,8 @@ def test_an_imported_classification_takes_the_place_of_the_shipped_one(data_dir,
     assert (imported["topicStandard"], imported["topicVersion"]) == ("OSCA as imported", "2024")
 
 
-def test_an_imported_classification_of_another_name_is_one_more_topic(data_dir, start):
-    put_topic(data_dir, "isco", rows_below("1"))
+def test_an_imported_classification_with_a_new_name_adds_a_topic(data_dir, start):
+    write_topic(data_dir, "isco", rows_below("1"))
     caller = start()
     assert [topic["uriName"] for topic in caller.get("topics").json()] == ["osca", "anzsco", "isco"]
     model = caller.get("topics/isco/models/latest").json()["modelId"]
@@ -51,14 +51,14 @@ def test_an_imported_classification_of_another_name_is_one_more_topic(data_dir, 
 
 
 def test_models_of_another_classification_have_other_ids(data_dir, start, caller):
-    put_topic(data_dir, "osca", rows_below("1"))
+    write_topic(data_dir, "osca", rows_below("1"))
     ids = [{model["modelId"] for model in one.get("topics/osca/models").json()} for one in (start(), caller)]
     assert not ids[0] & ids[1]
 
 
 @pytest.mark.parametrize("names", [None, "", "[]", '{"fullName": "x"}'])
-def test_a_topic_without_its_names_is_refused_at_the_start(data_dir, names):
-    put_topic(data_dir, "osca", rows_below("1"))
+def test_a_topic_without_its_names_file_stops_the_start(data_dir, names):
+    write_topic(data_dir, "osca", rows_below("1"))
     path = data_dir / "classifications" / "osca.json"
     path.unlink() if names is None else path.write_text(names)
     with pytest.raises(ImportedTopicError, match=r"osca\.json"):
@@ -66,10 +66,10 @@ def test_a_topic_without_its_names_is_refused_at_the_start(data_dir, names):
 
 
 def test_each_topic_is_coded_by_its_own_classification(data_dir, start):
-    put_topic(data_dir, "osca", rows_below("1"))
-    put_topic(data_dir, "isco", rows_below("2"))
+    write_topic(data_dir, "osca", rows_below("1"))
+    write_topic(data_dir, "isco", rows_below("2"))
     caller = start(coder="svm")
-    body = write_lines(*({"occp_text": text, "tasks_text": ""} for text in ("paramedic", "nurse", "driver", "cook")))
+    body = to_jsonl(*({"occp_text": text, "tasks_text": ""} for text in ("paramedic", "nurse", "driver", "cook")))
     for topic, first_digit in (("osca", "1"), ("isco", "2")):
         operation_id = caller.submit(body, topic)
         link = caller.wait_for(operation_id, topic=topic)["responseDownloadUrl"]
@@ -79,20 +79,24 @@ def test_each_topic_is_coded_by_its_own_classification(data_dir, start):
 
 
 @pytest.mark.parametrize("coder", ["svm", "stub"])
-def test_versions_agree_on_most_texts_and_differ_on_some(data_dir, start, coder):
-    put_topic(data_dir, "osca", rows_below("1"))
+def test_model_versions_agree_on_most_texts_and_differ_on_some(data_dir, start, coder):
+    write_topic(data_dir, "osca", rows_below("1"))
     caller = start(coder=coder)
     caller.fault("new_latest_model")
     models = [model["modelId"] for model in caller.get("topics/osca/models").json()]
-    texts = [text for row in rows_below("2") for text in row.get("titles", [])][:300]  # none that it was trained on
+    texts = [text for row in rows_below("2") for text in row.get("titles", [])][:300]  # not in the training set
     records = [{"occp_text": text, "tasks_text": ""} for text in texts]
-    answers = [caller.post(f"topics/osca/models/{model}/code", json={"records": records}).json() for model in models]
-    for older, newer in ((answers[0], answers[1]), (answers[1], answers[2])):
+    responses = [
+        caller.post(f"topics/osca/models/{model}/code", json={"records": records}).json() for model in models
+    ]
+    for older, newer in ((responses[0], responses[1]), (responses[1], responses[2])):
         changed = sum(one["result"] != other["result"] for one, other in zip(older, newer, strict=True))
         assert changed > 0
-    codes = [[line["result"][:1] and line["result"][0]["codeCategory"] for line in answer] for answer in answers]
-    agreed = sum(one == other for one, other in zip(codes[0], codes[1], strict=True))
-    assert len(texts) / 2 < agreed < len(texts)
+    codes = [
+        [line["result"][:1] and line["result"][0]["codeCategory"] for line in response] for response in responses
+    ]
+    agreements = sum(one == other for one, other in zip(codes[0], codes[1], strict=True))
+    assert len(texts) / 2 < agreements < len(texts)
 
 
 def test_the_first_edition_has_every_code_and_fewer_examples(tmp_path):
@@ -103,6 +107,7 @@ def test_the_first_edition_has_every_code_and_fewer_examples(tmp_path):
         counts = [sum(len(row.get(name, [])) for row in some) for some in (rows, SHIPPED_ROWS)]
         assert 0.6 < counts[0] / counts[1] < 0.85
         assert all(
-            set(row.get(name, [])) <= set(full.get(name, [])) for row, full in zip(rows, SHIPPED_ROWS, strict=True)
+            set(row.get(name, [])) <= set(complete.get(name, []))
+            for row, complete in zip(rows, SHIPPED_ROWS, strict=True)
         )
     assert [path.name for path in tmp_path.iterdir()] == ["first.jsonl"]

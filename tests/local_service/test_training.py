@@ -1,4 +1,4 @@
-"""The commands import, train, evaluate and code; how titles are held out; and the progress bar."""
+"""The commands import, train, evaluate and code; the selection of held-out titles; and the progress bar."""
 
 import argparse
 import io
@@ -72,27 +72,27 @@ def test_import_makes_a_topic_and_trains_both_of_its_models(
         run("import", "--data", data, "--topic", "trades", "--structure", structure, "--descriptions", descriptions)
         == 0
     )
-    told = capsys.readouterr()
-    assert "1 of 1 digit, 1 of 2 digits, 1 of 3 digits, 1 of 4 digits, 2 of 6 digits" in told.out
-    assert "trades: model 1 is ready\ntrades: model 2 is ready\n" in told.out
-    assert "100%  all texts" in told.err
+    output = capsys.readouterr()
+    assert "1 of 1 digit, 1 of 2 digits, 1 of 3 digits, 1 of 4 digits, 2 of 6 digits" in output.out
+    assert "trades: model 1 is ready\ntrades: model 2 is ready\n" in output.out
+    assert "100%  all texts" in output.err
     assert run("code", "pretzel baker", "--data", data, "--topic", "trades") == 0
-    told = capsys.readouterr()
-    assert told.out.startswith("1111")
-    assert told.err == ""  # trained already
+    output = capsys.readouterr()
+    assert output.out.startswith("1111")
+    assert output.err == ""  # the models exist already
 
 
-def test_what_train_has_trained_the_service_need_not_train(data_dir: str) -> None:
+def test_the_service_uses_the_model_files_of_train(data_dir: str) -> None:
     assert run("train", "--topic", "trades", "--data", data_dir) == 0
     topic = find_topic(Path(data_dir), "trades")
     steps: list[str] = []
     coders = Coders("svm", Path(data_dir), lambda what, done, total: steps.append(what))
     codings = [coders.coder(Model(topic, version)).code([("bread maker", "")])[0] for version in (1, 2)]
     assert steps == []
-    assert codings[0] != codings[1]  # the first knew fewer examples
+    assert codings[0] != codings[1]  # model 1 is trained on fewer examples
 
 
-def test_an_import_without_training_leaves_that_for_later(tmp_path: Path) -> None:
+def test_an_import_with_no_train_does_not_train(tmp_path: Path) -> None:
     structure = str(write_csv(tmp_path / "s.csv", STRUCTURE))
     assert run("import", "--data", str(tmp_path / "data"), "--structure", structure, "--no-train") == 0
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["classifications"]
@@ -108,19 +108,19 @@ def test_an_import_without_training_leaves_that_for_later(tmp_path: Path) -> Non
         (("evaluate", "--topic", "herbs"), "unknown topic 'herbs'"),
     ],
 )
-def test_what_cannot_be_done_ends_with_a_word(data_dir: str, command: tuple[str, ...], message: str) -> None:
+def test_an_expected_error_ends_with_a_message(data_dir: str, command: tuple[str, ...], message: str) -> None:
     with pytest.raises(SystemExit, match=message):
         run(*command, "--data", data_dir)
 
 
 @pytest.mark.parametrize("wrong", ["1.5", "-1", "many", "nan"])
-def test_a_share_that_is_none_is_refused(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_share_is_refused(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run("evaluate", "--share", wrong)
     assert wrong in capsys.readouterr().err
 
 
-def test_code_shows_a_result_or_else_suggestions(data_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_prints_a_result_or_suggestions(data_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
     run("code", "dressmaker", "--tasks", "sews", "--threshold", "0.1", "--topic", "trades", "--data", data_dir)
     assert capsys.readouterr().out.startswith("21      Tailor  ")
     run("code", "dressmaker", "--threshold", "1", "--topic", "trades", "--data", data_dir)
@@ -129,9 +129,9 @@ def test_code_shows_a_result_or_else_suggestions(data_dir: str, capsys: pytest.C
     assert first.startswith("21      Tailor  ")
 
 
-def test_evaluate_shows_every_figure(data_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_prints_every_figure(data_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("evaluate", "--topic", "trades", "--data", data_dir, "--share", "0.4") == 0
-    told = capsys.readouterr().out
+    report = capsys.readouterr().out
     for figure in (
         "per cent right",
         "1 digit",
@@ -140,32 +140,32 @@ def test_evaluate_shows_every_figure(data_dir: str, capsys: pytest.CaptureFixtur
         "confidence",
         "texts a second",
     ):
-        assert figure in told
+        assert figure in report
 
 
-# ---------------------------------------------------------------- what is held out
+# ---------------------------------------------------------------- held-out titles
 
 
 def test_no_occupation_keeps_a_title_that_is_held_out(trades: list[Category]) -> None:
     for seed in range(20):
         split = hold_out(trades, 0.4, seed)
-        held = {answer.title.casefold() for answer in split.titles}
-        kept = {
+        held_out = {answer.title.casefold() for answer in split.titles}
+        remaining = {
             title.casefold() for one in split.categories if len(one.code) == 2 for title in (one.label, *one.titles)
         }
-        assert held
-        assert not held & kept
+        assert held_out
+        assert not held_out & remaining
         assert sum(answer.title == "chef" for answer in split.titles) in {0, 2}  # two occupations have it
 
 
 def test_no_occupation_keeps_a_task_that_is_held_out(trades: list[Category]) -> None:
     split = hold_out(trades, 0.4)
-    kept = {(one.code, task) for one in split.categories for task in one.tasks}
+    remaining = {(one.code, task) for one in split.categories for task in one.tasks}
     assert split.with_tasks
-    assert not {(answer.code, answer.tasks) for answer in split.with_tasks} & kept
+    assert not {(answer.code, answer.tasks) for answer in split.with_tasks} & remaining
 
 
-def test_a_seed_draws_the_same_titles_every_time(trades: list[Category]) -> None:
+def test_the_same_seed_selects_the_same_titles(trades: list[Category]) -> None:
     assert hold_out(trades, 0.4, 1) == hold_out(trades, 0.4, 1)
     assert hold_out(trades, 0.4, 1) != hold_out(trades, 0.4, 2)
 
@@ -178,7 +178,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_elsewhere_each_new_thing_is_a_line_and_lines_are_few() -> None:
+def test_without_a_terminal_each_activity_is_one_line() -> None:
     stream, times = io.StringIO(), iter([0.0, *(step / 100 for step in range(400))])
     bar = ProgressBar(stream, lambda: next(times))
     for done in range(1, 101):
@@ -186,13 +186,13 @@ def test_elsewhere_each_new_thing_is_a_line_and_lines_are_few() -> None:
     assert stream.getvalue().splitlines() == ["  1%  first", " 51%  second", "100%  second"]
 
 
-def test_a_terminal_gets_a_bar_that_grows_and_a_line_end_at_the_end() -> None:
+def test_a_terminal_gets_a_growing_bar_and_one_line_end() -> None:
     stream = Terminal()
     bar = ProgressBar(stream)
     bar("all", 1, 2)
     bar("all", 2, 2)
-    shown = stream.getvalue()
-    assert shown.count("\r") == 2
-    assert shown.count("\n") == 1
-    assert "[###############               ]  50%  all" in shown
-    assert "[##############################] 100%  all" in shown
+    text = stream.getvalue()
+    assert text.count("\r") == 2
+    assert text.count("\n") == 1
+    assert "[###############               ]  50%  all" in text
+    assert "[##############################] 100%  all" in text

@@ -1,4 +1,4 @@
-"""The import: the ABS workbooks as released, the same tables as CSV, and what is said of anything else."""
+"""The import: the ABS workbooks as released, the same tables as CSV, and the errors for anything else."""
 
 import csv
 import json
@@ -80,7 +80,7 @@ def descriptions(tmp_path: Path) -> Path:
 def released() -> Path:
     folder = SHARED / "abs_original"
     if not folder.exists():
-        pytest.skip(f"the ABS workbooks are not there: {folder}; set SHARED_DATA to the folder that holds them")
+        pytest.skip(f"no ABS workbooks in {folder}. Set SHARED_DATA to the folder that contains them.")
     return folder
 
 
@@ -114,7 +114,7 @@ def test_anzsco_is_imported_with_every_category_of_every_level(anzsco: list[Cate
     assert count_levels(anzsco) == ANZSCO_LEVELS
 
 
-def test_osca_has_the_titles_and_tasks_that_another_reader_found(osca: list[Category]) -> None:
+def test_osca_has_the_same_titles_and_tasks_as_an_independent_import(osca: list[Category]) -> None:
     lines = (SHARED / "osca2024_occupations.jsonl").read_text(encoding="utf-8").splitlines()
     rows = {row["code"]: row for row in map(json.loads, lines)}
     kinds = ("alternative_titles", "specialisations", "nec")
@@ -129,14 +129,14 @@ def test_osca_has_the_titles_and_tasks_that_another_reader_found(osca: list[Cate
 
 def test_the_same_tables_as_csv_give_the_same_classification(osca: list[Category], anzsco: list[Category]) -> None:
     for name, imported in (("osca2024", osca), ("anzsco2022", anzsco)):
-        found = import_workbooks(SHARED / f"{name}.csv", index=SHARED / f"{name}_index.csv")
-        assert [(one.code, one.label) for one in found] == [(one.code, one.label) for one in imported]
-        differing = {c for c, titles in titles_by_code(found).items() if titles != titles_by_code(imported)[c]}
-        # The index has another wording of one label of OSCA than the structure.
+        from_csv = import_workbooks(SHARED / f"{name}.csv", index=SHARED / f"{name}_index.csv")
+        assert [(one.code, one.label) for one in from_csv] == [(one.code, one.label) for one in imported]
+        differing = {c for c, titles in titles_by_code(from_csv).items() if titles != titles_by_code(imported)[c]}
+        # For one label of OSCA the wording of the index differs from that of the structure.
         assert differing <= {"261999"}
 
 
-# ---------------------------------------------------------------- what is taken from the tables
+# ---------------------------------------------------------------- content of the tables
 
 
 def test_titles_and_tasks_are_split_and_the_label_comes_first(structure: Path, descriptions: Path) -> None:
@@ -149,19 +149,17 @@ def test_titles_and_tasks_are_split_and_the_label_comes_first(structure: Path, d
     assert others.titles == ("Bakers nec", "Wafer Baker")
 
 
-def test_the_lead_statement_of_what_is_not_elsewhere_classified_says_nothing(
-    structure: Path, descriptions: Path
-) -> None:
+def test_the_lead_statement_of_a_nec_occupation_is_ignored(structure: Path, descriptions: Path) -> None:
     assert import_workbooks(structure, descriptions)[-1].tasks == ()
 
 
-def test_an_index_adds_titles_once(tmp_path: Path, structure: Path, descriptions: Path) -> None:
+def test_an_index_adds_each_title_once(tmp_path: Path, structure: Path, descriptions: Path) -> None:
     index = write_csv(tmp_path / "index.csv", INDEX)
     baker = import_workbooks(structure, descriptions, index)[-2]
     assert baker.titles == ("Baker", "Bread Maker", "Pretzel Baker", "Boulanger")
 
 
-def test_a_structure_alone_gives_labels_as_titles(structure: Path) -> None:
+def test_with_only_a_structure_the_labels_are_the_titles(structure: Path) -> None:
     assert [one.titles for one in import_workbooks(structure)][-2:] == [("Baker",), ("Bakers nec",)]
 
 
@@ -181,21 +179,21 @@ def test_a_structure_alone_gives_labels_as_titles(structure: Path) -> None:
     ],
     ids=["as the sheet", "code, level, title, parent"],
 )
-def test_a_structure_may_be_csv_of_either_form(tmp_path: Path, structure: Path, rows: Rows) -> None:
+def test_a_structure_can_be_csv_in_either_format(tmp_path: Path, structure: Path, rows: Rows) -> None:
     assert import_workbooks(write_csv(tmp_path / "structure.csv", rows)) == import_workbooks(structure)
 
 
-# ---------------------------------------------------------------- what is wrong is named
+# ---------------------------------------------------------------- errors
 
 
-def test_a_workbook_that_is_no_structure_is_refused_with_what_each_sheet_has(descriptions: Path) -> None:
-    with pytest.raises(WorkbookError) as refused:
+def test_the_error_for_a_wrong_structure_describes_each_sheet(descriptions: Path) -> None:
+    with pytest.raises(WorkbookError) as error_info:
         import_workbooks(descriptions)
-    assert "descriptions.xlsx: no sheet has codes of 1, 2, 3, 4, 6 digits" in str(refused.value)
-    assert "sheet 'All' has codes of [6] digits" in str(refused.value)
+    assert "descriptions.xlsx: no sheet has codes of 1, 2, 3, 4, 6 digits" in str(error_info.value)
+    assert "sheet 'All' has codes of [6] digits" in str(error_info.value)
 
 
-def test_a_workbook_without_the_columns_is_refused_with_their_names(structure: Path) -> None:
+def test_the_error_for_missing_columns_names_them(structure: Path) -> None:
     with pytest.raises(WorkbookError, match=r"structure.xlsx: .*'lead statement'.*: 'Contents', 'Flat', 'Whole'"):
         import_workbooks(structure, structure)
     with pytest.raises(WorkbookError, match=r"structure.xlsx: .*'description' or 'title', 'category'"):
@@ -203,13 +201,13 @@ def test_a_workbook_without_the_columns_is_refused_with_their_names(structure: P
 
 
 def test_descriptions_of_another_edition_are_refused(tmp_path: Path, structure: Path) -> None:
-    strange = write_csv(tmp_path / "index.csv", [["code", "title", "category"], ["999931", "Cooper", ""]])
+    index = write_csv(tmp_path / "index.csv", [["code", "title", "category"], ["999931", "Cooper", ""]])
     with pytest.raises(WorkbookError, match=r"index.csv: codes that are not in the structure: \['999931'\]"):
-        import_workbooks(structure, index=strange)
+        import_workbooks(structure, index=index)
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "make_unreadable",
     [
         lambda path: path.with_name("nowhere.xlsx"),
         lambda path: path.with_name("nowhere.csv"),
@@ -220,23 +218,25 @@ def test_descriptions_of_another_edition_are_refused(tmp_path: Path, structure: 
     ],
     ids=["no workbook", "no csv", "other ending", "no zip", "not utf-8", "a folder"],
 )
-def test_a_file_that_cannot_be_read_is_refused_by_its_name(structure: Path, spoil: Callable[[Path], Path]) -> None:
-    path = spoil(structure)
-    with pytest.raises(WorkbookError, match="cannot be read as a workbook") as refused:
+def test_the_error_for_an_unreadable_file_names_the_file(
+    structure: Path, make_unreadable: Callable[[Path], Path]
+) -> None:
+    path = make_unreadable(structure)
+    with pytest.raises(WorkbookError, match="cannot be read as a workbook") as error_info:
         import_workbooks(path)
-    assert str(refused.value).startswith(str(path))
+    assert str(error_info.value).startswith(str(path))
 
 
-def test_a_structure_with_a_gap_is_no_hierarchy(tmp_path: Path) -> None:
+def test_a_structure_with_a_gap_is_refused(tmp_path: Path) -> None:
     rows = [*STRUCTURE, [None, None, None, None, 112131, "Miller", 3]]
     with pytest.raises(ClassificationError, match=r"missing categories.*112"):
         import_workbooks(write_csv(tmp_path / "gap.csv", rows))
 
 
-# ---------------------------------------------------------------- what the service reads
+# ---------------------------------------------------------------- the imported files
 
 
-def test_an_import_leaves_the_classification_and_its_names(
+def test_an_import_writes_the_classification_and_its_names(
     tmp_path: Path, structure: Path, descriptions: Path
 ) -> None:
     path = import_classification(
@@ -252,7 +252,7 @@ def test_an_import_leaves_the_classification_and_its_names(
     assert sorted(file.name for file in path.parent.iterdir()) == ["trades.json", "trades.jsonl"]
 
 
-def test_an_import_that_fails_leaves_the_earlier_one(tmp_path: Path, structure: Path, descriptions: Path) -> None:
+def test_a_failed_import_does_not_change_the_earlier_one(tmp_path: Path, structure: Path, descriptions: Path) -> None:
     path = import_classification(tmp_path, "trades", structure, descriptions)
     before = path.read_bytes()
     with pytest.raises(WorkbookError):
@@ -261,7 +261,7 @@ def test_an_import_that_fails_leaves_the_earlier_one(tmp_path: Path, structure: 
 
 
 @pytest.mark.parametrize("name", ["", "../trades", "Trades", "a b", "-a", "a/b", "a\n"])
-def test_a_topic_is_named_so_that_it_fits_into_a_url(tmp_path: Path, structure: Path, name: str) -> None:
+def test_a_topic_name_that_does_not_fit_into_a_url_is_refused(tmp_path: Path, structure: Path, name: str) -> None:
     with pytest.raises(TopicNameError, match="lower-case letters, digits and hyphens"):
         import_classification(tmp_path / "data", name, structure)
     assert not (tmp_path / "data").exists()

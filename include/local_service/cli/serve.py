@@ -6,9 +6,10 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from include.local_service.core.catalogue import Catalogue, ImportedTopicError, Topic
+from include.local_service.core.catalogue import Catalogue, ImportedTopicError
 from include.local_service.core.progress import LOG
 from include.local_service.core.service import CodingService
 from include.local_service.core.settings import (
@@ -86,7 +87,7 @@ def make_greeting(service: CodingService, url: str, data: Path, *, reveal: bool)
     secret = settings.client_secret if reveal else "$CLIENT_SECRET"
     lines = [
         f"local coding service listening on {url}",
-        *_describe_topics(service),
+        *_describe_topics(service.catalogue),
         f"  client id    {settings.client_id}",
         f"  secret       {secret if reveal else 'shown on a terminal only; the default is in --help'}",
         f"  data         {data}",
@@ -98,13 +99,10 @@ def make_greeting(service: CodingService, url: str, data: Path, *, reveal: bool)
     return "\n".join(lines)
 
 
-def _describe_topics(service: CodingService) -> list[str]:
-    return [line for topic in service.catalogue.topics for line in _describe_topic(topic, service.catalogue)]
-
-
-def _describe_topic(topic: Topic, catalogue: Catalogue) -> list[str]:
-    models = [f"    model {model.version}    {model.model_id}" for model in catalogue.models(topic)]
-    return [f"  topic        {topic.uri_name}: {topic.full_name}, version {topic.version!r}", *models]
+def _describe_topics(catalogue: Catalogue) -> Iterator[str]:
+    for topic in catalogue.topics:
+        yield f"  topic        {topic.uri_name}: {topic.full_name}, version {topic.version!r}"
+        yield from (f"    model {model.version}    {model.model_id}" for model in catalogue.models(topic))
 
 
 def _describe_delay(service: CodingService) -> str:

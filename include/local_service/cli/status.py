@@ -43,17 +43,15 @@ def format_state(state: dict[str, Any]) -> str:
     operations = ", ".join(f"{count} {name}" for name, count in state["operations"].items() if count)
     faults = ", ".join(f"{fault['name']} x{fault['count']}" for fault in state["faults"])
     lines = [line for name, topic in state["topics"].items() for line in _format_topic(name, topic)]
-    return "\n".join(
-        [
-            *lines,
-            f"operations   {operations or 'none yet'}",
-            f"coder        {state['coder']}",
-            f"progression  {state['progression']} (polls {state['polls']}, seconds {state['seconds']:g})",
-            f"throttle     {'on' if state['throttle'] else 'off'}",
-            f"faults       {faults or 'none pending'}",
-            f"clock        {state['now']}",
-        ]
-    )
+    lines += [
+        f"operations   {operations or 'none yet'}",
+        f"coder        {state['coder']}",
+        f"progression  {state['progression']} (polls {state['polls']}, seconds {state['seconds']:g})",
+        f"throttle     {'on' if state['throttle'] else 'off'}",
+        f"faults       {faults or 'none pending'}",
+        f"clock        {state['now']}",
+    ]
+    return "\n".join(lines)
 
 
 def _format_topic(name: str, topic: dict[str, Any]) -> list[str]:

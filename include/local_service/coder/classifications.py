@@ -9,12 +9,8 @@ from typing import Any, Final
 from include.local_service.coder.files import write_atomically
 
 SHIPPED_CLASSIFICATION: Final = Path(__file__).with_name("classification.jsonl")
-IMPORT_FOLDER: Final = "classifications"
-"""Folder of imported classifications in the data folder."""
-
-EDITIONS: Final = 2
-"""Number of editions of a classification: the second one is complete, the first one lacks some examples."""
-
+IMPORT_FOLDER: Final = "classifications"  # in the data folder
+EDITIONS: Final = 2  # of a classification: the second one is complete, the first one lacks some examples
 _EXAMPLE_FIELDS = ("titles", "tasks")
 _OMITTED_EVERY = 3  # the first edition lacks every third example of an occupation
 

@@ -23,8 +23,7 @@ Pair: TypeAlias = tuple[str, str]
 Matrix: TypeAlias = Any  # a scipy sparse matrix; scipy ships no types
 
 _NGRAM_LETTERS = 4
-TEXT_KINDS: Final = 4
-"""Kinds of pairs, by which of the two texts has words (see `TextWords.kinds`)."""
+TEXT_KINDS: Final = 4  # kinds of pairs, by which of the two texts has words (see `TextWords.kinds`)
 # A title says more about the occupation than the same number of words about its tasks.
 _TITLE_WEIGHT, _TASKS_WEIGHT = 1.2, 1.0
 

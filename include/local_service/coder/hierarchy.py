@@ -50,12 +50,8 @@ def read_categories(content: bytes) -> list[Category]:
 
 def write_categories(categories: Iterable[Category]) -> bytes:
     """Return the content of a classification file with these categories."""
-    return b"".join(_format_category(category) for category in categories)
-
-
-def _format_category(category: Category) -> bytes:
-    row = {name: value for name, value in vars(category).items() if value}
-    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    rows = ({name: value for name, value in vars(category).items() if value} for category in categories)
+    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
 
 def _parse_category(number: int, line: bytes) -> Category:

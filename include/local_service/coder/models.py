@@ -49,7 +49,6 @@ def fit_models(
     :param categories: the column of each training text. The label of a group trains the levels down to the group.
     :param on_family: called with the length of the children's codes after each model.
     """
-
     families = list(_make_families(hierarchy, categories))
     models = []
     # One BLAS thread: more would compete with our threads, and their order of summation would vary.

@@ -19,9 +19,7 @@ from include.local_service.core.errors import ModelTopicMismatchError, UnknownMo
 from include.local_service.core.store import Store
 
 INPUT_FORMAT = ("occp_text", "tasks_text")
-INITIAL_VERSIONS = EDITIONS
-"""Number of model versions that every topic starts with: one for each edition of the classification."""
-
+INITIAL_VERSIONS = EDITIONS  # every topic starts with one model version for each edition of the classification
 FIRST_RELEASE = date(2025, 6, 30)
 RELEASE_INTERVAL = timedelta(days=114)
 MIN_THRESHOLD = 0.3

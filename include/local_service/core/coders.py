@@ -14,8 +14,7 @@ from include.local_service.core.catalogue import Model
 from include.local_service.core.progress import LOG
 from include.local_service.core.settings import CoderKind
 
-CODER_FOLDER = "coder"
-"""Folder of model files in the data folder."""
+MODEL_FOLDER = "coder"  # in the data folder
 
 
 class CandidateLike(Protocol):
@@ -58,16 +57,13 @@ class Coders:
         self, kind: str, data_dir: Path, on_progress: Callable[[str, int, int], None] = lambda what, done, total: None
     ) -> None:
         self._kind = CoderKind(kind)
-        self._folder = data_dir / CODER_FOLDER
+        self._folder = data_dir / MODEL_FOLDER
         self._on_progress = on_progress
         self._lock = threading.Lock()
         self._cache: dict[tuple[Path, int], CoderLike] = {}
 
     def coder(self, model: Model) -> CoderLike:
-        """Return the coder of a model.
-
-        Topics with the same classification share their coders.
-        """
+        """Return the coder of a model; topics with the same classification share their coders."""
         key = (model.topic.classification, model.edition)
         coder = self._cache.get(key) or self._load_once(key)
         return coder.with_threshold(model.threshold)

@@ -7,11 +7,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-INPUT_TIMEOUT_S = 3600.0
-"""Time from creation until an operation without input is timed out (docs/service-contract.md 8.5)."""
-
-OUTPUT_LIFETIME_S = 24 * 3600.0
-"""Time from success until the files are deleted (docs/service-contract.md 2.10)."""
+INPUT_TIMEOUT_S = 3600.0  # from creation until an operation without input is timed out (docs/service-contract.md 8.5)
+OUTPUT_LIFETIME_S = 24 * 3600.0  # from success until the files are deleted (docs/service-contract.md 2.10)
 
 
 class State(StrEnum):

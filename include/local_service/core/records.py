@@ -19,11 +19,9 @@ MAX_SYNCHRONOUS_TEXT_CHARACTERS = 100
 MAX_SYNCHRONOUS_RECORDS = 300
 MAX_SUGGESTIONS = 16
 MAX_BATCH_SUGGESTIONS = 3
-MAX_LINE_BYTES = 64 * 1024
-"""Far longer than any valid line. The limit keeps memory small if a file has no line ends."""
+MAX_LINE_BYTES = 64 * 1024  # far longer than any valid line; limits memory if a file has no line ends
 
-get_texts = itemgetter(*INPUT_FORMAT)
-"""Returns the two texts of a record, as the coder takes them."""
+get_texts = itemgetter(*INPUT_FORMAT)  # the two texts of a record, as the coder takes them
 
 
 class BadRecordError(ValueError):

@@ -19,7 +19,7 @@ from include.local_service.core.errors import (
 from include.local_service.core.faults import PendingFaults
 from include.local_service.core.objects import ObjectFiles, StoredFile
 from include.local_service.core.operation import State
-from include.local_service.core.operations import Operations, OperationView
+from include.local_service.core.operations import Operations
 from include.local_service.core.progression import StatusDelay
 from include.local_service.core.records import get_texts, make_synchronous_response, read_request
 from include.local_service.core.settings import Settings
@@ -125,13 +125,6 @@ class CodingService:
             for record, coding in zip(records, codings, strict=True)
         ]
         return responses if "records" in body else responses[0]
-
-    def check_status(self, client_id: str, topic: Topic, operation_id: str) -> OperationView:
-        """Count a status call and return what it shows (docs/service-contract.md 2.9).
-
-        :raises UnknownOperationError: if the client has no such operation under this topic.
-        """
-        return self.operations.check_status(client_id, topic, operation_id, self.status_delay)
 
     def receive_input(self, operation_id: str, upload: StoredFile) -> StoredObject:
         """Store an upload as the input of its operation; queue the operation if it is the first upload.

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-DEFAULT_DATA_DIR = Path(".run/service")
-"""The data folder of `make run` and `make up` too."""
-
+DEFAULT_DATA_DIR = Path(".run/service")  # `make run` and `make up` use it too
 DEFAULT_CLIENT_ID = "local-client"
 DEFAULT_CLIENT_SECRET = "local-secret"  # noqa: S105 - public, for trials on loopback
 

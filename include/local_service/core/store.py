@@ -141,18 +141,15 @@ class Store:
 
     def operation(self, operation_id: str) -> Operation | None:
         """Return an operation, or None."""
-        rows = self._run("SELECT * FROM operations WHERE operation_id = ?", operation_id)
-        return _from_row(rows[0]) if rows else None
+        return next(iter(self._select_operations("operation_id = ?", operation_id)), None)
 
     def operations(self, state: State | None = None) -> list[Operation]:
         """Return the operations in the order of their creation: all, or those in one state."""
-        rows = self._run("SELECT * FROM operations WHERE state = coalesce(?, state) ORDER BY number", state)
-        return [_from_row(row) for row in rows]
+        return self._select_operations("state = coalesce(?, state)", state)
 
     def operations_without_input(self, created_before: float) -> list[Operation]:
         """Return the operations that were created before this time and still await their input."""
-        sql = "SELECT * FROM operations WHERE state = ? AND created_at <= ? ORDER BY number"
-        return [_from_row(row) for row in self._run(sql, State.AWAITING_INPUT, created_before)]
+        return self._select_operations("state = ? AND created_at <= ?", State.AWAITING_INPUT, created_before)
 
     def operations_by_state(self) -> dict[str, int]:
         """Return the number of operations in each state."""
@@ -161,8 +158,11 @@ class Store:
 
     def operations_to_delete(self, finished_before: float) -> list[Operation]:
         """Return the operations that ended before this time and still have their files."""
-        sql = "SELECT * FROM operations WHERE NOT files_deleted AND finished_at <= ? ORDER BY number"
-        return [_from_row(row) for row in self._run(sql, finished_before)]
+        return self._select_operations("NOT files_deleted AND finished_at <= ?", finished_before)
+
+    def _select_operations(self, condition: str, *values: Any) -> list[Operation]:
+        sql = f"SELECT * FROM operations WHERE {condition} ORDER BY number"
+        return [_from_row(row) for row in self._run(sql, *values)]
 
     # objects
 

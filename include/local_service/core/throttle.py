@@ -9,9 +9,8 @@ from include.local_service.core.errors import LimitExceededError, TooManyRequest
 from include.local_service.core.settings import Settings
 from include.local_service.core.store import Store
 
+# Share of the interval by which a call can be early, because networks jitter. The long-term rate still holds.
 TOLERANCE = 0.1
-"""Share of the interval by which a call can be early, because networks jitter. The long-term rate still holds."""
-
 DAY_S = 86_400
 
 

@@ -19,11 +19,8 @@ from include.local_service.http.request_body import parse_json
 from include.local_service.http.signing import Signer
 from include.local_service.http.storage_headers import BUCKET, SSE, SSE_KEY
 
-UPLOAD_URL_LIFETIME_S = 15 * 60
-"""How long an upload URL is valid (docs/service-contract.md 8.5)."""
-
-DOWNLOAD_URL_LIFETIME_S = 3600
-"""How long a download link is valid (docs/service-contract.md 2.10)."""
+UPLOAD_URL_LIFETIME_S = 15 * 60  # docs/service-contract.md 8.5
+DOWNLOAD_URL_LIFETIME_S = 3600  # docs/service-contract.md 2.10
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,8 @@ def get_operation(call: Call) -> Any:
     if "model" in call.params:
         # The model in the path must exist, but need not be the model of the operation.
         call.service.catalogue.model(call.topic, call.params["model"])
-    view = call.service.check_status(call.client_id, call.topic, call.params["operation_id"])
+    service, operation_id = call.service, call.params["operation_id"]
+    view = service.operations.check_status(call.client_id, call.topic, operation_id, service.status_delay)
     response = {"operationStatus": str(view.state)}
     if view.output_key and view.metadata_key:
         response["responseDownloadUrl"] = call.presign("GET", view.output_key, DOWNLOAD_URL_LIFETIME_S)

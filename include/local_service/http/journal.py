@@ -103,7 +103,10 @@ class _Exchange:
     async def cut(self, reset: bool) -> None:
         transport: asyncio.Transport = self._scope["state"]["transport"]
         if reset:
-            abort(transport)
+            # With a linger time of 0, closing the socket resets the TCP connection.
+            connection: Any = transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            transport.abort()
         else:
             transport.close()
         while (await self._receive())["type"] != "http.disconnect":
@@ -112,10 +115,3 @@ class _Exchange:
 
 def _content_length(message: Message) -> int | None:
     return next((int(value) for name, value in message["headers"] if name.lower() == b"content-length"), None)
-
-
-def abort(transport: asyncio.Transport) -> None:
-    """End a connection with a TCP reset."""
-    connection: Any = transport.get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()

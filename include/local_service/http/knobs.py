@@ -20,11 +20,9 @@ from include.local_service.core.operation import Operation
 from include.local_service.core.progression import StatusDelay
 from include.local_service.core.service import CodingService
 from include.local_service.core.settings import Progression
-from include.local_service.core.store import JournalEntry
 from include.local_service.http.request_body import parse_json
 
-MAX_SECONDS = 10 * 365 * 86_400
-"""Limit of clock jumps and delays: Python cannot represent dates after the year 9999."""
+MAX_SECONDS = 10 * 365 * 86_400  # of clock jumps and delays: Python cannot represent dates after the year 9999
 
 Arguments = Mapping[str, Any]
 Knob = Callable[[CodingService, Arguments], Any]
@@ -35,7 +33,8 @@ def show_journal(service: CodingService, arguments: Arguments) -> Any:
     since = str(arguments.get("since", "0"))
     if not re.fullmatch("[0-9]{1,18}", since):
         raise UnknownKnobError(f"since must be a whole number, not {since!r}", ["up to 18 digits"])
-    return {"entries": [_describe_entry(entry) for entry in service.store.entries(int(since))]}
+    entries = service.store.entries(int(since))
+    return {"entries": [{**asdict(entry), "time": iso_time(entry.time)} for entry in entries]}
 
 
 def jump_clock(service: CodingService, arguments: Arguments) -> Any:
@@ -167,10 +166,6 @@ def _validate_seconds(name: str, value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_SECONDS:
         raise UnknownKnobError(f"invalid {name}: {value!r}", [f"0 to {MAX_SECONDS}"])
     return value
-
-
-def _describe_entry(entry: JournalEntry) -> dict[str, Any]:
-    return {**asdict(entry), "time": iso_time(entry.time)}
 
 
 def _describe_operation(operation: Operation) -> dict[str, Any]:

@@ -88,7 +88,7 @@ SCHEMAS: dict[str, Schema] = {
     ),
 }
 
-EVERY_CALL = (400, 403, 413, 429, 500)
+COMMON_ERRORS = (400, 403, 413, 429, 500)
 TOPIC_ERRORS = (404,)
 MODEL_ERRORS = (404, 409)
 
@@ -100,7 +100,7 @@ def response(description: str, schema: Schema) -> Schema:
 
 def error_responses(errors: tuple[int, ...]) -> dict[str, Schema]:
     """Return the descriptions of the errors of a call, those of every call included."""
-    return {str(status): response("Refused", ref("Error")) for status in sorted({*EVERY_CALL, *errors})}
+    return {str(status): response("Refused", ref("Error")) for status in sorted({*COMMON_ERRORS, *errors})}
 
 
 def call(summary: str, schema: Schema, errors: tuple[int, ...] = (), body: Schema | None = None) -> Schema:
@@ -144,17 +144,11 @@ CALLS: dict[str, dict[str, Schema]] = {
     },
 }
 
+TOKEN_FORM = object_schema(("grant_type",), grant_type={"const": "client_credentials"})
 TOKEN_CALL: Schema = {
     "summary": "Get an access token, valid for an hour",
     "security": [{"client": []}],
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/x-www-form-urlencoded": {
-                "schema": object_schema(("grant_type",), grant_type={"const": "client_credentials"})
-            }
-        },
-    },
+    "requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": TOKEN_FORM}}},
     "responses": {
         "200": response("Done", ref("Token")),
         **{str(status): response("Refused", ref("Error")) for status in (413, 429, 500)},

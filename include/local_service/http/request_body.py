@@ -10,8 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from include.local_service.core.errors import InvalidBodyError
 
-MAX_BODY_BYTES = 10 * 1024 * 1024
-"""The limit of the gateway in front of the service."""
+MAX_BODY_BYTES = 10 * 1024 * 1024  # the limit of the gateway in front of the service
 
 
 async def read_body(request: Request) -> bytes:

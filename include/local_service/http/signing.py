@@ -79,18 +79,18 @@ class Signer:
         :param expires_in: seconds until the URL expires, at most a week.
         :param headers: headers that the request must send with exactly these values, in addition to ``host``.
         """
-        signed = {"host": base_url.partition("://")[2], **(headers or {})}
+        signed_headers = {"host": base_url.partition("://")[2], **(headers or {})}
         stamp = datetime.fromtimestamp(now, UTC).strftime(TIME_FORMAT)
         parameters = {
             "X-Amz-Algorithm": ALGORITHM,
             "X-Amz-Credential": f"{self.keys.access_key}/{self._scope(stamp)}",
             "X-Amz-Date": stamp,
             "X-Amz-Expires": str(expires_in),
-            "X-Amz-SignedHeaders": ";".join(sorted(signed)),
+            "X-Amz-SignedHeaders": ";".join(sorted(signed_headers)),
         }
         query = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in parameters.items())
-        request = SignedRequest(method, path, query, tuple(signed.items()))
-        return f"{base_url}{path}?{query}&X-Amz-Signature={self._signature(request, sorted(signed), stamp)}"
+        request = SignedRequest(method, path, query, tuple(signed_headers.items()))
+        return f"{base_url}{path}?{query}&X-Amz-Signature={self._signature(request, sorted(signed_headers), stamp)}"
 
     def verify(self, request: SignedRequest, now: float) -> None:
         """Raise the error that S3 would return for a presigned request, if there is one.
@@ -106,12 +106,12 @@ class Signer:
                 ArgumentName="Authorization",
                 ArgumentValue="***",
             )
-        parameters = _read_parameters(request.query)
+        parameters = _parse_parameters(request.query)
         stamp = self._validate_parameters(parameters)
         _validate_time(stamp, int(parameters["X-Amz-Expires"]), now)
-        signed = parameters["X-Amz-SignedHeaders"].split(";")
-        _reject_unsigned_headers(request, signed)
-        expected = self._signature(request, signed, stamp)
+        header_names = parameters["X-Amz-SignedHeaders"].split(";")
+        _reject_unsigned_headers(request, header_names)
+        expected = self._signature(request, header_names, stamp)
         if not hmac.compare_digest(expected.encode(), parameters["X-Amz-Signature"].encode()):
             raise StorageError(
                 "SignatureDoesNotMatch",
@@ -141,9 +141,9 @@ class Signer:
     def _scope(self, stamp: str) -> str:
         return f"{stamp[:8]}/{self.region}/s3/aws4_request"
 
-    def _signature(self, request: SignedRequest, signed: Iterable[str], stamp: str) -> str:
+    def _signature(self, request: SignedRequest, header_names: Iterable[str], stamp: str) -> str:
         # Path and query are latin-1. A header name in X-Amz-SignedHeaders can be any text: then it does not match.
-        canonical = _canonical_request(request, list(signed)).encode("latin-1", "replace")
+        canonical = _canonical_request(request, list(header_names)).encode("latin-1", "replace")
         digest = hashlib.sha256(canonical).hexdigest()
         text = "\n".join([ALGORITHM, stamp, self._scope(stamp), digest])
         key = f"AWS4{self.keys.secret_key}".encode()
@@ -152,15 +152,15 @@ class Signer:
         return hmac.digest(key, text.encode(), "sha256").hex()
 
 
-def _canonical_request(request: SignedRequest, signed: list[str]) -> str:
+def _canonical_request(request: SignedRequest, header_names: list[str]) -> str:
     pairs = [pair for pair in request.query.split("&") if not pair.startswith("X-Amz-Signature=")]
-    headers = "".join(f"{name}:{' '.join((request.header(name) or '').split())}\n" for name in signed)
+    headers = "".join(f"{name}:{' '.join((request.header(name) or '').split())}\n" for name in header_names)
     return "\n".join(
-        [request.method, request.path, "&".join(sorted(pairs)), headers, ";".join(signed), "UNSIGNED-PAYLOAD"]
+        [request.method, request.path, "&".join(sorted(pairs)), headers, ";".join(header_names), "UNSIGNED-PAYLOAD"]
     )
 
 
-def _read_parameters(query: str) -> dict[str, str]:
+def _parse_parameters(query: str) -> dict[str, str]:
     parameters = dict(parse_qsl(query, keep_blank_values=True))
     if not any(name in parameters for name in PARAMETERS):
         raise StorageError("AccessDenied", "Access Denied")
@@ -205,9 +205,9 @@ def expired_error(expires_in: int, expired_at: float, now: float) -> StorageErro
     return StorageError("AccessDenied", "Request has expired", **details)
 
 
-def _reject_unsigned_headers(request: SignedRequest, signed: list[str]) -> None:
+def _reject_unsigned_headers(request: SignedRequest, header_names: list[str]) -> None:
     names = {name for name, _ in request.headers if name.startswith("x-amz-")} | {"host"}
-    missing = sorted(names - set(signed))
+    missing = sorted(names - set(header_names))
     if missing:
         raise StorageError(
             "AccessDenied",

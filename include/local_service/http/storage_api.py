@@ -31,8 +31,7 @@ from include.local_service.http.storage_headers import (
 )
 
 ROUTE = f"/{BUCKET}/{{key:path}}"
-MAX_OBJECT_BYTES = 5_000_000_000
-"""Limit of one PUT: the smaller of the two meanings of "5 GB" (docs/service-contract.md 8.31)."""
+MAX_OBJECT_BYTES = 5_000_000_000  # the smaller of the two meanings of "5 GB" (docs/service-contract.md 8.31)
 
 
 class StorageApi:
@@ -59,32 +58,32 @@ class StorageApi:
         operation = await run_in_threadpool(self._service.operations.find_by_input_key, key)
         # For the journal: the operation that the object belongs to.
         request.state.operation_id = key.rpartition("/")[2].partition(".")[0]
-        signed = read_signed_request(request)
-        Signer(self._service.access_keys).verify(signed, self._service.clock.now())
+        signed_request = read_signed_request(request)
+        Signer(self._service.access_keys).verify(signed_request, self._service.clock.now())
         if request.method == "PUT":
-            return await self._put(request, signed, operation)
+            return await self._put(request, signed_request, operation)
         if request.method == "GET":
             return await self._get(request, key)
         raise StorageError("MethodNotAllowed", "The specified method is not allowed against this resource.")
 
     # PUT
 
-    async def _put(self, request: Request, signed: SignedRequest, operation: Operation | None) -> Response:
-        operation = self._validate_put(signed, operation)
+    async def _put(self, request: Request, signed_request: SignedRequest, operation: Operation | None) -> Response:
+        operation = self._validate_put(signed_request, operation)
         size = _validate_length(request)
         content_md5 = _validate_md5(request.headers.get("content-md5"))
-        reset = self._service.faults.trigger_for_request("reset_upload", "PUT", request.url.path)
+        fault = self._service.faults.trigger_for_request("reset_upload", "PUT", request.url.path)
         with await run_in_threadpool(self._service.objects.begin, content_md5) as writer:
-            await _receive_body(request, writer, _bytes_until_cut(reset, size))
+            await _receive_body(request, writer, _bytes_until_cut(fault, size))
             upload = await run_in_threadpool(writer.commit, size)
         stored = await run_in_threadpool(self._service.receive_input, operation.operation_id, upload)
         return Response(headers={"ETag": f'"{stored.etag}"', **encryption_headers(stored), **request_ids()})
 
-    def _validate_put(self, signed: SignedRequest, operation: Operation | None) -> Operation:
-        if self._service.faults.trigger_for_request("expired_upload", "PUT", signed.path):
+    def _validate_put(self, request: SignedRequest, operation: Operation | None) -> Operation:
+        if self._service.faults.trigger_for_request("expired_upload", "PUT", request.path):
             raise self._expired_error()
         expected_key = operation and kms_key(operation.client_id)
-        if operation is None or signed.header(SSE) != "aws:kms" or signed.header(SSE_KEY) != expected_key:
+        if operation is None or request.header(SSE) != "aws:kms" or request.header(SSE_KEY) != expected_key:
             raise StorageError("AccessDenied", "Access Denied")
         return operation
 
@@ -104,9 +103,9 @@ class StorageApi:
         headers = {**object_headers(stored), "Content-Length": str(end - start)}
         if status == 206:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{stored.size}"
-        cut = self._service.faults.trigger_for_request("cut_download", "GET", request.url.path)
+        fault = self._service.faults.trigger_for_request("cut_download", "GET", request.url.path)
         path = self._service.objects.path(stored.file)
-        body = _send_file(path, start, end, _bytes_until_cut(cut, end - start))
+        body = _send_file(path, start, end, _bytes_until_cut(fault, end - start))
         return StreamingResponse(body, status, headers, media_type="binary/octet-stream")
 
 
@@ -175,14 +174,14 @@ def _bytes_until_cut(fault: Fault | None, size: int) -> int | None:
     return size // 2 if fault.after is None else min(fault.after, size)
 
 
-async def _receive_body(request: Request, writer: Writer, cut_at: int | None) -> None:
-    """Write the body in blocks, in a thread; after `cut_at` bytes a fault ends the connection."""
+async def _receive_body(request: Request, writer: Writer, cut_after: int | None) -> None:
+    """Write the body in blocks, in a thread; after `cut_after` bytes a fault ends the connection."""
     block = bytearray()
-    received = 0
+    received_bytes = 0
     async for data in request.stream():
         block += data
-        received += len(data)
-        if cut_at is not None and received >= cut_at:
+        received_bytes += len(data)
+        if cut_after is not None and received_bytes >= cut_after:
             raise CutConnection(reset=True)
         if len(block) >= BLOCK_BYTES:
             full, block = block, bytearray()

@@ -120,12 +120,9 @@ def _range_header(error: StorageError) -> dict[str, str]:
 def error_document(code: str, message: str, details: dict[str, str]) -> str:
     """Return S3's error document."""
     elements = {"Code": code, "Message": message, **details}
-    content = "".join(f"<{name}>{_escape(value)}</{name}>" for name, value in elements.items())
+    texts = {name: escape(INVALID_XML.sub("?", value)) for name, value in elements.items()}
+    content = "".join(f"<{name}>{text}</{name}>" for name, text in texts.items())
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{content}</Error>'
-
-
-def _escape(value: str) -> str:
-    return escape(INVALID_XML.sub("?", value))
 
 
 async def _linger(receive: Receive) -> None:
