@@ -1,4 +1,4 @@
-"""The pipeline's own functions, called as its tasks call them."""
+"""The functions of the pipeline, called as its tasks call them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from include.warehouse.warehouse import Warehouse
 
 
 def prepare(job: Job) -> dict[str, int]:
-    """Prepare a run in the job's folder, and leave there what `land` is told."""
+    """Prepare a run in the job's folder, and write there the input of `land`."""
     folder = Path(job.folder)
     plan = Plan(
         run_id=job.run_id, topic="osca", model_id="m", model_version=1.0, from_date=job.first_day,
@@ -28,28 +28,28 @@ def prepare(job: Job) -> dict[str, int]:
     )  # fmt: skip
     prepared = prepare_run(plan, _warehouse(plan, job), Staging.here(folder))
     parts = [asdict(part) for part in prepared.parts]
-    told = {"plan": plan.as_dict(), "prepared": prepared.as_dict(), "parts": parts}
-    (folder / "prepared.json").write_text(json.dumps(told))
-    sent = {"sent": sum(part["records"] for part in parts), "bytes": sum(part["bytes"] for part in parts)}
-    return {"texts": prepared.texts, **sent}
+    handoffs = {"plan": plan.as_dict(), "prepared": prepared.as_dict(), "parts": parts}
+    (folder / "prepared.json").write_text(json.dumps(handoffs))
+    sizes = {"sent": sum(part["records"] for part in parts), "bytes": sum(part["bytes"] for part in parts)}
+    return {"texts": prepared.texts, **sizes}
 
 
 def land(job: Job) -> dict[str, int]:
-    """Land the run that lies in the folder `coded`."""
+    """Land the run in the folder `coded`."""
     coded = Path(job.coded)
-    told = json.loads((coded / "prepared.json").read_text())
-    plan = Plan.from_dict({**told["plan"], "memory_mb": job.memory_mb})
-    returned = [
+    handoffs = json.loads((coded / "prepared.json").read_text())
+    plan = Plan.from_dict({**handoffs["plan"], "memory_mb": job.memory_mb})
+    results = [
         Returned(
             part["part"], f"operation-{part['part']}", "complete",
             output=(coded / f"output-{part['part']:04}.jsonl").as_uri(), sent=part["uri"],
             fingerprint=f"{plan.topic}/{plan.model_id}/{part['sha256']}",
         )
-        for part in told["parts"]
+        for part in handoffs["parts"]
     ]  # fmt: skip
     staging = Staging.here(Path(job.folder))
-    landed = land_run(plan, told["prepared"], told["parts"], returned, _warehouse(plan, job), staging)
-    return {"texts": landed.texts, "coded": landed.coded}
+    summary = land_run(plan, handoffs["prepared"], handoffs["parts"], results, _warehouse(plan, job), staging)
+    return {"texts": summary.texts, "coded": summary.coded}
 
 
 def _warehouse(plan: Plan, job: Job) -> Warehouse:
