@@ -7,12 +7,12 @@ the figures are only printed.
 from __future__ import annotations
 
 import argparse
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from bench import backfill, data_work, end_to_end, servers
 from bench.measure import ROOT
 from bench.page import heading
 
@@ -38,6 +38,11 @@ class Sizes:
 FULL, QUICK = Sizes(), Sizes(rows=100_000, days=2, draws=1)
 
 
+def measure(module: str, size: int | None) -> Iterator[str]:
+    """Yield the text of a section. Its module is imported only now, because this takes seconds."""
+    yield from importlib.import_module(f"bench.{module}").sections(size)
+
+
 def measure_in_a_process(title: str, module: str, *options: str) -> Iterator[str]:
     """Yield the output of a module that is measured in a process of its own, for its figures of memory."""
     command = [sys.executable, "-m", f"bench.{module}", *options]
@@ -46,10 +51,10 @@ def measure_in_a_process(title: str, module: str, *options: str) -> Iterator[str
 
 
 SECTIONS: dict[str, Callable[[Sizes], Iterator[str]]] = {
-    "data-steps": lambda sizes: data_work.sections(sizes.rows),
-    "servers": lambda sizes: servers.sections(sizes.rows),
-    "end-to-end": lambda sizes: end_to_end.sections(sizes.rows),
-    "backfill": lambda sizes: backfill.sections(sizes.days),
+    "data-steps": lambda sizes: measure("data_work", sizes.rows),
+    "servers": lambda sizes: measure("servers", sizes.rows),
+    "end-to-end": lambda sizes: measure("end_to_end", sizes.rows),
+    "backfill": lambda sizes: measure("backfill", sizes.days),
     "dag-parse": lambda sizes: measure_in_a_process("The DAG file", "dag_parse"),
     "local-service": lambda sizes: measure_in_a_process(
         "The local service", "local_service", "--gigabytes", str(sizes.gigabytes)

@@ -173,8 +173,8 @@ def run_again(size: Size) -> str:
 
 def run_additional_day(size: Size) -> str:
     """Measure this pipeline over one more day, with the texts of the first run already coded."""
-    source = size.folder / "day.parquet"
-    data.write_additional_day(size.source, RECORDS_OF_ADDITIONAL_DAY, source)
+    source, records = size.folder / "day.parquet", min(RECORDS_OF_ADDITIONAL_DAY, size.rows)
+    data.write_additional_day(size.source, records, source)
     job = size.job(
         "day", source=str(source), warehouse=str(size.ours / "warehouse.duckdb"), run_id="day",
         first_day="2026-10-31", coded=str(size.folder / "day"),
@@ -185,8 +185,8 @@ def run_additional_day(size: Size) -> str:
     coded_texts = size.measurements["prepare", "ours"].counts["texts"]
     counts = prepare.counts
     return (
-        f"A run over {RECORDS_OF_ADDITIONAL_DAY:,} records of one more day, one in {data.RECORDS_PER_NEW_TEXT} with"
-        f" a new text. The warehouse contains {coded_texts:,} coded texts\nand {size.rows:,} records."
+        f"A run over {records:,} records of one more day, one in {data.RECORDS_PER_NEW_TEXT} with a new text."
+        f"\nThe warehouse contains {coded_texts:,} coded texts and {size.rows:,} records."
         f" `prepare` takes {prepare.seconds:.1f} s and {prepare.memory_mb:.0f} MB, `land` {land.seconds:.1f} s and"
         f" {land.memory_mb:.0f} MB.\n{counts['sent']:,} of {counts['texts']:,} texts are sent,"
         f" {counts['bytes'] / MEGABYTE:.1f} MB."
