@@ -33,7 +33,7 @@ lint: deptry  ## check packages, style, types, imports and the compose file
 	$(BIN)/mypy
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yaml
 	! docker compose version >/dev/null 2>&1 || docker compose --env-file .env.example config --quiet
-	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_compose_file.py tests/test_requirements.py
+	$(BIN)/python -m pytest -q tests/project
 
 # production code, then the local service, then everything: each may import only the packages of its purpose
 deptry: $(DEVELOPMENT)

@@ -12,8 +12,9 @@ from typing import Any
 
 import duckdb
 
-from bench.end_to_end import DAG_ID, POLL_S, describe_request, list_runs, read_journal
+from bench.end_to_end import POLL_S, describe_request, list_runs, read_journal
 from bench.page import table
+from include.pipeline.names import RECODE_DAG_ID
 from include.stack.processes import Stack
 
 RECORDS_PER_DAY, LAST_DAY = 200, date(2026, 10, 31)
@@ -54,7 +55,7 @@ class Backfill:
     def __init__(self, stack: DaysStack, **options: Any) -> None:
         calls_before, start = len(read_journal(stack)), time.monotonic()
         body = {
-            "dag_id": DAG_ID, "from_date": f"{LAST_DAY - timedelta(stack.days - 1)}T00:00:00Z",
+            "dag_id": RECODE_DAG_ID, "from_date": f"{LAST_DAY - timedelta(stack.days - 1)}T00:00:00Z",
             "to_date": f"{LAST_DAY}T00:00:00Z", "run_backwards": True, "max_active_runs": CONCURRENT_RUNS,
             "dag_run_conf": {"source": "days"}, **options,
         }  # fmt: skip

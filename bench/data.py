@@ -10,11 +10,11 @@ from pathlib import Path
 import duckdb
 
 from bench.measure import ROOT
-from include.coding.files import path_of
+from include.coding.files import path_from_uri
 from include.local_service.batch import Coding
 from include.local_service.records import read_lines
 from include.local_service.stub import StubCoder
-from include.sample import write_sample
+from include.stack.sample import write_sample
 
 FOLDER = ROOT / ".run" / "bench"
 TOOL = ROOT.parent / "shared" / "tools" / "make_responses.py"
@@ -26,7 +26,7 @@ RECORDS_PER_NEW_TEXT = 10
 
 def write_records(rows: int) -> Path:
     """Return a Parquet file with records of October. Write it if it does not exist: with the tool beside the project,
-    or with :mod:`include.sample` if there is no tool."""
+    or with :mod:`include.stack.sample` if there is no tool."""
     path = FOLDER / f"{'tool' if TOOL.exists() else 'sample'}-{rows}.parquet"
     if not path.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -60,9 +60,9 @@ def write_additional_day(source: Path, rows: int, path: Path) -> None:
 
 def code_parts(folder: Path) -> None:
     """Write the output files of a prepared run, as the local service with its stub would."""
-    for part in json.loads((folder / "prepared.json").read_text())["parts"]:
+    for part in json.loads((folder / "handoffs.json").read_text())["prepared"]["parts"]:
         output = folder / f"output-{part['part']:04}.jsonl"
-        with path_of(part["uri"]).open("rb") as lines, output.open("wb") as file:
+        with path_from_uri(part["input_uri"]).open("rb") as lines, output.open("wb") as file:
             file.writelines(Coding(StubCoder(THRESHOLD), lambda: False).lines(read_lines(lines)))
 
 

@@ -19,7 +19,8 @@ import requests
 from bench import data
 from bench.measure import MEGABYTE, read_peak_bytes
 from bench.page import table
-from include.stack.airflow_api import DAG_ID, ENDED
+from include.pipeline.names import RECODE_DAG_ID
+from include.stack.airflow_api import FINAL_STATES
 from include.stack.processes import Stack
 
 #: The sizes of the page: records of a run, and the maximum number of texts in a part.
@@ -65,7 +66,7 @@ def start_stack() -> Iterator[Stack]:
         stack = Stack(Path(folder), service_options=("--coder", "stub"))
         stack.start()
         try:
-            while not (states := [run["state"] for run in list_runs(stack)]) or set(states) - set(ENDED):
+            while not (states := [run["state"] for run in list_runs(stack)]) or set(states) - set(FINAL_STATES):
                 time.sleep(POLL_S)
             yield stack
         finally:
@@ -74,7 +75,7 @@ def start_stack() -> Iterator[Stack]:
 
 def list_runs(stack: Stack) -> list[dict[str, Any]]:
     """Return all runs of the DAG."""
-    runs: list[dict[str, Any]] = stack.api.request("GET", f"/dags/{DAG_ID}/dagRuns")["dag_runs"]
+    runs: list[dict[str, Any]] = stack.api.request("GET", f"/dags/{RECODE_DAG_ID}/dagRuns")["dag_runs"]
     return runs
 
 

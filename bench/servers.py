@@ -21,8 +21,8 @@ from bench.page import table
 from include.coding.staging import Staging
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.postgres_warehouse import PostgresWarehouse
-from tests.postgres import Postgres, run_postgres
-from tests.s3 import run_s3
+from tests.support.postgres import Postgres, run_postgres
+from tests.support.s3 import run_s3
 
 #: Result rows that are inserted in bulk, and by the slow `to_sql`.
 BULK_ROWS, TO_SQL_ROWS = 500_000, 50_000
@@ -127,7 +127,7 @@ def compare_staging(folder: Path) -> str:
     with run_s3() as server:
         bucket = server.create_bucket()
         areas = {
-            "a folder": Staging.here(folder / "here"),
+            "a folder": Staging.in_folder(folder / "here"),
             "S3": Staging(f"s3://{bucket}/runs/run-1", folder / "scratch", server.file_system()),
         }
         for name, staging in areas.items():

@@ -1,8 +1,9 @@
 """
-Compare what two models made of the same records, and write a report: what moved, what gained or lost a code.
+Compare the codes that two models gave the same records, and write a report: which records kept, changed, gained or
+lost their code.
 
-For a new model or a new classification, after history was coded again. It reads the warehouse only: nothing is sent
-to the service, and nothing in the warehouse changes. docs/comparison.md says how to read the report.
+Use it after history was coded again with a new model or a new classification. It only reads the warehouse: nothing is
+sent to the service, and nothing in the warehouse changes. docs/comparison.md explains the report.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ PARAMS = {
     ),
     "model_before": Param(
         "previous", type="string", minLength=1, title="Model before", section="What to compare",
-        description="`previous` or `newest` (by version, of those with records of the topic), or the GUID of a model",
+        description="`previous` or `newest` by version, among the models with records of the topic, or a GUID",
     ),
     "model_after": Param(
         "newest", type="string", minLength=1, title="Model after", section="What to compare",
@@ -31,30 +32,30 @@ PARAMS = {
     ),
     "from_date": Param(
         None, type=["null", "string"], format="date", title="From", section="What to compare",
-        description="First response date. Leave it empty to begin with the first.",
+        description="First response date. Empty: the earliest.",
     ),
     "to_date": Param(
         None, type=["null", "string"], format="date", title="To", section="What to compare",
-        description="Last response date, inclusive. Leave it empty to end with the last.",
+        description="Last response date, inclusive. Empty: the latest.",
     ),
     "topic_after": Param(
         None, type=["null", "string"], title="Topic after", section="Another classification",
-        description="uriName of the classification of the model after, if it is another one. Then the model before is"
-        " `newest` as well, or a GUID, and a crosswalk is needed.",
+        description="uriName of the classification of the model after, if it differs. Then set the model before to"
+        " `newest` or a GUID, and name a crosswalk.",
     ),
     "crosswalk": Param(
         None, type=["null", "string"], title="Crosswalk", section="Another classification",
-        description="Table or view of the warehouse with the columns from_code and to_code. A code may stand in many"
-        " rows: a record keeps its code if the new one is among those that the old one maps to.",
+        description="Table or view of the warehouse with the columns from_code and to_code, one row for each pair: a"
+        " record keeps its code if the new code is one of those that the old code maps to.",
     ),
     "samples": Param(
-        50, type="integer", minimum=0, maximum=1000, title="Samples", section="What to show",
-        description="Moved records that are named at most, one of each text.",
+        50, type="integer", minimum=0, maximum=1000, title="Samples", section="Report",
+        description="Maximum number of moved records to list, one for each text.",
     ),
     "with_texts": Param(
-        False, type="boolean", title="With texts", section="What to show",
-        description="Put the texts of the samples into the report. People wrote them, and the report stays until"
-        " somebody removes it. They are never logged.",
+        False, type="boolean", title="With texts", section="Report",
+        description="Include the texts of the samples in the report. People wrote them, and the report stays until"
+        " it is removed by hand. They are never logged.",
     ),
 }  # fmt: skip
 
@@ -62,15 +63,9 @@ PARAMS = {
 @task
 def compare(*, params: Any = None, run_id: Any = None) -> str:
     """Count what changed, write the report, and return its URI."""
-    from coding_settings import COMPARISONS, open_staging, open_warehouse, setting, staging_of
-    from include.coding.comparison import Comparison
-    from include.coding.comparison_report import write_comparison
+    from include.pipeline import steps
 
-    comparison = Comparison(**params, schema=setting("CODING_SCHEMA", "coding"))
-    # a quarter is left for what an engine takes beyond its limit
-    warehouse = open_warehouse(int(setting("CODING_MEMORY_MB", "512")) * 3 // 4)
-    with open_staging(staging_of(run_id, COMPARISONS)) as staging:
-        return write_comparison(comparison, warehouse, staging)
+    return steps.compare_models(params, run_id)
 
 
 with DAG(

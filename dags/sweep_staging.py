@@ -1,8 +1,8 @@
 """
-Remove what dead runs of `recode_occupations` left in staging, every day.
+Remove the staged files of abandoned runs of `recode_occupations`, every day.
 
-A run that lands removes its files itself. Those of a run that never landed stay for `CODING_STAGING_DAYS` (14) days
-after the last change, so that it can be taken up; they hold people's texts. Reports stay.
+A run that lands removes its own files. The files of a run that never landed stay for `CODING_STAGING_DAYS` (14) days
+after their last change, so that the run can be resumed; they contain people's texts. Reports stay.
 """
 
 from __future__ import annotations
@@ -12,23 +12,22 @@ from datetime import timedelta
 import pendulum
 from airflow.sdk import DAG, task
 
+from include.pipeline import names
+
 
 @task
 def sweep() -> list[str]:
-    """Clear the folders that nobody has touched for so long, and return their URIs."""
-    from coding_settings import EXCHANGE, RUNS, file_system_of, setting, staging_base
-    from include.coding.staging import sweep
+    """Clear the folders that have not changed for that long, and return their URIs."""
+    from include.pipeline import steps
 
-    base, days = staging_base(), timedelta(days=float(setting("CODING_STAGING_DAYS", "14")))
-    fs, now = file_system_of(base), pendulum.now("UTC")
-    return [uri for folder in (RUNS, EXCHANGE) for uri in sweep(f"{base}/{folder}", days, now, fs)]
+    return steps.sweep_staging()
 
 
 with DAG(
     "sweep_staging",
     doc_md=__doc__,
     schedule="@daily",
-    start_date=pendulum.datetime(2026, 1, 1, tz="Australia/Sydney"),
+    start_date=pendulum.datetime(2026, 1, 1, tz=names.TIMEZONE),
     catchup=False,
     is_paused_upon_creation=False,
     max_active_runs=1,

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
 
-    from tests.postgres import Postgres
-    from tests.redshift import Redshift
-    from tests.s3 import S3
+    from tests.support.postgres import Postgres
+    from tests.support.redshift import Redshift
+    from tests.support.s3 import S3
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,7 +79,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server for the whole session."""
-    from tests.postgres import run_postgres  # it looks at the environment when it is imported
+    from tests.support.postgres import run_postgres  # it looks at the environment when it is imported
 
     with run_postgres() as server:
         yield server
@@ -88,7 +88,7 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3]:
     """An S3 server for the whole session."""
-    from tests.s3 import run_s3
+    from tests.support.s3 import run_s3
 
     with run_s3() as server:
         yield server
@@ -97,7 +97,7 @@ def s3() -> Iterator[S3]:
 @pytest.fixture(scope="session")
 def redshift(postgres: Postgres, s3: S3) -> Iterator[Redshift]:
     """A stand-in for Redshift for the whole session."""
-    from tests.redshift import run_redshift
+    from tests.support.redshift import run_redshift
 
     with run_redshift(postgres, s3.url) as server:
         yield server

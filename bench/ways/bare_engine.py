@@ -18,7 +18,7 @@ SELECT *, CASE WHEN reason IS NULL THEN text_key(occp_text, tasks_text) END AS t
 FROM (
     SELECT *, reject_reason(occp_text, tasks_text, 300) AS reason
     FROM (
-        SELECT *, cleaned(source_occp) AS occp_text, cleaned(source_tasks) AS tasks_text
+        SELECT *, clean_text(source_occp) AS occp_text, clean_text(source_tasks) AS tasks_text
         FROM (SELECT DISTINCT occp_text AS source_occp, tasks_text AS source_tasks FROM source)
     )
 )
@@ -72,7 +72,7 @@ FROM read_parquet('{}') AS records LEFT JOIN coded_texts USING (text_key)
 def prepare(job: Job) -> dict[str, int]:
     """Run the statements of the step in order."""
     with _connect(job, "prepare") as engine:
-        texts.install(engine)
+        texts.install_macros(engine)
         engine.execute(f"CREATE VIEW source AS FROM read_parquet('{job.source}')")
         engine.execute(_ANSWERS)
         engine.execute(

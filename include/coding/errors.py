@@ -1,18 +1,18 @@
-"""What can go wrong with the data.
+"""Errors of the data work. All but the last are permanent: a retry does not help, somebody has to act.
 
-DataError             a repetition mends none of these; somebody has to look
+DataError
 ├── PlanError         the run was asked for something impossible
-├── SourceError       the source is missing, unreadable, or not of the shape that is needed
-├── IncompleteError   a part did not come back, or not whole; what did come back is kept
-└── AuditError        counts do not add up, or a threshold is passed; nothing was published
-StagingError          the disk or the object storage of a run's files refuses; it may pass
+├── SourceError       the source is missing, unreadable, or lacks a column that is needed
+├── IncompleteError   the output of a part is missing or incomplete; the results that arrived are kept
+└── AuditError        counts do not add up, or a threshold is exceeded; nothing was published
+StagingError          the disk or the object storage refuses a file of the run; retryable
 """
 
 from __future__ import annotations
 
 
 class DataError(Exception):
-    """Anything wrong with the data of a run."""
+    """Something is wrong with the data or the settings of a run."""
 
 
 class PlanError(DataError):
@@ -20,16 +20,16 @@ class PlanError(DataError):
 
 
 class SourceError(DataError):
-    """The source is missing, unreadable, or not of the shape that is needed."""
+    """The source is missing, unreadable, or lacks a column that is needed."""
 
 
 class IncompleteError(DataError):
-    """A part did not come back, or not whole; what did come back is kept."""
+    """The output of a part is missing or incomplete; the results that arrived are kept."""
 
 
 class AuditError(DataError):
-    """Counts do not add up, or a threshold is passed; nothing was published."""
+    """Counts do not add up, or a threshold is exceeded; nothing was published."""
 
 
 class StagingError(Exception):
-    """The disk or the object storage of a run's files refuses a file; it may pass."""
+    """The disk or the object storage refuses a file of the run; a retry may succeed."""

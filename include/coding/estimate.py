@@ -1,58 +1,35 @@
-"""What a run is going to send and what that takes, before anything is sent."""
+"""What a run would send and how long that would take, before anything is sent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from math import ceil
-from statistics import median
-from typing import Any
 
-from include.coding.parts import Part
-from include.coding.plan import Plan
-from include.coding.tables import table
-from include.warehouse.warehouse import Session
-
-#: Earlier operations of which the middle one tells how long the next will take.
-ALIKE = 5
-
-
-def expect_seconds(session: Session, plan: Plan, records: int) -> float | None:
-    """How long an operation of so many records takes from its upload to its end: the median of the complete
-    operations of this topic that are most alike in size; None if there are none.
-    """
-    rows = session.execute(
-        f"""
-        SELECT seconds FROM {table(plan.schema, "coding_operations")}
-        WHERE topic = ? AND state = 'complete' AND seconds IS NOT NULL AND records > 0
-        ORDER BY abs(ln(records) - ln(?)), landed_at DESC LIMIT {ALIKE}
-        """,
-        [plan.topic, float(records)],
-    )
-    return median(seconds for (seconds,) in rows) if rows else None
+from include.coding.handoff import Handoff
+from include.coding.prepare import Prepared
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What a run sends.
+class Estimate(Handoff):
+    """What a run would send.
 
     :param read, undated, rejected: records
-    :param texts, known: distinct texts, and how many of them are coded already
-    :param sent: distinct texts to send
-    :param bytes: of all parts
+    :param texts, known_texts: distinct texts, and how many of them are coded already
+    :param texts_to_send: distinct texts to send
+    :param bytes: size of all parts
     :param parts: operations to open
-    :param calls: of the service, those to plan the run included
-    :param call_seconds: that so many calls take at the budget
-    :param coding_seconds: that the service takes, after what it took before; None if nothing is known of that
+    :param calls: calls of the service, planning included
+    :param call_seconds: time that these calls take within the call budget
+    :param coding_seconds: time that the service needs, judging by earlier operations; None if unknown
     """
 
     read: int
     undated: int
     rejected: int
     texts: int
-    known: int
-    sent: int
+    known_texts: int
+    texts_to_send: int
     bytes: int
     parts: int
     calls: int
@@ -61,49 +38,50 @@ class Estimate:
 
     @property
     def as_markdown(self) -> str:
-        """For people."""
-        took = "not known: no operation of this topic has been waited for yet"
+        """The estimate as a list for people."""
+        coding = "unknown, because no operation of this topic has completed yet"
         if self.coding_seconds is not None:
-            took = f"about {_shown(self.coding_seconds)}, after what earlier operations took"
+            coding = f"about {_format_duration(self.coding_seconds)}, judging by earlier operations"
         return "\n".join(
             [
-                f"- Records: {self.read}, of them {self.rejected} rejected; {self.undated} more have no date.",
-                f"- Distinct texts: {self.texts}, of them {self.known} coded already: **{self.sent} to send**.",
-                f"- {self.bytes} bytes in {self.parts} parts, one operation each.",
-                f"- Calls of the service: about {self.calls}; at the budget they take {_shown(self.call_seconds)}.",
-                f"- Coding itself: {took}.",
+                f"- Records: {self.read}, of which {self.rejected} are rejected; {self.undated} more have no date.",
+                f"- Distinct texts: {self.texts}, of which {self.known_texts} are coded already:"
+                f" **{self.texts_to_send} to send**.",
+                f"- Upload: {self.bytes} bytes in {self.parts} parts, one operation each.",
+                f"- Calls of the service: about {self.calls}; within the call budget they take"
+                f" {_format_duration(self.call_seconds)}.",
+                f"- Coding time: {coding}.",
             ]
         )
 
 
-def estimate(
-    prepared: Mapping[str, Any],
-    parts: Sequence[Part],
-    calls_of_plan: int,
-    calls_of_part: int,
-    calls_per_second: float,
-    at_once: int | None,
+def estimate_run(
+    prepared: Prepared, planning_calls: int, calls_per_part: int, calls_per_second: float, max_operations: int | None
 ) -> Estimate:
-    """What a run sends that has been prepared.
+    """Return what a prepared run would send.
 
-    :param prepared: what `prepare` counted (:meth:`include.coding.prepare.Prepared.as_dict`)
-    :param calls_of_plan, calls_of_part: of the service, to plan a run and to code a part
-    :param calls_per_second: the budget
-    :param at_once: operations that may be under way at once; None: as many as there are parts
+    :param planning_calls, calls_per_part: calls of the service to plan a run and to code one part
+    :param calls_per_second: call budget
+    :param max_operations: operations that can be in progress at once; None: as many as there are parts
     """
-    calls = calls_of_plan + calls_of_part * len(parts)
-    known = [part.expected_seconds for part in parts if part.expected_seconds is not None]
-    rounds = ceil(len(parts) / (at_once or max(len(parts), 1)))
+    parts = prepared.parts
+    calls = planning_calls + calls_per_part * len(parts)
+    durations = [part.expected_seconds for part in parts if part.expected_seconds is not None]
+    rounds = ceil(len(parts) / (max_operations or max(len(parts), 1)))
     return Estimate(
-        **{name: prepared[name] for name in ("read", "undated", "rejected", "texts", "known")},
-        sent=sum(part.records for part in parts),
+        read=prepared.read,
+        undated=prepared.undated,
+        rejected=prepared.rejected,
+        texts=prepared.texts,
+        known_texts=prepared.known_texts,
+        texts_to_send=sum(part.records for part in parts),
         bytes=sum(part.bytes for part in parts),
         parts=len(parts),
         calls=calls,
         call_seconds=calls / calls_per_second,
-        coding_seconds=max(known, default=0.0) * rounds if known or not parts else None,
+        coding_seconds=max(durations, default=0.0) * rounds if durations or not parts else None,
     )
 
 
-def _shown(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))

@@ -1,7 +1,8 @@
-"""Files by their URI."""
+"""Local files: from their URI, as a pattern for the data engine, and written as a whole."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -9,17 +10,29 @@ from urllib.parse import unquote, urlsplit
 from include.coding.errors import PlanError
 
 
-def pattern_of(path: Path) -> str:
-    """The path as the engine wants it, which else would read 'answers1.csv' for 'answers[1].csv'."""
+def escape_glob(path: Path) -> str:
+    """Return a path that the data engine takes literally: it would read 'answers1.csv' for 'answers[1].csv'."""
     return re.sub(r"[*?[]", r"[\g<0>]", str(path))
 
 
-def path_of(uri: str) -> Path:
-    """Path of a `file:///...` URI; the other way is `Path.as_uri`.
+def path_from_uri(uri: str) -> Path:
+    """Return the path that a `file:///...` URI names; `Path.as_uri` is the reverse.
 
-    :raises PlanError: any other kind of URI, one that names a host (as `file://data` does), or a relative one
+    :raises PlanError: another kind of URI, a relative one, or one with a host (as `file://data` has)
     """
     parts = urlsplit(uri)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         raise PlanError(f"{uri!r} is not the URI of a local file; expected one such as 'file:///data/staging'")
     return Path(unquote(parts.path))
+
+
+def write_atomically(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a file that appears complete or not at all.
+
+    :param mode: permissions of the file, before the umask; 0o600 for a secret
+    """
+    partial = path.with_name(path.name + ".partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    partial.replace(path)

@@ -1,48 +1,49 @@
-"""The plan of a run: settled once, then read by every task."""
+"""The plan of a run: made once by the first task, then read by every other."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Any, Self
+from typing import Any
 
 from include.coding.errors import PlanError
+from include.coding.handoff import Handoff
 
-#: What the source must tell of a record.
+#: Columns that a source must have, under these names or under those that `columns` gives them.
 COLUMNS = ("record_id", "response_date", "occp_text", "tasks_text")
 SELECTIONS = ("uncoded", "all")
-#: A line is at most 300 characters, all escaped, with its key and the names of its fields: below 700 bytes. So many
-#: of them stay below the 5 GB that the service takes (contract 2.8).
+#: A line has at most 300 characters of text, all of them escaped, a key and the names of its fields: less than 700
+#: bytes. This many lines stay below the 5 GB that the service accepts (docs/service-contract.md 2.8).
 MAX_RECORDS_PER_PART = 7_000_000
-#: Below this the engines cannot spill: they need some blocks at once.
+#: Below this limit the data engine cannot spill to disk, because it needs several blocks at once.
 MIN_MEMORY_MB = 384
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a run codes, with which model, from where.
+class Plan(Handoff):
+    """What a run codes, with which model, and from which source.
 
-    :param run_id: of the Airflow run
+    :param run_id: id of the Airflow run
     :param topic: uriName of the classification
-    :param model_id: GUID of the model; one for the whole run
+    :param model_id: GUID of the model; the whole run uses this one
     :param model_version: the service's number of that model, if it gives one
     :param from_date, to_date: response dates, ISO 8601, both inclusive
     :param source: table or view of the warehouse, or URI of a file
-    :param columns: source columns that stand for `COLUMNS`
-    :param selection: `uncoded`: texts that this model has not coded; `all`: every text again
-    :param response_date: the date of all records, ISO 8601, for a source that has no dates; None: it has
-    :param max_records: records of a trial, drawn from all; None: code all
-    :param dry_run: whether the run ends when it is known what would be sent
-    :param changed_only: whether only those dates are published whose records differ from what stands published
-    :param records_per_part: lines of one operation's input file at most
-    :param clean: whether texts are brought to printable ASCII before they are judged
-    :param max_uncoded_share, max_rejected_share: 0..1; above these nothing is published
-    :param force_new: whether every try opens a new operation
-    :param schema: of the project's tables in the warehouse
     :param staging: folder of the run's files, a `file://` or `s3://` URI
-    :param memory_mb: megabytes that the data engines of a task take together before they spill to disk
-    :param max_characters: of both texts together (contract 6)
+    :param columns: names that the source has for `COLUMNS`, where they differ
+    :param selection: `uncoded`: texts that this model has not coded; `all`: every text again
+    :param response_date: date of all records, ISO 8601, for a source without dates; None if it has dates
+    :param max_records: number of records in a trial, sampled from all; None to code all
+    :param dry_run: whether the run ends when it is known what would be sent
+    :param changed_only: whether to publish only the dates whose records differ from what is published
+    :param records_per_part: most lines in the input file of one operation
+    :param clean: whether texts are converted to printable ASCII before they are validated
+    :param max_uncoded_share, max_rejected_share: 0 to 1; above these nothing is published
+    :param force_new: whether every attempt opens a new operation
+    :param schema: schema of the project's tables in the warehouse
+    :param memory_mb: megabytes that all data engines of a task use before they spill to disk
+    :param max_characters: limit for both texts together (docs/service-contract.md 6)
     """
 
     run_id: str
@@ -70,11 +71,11 @@ class Plan:
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.columns) - set(COLUMNS)):
-            raise PlanError(f"`columns` names {unknown}; it may name {list(COLUMNS)}")
+            raise PlanError(f"`columns` names {unknown}; it can name {list(COLUMNS)}")
         if self.response_date and "response_date" in self.columns:
             raise PlanError(
-                f"`columns` names {self.columns['response_date']!r} as the date of each record, `response_date` gives"
-                f" all of them {self.response_date!r}: leave one of the two empty"
+                f"`columns` names {self.columns['response_date']!r} as the date of each record, but `response_date`"
+                f" gives all of them {self.response_date!r}: leave one of the two empty"
             )
         if self.max_records is not None and self.max_records < 1:
             raise PlanError(f"`max_records` is {self.max_records}; expected 1 or more, or nothing")
@@ -88,82 +89,83 @@ class Plan:
             if not 0 <= getattr(self, name) <= 1:
                 raise PlanError(f"`{name}` is {getattr(self, name)!r}; expected a share from 0 to 1")
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what :meth:`as_dict` wrote."""
-        return cls(**{item.name: data[item.name] for item in fields(cls) if item.name in data})
-
-    def as_dict(self) -> dict[str, Any]:
-        """The plan as JSON values, small and without a secret."""
-        return asdict(self)
-
     @property
     def engine_memory_mb(self) -> int:
-        """Megabytes for each of a task's engines: its own, and that of an embedded warehouse. A quarter is left for
-        the rows that pass between them, and for what an engine takes beyond its limit."""
+        """Megabytes for each engine of a task: its own, and that of an embedded warehouse. A quarter remains for the
+        rows that pass between them and for what an engine uses beyond its limit."""
         return self.memory_mb * 3 // 8
 
-    def column(self, name: str) -> str:
-        """The source column that stands for `name`."""
+    @property
+    def dates(self) -> tuple[date, date]:
+        """First and last response date."""
+        return date.fromisoformat(self.from_date), date.fromisoformat(self.to_date)
+
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        """Those of `COLUMNS` that the source must have."""
+        return tuple(name for name in COLUMNS if not (name == "response_date" and self.response_date))
+
+    def source_column(self, name: str) -> str:
+        """Return the name that the source has for the column `name`."""
         return self.columns.get(name, name)
 
 
-def settle_dates(
+def resolve_dates(
     params: Mapping[str, Any], partition_key: str | None, run_after: datetime, look_back_days: int = 0
 ) -> tuple[str, str]:
     """Return the first and last response date of a run, ISO 8601.
 
-    The partition of a scheduled run or a backfill goes first, then the dates of the form (one of them alone is one
-    day; `response_date` is that of all records), then the day before `run_after`.
+    The partition of a scheduled run or a backfill comes first, then the dates of the form (one of them alone means
+    that day; `response_date` is the date of all records), then the day before `run_after`.
 
-    :param params: of the form: `from_date`, `to_date`, `response_date`, `max_records`, `dry_run`
-    :param run_after: when the run was due, in the timezone whose days count
-    :param look_back_days: days before the partition that are looked at again
-    :raises PlanError: a date that is none, dates the wrong way round, or what does not go together
+    :param params: params of the form: `from_date`, `to_date`, `response_date`, `max_records`, `dry_run`
+    :param run_after: when the run was due, in the timezone of the response dates
+    :param look_back_days: days before the partition to include
+    :raises PlanError: a value that is no date, dates in the wrong order, or params that contradict each other
     """
-    first, last, only = (params.get(name) or None for name in ("from_date", "to_date", "response_date"))
+    first, last, single = (params.get(name) or None for name in ("from_date", "to_date", "response_date"))
     if partition_key:
         _check_partition(params, partition_key)
-        day = _date("the partition key", partition_key)
+        day = _parse_date("the partition key", partition_key)
         return (day - timedelta(days=look_back_days)).isoformat(), day.isoformat()
-    if only:
+    if single:
         if first or last:
             raise PlanError(
-                f"`response_date` gives all records the date {only!r}, but the form also names the dates {first!r} to"
-                f" {last!r} of those to take: leave one of the two empty"
+                f"`response_date` gives all records the date {single!r}, but the form also selects the dates"
+                f" {first!r} to {last!r}: leave one of the two empty"
             )
-        day = _date("response_date", only)
+        day = _parse_date("response_date", single)
         return day.isoformat(), day.isoformat()
     if not first and not last:
         yesterday = (run_after.date() - timedelta(days=1)).isoformat()
         return yesterday, yesterday
-    begin, end = _date("from_date", str(first or last)), _date("to_date", str(last or first))
+    begin, end = _parse_date("from_date", str(first or last)), _parse_date("to_date", str(last or first))
     if begin > end:
         raise PlanError(f"from_date {begin.isoformat()!r} is after to_date {end.isoformat()!r}: swap them")
     return begin.isoformat(), end.isoformat()
 
 
 def _check_partition(params: Mapping[str, Any], partition_key: str) -> None:
-    """Refuse what a run of one partition, which is scheduled or a backfill's, cannot mean."""
+    """Refuse params that make no sense for a run of one partition, which is scheduled or part of a backfill."""
     first, last = params.get("from_date"), params.get("to_date")
     if (first or last) and {first or partition_key, last or partition_key} != {partition_key}:
         raise PlanError(
-            f"the run is for the partition {partition_key!r} but its form names the dates {first!r} to {last!r}:"
+            f"the run is for the partition {partition_key!r} but its form selects the dates {first!r} to {last!r}:"
             " leave the dates empty, or run without a partition"
         )
     if params.get("response_date"):
         raise PlanError(
-            f"the run is for the partition {partition_key!r}, so it takes the records of that day, but"
-            " `response_date` says that the source has no dates: run it by hand, without a partition"
+            f"the run is for the partition {partition_key!r}, so it reads the records of that day, but"
+            " `response_date` says that the source has no dates: start a manual run without a partition"
         )
-    if asked := [name for name in ("max_records", "dry_run") if params.get(name)]:
+    if names := [name for name in ("max_records", "dry_run") if params.get(name)]:
         raise PlanError(
-            f"{' and '.join(asked)} would code nothing, or not all, of the partition {partition_key!r}, and Airflow"
-            " would take it for done: run without a partition, and name the dates"
+            f"{' and '.join(names)} would leave records of the partition {partition_key!r} uncoded, but Airflow would"
+            " mark it as done: start a manual run without a partition, and set its dates"
         )
 
 
-def _date(name: str, value: str) -> date:
+def _parse_date(name: str, value: str) -> date:
     try:
         return date.fromisoformat(value)
     except ValueError:

@@ -1,44 +1,50 @@
-"""From records to parts: read, clean and judge each distinct text once, drop what is coded, write what to send."""
+"""From records to parts: clean and validate each distinct answer once, skip what is coded, write what to send."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from statistics import median
 
 import duckdb
 
-from include.coding.engine import copy_to, open_engine
+from include.coding.engine import copy_to_file, open_engine
 from include.coding.errors import SourceError
-from include.coding.estimate import expect_seconds
-from include.coding.files import pattern_of
-from include.coding.ledger import check_sources, find_published, take_checksum
+from include.coding.files import escape_glob
+from include.coding.handoff import Handoff
 from include.coding.parts import Part, write_parts
 from include.coding.plan import Plan
-from include.coding.source import CHANGED, hold_source, open_source
+from include.coding.run_log import check_sources, find_published_run
+from include.coding.source import RELOAD_HINT, materialize_source, open_source
 from include.coding.staging import Staging
 from include.coding.tables import create_tables, table
+from include.coding.texts import MACROS
 from include.warehouse.duckdb_warehouse import Query
-from include.warehouse.warehouse import Warehouse
+from include.warehouse.warehouse import Session, Warehouse
+
+#: How many earlier operations of a similar size an expected duration is the median of.
+SIMILAR_OPERATIONS = 5
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What `prepare` found and wrote.
+class Prepared(Handoff):
+    """What was read and what has to be sent.
 
     :param read_at: when the source was read, ISO 8601, UTC
-    :param checksum: of what was read
-    :param unchanged: whether just this stands published already, so that there is nothing to do
-    :param records_uri: Parquet of all records of the run: record_id, occurrence, response_date, text_key, reason;
+    :param checksum: checksum of the records
+    :param unchanged: whether exactly these records are published already, so that there is nothing to do
+    :param records_uri: Parquet file of the run's records: record_id, occurrence, response_date, text_key, reason;
         None if unchanged
+    :param parts: what to send
     :param read: records of the dates
     :param undated: records of the source that have no date
     :param rejected: records that the service would refuse
-    :param texts: distinct texts of the others
-    :param known: distinct texts that this model coded before
+    :param texts: distinct texts of the other records
+    :param known_texts: distinct texts that this model has coded already
     """
 
     read_at: str
@@ -50,82 +56,91 @@ class Prepared:
     undated: int
     rejected: int
     texts: int
-    known: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON values, without the parts."""
-        return {name: value for name, value in asdict(self).items() if name != "parts"}
+    known_texts: int
 
 
 def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
-    """Read the plan's records and write what has to be sent to `staging`.
+    """Read the records of a plan and write what has to be sent to `staging`.
 
-    The same input gives the same parts, byte by byte. Files appear whole or not at all.
+    The same input gives the same parts, byte by byte. Each file appears complete or not at all.
 
-    :raises SourceError: the source is missing, unreadable, not of the shape that is needed, or changes meanwhile
+    :raises SourceError: the source is missing, unreadable, lacks a needed column, or changes while it is read
     :raises PlanError: more than 1,024 parts
-    :raises AuditError: the one date of a source without dates is published from another source
-    :raises StagingError: the object storage refuses a file
+    :raises AuditError: the single date of a source without dates is published from another source
+    :raises StagingError: the disk or the object storage refuses a file
     """
     with warehouse.session() as session:
         create_tables(session, plan.schema)
         check_sources(session, plan)  # before anything is sent
     with open_engine(staging.scratch, "prepare", plan.engine_memory_mb) as engine:
-        with open_source(plan, engine, warehouse) as opened:
-            read_at, undated = opened.read_at, opened.undated
-            read, checksum = take_checksum(engine, plan)
+        with open_source(plan, engine, warehouse) as snapshot:
+            read_at, undated = snapshot.read_at, snapshot.undated
+            read, checksum = compute_checksum(engine, plan)
             log.info("Read %d records of %s to %s", read, plan.from_date, plan.to_date)
             if undated:
-                log.warning("Source %r has %d records without a date: they belong to no run", plan.source, undated)
+                log.warning("Source %r has %d records without a date: no run codes them", plan.source, undated)
             if plan.selection == "uncoded":
                 with warehouse.session(read_only=True) as session:
-                    same = find_published(session, plan, checksum, read)
-                if same:
-                    log.info("Run %r has published just these records: nothing to do", same.rows_of)
-                    counts = (read, undated, same.rejected, same.texts, same.texts)
-                    return Prepared(read_at, checksum, True, None, (), *counts)
-            hold_source(plan, engine)
-            judge_texts(engine, plan)
+                    published = find_published_run(session, plan, checksum, read)
+                if published:
+                    log.info("Run %r has published exactly these records: nothing to do", published.run_id)
+                    texts = published.texts
+                    return Prepared(
+                        read_at, checksum, True, None, (), read, undated, published.rejected, texts, known_texts=texts
+                    )
+            materialize_source(plan, engine)
+            validate_answers(engine, plan)
             records = staging.scratch / "records.parquet"
             rejected = write_records(engine, plan, records, read)
-        texts, known = _find_new_texts(engine, plan, warehouse)
+        texts, known_texts = _find_new_texts(engine, plan, warehouse)
         log.info(
-            "%d records are rejected; the others have %d distinct texts, %d of them coded already",
-            rejected, texts, known,
+            "%d records are rejected; the others have %d distinct texts, %d of which are coded already",
+            rejected, texts, known_texts,
         )  # fmt: skip
-        parts = _with_times(write_parts(engine, plan, staging), plan, warehouse)
-    counts = (read, undated, rejected, texts, known)
-    return Prepared(read_at, checksum, False, staging.keep(records), parts, *counts)
+        parts = _add_expected_durations(write_parts(engine, plan, staging), plan, warehouse)
+    return Prepared(
+        read_at,
+        checksum,
+        False,
+        staging.keep(records),
+        parts,
+        read,
+        undated,
+        rejected,
+        texts,
+        known_texts=known_texts,
+    )
 
 
-def _with_times(parts: tuple[Part, ...], plan: Plan, warehouse: Warehouse) -> tuple[Part, ...]:
-    """The parts, with how long each is expected to take."""
-    if not parts:
-        return parts
-    with warehouse.session(read_only=True) as session:
-        seconds = {size: expect_seconds(session, plan, size) for size in {part.records for part in parts}}
-    return tuple(replace(part, expected_seconds=seconds[part.records]) for part in parts)
+def compute_checksum(engine: duckdb.DuckDBPyConnection, plan: Plan) -> tuple[int, str]:
+    """Return the number of records in the engine's `source`, and a checksum that is equal for equal records in any
+    order, validated by equal rules."""
+    ((records, total),) = engine.execute(
+        "SELECT count(*), sum(hash(record_id, response_date, occp_text, tasks_text)) FROM source"
+    ).fetchall()
+    # Another version of the engine may hash differently; then the run does its work again.
+    rules = f"{MACROS} {plan.clean} {plan.max_characters} {plan.model_version}"
+    content = f"{records} {total} {duckdb.__version__} {rules}"
+    return records, hashlib.sha256(content.encode()).hexdigest()
 
 
-def judge_texts(engine: duckdb.DuckDBPyConnection, plan: Plan) -> None:
-    """Make the table `answers`: each pair of texts as it was written, once, with its key or why it is rejected.
+def validate_answers(engine: duckdb.DuckDBPyConnection, plan: Plan) -> None:
+    """Create the table `answers`: each distinct pair of raw texts with its key, or the reason why it is rejected.
 
-    Most people's answers were given by others before them: to judge each pair once is most of the time saved.
+    Most answers occur many times, so validating each pair once saves most of the time.
     """
-    clean = "cleaned({0})" if plan.clean else "coalesce({0}, '')"
+    clean = "clean_text({0})" if plan.clean else "coalesce({0}, '')"
     engine.execute(
         f"""
         CREATE TABLE answers AS
-        WITH written AS (
-            SELECT DISTINCT occp_text AS written_occp, tasks_text AS written_tasks
-            FROM source WHERE record_id <> ''
+        WITH raw AS (
+            SELECT DISTINCT occp_text AS raw_occp, tasks_text AS raw_tasks FROM source WHERE record_id <> ''
         ), cleaned AS (
-            SELECT *, {clean.format("written_occp")} AS occp_text, {clean.format("written_tasks")} AS tasks_text
-            FROM written
-        ), judged AS (
+            SELECT *, {clean.format("raw_occp")} AS occp_text, {clean.format("raw_tasks")} AS tasks_text FROM raw
+        ), validated AS (
             SELECT *, reject_reason(occp_text, tasks_text, {plan.max_characters}) AS reason FROM cleaned
         )
-        SELECT *, CASE WHEN reason IS NULL THEN text_key(occp_text, tasks_text) END AS text_key FROM judged
+        SELECT *, CASE WHEN reason IS NULL THEN text_key(occp_text, tasks_text) END AS text_key FROM validated
         """
     )
 
@@ -133,69 +148,92 @@ def judge_texts(engine: duckdb.DuckDBPyConnection, plan: Plan) -> None:
 def write_records(engine: duckdb.DuckDBPyConnection, plan: Plan, path: Path, read: int) -> int:
     """Write all records of the run, and return how many are rejected.
 
-    A record id may stand twice on a day; the order of its texts tells them apart: each try numbers them alike.
+    If a record id occurs more than once on a day, its records are numbered in the order of their text keys, which is
+    the same at every attempt.
     """
     engine.execute(
-        "CREATE TABLE repeated AS SELECT response_date, coalesce(record_id, '') AS record_id"
+        "CREATE TABLE repeated_ids AS SELECT response_date, coalesce(record_id, '') AS record_id"
         " FROM source GROUP BY ALL HAVING count(*) > 1"
     )
-    numbered = "row_number() OVER (PARTITION BY response_date, record_id ORDER BY text_key, reason)"
+    occurrence = "row_number() OVER (PARTITION BY response_date, record_id ORDER BY text_key, reason)"
     select = (
-        f"SELECT *, 1 AS occurrence FROM ({_JUDGED.format(join='ANTI')})"
-        f" UNION ALL SELECT *, {numbered} FROM ({_JUDGED.format(join='SEMI')})"
+        f"SELECT *, 1 AS occurrence FROM ({_VALIDATED_RECORDS.format(join='ANTI')})"
+        f" UNION ALL SELECT *, {occurrence} FROM ({_VALIDATED_RECORDS.format(join='SEMI')})"
     )
-    # small groups of rows: the writer holds two of them beside the join
-    copy_to(engine, select, path, "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20480")
-    ((written, rejected, judged),) = engine.execute(
-        "SELECT count(*), count(reason), count(coalesce(reason, text_key)) FROM read_parquet(?)", [pattern_of(path)]
+    # Small row groups, because the writer holds two of them in memory beside the join.
+    copy_to_file(engine, select, path, "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20480")
+    ((rows, rejected, validated),) = engine.execute(
+        "SELECT count(*), count(reason), count(coalesce(reason, text_key)) FROM read_parquet(?)", [escape_glob(path)]
     ).fetchall()
-    if not written == judged == read:
+    if not rows == validated == read:
         path.unlink()
-        raise SourceError(f"source {plan.source!r} changed while it was read: {CHANGED}")
+        raise SourceError(f"source {plan.source!r} changed while it was read: {RELOAD_HINT}")
     return int(rejected)
 
 
-#: The records with ids that stand once on a day (ANTI) or more often (SEMI).
-_JUDGED = """
+#: The records whose id occurs once on a day (ANTI) or more often (SEMI).
+_VALIDATED_RECORDS = """
     SELECT record_id, response_date,
         CASE WHEN record_id <> '' THEN text_key END AS text_key,
         CASE WHEN record_id <> '' THEN reason ELSE 'no_record_id' END AS reason
     FROM (SELECT * REPLACE (coalesce(record_id, '') AS record_id) FROM source) AS records
-    {join} JOIN repeated USING (response_date, record_id)
+    {join} JOIN repeated_ids USING (response_date, record_id)
     LEFT JOIN answers
-        ON records.occp_text IS NOT DISTINCT FROM written_occp
-        AND records.tasks_text IS NOT DISTINCT FROM written_tasks
+        ON records.occp_text IS NOT DISTINCT FROM raw_occp
+        AND records.tasks_text IS NOT DISTINCT FROM raw_tasks
 """
 
 
 def _find_new_texts(engine: duckdb.DuckDBPyConnection, plan: Plan, warehouse: Warehouse) -> tuple[int, int]:
-    """Make the table `new_texts`, in the order of the keys; return how many texts there are and how many known."""
+    """Create the table `new_texts`, ordered by key; return the number of texts and how many of them are known."""
     engine.execute(
         "CREATE TABLE texts AS SELECT text_key,"
         " any_value(occp_text) AS occp_text, any_value(tasks_text) AS tasks_text"
         " FROM answers WHERE reason IS NULL GROUP BY text_key"
     )
-    engine.execute("CREATE TABLE known (text_key VARCHAR)")
+    engine.execute("CREATE TABLE known_texts (text_key VARCHAR)")
     if plan.selection == "uncoded":
-        coded = table(plan.schema, "coded_texts")
+        coded_texts = table(plan.schema, "coded_texts")
         with (
             warehouse.session(read_only=True) as session,
             session.staged("run_texts", Query(engine, "SELECT text_key FROM texts")),
         ):
-            # the run's keys go to the warehouse, and not the other way: there are few of them on most nights
-            known = session.read(
-                f"SELECT DISTINCT text_key FROM {coded} WHERE topic = ? AND model_id = ?"
+            # The run's keys go to the warehouse and not the reverse, because a night usually has few of them.
+            rows = session.read(
+                f"SELECT DISTINCT text_key FROM {coded_texts} WHERE topic = ? AND model_id = ?"
                 " AND text_key IN (SELECT text_key FROM run_texts)",
                 [plan.topic, plan.model_id],
             )
-            engine.register("coded", known)
-            engine.execute("INSERT INTO known FROM coded")
-            engine.unregister("coded")
+            engine.register("coded_texts", rows)
+            engine.execute("INSERT INTO known_texts FROM coded_texts")
+            engine.unregister("coded_texts")
     engine.execute(
-        "CREATE TABLE new_texts AS SELECT *, row_number() OVER (ORDER BY text_key) - 1 AS place"
-        " FROM texts ANTI JOIN known USING (text_key) ORDER BY text_key"
+        "CREATE TABLE new_texts AS SELECT *, row_number() OVER (ORDER BY text_key) - 1 AS position"
+        " FROM texts ANTI JOIN known_texts USING (text_key) ORDER BY text_key"
     )
     ((texts, known_texts),) = engine.execute(
-        "SELECT (SELECT count(*) FROM texts), (SELECT count(*) FROM known)"
+        "SELECT (SELECT count(*) FROM texts), (SELECT count(*) FROM known_texts)"
     ).fetchall()
     return texts, known_texts
+
+
+def _add_expected_durations(parts: tuple[Part, ...], plan: Plan, warehouse: Warehouse) -> tuple[Part, ...]:
+    if not parts:
+        return parts
+    with warehouse.session(read_only=True) as session:
+        seconds = {size: expect_seconds(session, plan, size) for size in {part.records for part in parts}}
+    return tuple(replace(part, expected_seconds=seconds[part.records]) for part in parts)
+
+
+def expect_seconds(session: Session, plan: Plan, records: int) -> float | None:
+    """Return how long an operation with this many records takes from its upload to its end: the median of the
+    complete operations of this topic that are closest in size. None if there are none."""
+    rows = session.execute(
+        f"""
+        SELECT seconds FROM {table(plan.schema, "coding_operations")}
+        WHERE topic = ? AND state = 'complete' AND seconds IS NOT NULL AND records > 0
+        ORDER BY abs(ln(records) - ln(?)), landed_at DESC LIMIT {SIMILAR_OPERATIONS}
+        """,
+        [plan.topic, float(records)],
+    )
+    return median(seconds for (seconds,) in rows) if rows else None

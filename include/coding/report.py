@@ -1,23 +1,24 @@
-"""The report of a run, for people: what was coded, what was not and why, what it cost."""
+"""The report of a run, for people: what was coded, what was not and why, and what it cost."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from include.coding.estimate import Estimate
-from include.coding.ledger import OF_RUN, of_run
+from include.coding.landing import LandingSummary
 from include.coding.plan import Plan
+from include.coding.prepare import Prepared
+from include.coding.run_log import RUN_FILTER, run_filter_values
 from include.coding.staging import REPORT, Staging
 from include.coding.tables import table
 from include.warehouse.warehouse import Session, Warehouse
 
 log = logging.getLogger(__name__)
 
-#: Columns and queries over the run's rows of `coded_records`; no text of a person is in any of them.
+#: Columns and queries over the run's rows of `coded_records`; none of them contains a person's text.
 _SECTIONS = {
     "Outcomes": (
         ("outcome", "records"),
@@ -40,30 +41,32 @@ _SECTIONS = {
 
 
 def write_report(
-    plan: Plan, prepared: Mapping[str, Any], landed: Mapping[str, Any], warehouse: Warehouse, staging: Staging
+    plan: Plan, prepared: Prepared, summary: LandingSummary, warehouse: Warehouse, staging: Staging
 ) -> str:
-    """Write the report of a landed run as Markdown beside its files, log it, and return its URI."""
+    """Write the report of a landed run as Markdown to its folder, log it, and return its URI."""
+    run_id = summary.published_by_run or plan.run_id
     with warehouse.session(read_only=True) as session:
-        written = landed["rows_of"] or plan.run_id
-        ((odd,),) = _ask(session, plan, written, "SELECT count(*) FROM rows WHERE confidence NOT BETWEEN 0 AND 1")
+        ((invalid,),) = _query_rows(
+            session, plan, run_id, "SELECT count(*) FROM rows WHERE confidence NOT BETWEEN 0 AND 1"
+        )
         tables = {
-            title: pd.DataFrame(_ask(session, plan, written, query), columns=columns)
+            title: pd.DataFrame(_query_rows(session, plan, run_id, query), columns=columns)
             for title, (columns, query) in _SECTIONS.items()
         }
-    sections = [_head(plan, prepared, landed)]
-    if odd:
-        sections.append(f"**The confidence of {odd} codes is not from 0 to 1; it stands as the service gave it.**")
-    sections += [f"## {title}\n\n{_markdown(frame)}" for title, frame in tables.items()]
-    return _keep("\n\n".join(sections) + "\n", staging)
+    sections = [_format_summary(plan, prepared, summary)]
+    if invalid:
+        sections.append(f"**{invalid} codes have a confidence outside 0 to 1; it is stored as the service gave it.**")
+    sections += [f"## {title}\n\n{_format_table(frame)}" for title, frame in tables.items()]
+    return _store("\n\n".join(sections) + "\n", staging)
 
 
-def write_estimate(plan: Plan, estimated: Estimate, staging: Staging) -> str:
-    """Write what a dry run has found as Markdown, log it, and return its URI."""
-    head = f"# Occupation coding, {plan.from_date} to {plan.to_date}: a dry run, nothing was sent"
-    return _keep(f"{head}\n\n{_what(plan)}\n\n{estimated.as_markdown}\n", staging)
+def write_estimate(plan: Plan, estimate: Estimate, staging: Staging) -> str:
+    """Write the result of a dry run as Markdown to its folder, log it, and return its URI."""
+    heading = f"# Occupation coding, {plan.from_date} to {plan.to_date}: dry run, nothing was sent"
+    return _store(f"{heading}\n\n{_format_plan(plan)}\n\n{estimate.as_markdown}\n", staging)
 
 
-def _keep(text: str, staging: Staging) -> str:
+def _store(text: str, staging: Staging) -> str:
     log.info("%s", text)
     path = staging.scratch / REPORT
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -71,49 +74,52 @@ def _keep(text: str, staging: Staging) -> str:
     return staging.keep(path)
 
 
-def _ask(session: Session, plan: Plan, run_id: str, query: str) -> list[tuple[Any, ...]]:
-    """Ask about the rows that the run with this id wrote, as `rows`."""
+def _query_rows(session: Session, plan: Plan, run_id: str, query: str) -> list[tuple[Any, ...]]:
+    """Run a query over `rows`, the rows that the run with this id wrote."""
     records = table(plan.schema, "coded_records")
-    rows = f"WITH rows AS (SELECT * FROM {records} WHERE {OF_RUN} AND run_id = ?) "
-    return session.execute(rows + query, [*of_run(plan), run_id])
+    rows = f"WITH rows AS (SELECT * FROM {records} WHERE {RUN_FILTER} AND run_id = ?) "
+    return session.execute(rows + query, [*run_filter_values(plan), run_id])
 
 
-def _markdown(frame: pd.DataFrame) -> str:
+def _format_table(frame: pd.DataFrame) -> str:
     return "None." if frame.empty else frame.round(3).astype(str).to_markdown(index=False, disable_numparse=True)
 
 
-def _why_none(prepared: Mapping[str, Any], landed: Mapping[str, Any]) -> str:
-    """Why nothing was sent, if nothing was."""
-    if landed["operations"]:
+def _explain_no_sending(prepared: Prepared, summary: LandingSummary) -> str:
+    """Return why nothing was sent; empty if something was."""
+    if summary.operations:
         return ""
-    if landed["rows_of"]:
-        return f" Nothing was sent or written: run `{landed['rows_of']}` published just these records."
-    if not prepared["read"]:
-        return " The source has no records of these dates: nothing to send."
-    return " Nothing was sent: every text is coded already, or none may be sent."
+    if summary.published_by_run:
+        return (
+            f" Nothing was sent or written: run `{summary.published_by_run}` has already published exactly these"
+            " records."
+        )
+    if not prepared.read:
+        return " Nothing was sent: the source has no records of these dates."
+    return " Nothing was sent: every text is coded already or rejected."
 
 
-def _what(plan: Plan) -> str:
+def _format_plan(plan: Plan) -> str:
     return (
         f"Topic `{plan.topic}`, model `{plan.model_id}` (version {plan.model_version}), source `{plan.source}`,"
         f" run `{plan.run_id}`."
     )
 
 
-def _head(plan: Plan, prepared: Mapping[str, Any], landed: Mapping[str, Any]) -> str:
-    trial = f": a trial of {plan.max_records} records" if plan.max_records else ""
-    lines = [f"# Occupation coding, {plan.from_date} to {plan.to_date}{trial}", "", _what(plan), ""]
+def _format_summary(plan: Plan, prepared: Prepared, summary: LandingSummary) -> str:
+    trial = f": trial of {plan.max_records} records" if plan.max_records else ""
+    lines = [f"# Occupation coding, {plan.from_date} to {plan.to_date}{trial}", "", _format_plan(plan), ""]
     if trial:
-        lines += [f"- Its rows stand in the tables of the schema `{plan.schema}`, apart from all others."]
+        lines += [f"- The rows of this trial are in the tables of the schema `{plan.schema}`; nothing is published."]
     if plan.changed_only:
-        days = ", ".join(landed["days"]) or "none"
-        lines += [f"- Records looked at: {prepared['read']}; dates of which something was new: {days}."]
+        days = ", ".join(summary.days) or "none"
+        lines += [f"- Records checked for changes: {prepared.read}; dates that changed: {days}."]
     lines += [
-        f"- Records read: {landed['read']}: {landed['coded']} coded, {landed['uncoded']} uncoded,"
-        f" {landed['rejected']} rejected.",
-        f"- Distinct texts: {landed['texts']}; coded before by this model: {prepared['known']}; sent:"
-        f" {landed['texts_sent']} in {landed['operations']} operations.{_why_none(prepared, landed)}",
+        f"- Records read: {summary.read}: {summary.coded} coded, {summary.uncoded} uncoded,"
+        f" {summary.rejected} rejected.",
+        f"- Distinct texts: {summary.texts}; coded earlier by this model: {prepared.known_texts}; sent:"
+        f" {summary.texts_sent} in {summary.operations} operations.{_explain_no_sending(prepared, summary)}",
     ]
-    if prepared["undated"]:
-        lines.append(f"- Records of the source without a date, which belong to no run: {prepared['undated']}.")
+    if prepared.undated:
+        lines.append(f"- Records of the source without a date, which no run codes: {prepared.undated}.")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""From the lines of an output file to results: every documented variant is read, anything else is set aside."""
+"""From the lines of an output file to results: every documented variant is read, every other line is discarded."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 import duckdb
 
-from include.coding.files import pattern_of
+from include.coding.files import escape_glob
+from include.coding.handoff import Handoff
+from include.coding.parts import Fingerprint
 
-#: A line of the output is far below this many bytes; a longer one is not the service's.
+#: A line of the output is far shorter; a longer one cannot come from the service.
 MAX_LINE_BYTES = 2_000_000
 
 RESULTS = """
@@ -18,11 +20,12 @@ CREATE TABLE IF NOT EXISTS results (
     part INTEGER, operation_id VARCHAR, text_key VARCHAR, occp_text VARCHAR, tasks_text VARCHAR, outcome VARCHAR,
     code VARCHAR, label VARCHAR, confidence DOUBLE, level INTEGER, suggestions VARCHAR
 );
-CREATE TABLE IF NOT EXISTS set_aside (part INTEGER, line BIGINT, problem VARCHAR);
+CREATE TABLE IF NOT EXISTS discarded_lines (part INTEGER, line BIGINT, problem VARCHAR);
 """
 
-#: Members of an output line (contract 3.4). `result` and `suggestions` stay JSON: they come in several forms.
-_SHAPE = json.dumps(
+#: Members of an output line (docs/service-contract.md 3.4). `result` and `suggestions` stay JSON, because they come
+#: in several forms.
+_LINE_TYPE = json.dumps(
     {
         "recordId": "VARCHAR",
         "codeStatus": "VARCHAR",
@@ -32,34 +35,36 @@ _SHAPE = json.dumps(
     }
 )
 
-#: The lines, and what is wrong with each by itself, the first thing found. Contradictions are never resolved by a
-#: guess (questions 23, 24). The lines are kept before they are joined: the engine's memory is for one at a time.
-_LINES = f"""
+#: The lines, and the first problem of each one by itself. A contradiction is never resolved by guessing
+#: (docs/service-contract.md 8.23, 8.24). The lines are stored before they are joined, to use the engine's memory for
+#: one step at a time.
+_PARSE_LINES = f"""
 CREATE OR REPLACE TEMP TABLE lines AS
-WITH numbered AS (
+WITH numbered_lines AS (
     SELECT row_number() OVER () AS line, coalesce(text, '') AS text
     FROM read_csv($output, header = false, auto_detect = false, columns = {{'text': 'VARCHAR'}}, delim = chr(1),
         quote = '', escape = '', max_line_size = {MAX_LINE_BYTES}, buffer_size = {4 * MAX_LINE_BYTES})
-), parsed AS (
+), parsed_lines AS (
     SELECT line,
-        CASE WHEN json_valid(text) AND json_type(text) = 'OBJECT' THEN from_json(text, '{_SHAPE}') END AS told
-    FROM numbered WHERE NOT regexp_full_match(text, '[ \r]*')
-), read AS (
-    SELECT line, told IS NOT NULL AS is_object,
-        coalesce(nullif(told.recordId, ''), text_key(told.input.occp_text, told.input.tasks_text)) AS text_key,
-        told.codeStatus AS status, told.input AS echo, told.suggestions AS suggestions,
-        told.result AS raw, coalesce(json_type(told.result), 'NULL') AS kind,
-        CASE json_type(told.result) WHEN 'OBJECT' THEN told.result WHEN 'ARRAY' THEN told.result -> 0 END AS result,
+        CASE WHEN json_valid(text) AND json_type(text) = 'OBJECT' THEN from_json(text, '{_LINE_TYPE}') END AS member
+    FROM numbered_lines WHERE NOT regexp_full_match(text, '[ \r]*')
+), fields AS (
+    SELECT line, member IS NOT NULL AS is_object,
+        coalesce(nullif(member.recordId, ''), text_key(member.input.occp_text, member.input.tasks_text)) AS text_key,
+        member.codeStatus AS status, member.input AS echo, member.suggestions AS suggestions,
+        member.result AS raw_result, coalesce(json_type(member.result), 'NULL') AS kind,
+        CASE json_type(member.result) WHEN 'OBJECT' THEN member.result WHEN 'ARRAY' THEN member.result -> 0 END
+            AS result,
         json_type(result -> 'codeCategory') AS code_kind, nullif(result ->> 'codeCategory', '') AS code,
         replace(result ->> 'codeLabel', chr(0), '\ufffd') AS label, result ->> 'codeConfidence' AS confidence_text,
         try_cast(confidence_text AS DOUBLE) AS confidence
-    FROM parsed
+    FROM parsed_lines
 )
 SELECT line, text_key, echo, code, label, confidence_text, confidence, suggestions, CASE
     WHEN NOT is_object THEN 'it is not a JSON object'
     WHEN text_key IS NULL THEN 'it has neither recordId nor input'
     WHEN kind NOT IN ('NULL', 'OBJECT', 'ARRAY') THEN 'its result is a JSON ' || kind
-    WHEN kind = 'ARRAY' AND json_array_length(raw) > 1 THEN 'its result is a list of several'
+    WHEN kind = 'ARRAY' AND json_array_length(raw_result) > 1 THEN 'its result is a list of several'
     WHEN coalesce(json_type(result), 'NULL') NOT IN ('NULL', 'OBJECT')
         THEN 'its result is a list of a JSON ' || json_type(result)
     WHEN code IS NULL AND len(json_keys(result)) > 0 THEN 'its result has no codeCategory'
@@ -69,128 +74,130 @@ SELECT line, text_key, echo, code, label, confidence_text, confidence, suggestio
     WHEN status = 'successful' AND code IS NULL THEN 'its codeStatus is successful but it has no code'
     WHEN status = 'unsuccessful' AND code IS NOT NULL THEN 'its codeStatus is unsuccessful but it has a code'
     WHEN confidence_text IS NOT NULL AND NOT coalesce(isfinite(confidence), false)
-        THEN 'its codeConfidence is no number'
-    WHEN coalesce(json_type(suggestions), 'NULL') NOT IN ('NULL', 'ARRAY') THEN 'its suggestions are no list'
+        THEN 'its codeConfidence is not a number'
+    WHEN coalesce(json_type(suggestions), 'NULL') NOT IN ('NULL', 'ARRAY') THEN 'its suggestions are not a list'
     END AS problem
-FROM read
+FROM fields
 """
 
 #: The lines with the texts that were sent.
-_JUDGED = """
-CREATE OR REPLACE TEMP TABLE judged AS
-SELECT lines.* EXCLUDE (echo, problem), sent.occp_text, sent.tasks_text, CASE
+_MATCH_LINES = """
+CREATE OR REPLACE TEMP TABLE matched_lines AS
+SELECT lines.* EXCLUDE (echo, problem), input.occp_text, input.tasks_text, CASE
     WHEN text_key IS NULL THEN problem
-    WHEN sent.recordId IS NULL THEN 'its recordId was not sent'
-    WHEN echo.occp_text <> sent.occp_text OR echo.tasks_text <> sent.tasks_text
-        THEN 'its input is not what was sent'
+    WHEN input.recordId IS NULL THEN 'its recordId was not sent'
+    WHEN echo.occp_text <> input.occp_text OR echo.tasks_text <> input.tasks_text
+        THEN 'its input differs from what was sent'
     ELSE problem END AS problem
 FROM lines LEFT JOIN (
     SELECT * FROM read_json($input, format = 'newline_delimited',
         columns = {'recordId': 'VARCHAR', 'occp_text': 'VARCHAR', 'tasks_text': 'VARCHAR'})
-) AS sent ON sent.recordId = lines.text_key
+) AS input ON input.recordId = lines.text_key
 """
 
-_TWICE = """
-CREATE OR REPLACE TEMP TABLE twice AS
-SELECT text_key, min(line) AS first, count(DISTINCT (code, label, confidence_text, suggestions)) = 1 AS alike
-FROM judged WHERE problem IS NULL GROUP BY text_key HAVING count(*) > 1
+_FIND_REPEATED_KEYS = """
+CREATE OR REPLACE TEMP TABLE repeated_keys AS
+SELECT text_key, min(line) AS first_line,
+    count(DISTINCT (code, label, confidence_text, suggestions)) = 1 AS is_consistent
+FROM matched_lines WHERE problem IS NULL GROUP BY text_key HAVING count(*) > 1
 """
 
-_SET_ASIDE = """
-INSERT INTO set_aside
-SELECT $part, line, problem FROM judged WHERE problem IS NOT NULL
+_DISCARD_LINES = """
+INSERT INTO discarded_lines
+SELECT $part, line, problem FROM matched_lines WHERE problem IS NOT NULL
 UNION ALL
-SELECT $part, line, CASE WHEN alike THEN 'it repeats line ' || first
-    ELSE 'its recordId stands on several lines that disagree, the first is line ' || first END
-FROM judged JOIN twice USING (text_key) WHERE problem IS NULL AND NOT (alike AND line = first)
+SELECT $part, line, CASE WHEN is_consistent THEN 'it repeats line ' || first_line
+    ELSE 'its recordId is on several lines that disagree, the first is line ' || first_line END
+FROM matched_lines JOIN repeated_keys USING (text_key)
+WHERE problem IS NULL AND NOT (is_consistent AND line = first_line)
 """
 
-_KEEP = """
+_STORE_RESULTS = """
 INSERT INTO results
 SELECT $part, $operation_id, text_key, occp_text, tasks_text,
     CASE WHEN code IS NULL THEN 'uncoded' ELSE 'coded' END, code, label, confidence,
     CASE WHEN regexp_full_match(code, '[0-9]{1,6}') THEN length(code) END,
     CASE WHEN json_array_length(suggestions) > 0 THEN CAST(suggestions AS VARCHAR) END
-FROM judged LEFT JOIN twice USING (text_key)
-WHERE problem IS NULL AND (twice.text_key IS NULL OR (alike AND line = first))
+FROM matched_lines LEFT JOIN repeated_keys USING (text_key)
+WHERE problem IS NULL AND (repeated_keys.text_key IS NULL OR (is_consistent AND line = first_line))
 """
 
 
 @dataclass(frozen=True)
-class Returned:
-    """What came back of one part.
+class PartResult(Handoff):
+    """How the operation of one part ended, and its files.
 
-    :param part: its number
+    :param part: number of the part
     :param operation_id: GUID of its operation, None if none was opened
-    :param state: how the operation ended, `unknown` if nobody was told
+    :param state: how the operation ended, `unknown` if that was not recorded
     :param message: why there is no output, in words
-    :param output, metadata: URIs of the files, None for what did not come down
-    :param sent: URI of the input file that was coded
-    :param fingerprint: what was coded, by which model: topic, model GUID and SHA-256 of the input file
-    :param seconds: it was waited for until its end was seen, None if not, or not from its begin
+    :param output_uri, metadata_uri: files of the output, None if not downloaded
+    :param input_uri: input file that was coded
+    :param fingerprint: what was coded, and by which model
+    :param seconds: duration from the upload to the end of the operation, None if unknown
     """
 
     part: int
     operation_id: str | None
     state: str
     message: str | None = None
-    output: str | None = None
-    metadata: str | None = None
-    sent: str | None = None
-    fingerprint: str | None = None
+    output_uri: str | None = None
+    metadata_uri: str | None = None
+    input_uri: str | None = None
+    fingerprint: Fingerprint | None = None
     seconds: float | None = None
 
 
 @dataclass(frozen=True)
-class Read:
-    """What was read of one output file.
+class PartSummary:
+    """What was read from one output file.
 
     :param usable: texts with a result
-    :param set_aside: lines that could not be used
-    :param problem: why the whole file could not be used, None if it could
-    :param metadata: the metadata file as it came
+    :param discarded: lines that could not be used
+    :param problem: why the part is incomplete as a whole, None if it is not
+    :param metadata: content of the metadata file
     """
 
     usable: int = 0
-    set_aside: int = 0
+    discarded: int = 0
     problem: str | None = None
     metadata: str | None = None
 
 
-def read_results(engine: duckdb.DuckDBPyConnection, part: int, operation_id: str, sent: Path, output: Path) -> Read:
-    """Add the results of one output file to the table `results` of the engine, the rest to `set_aside`.
+def read_results(
+    engine: duckdb.DuckDBPyConnection, part: int, operation_id: str, input_file: Path, output_file: Path
+) -> PartSummary:
+    """Add the results of one output file to the engine's table `results`, its other lines to `discarded_lines`.
 
-    A line is joined to its text by `recordId`, or by the echoed input where that is null, empty or missing; `result`
-    may be an object, null, missing, `{}` or a list of one; `suggestions` null, missing or a list; the confidence a
-    number or a numeric string (contract 3.4; questions 21 to 27, 30). The lines are read with CRLF, a byte order mark
-    or no final newline as well, and counted from 1.
-
-    :param sent: the input file of the part
+    A line is matched to its text by `recordId`, or by the echoed input if that is null, empty or missing. `result`
+    can be an object, null, missing, `{}` or a list of one; `suggestions` null, missing or a list; the confidence a
+    number or a numeric string (docs/service-contract.md 3.4, 8.21 to 8.27). Lines can end in CRLF, the file can begin
+    with a byte order mark and lack a final newline (8.30). Lines are counted from 1.
     """
     engine.execute(RESULTS)
-    before = _counts(engine)
+    before = _count_lines(engine)
     try:
-        engine.execute(_LINES, {"output": pattern_of(output)})
+        engine.execute(_PARSE_LINES, {"output": escape_glob(output_file)})
     except duckdb.InvalidInputException:
-        _read_mended(engine, output)
-    engine.execute(_JUDGED, {"input": pattern_of(sent)})
-    engine.execute(_TWICE)
-    engine.execute(_SET_ASIDE, {"part": part})
-    engine.execute(_KEEP, {"part": part, "operation_id": operation_id})
-    usable, set_aside = (after - old for after, old in zip(_counts(engine), before, strict=True))
-    return Read(usable, set_aside)
+        _parse_repaired_copy(engine, output_file)
+    engine.execute(_MATCH_LINES, {"input": escape_glob(input_file)})
+    engine.execute(_FIND_REPEATED_KEYS)
+    engine.execute(_DISCARD_LINES, {"part": part})
+    engine.execute(_STORE_RESULTS, {"part": part, "operation_id": operation_id})
+    usable, discarded = (count - earlier for count, earlier in zip(_count_lines(engine), before, strict=True))
+    return PartSummary(usable, discarded)
 
 
-def _read_mended(engine: duckdb.DuckDBPyConnection, output: Path) -> None:
-    """Read the lines of a file in which some are not even text: `?` stands for those, so that they are set aside."""
-    mended = output.with_name(output.name + ".mended")
+def _parse_repaired_copy(engine: duckdb.DuckDBPyConnection, output_file: Path) -> None:
+    """Parse the lines of a file that is not all text: `?` replaces the lines that are not, so they are discarded."""
+    repaired = output_file.with_name(output_file.name + ".repaired")
     try:
-        with output.open("rb") as file, mended.open("wb") as copy:
+        with output_file.open("rb") as file, repaired.open("wb") as copy:
             while line := file.readline(MAX_LINE_BYTES):
                 copy.write((line.rstrip(b"\r\n") if _is_text(line) else b"?") + b"\n")
-        engine.execute(_LINES, {"output": pattern_of(mended)})
+        engine.execute(_PARSE_LINES, {"output": escape_glob(repaired)})
     finally:
-        mended.unlink(missing_ok=True)
+        repaired.unlink(missing_ok=True)
 
 
 def _is_text(line: bytes) -> bool:
@@ -201,15 +208,16 @@ def _is_text(line: bytes) -> bool:
     return len(line) < MAX_LINE_BYTES and not any(character < " " for character in text if character != "\t")
 
 
-def _counts(engine: duckdb.DuckDBPyConnection) -> tuple[int, int]:
-    ((usable, set_aside),) = engine.execute(
-        "SELECT (SELECT count(*) FROM results), (SELECT count(*) FROM set_aside)"
+def _count_lines(engine: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+    ((usable, discarded),) = engine.execute(
+        "SELECT (SELECT count(*) FROM results), (SELECT count(*) FROM discarded_lines)"
     ).fetchall()
-    return usable, set_aside
+    return usable, discarded
 
 
-def model_of(metadata: str) -> str | None:
-    """The model GUID that a metadata file names, None if it names none: its form is not documented (question 28)."""
+def read_model_id(metadata: str) -> str | None:
+    """Return the model GUID in a metadata file, None if there is none: its format is not documented
+    (docs/service-contract.md 8.28)."""
     try:
         data = json.loads(metadata)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Where the files of a run lie between its tasks: in a folder of this machine, or in object storage."""
+"""The staging area: where the files of a run are between its tasks, in a local folder or in object storage."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.implementations.local import LocalFileSystem
 
 from include.coding.errors import PlanError, StagingError
-from include.coding.files import path_of
+from include.coding.files import path_from_uri
 
-#: Bytes of a part of an object, and how many parts are on their way at once.
-OBJECT_BLOCK, AT_ONCE = 16 << 20, 2
-#: Names of the folders that are swept: they end as those of runs do, and of exchanges with Redshift.
-OURS = re.compile(r"[A-Za-z0-9._-]*[0-9a-f]{8}")
-SHORTEST = timedelta(days=2)
-#: What stays of a run whose files are removed: no text of a person is in it.
+#: Size of the blocks in which an object is uploaded, and how many are sent at once.
+BLOCK_BYTES, CONCURRENT_BLOCKS = 16 << 20, 2
+#: Names of the folders that the sweep can remove: they end as those of runs and of exchanges with Redshift do.
+FOLDER_NAME = re.compile(r"[A-Za-z0-9._-]*[0-9a-f]{8}")
+MIN_SWEEP_AGE = timedelta(days=2)
+#: What stays of a run after its files are removed; it contains no person's text.
 REPORT = "report.md"
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 class Staging:
     """The files of one run.
 
-    :param uri: of their folder: `file:///...`, or one of object storage
-    :param scratch: folder of this machine for what is being worked on; the run's folder itself, if that is here
+    :param uri: their folder: `file:///...`, or a URI of object storage
+    :param scratch: local folder for files in progress; the run's folder itself, if that is local
     :param fs: fsspec file system of the object storage; None for `file://`
     """
 
@@ -43,46 +43,47 @@ class Staging:
     fs: Any = None
 
     @classmethod
-    def here(cls, folder: Path) -> Staging:
-        """Staging in a folder of this machine."""
+    def in_folder(cls, folder: Path) -> Staging:
+        """Return the staging area of a run whose files are in a local folder."""
         return cls(folder.as_uri(), folder)
 
     def keep(self, path: Path) -> str:
-        """Move a file of the scratch folder to the run's files, where it appears whole, and return its URI.
+        """Move a file of the scratch folder to the run's files, where it appears complete, and return its URI.
 
         :raises StagingError: the object storage refuses it
         """
         if self.fs is None:
             return path.as_uri()
         uri = f"{self.uri}/{path.name}"
-        with _told(uri, "written"):
-            self.fs.put_file(str(path), uri, chunksize=OBJECT_BLOCK, max_concurrency=AT_ONCE)
+        with _translate_errors(uri, "written"):
+            self.fs.put_file(str(path), uri, chunksize=BLOCK_BYTES, max_concurrency=CONCURRENT_BLOCKS)
         path.unlink()
         return uri
 
     @contextmanager
     def open_local(self, uri: str) -> Iterator[Path]:
-        """Yield a file of the run as one of this machine: an object's copy lasts as long as the block.
+        """Yield a file of the run as a local path; a copy of an object is removed at the end of the block.
 
-        :raises FileNotFoundError: it is gone
+        :raises FileNotFoundError: it does not exist
         :raises StagingError: it cannot be read
         """
         if self.fs is None:
-            path = path_of(uri)
+            path = path_from_uri(uri)
             if not path.is_file():
                 raise FileNotFoundError(uri)
             yield path
             return
-        copy = self.scratch / "-".join(uri.rsplit("/", 2)[1:])  # by its folder too: each part has an output.jsonl
+        # The name of the folder is part of the name, because each part has an output.jsonl.
+        copy = self.scratch / "-".join(uri.rsplit("/", 2)[1:])
         try:
-            with _told(uri, "read"):
+            with _translate_errors(uri, "read"):
                 self.fs.get_file(uri, str(copy))
             yield copy
         finally:
             copy.unlink(missing_ok=True)
 
     def read_text(self, uri: str) -> str | None:
-        """Content of a small file, whatever its bytes; None if it is gone."""
+        """Return the content of a small file, whatever its bytes; None if it does not exist."""
         try:
             with self.open_local(uri) as path:
                 return path.read_text(encoding="utf-8", errors="replace")
@@ -90,69 +91,69 @@ class Staging:
             return None
 
     def clear(self) -> None:
-        """Remove the files of the run, all but its report.
+        """Remove the files of the run except its report.
 
         :raises StagingError: they cannot be removed
         """
-        with _told(self.uri, "removed"):
+        with _translate_errors(self.uri, "removed"):
             if self.fs is None:
-                _clear_folder(path_of(self.uri))
+                _clear_folder(path_from_uri(self.uri))
             elif files := [path for path in self.fs.find(self.uri) if not path.endswith(f"/{REPORT}")]:
                 self.fs.rm(files)
 
 
-def sweep(base: str, unchanged_for: timedelta, now: datetime, fs: Any = None) -> list[str]:
-    """Clear what dead runs left: the folders below `base` in which nothing has changed for so long. Uploads to object
-    storage that nobody has completed are given up as well. A folder that has no name of ours is not touched.
+def sweep(base: str, min_age: timedelta, now: datetime, fs: Any = None) -> list[str]:
+    """Clear the folders of abandoned runs below `base`: those whose files have not changed for `min_age`.
 
-    :param base: URI of the folder that has the runs' folders
-    :param unchanged_for: two days at least: an operation may take one
-    :param now: with a time zone
+    Incomplete uploads to object storage are aborted too. A folder with a name that is not ours is never touched.
+
+    :param base: URI of the folder that contains the runs' folders
+    :param min_age: at least two days, because an operation can take one
+    :param now: with a timezone
     :param fs: fsspec file system of the object storage; None for `file://`
     :return: URIs of the folders that were cleared
-    :raises PlanError: the time is too short
-    :raises StagingError: they cannot be listed or removed
+    :raises PlanError: `min_age` is too short
+    :raises StagingError: the folders cannot be listed or cleared
     """
-    if unchanged_for < SHORTEST:
+    if min_age < MIN_SWEEP_AGE:
         raise PlanError(
-            f"CODING_STAGING_DAYS is {unchanged_for / timedelta(days=1):g}; expected 2 or more: runs go on"
+            f"CODING_STAGING_DAYS is {min_age / timedelta(days=1):g}; it must be at least 2 days, because runs may"
+            " still use these files"
         )
-    before = now - unchanged_for
-    with _told(base, "listed"):
-        newest = _newest(fs or LocalFileSystem(), base if fs else str(path_of(base)))
-    stale = [f"{base}/{name}" for name, changed in sorted(newest.items()) if changed < before]
+    limit = now - min_age
+    with _translate_errors(base, "listed"):
+        changes = _find_last_changes(fs or LocalFileSystem(), base if fs else str(path_from_uri(base)))
+    stale = [f"{base}/{name}" for name, changed_at in sorted(changes.items()) if changed_at < limit]
     for uri in stale:
         Staging(uri, Path(), fs).clear()
-        log.info("Cleared %s: nothing in it has changed since %s", uri, before)
+        log.info("Cleared %s: nothing in it has changed since %s", uri, limit)
     if fs is not None:
-        _give_up_uploads(fs, base, before)
+        _abort_uploads(fs, base, limit)
     return stale
 
 
-def _newest(fs: Any, base: str) -> dict[str, datetime]:
-    """For each folder in `base` that has more than a report, when a file of it was last changed."""
-    newest: dict[str, datetime] = {}
+def _find_last_changes(fs: Any, base: str) -> dict[str, datetime]:
+    """Return when a file last changed in each folder in `base` that contains more than a report."""
+    changes: dict[str, datetime] = {}
     root = fs._strip_protocol(base).rstrip("/")
     for path, info in fs.find(base, detail=True).items():
         folder, _, name = path.removeprefix(f"{root}/").partition("/")
-        if name and name != REPORT and OURS.fullmatch(folder):
-            changed = info.get("LastModified") or datetime.fromtimestamp(info["mtime"], UTC)
-            newest[folder] = max(changed, newest.get(folder, changed))
-    return newest
+        if name and name != REPORT and FOLDER_NAME.fullmatch(folder):
+            changed_at = info.get("LastModified") or datetime.fromtimestamp(info["mtime"], UTC)
+            changes[folder] = max(changed_at, changes.get(folder, changed_at))
+    return changes
 
 
-def _give_up_uploads(fs: Any, base: str, before: datetime) -> None:
-    """What is left over is found by the next sweep: S3 lists a thousand at a time."""
+def _abort_uploads(fs: Any, base: str, limit: datetime) -> None:
+    """Abort the uploads that began before `limit`. S3 lists a thousand at a time; the next sweep finds the rest."""
     bucket, _, prefix = fs._strip_protocol(base).partition("/")
     try:
-        listed = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")
-        for upload in listed.get("Uploads", []):
-            if upload["Initiated"] < before:
+        response = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")
+        for upload in response.get("Uploads", []):
+            if upload["Initiated"] < limit:
                 fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
     except (OSError, BotoCoreError, ClientError) as error:
-        log.warning(
-            "Uploads to %s that nobody completed stay, unless the bucket has a rule for them: %s", base, error
-        )
+        log.warning("Incomplete uploads to %s stay until a rule of the bucket removes them: %s", base, error)
 
 
 def _clear_folder(folder: Path) -> None:
@@ -168,17 +169,18 @@ def _clear_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _told(uri: str, what: str) -> Iterator[None]:
-    """Errors of the disk or the object storage, told with the place they are about."""
+def _translate_errors(uri: str, action: str) -> Iterator[None]:
+    """Raise errors of the disk or the object storage as :class:`StagingError` with the URI in question."""
     try:
         yield
     except FileNotFoundError:
-        if what == "read":
+        if action == "read":
             raise
         raise StagingError(
-            f"{uri!r} cannot be {what}: its bucket or folder is not there; see CODING_STAGING"
+            f"{uri!r} cannot be {action}: its bucket or folder does not exist; check CODING_STAGING"
         ) from None
     except (OSError, BotoCoreError) as error:
         raise StagingError(
-            f"{uri!r} cannot be {what} ({type(error).__name__}: {error}): is there room, and may this worker?"
+            f"{uri!r} cannot be {action} ({type(error).__name__}: {error}): check free space and this worker's"
+            " permissions"
         ) from error

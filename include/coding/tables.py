@@ -1,4 +1,4 @@
-"""The project's tables in the warehouse, and how they came to be what they are."""
+"""The project's tables in the warehouse: created by `tables.sql`, changed by migrations."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
-from include.warehouse.warehouse import Dialect, Session, quoted
+from include.warehouse.warehouse import Dialect, Session, quote_table
 
 _SQL = Path(__file__).with_name("tables.sql")
-#: What brings tables of version 1, 2, ... to the next one, statements separated by `;`. A change of `tables.sql`
-#: comes with one more of these, and none of them is ever changed. {schema} is the schema's quoted name.
+#: Each entry brings tables of version 1, 2, ... to the next version; its statements are separated by `;`. A change of
+#: `tables.sql` comes with a new entry, and no entry is ever changed. {schema} is the quote_table name of the schema.
 MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE {schema}.coding_operations ADD COLUMN seconds DOUBLE PRECISION;
@@ -19,53 +19,56 @@ MIGRATIONS: tuple[str, ...] = (
         model_version DOUBLE PRECISION, pinned_at TIMESTAMP NOT NULL
     )
     """,
+    """
+    ALTER TABLE {schema}.coding_runs RENAME COLUMN rows_of TO published_by_run;
+    ALTER TABLE {schema}.coding_operations RENAME COLUMN set_aside TO discarded_lines
+    """,
 )
 
 
 def table(schema: str, name: str) -> str:
-    """Quoted name of one of the project's tables."""
-    return f"{quoted(schema)}.{name}"
+    """Return the quote_table name of one of the project's tables."""
+    return f"{quote_table(schema)}.{name}"
 
 
 def create_tables(session: Session, schema: str, migrations: Sequence[str] = MIGRATIONS) -> None:
-    """Bring the tables of `schema` to the version that this project knows: create what `tables.sql` describes, or
-    migrate what an earlier project made.
+    """Bring the tables of `schema` to the version of this project: create them, or migrate those of an earlier one.
 
-    :raises WarehouseSettingsError: a later project made them, or the user may not create or alter tables
+    :raises WarehouseSettingsError: the tables are of a later version, or the user cannot create or alter tables
     """
-    known, found = 1 + len(migrations), _version(session, schema)
-    if found == known:
+    target, current = 1 + len(migrations), _read_version(session, schema)
+    if current == target:
         return
-    if found is not None and found > known:
+    if current is not None and current > target:
         raise WarehouseSettingsError(
-            f"the tables of schema {schema!r} are of version {found}, this project knows them up to version {known}:"
-            " update the project"
+            f"the tables of schema {schema!r} have version {current}, but this project supports them up to version"
+            f" {target}: update the project"
         )
     versions = table(schema, "schema_version")
     try:
-        with session.transaction(lock=None if found is None else versions):
-            if found is None or _version(session, schema) == found:  # else another run was a moment quicker
-                steps = [_SQL.read_text(encoding="utf-8")] if found is None else migrations[found - 1 :]
-                _take_steps(session, schema, steps)
-                session.execute(f"INSERT INTO {versions} VALUES (?, ?)", [known, session.now()])
+        with session.transaction(lock=None if current is None else versions):
+            if current is None or _read_version(session, schema) == current:  # otherwise another run migrated them
+                scripts = [_SQL.read_text(encoding="utf-8")] if current is None else migrations[current - 1 :]
+                _run_scripts(session, schema, scripts)
+                session.execute(f"INSERT INTO {versions} VALUES (?, ?)", [target, session.now()])
     except WarehouseSettingsError:
         raise
     except WarehouseError:
-        if _version(session, schema) != known:  # two may make a new schema at once, and one of them fails
+        if _read_version(session, schema) != target:  # if two runs create a new schema at once, one of them fails
             raise
 
 
-def _take_steps(session: Session, schema: str, steps: Sequence[str]) -> None:
+def _run_scripts(session: Session, schema: str, scripts: Sequence[str]) -> None:
     has_schema = session.execute("SELECT count(*) FROM pg_namespace WHERE nspname = ?", [schema]) != [(0,)]
-    for step in steps:
-        for statement in _statements(step, schema, session.dialect):
-            # a user may own a schema and yet make none, not even one that exists
+    for script in scripts:
+        for statement in _split_statements(script, schema, session.dialect):
+            # A user can own a schema and still not be allowed to create one, even with IF NOT EXISTS.
             if not (has_schema and statement.startswith("CREATE SCHEMA")):
                 session.execute(statement)
 
 
-def _version(session: Session, schema: str) -> int | None:
-    """Version of the tables, None if there are none that tell it."""
+def _read_version(session: Session, schema: str) -> int | None:
+    """Return the version of the tables, None if there are none that state it."""
     try:
         rows = session.execute(f"SELECT max(version) FROM {table(schema, 'schema_version')}")
     except NoSuchTableError:
@@ -73,12 +76,12 @@ def _version(session: Session, schema: str) -> int | None:
     return None if rows[0][0] is None else int(rows[0][0])
 
 
-def _statements(step: str, schema: str, dialect: Dialect) -> list[str]:
-    """The statements of a step, without comments, as the dialect wants them."""
-    without_comments = "\n".join(line.partition("--")[0] for line in step.splitlines())
-    filled = without_comments.replace("VARCHAR", dialect.text).replace("{schema}", quoted(schema))
-    found = [statement.strip() for statement in filled.split(";")]
+def _split_statements(script: str, schema: str, dialect: Dialect) -> list[str]:
+    """Return the statements of a script in the given dialect, without comments."""
+    without_comments = "\n".join(line.partition("--")[0] for line in script.splitlines())
+    sql = without_comments.replace("VARCHAR", dialect.text).replace("{schema}", quote_table(schema))
+    statements = [statement.strip() for statement in sql.split(";")]
     return [
-        statement for statement in found
+        statement for statement in statements
         if statement and (dialect.has_indexes or not statement.startswith(("CREATE INDEX", "CREATE UNIQUE INDEX")))
     ]  # fmt: skip

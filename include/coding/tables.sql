@@ -1,16 +1,16 @@
--- The project's tables, as a new schema gets them; tables.py migrates those of an earlier version. {schema} is the
--- schema's quoted name, VARCHAR the warehouse's type for a text of any length. Indexes are for warehouses that have
--- them.
+-- The project's tables as they are created in a new schema; tables.py migrates those of an earlier version. {schema} is
+-- the quoted name of the schema, VARCHAR becomes the warehouse's type for texts of any length. Indexes are created only
+-- in warehouses that have them.
 
 CREATE SCHEMA IF NOT EXISTS {schema};
 
--- One row per migration; the highest version counts.
+-- One row per migration; the highest version is the current one.
 CREATE TABLE IF NOT EXISTS {schema}.schema_version (
     version       INTEGER NOT NULL,
     migrated_at   TIMESTAMP NOT NULL  -- UTC
 );
 
--- One row per text, topic and model: what was sent and what came back. A text is sent once.
+-- One row per text, topic and model: the text as sent, and its result. A text is sent to a model once.
 CREATE TABLE IF NOT EXISTS {schema}.coded_texts (
     text_key      VARCHAR NOT NULL,   -- 32 hexadecimal digits: 128 bits of SHA-256 of both texts
     topic         VARCHAR NOT NULL,   -- uriName of the classification
@@ -25,31 +25,31 @@ CREATE TABLE IF NOT EXISTS {schema}.coded_texts (
     level         INTEGER,            -- digits of the code, 1 to 6; NULL for a code of another form
     suggestions   VARCHAR,            -- JSON array of codeCategory, codeLabel, codeConfidence; NULL if none
     operation_id  VARCHAR NOT NULL,   -- GUID of the operation
-    run_id        VARCHAR NOT NULL,   -- Airflow run that brought it
-    coded_at      TIMESTAMP NOT NULL  -- when it was kept, UTC
+    run_id        VARCHAR NOT NULL,   -- Airflow run that stored it
+    coded_at      TIMESTAMP NOT NULL  -- when it was stored, UTC
 );
 
 CREATE UNIQUE INDEX IF NOT EXISTS coded_texts_key ON {schema}.coded_texts (text_key, model_id, topic);
 
 -- One row per source record, topic and model. A run replaces the rows of its dates, topic and model.
 CREATE TABLE IF NOT EXISTS {schema}.coded_records (
-    record_id     VARCHAR NOT NULL,   -- of the source; '' if it had none
-    occurrence    INTEGER NOT NULL,   -- 1, 2, ... where a record id stands more than once on a date
+    record_id     VARCHAR NOT NULL,   -- id in the source; '' if it has none
+    occurrence    INTEGER NOT NULL,   -- 1, 2, ... if a record id occurs more than once on a date
     response_date DATE NOT NULL,
     topic         VARCHAR NOT NULL,
     model_id      VARCHAR NOT NULL,
     model_version DOUBLE PRECISION,
     outcome       VARCHAR NOT NULL,   -- coded, uncoded, rejected
-    code          VARCHAR,            -- code to suggestions: as in coded_texts
+    code          VARCHAR,            -- the columns code to suggestions: as in coded_texts
     label         VARCHAR,
     confidence    DOUBLE PRECISION,
     level         INTEGER,
     suggestions   VARCHAR,
-    reason        VARCHAR,            -- why rejected: no_record_id, blank, not_printable_ascii, too_long
-    text_key      VARCHAR,            -- of its text in coded_texts; NULL if rejected
-    operation_id  VARCHAR,            -- that coded its text, perhaps in an earlier run
+    reason        VARCHAR,            -- why it was rejected: no_record_id, blank, not_printable_ascii, too_long
+    text_key      VARCHAR,            -- key of its text in coded_texts; NULL if rejected
+    operation_id  VARCHAR,            -- operation that coded its text, possibly of an earlier run
     run_id        VARCHAR NOT NULL,   -- Airflow run that wrote this row
-    coded_at      TIMESTAMP NOT NULL  -- when its text was coded; when it was judged, if rejected; UTC
+    coded_at      TIMESTAMP NOT NULL  -- when its text was coded, or when it was rejected; UTC
 );
 
 CREATE INDEX IF NOT EXISTS coded_records_dates ON {schema}.coded_records (response_date, model_id);
@@ -63,16 +63,16 @@ CREATE TABLE IF NOT EXISTS {schema}.coding_operations (
     model_id      VARCHAR NOT NULL,
     records       BIGINT NOT NULL,    -- texts sent
     bytes         BIGINT NOT NULL,    -- of the input file
-    state         VARCHAR NOT NULL,   -- complete, failed, timed_out, deadline, refused; unknown if it was not told
+    state         VARCHAR NOT NULL,   -- complete, failed, timed_out, deadline, refused; unknown if not recorded
     error         VARCHAR,            -- in the service's words
-    usable        BIGINT NOT NULL,    -- results that were kept
-    set_aside     BIGINT NOT NULL,    -- output lines that could not be used
-    metadata      VARCHAR,            -- the metadata file as it came, JSON by all we know; NULL if too long for a column
+    usable        BIGINT NOT NULL,    -- results that were stored
+    discarded_lines BIGINT NOT NULL,  -- output lines that could not be used
+    metadata      VARCHAR,            -- content of the metadata file, usually JSON; NULL if too long for a column
     landed_at     TIMESTAMP NOT NULL, -- when this row was written, UTC
-    seconds       DOUBLE PRECISION    -- it was waited for until its end was seen; NULL if not, or not from its begin
+    seconds       DOUBLE PRECISION    -- from the upload to the end of the operation; NULL if unknown
 );
 
--- One row per run whose dates stand published. An older reading of the source does not replace a newer one.
+-- One row per run whose dates are published. An older reading of the source never replaces a newer one.
 CREATE TABLE IF NOT EXISTS {schema}.coding_runs (
     run_id        VARCHAR NOT NULL,
     topic         VARCHAR NOT NULL,
@@ -83,9 +83,9 @@ CREATE TABLE IF NOT EXISTS {schema}.coding_runs (
     from_date     DATE NOT NULL,      -- first response date
     to_date       DATE NOT NULL,      -- last response date
     read_at       TIMESTAMP NOT NULL, -- when the source was read, UTC
-    checksum      VARCHAR,            -- of what was read; NULL if not all of it was written, or texts were coded again
-    rows_of       VARCHAR NOT NULL,   -- run that wrote the rows: this one, or an earlier one that read the same
-    records       BIGINT NOT NULL,    -- read: coded + uncoded + rejected
+    checksum      VARCHAR,            -- of the records; NULL if not all were published, or texts were coded again
+    published_by_run VARCHAR NOT NULL, -- run that wrote the rows: this one, or an earlier one with the same records
+    records       BIGINT NOT NULL,    -- records read: coded + uncoded + rejected
     coded         BIGINT NOT NULL,
     uncoded       BIGINT NOT NULL,
     rejected      BIGINT NOT NULL,
@@ -95,11 +95,11 @@ CREATE TABLE IF NOT EXISTS {schema}.coding_runs (
     landed_at     TIMESTAMP NOT NULL  -- when this row was written, UTC
 );
 
--- One row per backfill and question: the model that its first run was answered, for all its runs.
+-- One row per backfill and requested model: the model that all its runs use.
 CREATE TABLE IF NOT EXISTS {schema}.pinned_models (
     backfill      VARCHAR NOT NULL,   -- number of the backfill in Airflow, and when it was created
     topic         VARCHAR NOT NULL,
-    model         VARCHAR NOT NULL,   -- what was asked for: latest, or a GUID
+    model         VARCHAR NOT NULL,   -- the requested model: latest, or a GUID
     model_id      VARCHAR NOT NULL,   -- GUID of the model
     model_version DOUBLE PRECISION,
     pinned_at     TIMESTAMP NOT NULL  -- UTC

@@ -1,13 +1,13 @@
-"""What a text must be to be sent, how it is cleaned before that is judged, and its key."""
+"""The rules for texts: how a text is cleaned, when it can be sent, and its key."""
 
 from __future__ import annotations
 
 import duckdb
 
-from include.warehouse.warehouse import literal
+from include.warehouse.warehouse import quote_literal
 
-#: Characters that people's keyboards and word processors make, and what they stand for in ASCII.
-_LIKE_ASCII = {
+#: Characters that keyboards and word processors produce, and the ASCII characters that replace them.
+_ASCII_CHARACTERS = {
     "‘’‚‛′ʼ`´": "'",
     "“”„‟″«»": '"',
     "‐‑‒–—―−": "-",
@@ -17,7 +17,7 @@ _LIKE_ASCII = {
     "ı": "i",
     "×": "x",
 }
-_LIKE_SEVERAL = {
+_ASCII_SEQUENCES = {
     "ß": "ss",
     "æ": "ae",
     "Æ": "Ae",
@@ -35,31 +35,32 @@ _LIKE_SEVERAL = {
 }
 
 
-def _pairs() -> tuple[str, str]:
-    found, put = "", ""
-    for characters, stand_in in _LIKE_ASCII.items():
-        found += characters
-        put += stand_in if len(stand_in) == len(characters) else stand_in * len(characters)
-    return found, put
+def _translation_table() -> tuple[str, str]:
+    """Return the arguments of SQL's `translate`: characters, and their replacements at the same positions."""
+    characters, replacements = "", ""
+    for group, replacement in _ASCII_CHARACTERS.items():
+        characters += group
+        replacements += replacement if len(replacement) == len(group) else replacement * len(group)
+    return characters, replacements
 
 
-def _transliterated() -> str:
-    found, put = _pairs()
-    sql = f"translate(strip_accents(t), {literal(found)}, {literal(put)})"
-    for several, stand_in in _LIKE_SEVERAL.items():
-        sql = f"replace({sql}, {literal(several)}, {literal(stand_in)})"
-    # what is neither printable ASCII nor a letter or number of some script (control characters, emoji, currency
-    # signs) separates words; letters of another script stay, so that their text is rejected and not emptied
+def _transliteration() -> str:
+    characters, replacements = _translation_table()
+    sql = f"translate(strip_accents(t), {quote_literal(characters)}, {quote_literal(replacements)})"
+    for sequence, replacement in _ASCII_SEQUENCES.items():
+        sql = f"replace({sql}, {quote_literal(sequence)}, {quote_literal(replacement)})"
+    # Control characters, emoji and currency signs separate words. Letters and numbers of other scripts stay, so that
+    # such a text is rejected as a whole instead of becoming empty.
     return rf"regexp_replace({sql}, '[^\x20-\x7e\p{{L}}\p{{N}}]+', ' ', 'g')"
 
 
 MACROS = rf"""
 CREATE OR REPLACE TEMP MACRO is_printable(t) AS regexp_full_match(t, '[ -~]*');
-CREATE OR REPLACE TEMP MACRO squeezed(t) AS trim(regexp_replace(t, ' +', ' ', 'g'));
-CREATE OR REPLACE TEMP MACRO transliterated(t) AS {_transliterated()};
-CREATE OR REPLACE TEMP MACRO cleaned(t) AS
-    CASE WHEN t IS NULL THEN '' WHEN is_printable(t) THEN squeezed(t) ELSE squeezed(transliterated(t)) END;
--- 0x1f cannot stand in a printable text, so no two pairs of texts run together to the same input of the hash
+CREATE OR REPLACE TEMP MACRO squeeze_spaces(t) AS trim(regexp_replace(t, ' +', ' ', 'g'));
+CREATE OR REPLACE TEMP MACRO transliterate(t) AS {_transliteration()};
+CREATE OR REPLACE TEMP MACRO clean_text(t) AS CASE
+    WHEN t IS NULL THEN '' WHEN is_printable(t) THEN squeeze_spaces(t) ELSE squeeze_spaces(transliterate(t)) END;
+-- 0x1f does not occur in a printable text, so two different pairs never give the hash the same input
 CREATE OR REPLACE TEMP MACRO text_key(occp_text, tasks_text) AS
     sha256(occp_text || chr(31) || tasks_text)[:32];
 CREATE OR REPLACE TEMP MACRO reject_reason(occp_text, tasks_text, max_characters) AS CASE
@@ -70,14 +71,14 @@ CREATE OR REPLACE TEMP MACRO reject_reason(occp_text, tasks_text, max_characters
 """
 
 
-def install(engine: duckdb.DuckDBPyConnection) -> None:
+def install_macros(engine: duckdb.DuckDBPyConnection) -> None:
     """Define the rules as macros of `engine`.
 
-    * `cleaned(text)`: printable ASCII as far as letters have a likeness there, single spaces, no spaces around; NULL
-      becomes `''`. Nothing is ever cut.
-    * `text_key(occp_text, tasks_text)`: 32 hexadecimal digits (128 bits of SHA-256); equal pairs, equal keys. It is
-      the `recordId` on the wire: no identifier of the source system leaves (contract 8, question 29).
-    * `reject_reason(occp_text, tasks_text, max_characters)`: NULL for texts that may be sent, else `blank` (both),
-      `not_printable_ascii` or `too_long` (contract 6; questions 16 to 18).
+    * `clean_text(text)`: the text in printable ASCII as far as its characters have an equivalent there, with single
+      spaces and none at either end; `''` for NULL. Nothing is ever cut off.
+    * `text_key(occp_text, tasks_text)`: 32 hexadecimal digits (128 bits of SHA-256), the same for equal pairs. It is
+      the `recordId` that the service sees: identifiers of the source are not sent (docs/service-contract.md 8.29).
+    * `reject_reason(occp_text, tasks_text, max_characters)`: NULL for texts that can be sent, else `blank` (both),
+      `not_printable_ascii` or `too_long` (docs/service-contract.md 6, 8.16, 8.17, 8.18).
     """
     engine.execute(MACROS)

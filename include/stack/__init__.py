@@ -1,1 +1,1 @@
-"""Everything on one machine: the local coding service, real Airflow processes, an embedded warehouse, a sample."""
+"""The project on one machine: the local coding service, Airflow, an embedded warehouse and sample data."""

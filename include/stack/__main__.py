@@ -1,7 +1,7 @@
-"""`python -m include.stack run|up|down`: what `make run`, `make up` and `make down` call.
+"""`python -m include.stack run|up|down`: the commands behind `make run`, `make up` and `make down`.
 
-`python -m include.stack code` codes the sample on an Airflow that runs elsewhere, in containers for one:
-AIRFLOW_URL, AIRFLOW_USER and AIRFLOW_PASSWORD (or AIRFLOW_PASSWORD_FILE) say where.
+`python -m include.stack code` codes the sample on an Airflow that runs elsewhere, for example in containers.
+Set AIRFLOW_URL, AIRFLOW_USER and AIRFLOW_PASSWORD (or AIRFLOW_PASSWORD_FILE) to reach it.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 
-from include.coding.files import path_of
+from include.coding.files import path_from_uri
 from include.stack.airflow_api import AirflowApi
-from include.stack.processes import PROJECT, START_SECONDS, Stack, StackError, is_parsed
+from include.stack.processes import PROJECT, START_TIMEOUT_S, Stack, StackError, has_parsed_dag
 
-#: All days of the sample in one run, in several parts, so that there is something to see.
-SAMPLE_RUN = {"from_date": "2026-10-01", "to_date": "2026-10-30", "records_per_part": 1000}
-RUN_SECONDS = 1800.0
+#: All days of the sample in one run. It has several parts, so that the output shows how they overlap.
+SAMPLE_PARAMS = {"from_date": "2026-10-01", "to_date": "2026-10-30", "records_per_part": 1000}
+RUN_TIMEOUT_S = 1800.0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m include.stack", description=__doc__)
     parser.add_argument("command", choices=("run", "up", "down", "code"))
-    parser.add_argument("--folder", type=Path, default=PROJECT / ".run", help="where everything lies (default: .run)")
+    parser.add_argument("--folder", type=Path, default=PROJECT / ".run", help="folder of the stack (default: .run)")
     arguments = parser.parse_args()
     if arguments.command == "code":
         return code()
     stack = Stack(arguments.folder)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stop the started processes on the way out
     try:
-        if stack.running is not None and not stack.is_whole():
-            stack.stop()  # some of it died: begin anew
+        if stack.is_running and not stack.is_complete():
+            stack.stop()  # some of its processes died: start from scratch
         return {"run": run, "up": up, "down": down}[arguments.command](stack)
     except StackError as error:
         print(error, file=sys.stderr)
@@ -43,8 +43,8 @@ def main() -> int:
 
 
 def run(stack: Stack) -> int:
-    """Code the sample, show the result, stop what was started here."""
-    was_running = stack.running is not None
+    """Code the sample and print the result. Stop the stack afterwards unless it was running before."""
+    was_running = stack.is_running
     try:
         if not was_running:
             stack.start(print)
@@ -55,68 +55,68 @@ def run(stack: Stack) -> int:
 
 
 def up(stack: Stack) -> int:
-    """Leave everything running."""
-    if stack.running is None:
+    """Start the stack and leave it running."""
+    if not stack.is_running:
         stack.start(print)
     user, password = stack.login
     print(f"Airflow      {stack.api.url}   user {user}, password {password}")
     print(f"Coding API   {stack.service_url}   (local coding service)")
-    print("Stop with    make down")
+    print("To stop      make down")
     return 0
 
 
 def down(stack: Stack) -> int:
-    """Stop what `up` started."""
-    print("Stopped" if stack.running else "Nothing runs")
+    """Stop the stack that `up` started."""
+    print("Stopping the stack" if stack.is_running else "The stack is not running")
     stack.stop()
     return 0
 
 
 def code() -> int:
-    """Code the sample on the Airflow that the environment names, and show what became of its records."""
+    """Code the sample on the Airflow that the environment variables name, and print the counts of its records."""
     try:
         api = AirflowApi.from_environment()
     except KeyError as error:
-        print(f"{error.args[0]} is not set: it says, with the others of AIRFLOW_URL, AIRFLOW_USER and"
-              " AIRFLOW_PASSWORD, which Airflow to use", file=sys.stderr)  # fmt: skip
+        print(f"{error.args[0]} is not set. Set AIRFLOW_URL, AIRFLOW_USER and AIRFLOW_PASSWORD"
+              " (or AIRFLOW_PASSWORD_FILE)", file=sys.stderr)  # fmt: skip
         return 2
-    deadline = time.monotonic() + START_SECONDS
-    while not is_parsed(api) and time.monotonic() < deadline:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not has_parsed_dag(api) and time.monotonic() < deadline:
         time.sleep(1)
     api.unpause()
-    run_id, state = _watch_sample(api)
+    run_id, state = _run_sample(api)
     if state != "success":
-        print(f"The run ended {state!r}; Airflow's UI has the logs of its tasks")
+        print(f"Run {run_id} ended in state {state!r}. See the logs of its tasks in Airflow's UI")
         return 1
     print("\n" + "\n".join(f"{name:<16} {value}" for name, value in api.xcom(run_id, "land").items()))
     return 0
 
 
-def _watch_sample(api: AirflowApi) -> tuple[str, str]:
-    """Run the sample, show each change of state, and return (run id, how it ended)."""
-    run_id = api.trigger(SAMPLE_RUN)
+def _run_sample(api: AirflowApi) -> tuple[str, str]:
+    """Run the sample, print each change of state, and return (run id, final state)."""
+    run_id = api.trigger(SAMPLE_PARAMS)
     print(f"Run {run_id}")
     state = ""
-    for moment, name, state in api.watch(run_id, RUN_SECONDS):
+    for moment, name, state in api.watch(run_id, RUN_TIMEOUT_S):
         print(f"  {moment:%H:%M:%S}  {name:<20} {state}", flush=True)
     return run_id, state
 
 
 def _code_sample(stack: Stack) -> int:
-    run_id, state = _watch_sample(stack.api)
+    run_id, state = _run_sample(stack.api)
     if state != "success":
-        print(f"The run ended {state!r}; the logs of its tasks are in {stack.folder / 'airflow' / 'logs'}")
+        print(f"Run {run_id} ended in state {state!r}. See the logs in {stack.folder / 'airflow' / 'logs'}")
         return 1
-    report = path_of(stack.api.xcom(run_id, "report"))
+    report = path_from_uri(stack.api.xcom(run_id, "report"))
     print("\n" + "\n".join(line for line in report.read_text().splitlines() if line.startswith("- ")))
-    _show(stack.warehouse)
+    _print_results(stack.warehouse)
     print(f"\nReport       {report}")
-    print(f"Warehouse    {stack.warehouse} (DuckDB; the tables are in the schema coding)")
+    print(f"Warehouse    {stack.warehouse} (DuckDB; tables in schema coding)")
     print("Airflow UI   make up")
     return 0
 
 
-def _show(warehouse: Path) -> None:
+def _print_results(warehouse: Path) -> None:
     with duckdb.connect(str(warehouse), read_only=True) as connection:
         counts = connection.sql(
             "SELECT outcome, count(*) AS records FROM coding.current_codes GROUP BY ALL ORDER BY 2 DESC"

@@ -1,6 +1,6 @@
 """`python -m include.stack.containers secrets|init|sample|bucket`: the one-shot steps of docker-compose.yaml.
 
-Each may be done any number of times: what stands is kept, what the environment sets is set.
+Each can be repeated: what exists is kept, unless an environment variable sets it to another value.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from botocore.exceptions import ClientError
 from botocore.session import Session
 from psycopg import sql
 
-from include.sample import write_sample
-from include.stack.processes import POOL, POOL_SLOTS, USER, coding_connection, write_private
+from include.coding.files import write_atomically
+from include.pipeline.names import CODING_SERVICE_CONN_ID, POOL, POOL_SLOTS, STAGING_CONN_ID, WAREHOUSE_CONN_ID
+from include.stack.processes import USER, coding_connection
+from include.stack.sample import write_sample
 from include.stack.secret_files import DATABASES, SecretFiles
 
-LOCAL_SERVICE = "http://coding-service:8070"
-TABLE = "survey_responses"
-REGION = "us-east-1"
+LOCAL_SERVICE_URL = "http://coding-service:8070"
+SAMPLE_TABLE = "survey_responses"
+LOCAL_REGION = "us-east-1"
 
 
 def make_secrets() -> None:
@@ -37,41 +39,41 @@ def make_secrets() -> None:
 
 
 def initialise() -> None:
-    """Make databases and users, migrate Airflow's tables, and make its pool and its connections."""
+    """Create the databases and users, migrate Airflow's tables, and create its pool and connections."""
     secrets = SecretFiles()
     with psycopg.connect(secrets.server_url(), autocommit=True) as server:
         for name, password in DATABASES.items():
             _ensure_database(server, name, secrets.read(password))
     _airflow("db", "migrate")
     slots = os.environ.get("CODING_POOL_SLOTS") or str(POOL_SLOTS)
-    _airflow("pools", "set", POOL, slots, "Operations at once", "--include-deferred")
+    _airflow("pools", "set", POOL, slots, "Concurrent operations", "--include-deferred")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "connections.json")
-        write_private(path, json.dumps(connections(os.environ, secrets)))
+        write_atomically(path, json.dumps(make_connections(os.environ, secrets)), mode=0o600)
         _airflow("connections", "import", "--overwrite", str(path))
 
 
 def load_sample() -> None:
-    """Put the sample into the warehouse, unless a table of that name is there."""
+    """Load the sample into the warehouse, unless its table exists."""
     url = SecretFiles().database_url("warehouse")
     with psycopg.connect(url) as warehouse:
-        if warehouse.execute("SELECT to_regclass(%s)", [TABLE]).fetchone() != (None,):
+        if warehouse.execute("SELECT to_regclass(%s)", [SAMPLE_TABLE]).fetchone() != (None,):
             return
     with tempfile.TemporaryDirectory() as folder, dbapi.connect(url) as connection:
         path = Path(folder, "sample.parquet")
         write_sample(path)
         with connection.cursor() as cursor:
-            cursor.adbc_ingest(TABLE, pq.read_table(path), mode="create")
+            cursor.adbc_ingest(SAMPLE_TABLE, pq.read_table(path), mode="create")
         connection.commit()
 
 
 def make_bucket() -> None:
-    """Make the bucket of the staging folder at the local object storage."""
+    """Create the bucket of the staging folder in the local object storage."""
     staging = urlsplit(os.environ.get("CODING_STAGING") or "")
     if staging.scheme != "s3":
-        sys.exit("with the profile s3, set CODING_STAGING to the s3:// URI of a folder, such as s3://coding-staging")
+        sys.exit("the profile s3 needs an s3:// URI in CODING_STAGING. Set it, for example to s3://coding-staging")
     client = Session().create_client(
-        "s3", region_name=REGION, endpoint_url=os.environ["STAGING_ENDPOINT"], aws_access_key_id=USER,
+        "s3", region_name=LOCAL_REGION, endpoint_url=os.environ["STAGING_ENDPOINT"], aws_access_key_id=USER,
         aws_secret_access_key=SecretFiles().read("staging_secret_key"),
     )  # fmt: skip
     try:
@@ -81,8 +83,8 @@ def make_bucket() -> None:
             raise
 
 
-def connections(environment: Mapping[str, str], secrets: SecretFiles) -> dict[str, dict[str, Any]]:
-    """Airflow's connections, as the environment wants them: where it names no host, the local coding service."""
+def make_connections(environment: Mapping[str, str], secrets: SecretFiles) -> dict[str, dict[str, Any]]:
+    """Return Airflow's connections. Without CODING_SERVICE_HOST they use the local coding service."""
     warehouse = {
         "conn_type": "postgres",
         "host": "postgres",
@@ -91,10 +93,10 @@ def connections(environment: Mapping[str, str], secrets: SecretFiles) -> dict[st
         "login": "warehouse",
         "password": secrets.read(DATABASES["warehouse"]),
     }
-    found = {"coding_service_default": _coding_service(environment), "warehouse_default": warehouse}
+    connections = {CODING_SERVICE_CONN_ID: _make_service_connection(environment), WAREHOUSE_CONN_ID: warehouse}
     if environment.get("CODING_STAGING", "").startswith("s3://"):
-        found["staging_default"] = _staging(environment, secrets)
-    return found
+        connections[STAGING_CONN_ID] = _make_staging_connection(environment, secrets)
+    return connections
 
 
 def _ensure_database(server: psycopg.Connection, name: str, password: str) -> None:
@@ -111,10 +113,10 @@ def _airflow(*arguments: str) -> None:
     subprocess.run(["airflow", *arguments], check=True)
 
 
-def _coding_service(environment: Mapping[str, str]) -> dict[str, Any]:
+def _make_service_connection(environment: Mapping[str, str]) -> dict[str, Any]:
     if not (host := environment.get("CODING_SERVICE_HOST")):
-        local = coding_connection(LOCAL_SERVICE)
-        # http is for the local service alone: what it carries does not leave this machine
+        local = coding_connection(LOCAL_SERVICE_URL)
+        # unencrypted HTTP is allowed for the local service only, because its traffic stays on this machine
         return {**local, "extra": {**local["extra"], "allow_http": True}}
     return {
         "conn_type": "coding_service",
@@ -125,15 +127,15 @@ def _coding_service(environment: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _staging(environment: Mapping[str, str], secrets: SecretFiles) -> dict[str, Any]:
-    """Keys and endpoint as given; the local object storage takes any key."""
+def _make_staging_connection(environment: Mapping[str, str], secrets: SecretFiles) -> dict[str, Any]:
+    """Return the connection to S3, with the endpoint and keys that are set. Local object storage accepts any key."""
     endpoint, key = environment.get("STAGING_ENDPOINT"), environment.get("STAGING_ACCESS_KEY")
-    local = bool(endpoint) and not key
+    is_local = bool(endpoint) and not key
     return {
         "conn_type": "aws",
-        "login": USER if local else key,
-        "password": secrets.read("staging_secret_key") if local else environment.get("STAGING_SECRET_KEY"),
-        "extra": {"endpoint_url": endpoint, "region_name": REGION} if endpoint else {},
+        "login": USER if is_local else key,
+        "password": secrets.read("staging_secret_key") if is_local else environment.get("STAGING_SECRET_KEY"),
+        "extra": {"endpoint_url": endpoint, "region_name": LOCAL_REGION} if endpoint else {},
     }
 
 

@@ -1,4 +1,4 @@
-"""The processes of the stack: started with an environment of their own, found again, and stopped by their ids."""
+"""The processes of the stack: how they are configured, started, found again and stopped by their process ids."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ import duckdb
 import psutil
 from cryptography.fernet import Fernet
 
-from include.sample import write_sample
+from include.coding.files import write_atomically
+from include.pipeline.names import CODING_SERVICE_CONN_ID, POOL, POOL_SLOTS, WAREHOUSE_CONN_ID
 from include.stack.airflow_api import AirflowApi
+from include.stack.sample import write_sample
 
 PROJECT = Path(__file__).resolve().parents[2]
-POOL, POOL_SLOTS = "coding_service", 4
 USER = "admin"
 SIMPLE_AUTH = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
 COMPONENTS = {"metadatabase", "scheduler", "triggerer", "dag_processor"}
-#: Seconds in which everything must be up, and seconds a process gets to stop.
-START_SECONDS, STOP_SECONDS = 240.0, 20.0
+START_TIMEOUT_S, STOP_TIMEOUT_S = 240.0, 20.0
 
 
 class StackError(Exception):
-    """The stack does not start."""
+    """The stack cannot start, or is not in the state that a call needs."""
 
 
 @dataclass(frozen=True)
-class Running:
-    """A stack that runs: its ports, and its processes as (id, time of creation)."""
+class StackState:
+    """The ports of a running stack, and its processes by name, as (process id, creation time in seconds)."""
 
     api_port: int
     service_port: int
@@ -46,7 +46,7 @@ class Running:
 
 
 def free_port(preferred: int = 0) -> int:
-    """A port of 127.0.0.1 that nobody listens on: the preferred one if it is free."""
+    """Return an unused port of 127.0.0.1: the preferred one if it is free."""
     for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -55,26 +55,26 @@ def free_port(preferred: int = 0) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise StackError("no port of 127.0.0.1 is free")
+    raise StackError("127.0.0.1 has no free port")
 
 
-def coding_connection(service: str) -> dict[str, Any]:
-    """Airflow connection to a local coding service, which may be asked more often than the real one."""
+def coding_connection(service_url: str) -> dict[str, Any]:
+    """Return the Airflow connection to a local coding service, which allows more calls than the real one."""
     return {
         "conn_type": "coding_service",
-        "host": service,
+        "host": service_url,
         "login": "local-client",
         "password": "local-secret",
-        "extra": {"auth_host": service, "requests_per_second": 10, "poll_interval": 1},
+        "extra": {"auth_host": service_url, "requests_per_second": 10, "poll_interval": 1},
     }
 
 
 class Stack:
     """The local coding service and Airflow, with all their files in one folder.
 
-    :param folder: where everything lies; made if missing
-    :param settings: further environment variables of all processes
-    :param service_options: further options of the local coding service
+    :param folder: the folder of the stack; created if it does not exist
+    :param settings: additional environment variables of all processes
+    :param service_options: additional command-line options of the local coding service
     """
 
     def __init__(
@@ -84,43 +84,55 @@ class Stack:
         self.logs = self.folder / "logs"
         self.warehouse = self.folder / "warehouse.duckdb"
         self._settings, self._service_options = settings or {}, service_options
-        self._state = self.folder / "stack.json"
+        self._state_file = self.folder / "stack.json"
         self._children: list[subprocess.Popen[bytes]] = []
-        self.running: Running | None = self._find()
+        self._state: StackState | None = self._read_state()
 
-    # ---- what it is made of ------------------------------------------------------------------------------------
+    # ---- configuration -----------------------------------------------------------------------------------------
+
+    @property
+    def is_running(self) -> bool:
+        return self._state is not None
+
+    @property
+    def state(self) -> StackState:
+        """The state of the running stack.
+
+        :raises StackError: it is not running
+        """
+        if self._state is None:
+            raise StackError(f"no stack is running in {self.folder}")
+        return self._state
 
     @property
     def api(self) -> AirflowApi:
-        """The REST API of the running Airflow."""
-        assert self.running is not None, "the stack does not run"
-        return AirflowApi(f"http://127.0.0.1:{self.running.api_port}", USER, self._secrets()["password"])
+        """A client of the running Airflow."""
+        return AirflowApi(f"http://127.0.0.1:{self.state.api_port}", USER, self._secrets()["password"])
 
     @property
     def service_url(self) -> str:
         """Base URL of the running local coding service."""
-        assert self.running is not None, "the stack does not run"
-        return f"http://127.0.0.1:{self.running.service_port}"
+        return f"http://127.0.0.1:{self.state.service_port}"
 
     @property
     def login(self) -> tuple[str, str]:
         """User and password of Airflow's UI."""
         return USER, self._secrets()["password"]
 
-    def environment(self, running: Running) -> dict[str, str]:
-        """Environment of the Airflow processes. What the caller's environment says of Airflow does not count."""
+    def environment(self, state: StackState) -> dict[str, str]:
+        """Return the environment of the processes, without the `AIRFLOW_...` variables of the caller."""
         home, secret = self.folder / "airflow", self._secrets()
+        warehouse = {"conn_type": "duckdb", "host": str(self.warehouse)}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
-        api = f"http://127.0.0.1:{running.api_port}"
-        service = f"http://127.0.0.1:{running.service_port}"
-        # a machine that reaches its package index through a proxy reaches itself without one
-        direct = ",".join(
-            filter(None, (inherited.get("no_proxy") or inherited.get("NO_PROXY"), "127.0.0.1,localhost"))
-        )
+        api = f"http://127.0.0.1:{state.api_port}"
+        service = f"http://127.0.0.1:{state.service_port}"
+        # calls within this machine must not go through a proxy that is set for its package index
+        hosts = (inherited.get("no_proxy") or inherited.get("NO_PROXY"), "127.0.0.1,localhost")
+        no_proxy = ",".join(filter(None, hosts))
         return {
             **inherited,
-            "NO_PROXY": direct,
-            "no_proxy": direct,
+            "NO_PROXY": no_proxy,
+            "no_proxy": no_proxy,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', '')}",
             "PYTHONPATH": str(PROJECT),
             "PYTHONUNBUFFERED": "1",
@@ -137,7 +149,7 @@ class Stack:
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.folder / "passwords.json"),
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=60",
             "AIRFLOW__API__HOST": "127.0.0.1",
-            "AIRFLOW__API__PORT": str(running.api_port),
+            "AIRFLOW__API__PORT": str(state.api_port),
             "AIRFLOW__API__BASE_URL": api,
             "AIRFLOW__API__WORKERS": "1",
             "AIRFLOW__API__SECRET_KEY": secret["secret_key"],
@@ -145,138 +157,130 @@ class Stack:
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port(8793)),
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port(8794)),
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
-            "AIRFLOW_CONN_CODING_SERVICE_DEFAULT": json.dumps(coding_connection(service)),
-            "AIRFLOW_CONN_WAREHOUSE_DEFAULT": json.dumps({"conn_type": "duckdb", "host": str(self.warehouse)}),
+            f"AIRFLOW_CONN_{CODING_SERVICE_CONN_ID.upper()}": json.dumps(coding_connection(service)),
+            f"AIRFLOW_CONN_{WAREHOUSE_CONN_ID.upper()}": json.dumps(warehouse),
             "CODING_STAGING": (self.folder / "staging").as_uri(),
             **self._settings,
         }
 
     def _secrets(self) -> dict[str, str]:
-        """Keys and the password of this folder's Airflow, made once, readable by the owner only."""
+        """Return the keys and the password of this folder's Airflow, generated once and for the owner only."""
         path = self.folder / "secrets.json"
         if not path.exists():
-            made = {
+            new = {
                 "fernet_key": Fernet.generate_key().decode(),
                 "jwt_secret": secrets.token_urlsafe(48),
                 "secret_key": secrets.token_urlsafe(48),
                 "password": secrets.token_urlsafe(9),
             }
-            write_private(path, json.dumps(made))
-            write_private(self.folder / "passwords.json", json.dumps({USER: made["password"]}))
-        found: dict[str, str] = json.loads(path.read_text())
-        return found
+            write_atomically(path, json.dumps(new), mode=0o600)
+            write_atomically(self.folder / "passwords.json", json.dumps({USER: new["password"]}), mode=0o600)
+        return dict(json.loads(path.read_text()))
 
     # ---- start and stop ----------------------------------------------------------------------------------------
 
-    def start(self, say: Callable[[str], None] = lambda line: None) -> None:
-        """Start everything and return when it is ready for runs.
+    def start(self, print_line: Callable[[str], None] = lambda line: None) -> None:
+        """Start all processes and return when Airflow is ready for runs.
 
-        :param say: told what happens, a line at a time
-        :raises StackError: something does not start; the message names its log
+        :param print_line: called with a line of text before each step
+        :raises StackError: the stack is already running, or a process does not start; the message names its log
         """
-        if self.running is not None:
-            raise StackError(f"a stack runs in {self.folder} already")
+        if self.is_running:
+            raise StackError(f"a stack is already running in {self.folder}")
         for folder in (self.folder, self.logs, self.folder / "airflow"):
             folder.mkdir(parents=True, exist_ok=True)
-        say("Sample data into the embedded warehouse")
+        print_line("Loading the sample data into the embedded warehouse")
         self._load_sample()
-        running = Running(*self._choose_ports(), {})
-        environment = self.environment(running)
-        say("Metadata database")
+        state = StackState(*self._choose_ports(), {})
+        environment = self.environment(state)
+        print_line("Creating the metadata database")
         self._run_once(["airflow", "db", "migrate"], environment)
-        say("Local coding service, API server, scheduler, dag processor, triggerer")
+        print_line("Starting the local coding service, API server, scheduler, dag processor and triggerer")
+        self._state = state
         try:
-            for name, command in self._commands(running).items():
-                running.processes[name] = self._spawn(name, command, environment)
-                write_private(self._state, json.dumps(asdict(running)))
-            self.running = running
+            for name, command in self._commands(state).items():
+                self._spawn(name, command, environment)
             self._wait_until_ready()
         except BaseException:
-            self.running = running
             self.stop()
             raise
 
     def stop(self) -> None:
-        """Stop the processes that were started here, and theirs; nothing else."""
-        if self.running is None:
+        """Stop the processes of this stack and all processes that they started, but no others."""
+        if not self.is_running:
             return
-        families = [process for known in self.running.processes.values() for process in _family(*known)]
+        families = [process for ids in self.state.processes.values() for process in _find_family(*ids)]
         for process in families:
-            _signal(process, signal.SIGTERM)
-        _, alive = psutil.wait_procs(families, timeout=STOP_SECONDS)
+            _send_signal(process, signal.SIGTERM)
+        _, alive = psutil.wait_procs(families, timeout=STOP_TIMEOUT_S)
         for process in alive:
-            _signal(process, signal.SIGKILL)
-        psutil.wait_procs(alive, timeout=STOP_SECONDS)
+            _send_signal(process, signal.SIGKILL)
+        psutil.wait_procs(alive, timeout=STOP_TIMEOUT_S)
         for child in self._children:
             child.wait()
-        self._state.unlink(missing_ok=True)
-        self.running = None
+        self._state_file.unlink(missing_ok=True)
+        self._state = None
 
-    def is_whole(self) -> bool:
-        """Whether all processes of the stack live."""
-        return self.running is not None and all(_process(*known) for known in self.running.processes.values())
+    def is_complete(self) -> bool:
+        """Return whether all processes of the stack are alive."""
+        return self.is_running and all(_find_process(*ids) for ids in self.state.processes.values())
 
     def process(self, name: str) -> psutil.Process:
-        """One of the running processes, by the name of its log.
+        """Return a running process by the name of its log.
 
-        :raises StackError: it does not run
+        :raises StackError: the stack or the process is not running
         """
-        assert self.running is not None, "the stack does not run"
-        process = _process(*self.running.processes[name])
+        process = _find_process(*self.state.processes[name])
         if process is None:
-            raise StackError(f"{name} has ended; its log: {self.logs / name}.log")
+            raise StackError(f"{name} has ended. See its log: {self.logs / name}.log")
         return process
 
     def restart(self, name: str) -> None:
-        """Start one process again, after it was killed."""
-        assert self.running is not None, "the stack does not run"
-        command = self._commands(self.running)[name]
-        self.running.processes[name] = self._spawn(name, command, self.environment(self.running))
-        write_private(self._state, json.dumps(asdict(self.running)))
+        """Start a process again after it was killed."""
+        self._spawn(name, self._commands(self.state)[name], self.environment(self.state))
 
     def _choose_ports(self) -> tuple[int, int]:
-        """Ports of the API server and of the local service."""
+        """Return the ports of the API server and of the local service."""
         return free_port(8080), free_port(8070)
 
-    def _commands(self, running: Running) -> dict[str, list[str]]:
-        service = ["--port", str(running.service_port), "--data", str(self.folder / "service")]
+    def _commands(self, state: StackState) -> dict[str, list[str]]:
+        service = ["--port", str(state.service_port), "--data", str(self.folder / "service")]
         return {
             "local-service": [sys.executable, "-m", "include.local_service", *service, *self._service_options],
             **{name: ["airflow", name] for name in ("api-server", "scheduler", "dag-processor", "triggerer")},
         }
 
-    def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> tuple[int, float]:
+    def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         with (self.logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 command, env=environment, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
         self._children.append(process)
-        return process.pid, psutil.Process(process.pid).create_time()
+        self.state.processes[name] = process.pid, psutil.Process(process.pid).create_time()
+        write_atomically(self._state_file, json.dumps(asdict(self.state)), mode=0o600)
 
     def _run_once(self, command: list[str], environment: dict[str, str]) -> None:
         log = self.logs / f"{'-'.join(command)}.log"
         with log.open("wb") as output:
-            done = subprocess.run(command, env=environment, cwd=PROJECT, stdout=output, stderr=output, check=False)
-        if done.returncode != 0:
-            raise StackError(f"{' '.join(command)!r} failed; its log: {log}")
+            result = subprocess.run(command, env=environment, cwd=PROJECT, stdout=output, stderr=output, check=False)
+        if result.returncode != 0:
+            raise StackError(f"{' '.join(command)!r} failed. See its log: {log}")
 
     def _wait_until_ready(self) -> None:
-        assert self.running is not None
-        deadline = time.monotonic() + START_SECONDS
-        self._until("local-service", deadline, lambda: _listens(self.running.service_port))  # type: ignore[union-attr]
-        self._until("api-server", deadline, lambda: self.api.healthy() >= COMPONENTS)
-        api = self.api
-        self._until("dag-processor", deadline, lambda: is_parsed(api))
+        api, service_port, deadline = self.api, self.state.service_port, time.monotonic() + START_TIMEOUT_S
+        self._wait_for("local-service", deadline, lambda: _is_listening(service_port))
+        self._wait_for("api-server", deadline, lambda: api.healthy_components() >= COMPONENTS)
+        self._wait_for("dag-processor", deadline, lambda: has_parsed_dag(api))
         api.create_pool(POOL, POOL_SLOTS)
         api.unpause()
 
-    def _until(self, name: str, deadline: float, condition: Callable[[], bool]) -> None:
+    def _wait_for(self, name: str, deadline: float, condition: Callable[[], bool]) -> None:
         while not condition():
-            for process in self.running.processes if self.running else ():
-                self.process(process)
+            for process in self.state.processes:
+                self.process(process)  # raises an error if it has ended
             if time.monotonic() > deadline:
-                raise StackError(f"{name} is not ready after {START_SECONDS:.0f} s; logs: {self.logs}")
+                raise StackError(f"{name} is not ready after {START_TIMEOUT_S:.0f} s. See the logs in {self.logs}")
             time.sleep(0.5)
 
     def _load_sample(self) -> None:
@@ -288,31 +292,31 @@ class Stack:
                 "CREATE TABLE IF NOT EXISTS survey_responses AS SELECT * FROM read_parquet(?)", [str(sample)]
             )
 
-    def _find(self) -> Running | None:
-        """The stack that runs in this folder, if one does."""
-        if not self._state.exists():
+    def _read_state(self) -> StackState | None:
+        """Return the state of the stack in this folder, None if none of its processes is alive."""
+        if not self._state_file.exists():
             return None
-        known = json.loads(self._state.read_text())
-        processes = {name: (pid, created) for name, (pid, created) in known["processes"].items()}
-        if not any(_process(*process) for process in processes.values()):
+        state = json.loads(self._state_file.read_text())
+        processes = {name: (pid, created) for name, (pid, created) in state["processes"].items()}
+        if not any(_find_process(*process) for process in processes.values()):
             return None
-        return Running(known["api_port"], known["service_port"], processes)
+        return StackState(state["api_port"], state["service_port"], processes)
 
 
-def _process(pid: int, created: float) -> psutil.Process | None:
-    """The process with this id, unless it has ended and another one has its id now."""
+def _find_process(pid: int, created: float) -> psutil.Process | None:
+    """Return the process with this id, None if it has ended. The system can reuse its id for another process."""
     try:
         process = psutil.Process(pid)
-        alive = process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE
+        is_alive = process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return None
-    return process if alive else None
+    return process if is_alive else None
 
 
-def _family(pid: int, created: float) -> set[psutil.Process]:
-    """What lives of a process and those it started: its children, and its session, which outlives it."""
-    leader = _process(pid, created)
-    if leader is None and _is_another(pid, created):
+def _find_family(pid: int, created: float) -> set[psutil.Process]:
+    """Return a process, its descendants, and the processes of its session, which can outlive it."""
+    leader = _find_process(pid, created)
+    if leader is None and _is_reused(pid, created):
         return set()
     family = {leader, *leader.children(recursive=True)} if leader else set()
     for process in psutil.process_iter():
@@ -322,38 +326,29 @@ def _family(pid: int, created: float) -> set[psutil.Process]:
     return family
 
 
-def _is_another(pid: int, created: float) -> bool:
-    """Whether a process with this id is not the one that was created then."""
+def _is_reused(pid: int, created: float) -> bool:
+    """Return whether another process has this id now."""
     try:
         return psutil.Process(pid).create_time() != created
     except psutil.NoSuchProcess:
         return False
 
 
-def _signal(process: psutil.Process, number: int) -> None:
+def _send_signal(process: psutil.Process, number: int) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(number)
 
 
-def is_parsed(api: AirflowApi) -> bool:
-    """Whether the DAG is there.
+def has_parsed_dag(api: AirflowApi) -> bool:
+    """Return whether Airflow has parsed the DAG.
 
-    :raises StackError: it does not import, so it never will be
+    :raises StackError: a DAG file cannot be imported
     """
     if errors := api.import_errors():
-        raise StackError(f"the DAG does not import: {errors[0]}")
+        raise StackError(f"a DAG file cannot be imported: {errors[0]}")
     return api.has_dag()
 
 
-def _listens(port: int) -> bool:
+def _is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that its owner alone may read; it appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    partial.replace(path)

@@ -1,1 +1,1 @@
-"""Warehouses behind one small interface: read Arrow, write Arrow, run statements. It knows nothing of coding."""
+"""One small interface to several warehouses: read and write Arrow, run statements. It knows nothing about coding."""

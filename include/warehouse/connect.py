@@ -1,8 +1,9 @@
-"""From an Airflow connection to a warehouse."""
+"""Open the warehouse that an Airflow connection describes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from airflow.providers.duckdb.hooks.duckdb import DuckDBHook
@@ -17,44 +18,50 @@ from include.warehouse.errors import WarehouseSettingsError
 from include.warehouse.postgres_warehouse import PostgresWarehouse
 from include.warehouse.warehouse import Warehouse
 
-CONN_ID = "warehouse_default"
-#: The connection to S3, where Redshift hands rows over; without it that of the provider counts.
-STORAGE_CONN_ID = "staging_default"
 
+def connect(
+    conn_id: str,
+    *,
+    memory_mb: int = MEMORY_MB,
+    exchange_uri: str | None = None,
+    open_exchange: Callable[[str], Any] | None = None,
+    storage_conn_id: str | None = None,
+) -> Warehouse:
+    """Return the warehouse that an Airflow connection describes. Only Redshift needs an exchange folder.
 
-def connect(conn_id: str = CONN_ID, *, memory_mb: int = MEMORY_MB, exchange: str | None = None) -> Warehouse:
-    """Return the warehouse that an Airflow connection names.
-
-    :param memory_mb: megabytes that an embedded warehouse takes before it spills to disk
-    :param exchange: `s3://bucket/prefix` below which Redshift hands rows over; others need none
-    :raises WarehouseSettingsError: there is no such connection, or its type or a field does not fit; or the exchange
-        is no place in S3 and the warehouse needs it
+    :param memory_mb: megabytes that an embedded warehouse uses before it spills to disk
+    :param exchange_uri: `s3://bucket/prefix` below which rows are exchanged with Redshift
+    :param open_exchange: returns the fsspec file system of that URI, which encrypts as both sides should
+    :param storage_conn_id: Airflow connection with the role or keys that Redshift uses for S3; if it does not exist,
+        the default of the S3 hook is used
+    :raises WarehouseSettingsError: there is no such connection, its type or a field is wrong, or Redshift has no
+        exchange folder in S3
     """
     try:
         connection = BaseHook.get_connection(conn_id)
     except AirflowNotFoundException as error:
         example = """'{"conn_type": "duckdb", "host": "/data/warehouse.duckdb"}'"""
         raise WarehouseSettingsError(
-            f"there is no Airflow connection {conn_id!r}: make one of type duckdb, postgres or redshift, under"
+            f"there is no Airflow connection {conn_id!r}: create one of type duckdb, postgres or redshift, under"
             f" Admin > Connections or as AIRFLOW_CONN_{conn_id.upper()}={example}"
         ) from error
     match connection.conn_type:
         case "duckdb":
-            return _duckdb(connection, memory_mb)
+            return _open_duckdb(connection, memory_mb)
         case "postgres":
-            return _postgres(connection)
+            return _open_postgres(connection)
         case "redshift":
-            return _redshift(connection, exchange)
+            return _open_redshift(connection, exchange_uri, open_exchange, storage_conn_id)
         case other:
             raise WarehouseSettingsError(
                 f"connection {conn_id!r} is of type {other!r}; supported: 'duckdb', 'postgres', 'redshift'"
             )
 
 
-def _duckdb(connection: Any, memory_mb: int) -> DuckDBWarehouse:
+def _open_duckdb(connection: Any, memory_mb: int) -> DuckDBWarehouse:
     conn_id = connection.conn_id
     if not connection.host:
-        raise WarehouseSettingsError(f"connection {conn_id!r} has no host: put the path of the DuckDB file there")
+        raise WarehouseSettingsError(f"connection {conn_id!r} has no host: set it to the path of the DuckDB file")
     return DuckDBWarehouse(
         lambda read_only: DuckDBHook(duckdb_conn_id=conn_id, read_only=read_only).get_conn(),
         connection.host,
@@ -62,15 +69,16 @@ def _duckdb(connection: Any, memory_mb: int) -> DuckDBWarehouse:
     )
 
 
-def _postgres(connection: Any) -> PostgresWarehouse:
-    """As Airflow's PostgresHook connects: extras are options of libpq (`sslmode`, `options`, ...), or `iam` for a
-    token of AWS or Azure in place of the password."""
+def _open_postgres(connection: Any) -> PostgresWarehouse:
+    """Read the fields as Airflow's PostgresHook does: extras are options of libpq (`sslmode`, `options`, ...), or
+    `iam` for a token of AWS or Azure instead of the password."""
     if not connection.host:
-        raise WarehouseSettingsError(f"connection {connection.conn_id!r} has no host: put that of the server there")
-    return PostgresWarehouse(lambda: _conninfo(connection), f"postgres://{connection.host}/{connection.schema or ''}")
+        raise WarehouseSettingsError(f"connection {connection.conn_id!r} has no host: set it to that of the server")
+    name = f"postgres://{connection.host}/{connection.schema or ''}"
+    return PostgresWarehouse(partial(_get_conninfo, connection), name)
 
 
-def _conninfo(connection: Any) -> str:
+def _get_conninfo(connection: Any) -> str:
     extra = connection.extra_dejson
     login, password, port = connection.login, connection.password, connection.port
     if extra.get("iam"):
@@ -85,60 +93,61 @@ def _conninfo(connection: Any) -> str:
             user=login,
             password=password,
         )
-    except ProgrammingError:  # its text may quote the password
+    except ProgrammingError:  # its message can contain the password
         raise WarehouseSettingsError(
-            f"the extra of connection {connection.conn_id!r} names options that are none of libpq; it has"
+            f"the extra of connection {connection.conn_id!r} has an option that libpq does not know; its options are"
             f" {sorted(options)}"
         ) from None
 
 
-def _redshift(connection: Any, exchange: str | None) -> Warehouse:
-    """As the provider's RedshiftSQLHook connects: extras are options of redshift_connector, `iam` for a temporary
-    password among them."""
-    # not before: other warehouses do not need these, which take a second
+def _open_redshift(
+    connection: Any,
+    exchange_uri: str | None,
+    open_exchange: Callable[[str], Any] | None,
+    storage_conn_id: str | None,
+) -> Warehouse:
+    """Read the fields as the provider's RedshiftSQLHook does: extras are options of redshift_connector, such as `iam`
+    for a temporary password."""
+    # imported here because it takes a second, which other warehouses do not need
     from airflow.providers.amazon.aws.hooks.redshift_sql import RedshiftSQLHook
-    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-    from airflow.sdk import ObjectStoragePath
 
-    from include.warehouse.exchange import check_base
+    from include.warehouse.exchange import check_exchange_uri
     from include.warehouse.redshift_warehouse import RedshiftWarehouse
 
     if not connection.host:
-        raise WarehouseSettingsError(f"connection {connection.conn_id!r} has no host: put that of the cluster there")
-    storage = _storage_conn_id(S3Hook.default_conn_name)
-    hook = S3Hook(aws_conn_id=storage)
-    filesystem = ObjectStoragePath(check_base(exchange), conn_id=storage).fs
-    filesystem.s3_additional_kwargs.update(hook.service_config.get("s3_additional_kwargs", {}))
+        raise WarehouseSettingsError(f"connection {connection.conn_id!r} has no host: set it to that of the cluster")
+    uri = check_exchange_uri(exchange_uri)
+    if open_exchange is None:
+        raise TypeError("connect() needs open_exchange for Redshift")
     return RedshiftWarehouse(
         RedshiftSQLHook(redshift_conn_id=connection.conn_id).get_conn,
         f"redshift://{connection.host}/{connection.schema or ''}",
-        exchange,
-        _credentials(hook, storage),
-        filesystem,
+        uri,
+        partial(_get_storage_credentials, _get_storage_hook(storage_conn_id)),
+        open_exchange(uri),
     )
 
 
-def _storage_conn_id(default: str) -> str:
+def _get_storage_hook(conn_id: str | None) -> Any:
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
     try:
-        BaseHook.get_connection(STORAGE_CONN_ID)
+        BaseHook.get_connection(conn_id or S3Hook.default_conn_name)
     except AirflowNotFoundException:
-        return default
-    return STORAGE_CONN_ID
+        conn_id = None
+    return S3Hook(aws_conn_id=conn_id or S3Hook.default_conn_name)
 
 
-def _credentials(hook: Any, conn_id: str) -> Callable[[], str]:
-    """What the cluster gets to use S3, asked for anew each time since it may expire: as the provider's operators have
-    it, the role that the connection names, or the keys by which we use S3 ourselves."""
+def _get_storage_credentials(hook: Any) -> str:
+    """Return the credentials that the cluster uses for S3. As in the provider's operators, they are the role that the
+    connection names, or the keys that we use ourselves."""
     from airflow.providers.amazon.aws.utils.redshift import build_credentials_block
 
-    def get() -> str:
-        if role := hook.conn_config.role_arn:
-            return f"aws_iam_role={role}"
-        if hook.get_session().get_credentials() is None:
-            raise WarehouseSettingsError(
-                f"connection {conn_id!r} gives no credentials for S3: put the role of the cluster there, as"
-                " `role_arn` of its extra, or keys"
-            )
-        return str(build_credentials_block(hook.get_credentials()))  # the hook has logs mask them
-
-    return get
+    if role := hook.conn_config.role_arn:
+        return f"aws_iam_role={role}"
+    if hook.get_session().get_credentials() is None:
+        raise WarehouseSettingsError(
+            f"connection {hook.aws_conn_id!r} has no credentials for S3: set `role_arn` in its extra to the cluster's"
+            " role, or add access keys"
+        )
+    return str(build_credentials_block(hook.get_credentials()))  # the hook masks them in logs

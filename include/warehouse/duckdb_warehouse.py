@@ -1,4 +1,4 @@
-"""The embedded warehouse: one DuckDB file, one writer at a time, and the others wait."""
+"""The embedded warehouse: one DuckDB file, which one process writes while all others wait."""
 
 from __future__ import annotations
 
@@ -13,41 +13,35 @@ import duckdb
 import pyarrow as pa
 
 from include.warehouse.errors import NoSuchTableError, WarehouseBusyError, WarehouseError
-from include.warehouse.warehouse import BATCH_ROWS, DUCKDB, ArrowRows, utc_now
+from include.warehouse.warehouse import BATCH_ROWS, DUCKDB, ArrowRows, QueryRows, utc_now
 
-#: Seconds to wait for another process, seconds between looks, and seconds between lines that say so.
-PATIENCE, LOOK, SAY = 3600.0, 0.2, 10.0
+#: How long a session waits for a file that another process locks, how often it retries, and how often it logs that.
+LOCK_TIMEOUT_S, LOCK_POLL_INTERVAL_S, LOCK_LOG_INTERVAL_S = 3600.0, 0.2, 10.0
 MEMORY_MB = 192
 
 log = logging.getLogger(__name__)
 
 
-class Query:
-    """The rows of a query as Arrow, for another engine to read: it is run anew whenever they are asked for.
+class Query(QueryRows):
+    """The rows of a query as Arrow. The query runs again for each reader.
 
-    :param values: of the query's `$names`
+    :param values: values of the query's `$names`
     """
 
     def __init__(
         self, connection: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, Any] | None = None
     ) -> None:
-        self._connection, self._sql, self._values = connection, sql, values
+        def run(sql: str) -> pa.RecordBatchReader:
+            # in a cursor of its own, since a connection has one result and a join can read several queries at once
+            return connection.cursor().sql(sql, params=values).to_arrow_reader(BATCH_ROWS)
 
-    def __arrow_c_schema__(self) -> object:
-        return self._run(f"SELECT * FROM ({self._sql}) LIMIT 0").schema.__arrow_c_schema__()
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        return self._run(self._sql).__arrow_c_stream__(requested_schema)
-
-    def _run(self, sql: str) -> pa.RecordBatchReader:
-        # a cursor, since a connection has one result at a time and a join may read several queries at once
-        return self._connection.cursor().sql(sql, params=self._values).to_arrow_reader(BATCH_ROWS)
+        super().__init__(lambda: run(sql), lambda: run(f"SELECT * FROM ({sql}) LIMIT 0").schema)
 
 
 class DuckDBSession:
     """One connection to the warehouse.
 
-    :param memory_mb: megabytes that it takes before it spills to disk
+    :param memory_mb: megabytes that it uses before it spills to disk
     """
 
     dialect = DUCKDB
@@ -55,9 +49,9 @@ class DuckDBSession:
     def __init__(self, connection: duckdb.DuckDBPyConnection, memory_mb: int) -> None:
         self._connection = connection
         connection.execute(f"SET memory_limit = '{memory_mb}MB'")
-        # a table that is missing must not be taken for a Python variable of the same name
+        # else the name of a missing table could refer to a Python variable
         connection.execute("SET python_enable_replacements = false")
-        connection.execute("SET enable_progress_bar = false")  # else it draws one into the task's log
+        connection.execute("SET enable_progress_bar = false")  # else it is written to the task's log
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement with bound values and return its rows."""
@@ -74,57 +68,58 @@ class DuckDBSession:
             raise NoSuchTableError(str(error)) from error
 
     def query(self, sql: str) -> Query:
-        """Return the rows of a query that may be read more than once."""
+        """Return the rows of a query, which runs again for each reader."""
         return Query(self._connection, sql)
 
     def columns(self, table: str) -> pa.Schema:
         """Return the names and types of the columns of a table or view."""
         return self.read(f"SELECT * FROM {table} LIMIT 0").schema
 
-    def hold(self, table: str) -> datetime:
-        """The moment that a read-only session sees: nobody writes to the file while it is read."""
+    def lock_and_timestamp(self, table: str) -> datetime:
+        """Return the current time in UTC. No lock is needed: nobody writes to the file while it is read."""
         return utc_now()
 
     def now(self) -> datetime:
-        """The time, UTC."""
+        """Return the current time in UTC."""
         return utc_now()
 
     def is_open(self) -> bool:
-        """Whether the connection still answers: a file always does."""
+        """Return True: the connection is to a file, which cannot be lost."""
         return True
 
     @contextmanager
     def staged(self, name: str, rows: ArrowRows) -> Iterator[None]:
-        """Let statements of the block read `rows` as the relation `name`, as often as they like."""
+        """Make `rows` available as the relation `name` to the statements of the block, any number of times."""
         self._connection.register(name, rows)
         try:
             yield
         except BaseException:
-            with suppress(duckdb.Error):  # what broke off a transaction lets nothing else through, and is the news
+            with suppress(duckdb.Error):  # a failed transaction rejects it too, which must not hide the first error
                 self._connection.unregister(name)
             raise
         self._connection.unregister(name)
 
     @contextmanager
     def transaction(self, lock: str | None = None) -> Iterator[None]:
-        """All statements of the block, or none of them. The file has one writer: nothing else has to be locked."""
+        """Commit all statements of the block together, or none of them. The file has only one writer, so no table is
+        locked."""
         self._connection.execute("BEGIN")
         try:
             yield
         except BaseException:
-            with suppress(duckdb.Error):  # it may be over already
+            with suppress(duckdb.Error):  # the transaction can have ended already
                 self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
 
 
 class DuckDBWarehouse:
-    """A warehouse in one DuckDB file. The file is locked by the process that writes; others wait their turn.
+    """A warehouse in one DuckDB file. While a process writes to the file, others wait.
 
-    :param connect: opens the file; its argument says whether read-only
-    :param name: for messages
-    :param memory_mb: megabytes that a connection takes before it spills to disk
-    :param patience: seconds to wait for another process before :class:`WarehouseBusyError`
+    :param connect: opens the file, read-only if its argument is True
+    :param name: name for messages
+    :param memory_mb: megabytes that a session uses before it spills to disk
+    :param lock_timeout_s: seconds to wait for other processes before :class:`WarehouseBusyError`
     """
 
     def __init__(
@@ -133,25 +128,25 @@ class DuckDBWarehouse:
         name: str,
         *,
         memory_mb: int = MEMORY_MB,
-        patience: float = PATIENCE,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
     ) -> None:
-        self._connect, self.name, self._memory_mb, self._patience = connect, name, memory_mb, patience
+        self._connect, self.name, self._memory_mb, self._lock_timeout_s = connect, name, memory_mb, lock_timeout_s
 
     @contextmanager
     def session(self, *, read_only: bool = False) -> Iterator[DuckDBSession]:
-        """Yield a connection; any number may read at once, a writer is alone.
+        """Connect. Any number of processes can read at the same time; a writer needs the file for itself.
 
-        :raises WarehouseBusyError: others held the file for longer than we wait
+        :raises WarehouseBusyError: other processes locked the file for longer than the timeout
         :raises WarehouseError: the file cannot be opened
         """
-        connection = self._wait(read_only)
+        connection = self._wait_for_connection(read_only)
         try:
             yield DuckDBSession(connection, self._memory_mb)
         finally:
             connection.close()
 
-    def _wait(self, read_only: bool) -> duckdb.DuckDBPyConnection:
-        start = said = time.monotonic()
+    def _wait_for_connection(self, read_only: bool) -> duckdb.DuckDBPyConnection:
+        start = last_logged = time.monotonic()
         while True:
             try:
                 return self._connect(read_only)
@@ -159,11 +154,12 @@ class DuckDBWarehouse:
                 if "Could not set lock" not in str(error):
                     raise WarehouseError(f"warehouse {self.name!r} cannot be opened: {error}") from error
                 now = time.monotonic()
-                if now - start > self._patience:
+                if now - start > self._lock_timeout_s:
                     raise WarehouseBusyError(
-                        f"warehouse {self.name!r} was held by another process for {self._patience:.0f} s: {error}"
+                        f"warehouse {self.name!r} was locked by another process for {self._lock_timeout_s:.0f} s:"
+                        f" {error}"
                     ) from error
-                if now - said > SAY:
-                    said = now
-                    log.info("Waiting for warehouse %r, held by another process (%.0f s)", self.name, now - start)
-            time.sleep(LOOK)
+                if now - last_logged > LOCK_LOG_INTERVAL_S:
+                    last_logged = now
+                    log.info("Waiting for warehouse %r, locked by another process (%.0f s)", self.name, now - start)
+            time.sleep(LOCK_POLL_INTERVAL_S)

@@ -1,36 +1,45 @@
-"""Amazon Redshift as the warehouse: statements by its own driver, rows by COPY and UNLOAD as Parquet in S3.
+"""Amazon Redshift as the warehouse. Its driver runs the statements; COPY and UNLOAD exchange rows as Parquet in S3.
 
-What is told here about Redshift stands in its Database Developer Guide, under the names of the commands. None of it
-has been run against a live cluster; docs/redshift.md says what has been run, and against what.
+Facts about Redshift are from its Database Developer Guide, under the names of the commands. Nothing here has run on a
+live cluster; docs/redshift.md says what has been tested, and how.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import datetime
-from functools import cached_property
+from functools import cache, partial
 from typing import Any
 
 import pyarrow as pa
 from redshift_connector import Error
 from redshift_connector.utils.oids import RedshiftOID
 
-from include.warehouse.errors import WarehouseError, WarehouseSettingsError, error_of_state
-from include.warehouse.exchange import Exchange, check_base
-from include.warehouse.warehouse import REDSHIFT, ArrowRows, literal, quoted_column, utc_now, written_out
+from include.warehouse.errors import WarehouseError, WarehouseSettingsError
+from include.warehouse.exchange import Exchange, check_exchange_uri
+from include.warehouse.server import ServerError, ServerSession, translate_errors
+from include.warehouse.warehouse import (
+    REDSHIFT,
+    ArrowRows,
+    QueryRows,
+    inline_values,
+    quote_column,
+    quote_literal,
+    utc_now,
+)
 
-#: SQLSTATE of a table, a schema, and a database that are not there.
-_NO_SUCH_TABLE = ("42P01", "3F000", "3D000")
-#: Arrow's types of the columns of a result. What is missing here is no text, number or date.
-_ARROW = {
+#: SQLSTATEs of a missing table, schema and database.
+_MISSING_TABLE_STATES = ("42P01", "3F000", "3D000")
+#: Arrow types of the columns of a result. Any type that is missing here is not a text, number or date.
+_ARROW_TYPES = {
     RedshiftOID.BOOLEAN: pa.bool_(),
     RedshiftOID.SMALLINT: pa.int16(),
     RedshiftOID.INTEGER: pa.int32(),
     RedshiftOID.BIGINT: pa.int64(),
     RedshiftOID.REAL: pa.float32(),
     RedshiftOID.FLOAT: pa.float64(),
-    RedshiftOID.NUMERIC: pa.decimal128(38, 0),  # the driver does not tell its digits
+    RedshiftOID.NUMERIC: pa.decimal128(38, 0),  # the driver does not report the scale
     RedshiftOID.DATE: pa.date32(),
     RedshiftOID.TIMESTAMP: pa.timestamp("us"),
     RedshiftOID.TIMESTAMPTZ: pa.timestamp("us", tz="UTC"),
@@ -43,44 +52,31 @@ _ARROW = {
 }  # fmt: skip
 
 
-class RedshiftQuery:
-    """The rows of a query as Arrow, for an engine to read: it is unloaded once, when it is first asked for, and its
-    files are read whenever it is asked for again."""
-
-    def __init__(self, session: RedshiftSession, sql: str) -> None:
-        self._session, self._sql = session, sql
-
-    @cached_property
-    def _folder(self) -> str:
-        return self._session.unload(self._sql)
-
-    @cached_property
-    def _schema(self) -> pa.Schema:
-        return self._read().schema
-
-    def __arrow_c_schema__(self) -> object:
-        return self._schema.__arrow_c_schema__()
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        return self._read().__arrow_c_stream__(requested_schema)
-
-    def _read(self) -> pa.RecordBatchReader:
-        return self._session.read_unloaded(self._folder, self._sql)
+def _parse_error(error: Exception) -> ServerError:
+    """Return the message without the details, which can quote a row or a statement with its credentials."""
+    fields = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
+    return ServerError(fields.get("M") or str(error), fields.get("C", ""))
 
 
-class RedshiftSession:
+_translate_errors = partial(translate_errors, driver_errors=(Error, OSError), parse=_parse_error)
+
+
+class RedshiftSession(ServerSession):
     """One connection to the cluster.
 
-    :param connection: of `redshift_connector`, which commits each statement that stands alone
-    :param name: of the warehouse, for messages
-    :param credentials: returns what `CREDENTIALS` of COPY and UNLOAD says, a secret
+    A lock also makes readers of the table wait: Redshift has only one lock mode. A snapshot is that of the first
+    statement that reads a table; it does not cover the catalog, so tables that others create or drop still change.
+
+    :param connection: connection of `redshift_connector`, in autocommit mode
+    :param name: name of the warehouse, for messages
+    :param get_credentials: returns a secret, the value of `CREDENTIALS` of COPY and UNLOAD
     """
 
     dialect = REDSHIFT
 
-    def __init__(self, connection: Any, name: str, exchange: Exchange, credentials: Callable[[], str]) -> None:
-        self._connection, self._name = connection, name
-        self._exchange, self._credentials = exchange, credentials
+    def __init__(self, connection: Any, name: str, exchange: Exchange, get_credentials: Callable[[], str]) -> None:
+        super().__init__(connection, name)
+        self._exchange, self._get_credentials = exchange, get_credentials
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement with bound values and return its rows."""
@@ -89,134 +85,88 @@ class RedshiftSession:
 
     def read(self, sql: str, values: Sequence[Any] = ()) -> pa.RecordBatchReader:
         """Run a query and stream its rows as Arrow."""
-        written = written_out(sql, values, write_text=_text)
-        return self.read_unloaded(self.unload(written), written)
+        query = inline_values(sql, values, quote_text=_quote_text)
+        return self._read_folder(self._unload(query), query)
 
-    def query(self, sql: str) -> RedshiftQuery:
-        """Return the rows of a query that may be read more than once."""
-        return RedshiftQuery(self, sql)
+    def query(self, sql: str) -> QueryRows:
+        """Return the rows of a query. It is unloaded once, for the first reader; all readers read the same files."""
+        unload = cache(partial(self._unload, sql))
+
+        def read() -> pa.RecordBatchReader:
+            return self._read_folder(unload(), sql)
+
+        return QueryRows(read, cache(lambda: read().schema))
 
     def columns(self, table: str) -> pa.Schema:
         """Return the names and types of the columns of a table or view."""
-        return self._describe(f"SELECT * FROM {table} LIMIT 0")
+        with self._run(f"SELECT * FROM {table} LIMIT 0") as cursor:
+            return pa.schema([(column[0], _ARROW_TYPES.get(column[1], pa.binary())) for column in cursor.description])
 
-    def hold(self, table: str) -> datetime:
-        """The moment before that which the session sees, by the clock of this machine. A TRUNCATE commits at once and
-        empties the table for everybody: no lock that a reader could have keeps it away."""
+    def lock_and_timestamp(self, table: str) -> datetime:
+        """Return the time of this machine, just before the session's snapshot. Nothing is locked: TRUNCATE commits at
+        once and empties the table for all sessions, and no lock that a reader can have prevents it."""
         return utc_now()
 
     def now(self) -> datetime:
-        """The time of this machine, UTC: what the cluster has for it, its leader alone knows."""
+        """Return the time of this machine in UTC; in Redshift only the leader node has functions for the time."""
         return utc_now()
 
-    def is_open(self) -> bool:
-        """Whether the connection still answers; it ends the transaction, if there is one."""
-        try:
-            self.execute("ROLLBACK")
-        except WarehouseError:
-            return False
-        return True
-
-    def unload(self, sql: str) -> str:
-        """Have the cluster write the rows of a query into the exchange; return the folder."""
+    def _unload(self, sql: str) -> str:
+        """Have the cluster write the rows of a query into the exchange, and return the folder."""
         folder = self._exchange.make_folder()
-        with self._run(f"UNLOAD ({_nested(sql)}) TO {literal(folder)} {self._unload_options()}"):
+        query = quote_literal(sql.replace("\\", "\\\\"))
+        with self._run(f"UNLOAD ({query}) TO {quote_literal(folder)} {self._unload_options()}"):
             return folder
 
-    def read_unloaded(self, folder: str, sql: str) -> pa.RecordBatchReader:
-        """Stream the rows of a query from its folder. If there are none, there may be no file that tells their types
-        either, and the cluster is asked for them."""
+    def _unload_options(self) -> str:
+        """Return the options for Parquet with the encryption of the exchange. Without an option, UNLOAD encrypts with
+        S3's own keys, even if the bucket's default is another."""
+        kind, kms_key = self._exchange.encryption
+        if kind not in ("", "AES256", "aws:kms"):
+            raise WarehouseSettingsError(
+                f"Redshift's UNLOAD does not support server-side encryption {kind!r}: use 'AES256' or 'aws:kms'"
+            )
+        options, has_key = "FORMAT AS PARQUET MAXFILESIZE 256 MB", kind == "aws:kms" and kms_key is not None
+        if kind == "aws:kms":
+            options += f" ENCRYPTED KMS_KEY_ID {quote_literal(str(kms_key))}" if has_key else " ENCRYPTED AUTO"
+        return f"{_authorization_clause(self._get_credentials(), as_parameters=has_key)} {options}"
+
+    def _read_folder(self, folder: str, sql: str) -> pa.RecordBatchReader:
+        """Stream the rows of an unloaded query. If there are none, there can be no file with their types either; they
+        are then queried."""
         reader = self._exchange.read(folder)
         if reader is None:
-            reader = self._describe(f"SELECT * FROM ({sql}) AS unloaded LIMIT 0").empty_table().to_reader()
+            reader = self.columns(f"({sql}) AS unloaded").empty_table().to_reader()
         return reader
 
-    @contextmanager
-    def staged(self, name: str, rows: ArrowRows) -> Iterator[None]:
-        """Copy `rows` into a temporary table for the statements of the block. Its statistics come with the first
-        COPY into it."""
-        self._stage(quoted_column(name), pa.RecordBatchReader.from_stream(rows))
-        drop = f"DROP TABLE {quoted_column(name)}"
-        try:
-            yield
-        except BaseException:
-            with suppress(WarehouseError):  # what broke off a transaction lets nothing else through, and is the news
-                self.execute(drop)
-            raise
-        self.execute(drop)
-
-    def _stage(self, table: str, rows: pa.RecordBatchReader) -> None:
-        types = [_column_type(field) for field in rows.schema]
-        schema = pa.schema([(field.name, kind) for field, (_, kind) in zip(rows.schema, types, strict=True)])
-        columns = [f"{quoted_column(name)} {sql}" for name, (sql, _) in zip(schema.names, types, strict=True)]
+    def _create_staging_table(self, name: str, rows: ArrowRows) -> str:
+        table, reader = quote_column(name), pa.RecordBatchReader.from_stream(rows)
+        types = [_column_type(field) for field in reader.schema]
+        schema = pa.schema([(name, kind) for name, (_, kind) in zip(reader.schema.names, types, strict=True)])
+        columns = [f"{quote_column(name)} {sql}" for name, (sql, _) in zip(schema.names, types, strict=True)]
         folder = self._exchange.make_folder()
         try:
-            files = self._exchange.write(folder, rows, schema)
+            files = self._exchange.write(folder, reader, schema)
             self.execute(f"CREATE TEMP TABLE {table} ({', '.join(columns)})")
-            if files:
+            if files:  # the first COPY into a table also computes its statistics
                 self._copy(table, folder)
         finally:
             self._exchange.remove(folder)
+        return table
 
     def _copy(self, table: str, folder: str) -> None:
+        source = f"{quote_literal(folder)} {_authorization_clause(self._get_credentials())}"
         try:
-            self.execute(
-                f"COPY {table} FROM {literal(folder)} {_authorization(self._credentials())} FORMAT AS PARQUET"
-            )
+            self.execute(f"COPY {table} FROM {source} FORMAT AS PARQUET")
         except WarehouseError:
-            with suppress(WarehouseError):  # a transaction that broke off takes it along
+            with suppress(WarehouseError):  # a failed transaction drops the table itself
                 self.execute(f"DROP TABLE {table}")
             raise
 
     @contextmanager
-    def transaction(self, lock: str | None = None) -> Iterator[None]:
-        """All statements of the block, or none of them. Who reads a table that is locked waits as well: that is the
-        only lock that Redshift has. It comes first, since the first statement settles what moment is seen."""
-        self.execute("BEGIN")
-        try:
-            if lock:
-                self.execute(f"LOCK TABLE {lock}")
-            yield
-        except BaseException:
-            with suppress(WarehouseError):  # the cluster may be gone, and the transaction with it
-                self.execute("ROLLBACK")
-            raise
-        self.execute("COMMIT")
-
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Statements of the block see one moment, that of the first of them which reads a table, and leave nothing.
-        Tables that others drop or make meanwhile are no part of it: Redshift's catalog knows no moments."""
-        self.execute("BEGIN")
-        try:
-            yield
-        finally:
-            with suppress(WarehouseError):
-                self.execute("ROLLBACK")
-
-    def _describe(self, sql: str) -> pa.Schema:
-        with self._run(sql) as cursor:
-            return pa.schema([(column[0], _ARROW.get(column[1], pa.binary())) for column in cursor.description])
-
-    def _unload_options(self) -> str:
-        """Parquet, encrypted as the exchange is. Without a word of it UNLOAD has S3 encrypt with keys of its own,
-        whatever the bucket's default is."""
-        options = "FORMAT AS PARQUET MAXFILESIZE 256 MB"
-        kind, key = self._exchange.encryption
-        if kind in ("", "AES256"):
-            return f"{_authorization(self._credentials())} {options}"
-        if kind != "aws:kms":
-            raise WarehouseSettingsError(
-                f"UNLOAD of Redshift has no server-side encryption {kind!r}; it has 'AES256' and 'aws:kms'"
-            )
-        if key is None:
-            return f"{_authorization(self._credentials())} {options} ENCRYPTED AUTO"
-        return f"{_authorization(self._credentials(), one_by_one=True)} {options} ENCRYPTED KMS_KEY_ID {literal(key)}"
-
-    @contextmanager
     def _run(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Any]:
-        """The cursor of a statement that has run."""
-        with _told(self._name):
+        """Run a statement and yield its cursor."""
+        with _translate_errors(self._name, missing_table_states=_MISSING_TABLE_STATES):
             cursor = self._connection.cursor()
             cursor.paramstyle = "qmark"
             try:
@@ -225,25 +175,31 @@ class RedshiftSession:
             finally:
                 cursor.close()
 
+    def close(self) -> None:
+        """Remove the session's files from the exchange and close the connection."""
+        self._exchange.close()
+        with suppress(Error, OSError):  # the connection can be lost
+            self._connection.close()
+
 
 class RedshiftWarehouse:
     """A warehouse in a Redshift database.
 
     :param connect: opens a connection of `redshift_connector`
-    :param name: for messages
-    :param exchange: `s3://bucket/prefix` below which rows are handed over, a folder for each session, removed with it
-    :param credentials: returns what `CREDENTIALS` of COPY and UNLOAD says, a secret: `aws_iam_role=...`, or
-        `aws_access_key_id=...;aws_secret_access_key=...`, and `;token=...` if it is temporary
-    :param filesystem: of fsspec, by which we read and write the exchange
-    :raises WarehouseSettingsError: the exchange is no place in S3
+    :param name: name for messages
+    :param exchange_uri: `s3://bucket/prefix`; rows are exchanged in a subfolder for each session, removed at its end
+    :param get_credentials: returns a secret, the value of `CREDENTIALS` of COPY and UNLOAD: `aws_iam_role=...`, or
+        `aws_access_key_id=...;aws_secret_access_key=...` with `;token=...` if the keys are temporary
+    :param filesystem: fsspec file system of the exchange
+    :raises WarehouseSettingsError: the exchange folder is not in S3
     """
 
     def __init__(
-        self, connect: Callable[[], Any], name: str, exchange: str | None, credentials: Callable[[], str],
+        self, connect: Callable[[], Any], name: str, exchange_uri: str | None, get_credentials: Callable[[], str],
         filesystem: Any,
     ) -> None:  # fmt: skip
-        self._connect, self.name, self._exchange = connect, name, check_base(exchange)
-        self._credentials, self._filesystem = credentials, filesystem
+        self._connect, self.name, self._exchange_uri = connect, name, check_exchange_uri(exchange_uri)
+        self._get_credentials, self._filesystem = get_credentials, filesystem
 
     @contextmanager
     def session(self, *, read_only: bool = False) -> Iterator[RedshiftSession]:
@@ -251,58 +207,47 @@ class RedshiftWarehouse:
 
         :raises WarehouseError: the cluster cannot be reached, or refuses the user
         """
-        with _told(self.name, "cannot be reached", no_such_table=()):
+        with _translate_errors(self.name, "cannot be reached", missing_table_states=()):
             connection = self._connect()
         connection.autocommit = True
-        exchange = Exchange(self._filesystem, self._exchange)
-        session = RedshiftSession(connection, self.name, exchange, self._credentials)
-        try:
-            if read_only:
-                with session.snapshot():
-                    yield session
-            else:
-                yield session
-        finally:
-            exchange.close()
-            with suppress(Error, OSError):  # it may be broken
-                connection.close()
+        exchange = Exchange(self._filesystem, self._exchange_uri)
+        with (
+            closing(RedshiftSession(connection, self.name, exchange, self._get_credentials)) as session,
+            session.snapshot() if read_only else nullcontext(),
+        ):
+            yield session
 
 
-def _nested(sql: str) -> str:
-    """A query as the text that UNLOAD takes, in which quotes and backslashes have to be escaped."""
-    return literal(sql.replace("\\", "\\\\"))
+def _quote_text(text: str) -> str:
+    """Return a text as SQL. In Redshift's literals a backslash escapes the next character, which the guide does not
+    document and other servers do not do. CHR(92) means a backslash in both."""
+    literals = " || CHR(92) || ".join(map(quote_literal, text.split("\\")))
+    return f"({literals})" if "\\" in text else literals
 
 
-def _text(text: str) -> str:
-    """A text as SQL. In a literal of Redshift a backslash escapes the next character, which the guide does not say
-    and other servers do not do: with CHR there is nothing to be understood in two ways."""
-    pieces = " || CHR(92) || ".join(map(literal, text.split("\\")))
-    return f"({pieces})" if "\\" in text else pieces
+def _authorization_clause(credentials: str, *, as_parameters: bool = False) -> str:
+    """Return the clause that lets COPY and UNLOAD use S3.
 
-
-def _authorization(credentials: str, *, one_by_one: bool = False) -> str:
-    """The clause by which COPY and UNLOAD may use S3.
-
-    :param one_by_one: whether keys stand in parameters of their own, as KMS_KEY_ID of UNLOAD wants it; COPY of
-        Parquet takes them so by some editions of the guide only
+    :param as_parameters: whether each key is a parameter of its own, as KMS_KEY_ID of UNLOAD requires; only some
+        editions of the guide allow this for COPY of Parquet
     """
     values = dict(part.partition("=")[::2] for part in credentials.split(";"))
     if role := values.get("aws_iam_role"):
-        return f"IAM_ROLE {literal(role)}"
-    if not one_by_one:
-        return f"CREDENTIALS {literal(credentials)}"
+        return f"IAM_ROLE {quote_literal(role)}"
+    if not as_parameters:
+        return f"CREDENTIALS {quote_literal(credentials)}"
     names = {
         "aws_access_key_id": "ACCESS_KEY_ID",
         "aws_secret_access_key": "SECRET_ACCESS_KEY",
         "token": "SESSION_TOKEN",
     }
-    return " ".join(f"{names[name]} {literal(value)}" for name, value in values.items())
+    return " ".join(f"{names[name]} {quote_literal(value)}" for name, value in values.items())
 
 
 def _column_type(field: pa.Field) -> tuple[str, pa.DataType]:
-    """Type of a column for an Arrow field, and the type that has to stand in the file: COPY casts nothing.
+    """Return the column type for an Arrow field, and the type that the file must have: COPY does not cast.
 
-    :raises WarehouseError: there is none
+    :raises WarehouseError: there is no such column type
     """
     kind, is_ = field.type, pa.types
     if is_.is_string(kind) or is_.is_large_string(kind) or is_.is_string_view(kind) or is_.is_null(kind):
@@ -317,18 +262,4 @@ def _column_type(field: pa.Field) -> tuple[str, pa.DataType]:
         return "DATE", pa.date32()
     if is_.is_timestamp(kind) and kind.tz is None:
         return "TIMESTAMP", pa.timestamp("us")
-    raise WarehouseError(f"no column of Redshift takes {field.name!r}, which is {kind}: cast it")
-
-
-@contextmanager
-def _told(
-    name: str, what: str = "refused a statement or broke off", no_such_table: Sequence[str] = _NO_SUCH_TABLE
-) -> Iterator[None]:
-    """Errors of the driver become ours, and nothing of them is chained: what else the cluster says may quote a row,
-    or the statement with its credentials."""
-    try:
-        yield
-    except (Error, OSError) as error:
-        fields = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
-        said = fields.get("M") or str(error)
-        raise error_of_state(name, fields.get("C", ""), said, what, no_such_table) from None
+    raise WarehouseError(f"Redshift has no column type for {field.name!r}, which is {kind}: cast it")

@@ -1,4 +1,4 @@
-"""What every warehouse can do, and in what they differ."""
+"""The interface that every warehouse implements, and how their SQL dialects differ."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-#: Rows of a batch of Arrow.
+#: Maximum rows of an Arrow batch.
 BATCH_ROWS = 100_000
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """In what the statements of warehouses differ.
+    """How the SQL of a warehouse differs from that of the others.
 
-    :param name: for messages
-    :param text: type of a column for texts of any length
-    :param text_bytes: of the longest text that such a column takes; None if no text is too long
-    :param has_indexes: whether rows are found by indexes; a store of columns needs none
+    :param name: name for messages
+    :param text: column type for texts of any length
+    :param text_bytes: maximum bytes of a text in such a column; None if there is no limit
+    :param has_indexes: whether tables need indexes; a column store does not
     """
 
     name: str
@@ -34,22 +34,39 @@ class Dialect:
 
 DUCKDB = Dialect("DuckDB")
 POSTGRES = Dialect("PostgreSQL", has_indexes=True)
-#: A VARCHAR without a length has 256 bytes there.
+#: In Redshift a VARCHAR without a length has 256 bytes.
 REDSHIFT = Dialect("Redshift", text="VARCHAR(65535)", text_bytes=65535)
 
 
 class ArrowRows(Protocol):
-    """Rows as Arrow: a reader, a table, or what :meth:`Session.query` returns."""
+    """Rows as Arrow: a reader, a table, or the result of :meth:`Session.query`."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 
-class Session(Protocol):
-    """One connection to a warehouse. Statements are SQL that all dialects share; `?` stands for a bound value.
+class QueryRows:
+    """The rows of a query as Arrow, which another engine can read any number of times.
 
-    :raises NoSuchTableError: a statement names a table that is missing or may not be seen
-    :raises WarehouseSettingsError: the user lacks a right
-    :raises WarehouseError: anything else, a lost connection say
+    :param read: returns a new reader of the rows
+    :param read_schema: returns their columns
+    """
+
+    def __init__(self, read: Callable[[], pa.RecordBatchReader], read_schema: Callable[[], pa.Schema]) -> None:
+        self._read, self._read_schema = read, read_schema
+
+    def __arrow_c_schema__(self) -> object:
+        return self._read_schema().__arrow_c_schema__()
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self._read().__arrow_c_stream__(requested_schema)
+
+
+class Session(Protocol):
+    """One connection to a warehouse. Statements are SQL that all dialects share; `?` is a placeholder for a value.
+
+    :raises NoSuchTableError: a statement names a table that does not exist or is not visible to the user
+    :raises WarehouseSettingsError: the user lacks a permission
+    :raises WarehouseError: any other failure, such as a lost connection
     """
 
     dialect: Dialect
@@ -60,12 +77,12 @@ class Session(Protocol):
     def read(self, sql: str, values: Sequence[Any] = ()) -> pa.RecordBatchReader:
         """Run a query and stream its rows as Arrow, in any order.
 
-        :param sql: without a LIMIT for all of it, which not every warehouse takes here
+        :param sql: a query without a LIMIT at its outer level, which Redshift does not support here
         :param values: texts, numbers and dates
         """
 
     def query(self, sql: str) -> ArrowRows:
-        """Return the rows of a query that may be read more than once, one reader after the other."""
+        """Return the rows of a query, which can be read several times, also at the same time."""
 
     def columns(self, table: str) -> pa.Schema:
         """Return the names and types of the columns of a table or view.
@@ -73,87 +90,84 @@ class Session(Protocol):
         :param table: its quoted name
         """
 
-    def hold(self, table: str) -> datetime:
-        """Keep others from emptying a table or view until this read-only session ends, before anything else is done
-        in it; return the moment that the session sees.
+    def lock_and_timestamp(self, table: str) -> datetime:
+        """Prevent others from emptying a table or view until this read-only session ends, where the warehouse can;
+        return the time as of which the session reads it. Call this before any other statement of the session.
 
         :param table: its quoted name
         """
 
     def now(self) -> datetime:
-        """The time, UTC and without an offset that would say so: of the server, where one serves many workers."""
+        """Return the current time in UTC, without an offset: the server's time if the workers share its clock."""
 
     def is_open(self) -> bool:
-        """Whether the connection still answers; it ends the transaction, if there is one."""
+        """Return whether the connection still works. An open transaction is rolled back."""
 
     def staged(self, name: str, rows: ArrowRows) -> AbstractContextManager[None]:
-        """Let statements of the block read `rows` as the relation `name`, as often as they like."""
+        """Make `rows` available as the relation `name` to the statements of the block, any number of times."""
 
     def transaction(self, lock: str | None = None) -> AbstractContextManager[None]:
-        """All statements of the block, or none of them.
+        """Commit all statements of the block together, or none of them.
 
-        :param lock: quoted name of a table: no two transactions that lock it run at once
+        :param lock: quoted name of a table; transactions that lock the same table run one after the other
         """
 
 
 class Warehouse(Protocol):
-    """A warehouse.
-
-    :param name: for messages
-    """
+    """A database with the tables that we read and write. Its `name` is for messages."""
 
     name: str
 
     def session(self, *, read_only: bool = False) -> AbstractContextManager[Session]:
         """Connect.
 
-        :param read_only: the session sees one moment of the warehouse, whatever others write, and keeps nothing
-        :raises WarehouseBusyError: others held the warehouse for longer than we wait
-        :raises WarehouseSettingsError: it refuses the user, say
+        :param read_only: whether the session reads one snapshot, whatever others write, and changes nothing
+        :raises WarehouseBusyError: other processes locked the warehouse for longer than the lock timeout
+        :raises WarehouseSettingsError: it refuses the connection's settings, for example the user
         :raises WarehouseError: it cannot be reached
         """
 
 
 def utc_now() -> datetime:
-    """The time of this machine: UTC, and no offset that would say so."""
+    """Return the time of this machine in UTC, as a datetime without an offset."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def quoted(name: str) -> str:
-    """A table's name as SQL: each part of a dotted name in quotes."""
-    return ".".join(map(quoted_column, name.split(".")))
+def quote_table(name: str) -> str:
+    """Return a table's name as SQL, with each part of a dotted name in quotes."""
+    return ".".join(map(quote_column, name.split(".")))
 
 
-def quoted_column(name: str) -> str:
-    """A column's name as SQL: in quotes, its dots and all."""
+def quote_column(name: str) -> str:
+    """Return a column's name as SQL, in quotes; a dot is part of the name."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def literal(text: str) -> str:
-    """A text as SQL, where no value can be bound."""
+def quote_literal(text: str) -> str:
+    """Return a text as an SQL literal, for places that take no bound values."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def numbered(sql: str) -> str:
-    """The statement with `$1`, `$2`, ... for each `?`; those in quotes stay."""
+def number_placeholders(sql: str) -> str:
+    """Return the statement with `$1`, `$2`, ... instead of each `?` outside quotes."""
     numbers = count(1)
-    return _replace_marks(sql, lambda: f"${next(numbers)}")
+    return _replace_placeholders(sql, lambda: f"${next(numbers)}")
 
 
-def written_out(sql: str, values: Sequence[Any], write_text: Callable[[str], str] = literal) -> str:
-    """The statement with its values written out, for what takes no bound ones.
+def inline_values(sql: str, values: Sequence[Any], quote_text: Callable[[str], str] = quote_literal) -> str:
+    """Return the statement with its values instead of placeholders, for statements that take no bound values.
 
-    :param write_text: a text as SQL of the dialect
+    :param quote_text: returns a text as a literal of the dialect
     """
-    left = iter(values)
-    return _replace_marks(sql, lambda: _written(next(left), write_text))
+    remaining = iter(values)
+    return _replace_placeholders(sql, lambda: _inline_value(next(remaining), quote_text))
 
 
-def _replace_marks(sql: str, replacement: Callable[[], str]) -> str:
-    return re.sub(r"""'[^']*'|"[^"]*"|\?""", lambda found: replacement() if found[0] == "?" else found[0], sql)
+def _replace_placeholders(sql: str, replacement: Callable[[], str]) -> str:
+    return re.sub(r"""'[^']*'|"[^"]*"|\?""", lambda match: replacement() if match[0] == "?" else match[0], sql)
 
 
-def _written(value: str | int | float | date, write_text: Callable[[str], str]) -> str:
+def _inline_value(value: str | int | float | date, quote_text: Callable[[str], str]) -> str:
     if isinstance(value, (int, float)):
         return repr(value)
-    return f"DATE '{value.isoformat()}'" if isinstance(value, date) else write_text(value)
+    return f"DATE '{value.isoformat()}'" if isinstance(value, date) else quote_text(value)

@@ -1,25 +1,25 @@
-"""What can go wrong with the coding service. The class of an error says what to do next.
+"""The errors of the coding service. The class of an error tells what to do next.
 
 CodingServiceError
-├── RetryableError                the same call may succeed later, after `retry_after` seconds if given
+├── RetryableError                the same call can succeed later, after `retry_after` seconds if set
 │   ├── ServiceUnavailableError   the service could not be reached, or answered HTTP 5xx
 │   ├── TooManyRequestsError      HTTP 429: calls too close together
-│   ├── QuotaExceededError        HTTP 429: the quota of the day is used up
-│   ├── BudgetError               the database that holds the call budget refuses
-│   ├── TransferError             an upload or a download broke off
-│   └── StagingError              the disk or the object storage of a run's files refuses
-├── FinalError                    the same call will fail again; somebody has to act
+│   ├── QuotaExceededError        HTTP 429: the daily quota is used up
+│   ├── BudgetError               the database of the call budget is down or refuses
+│   ├── TransferError             an upload or a download was interrupted
+│   └── StagingError              a file cannot be read or written on disk or in object storage
+├── FinalError                    the same call will fail again until somebody acts
 │   ├── SettingsError             a connection or a setting is missing or wrong
-│   ├── AuthorizationError        wrong credentials, or a token refused when new
-│   ├── NotFoundError             no such topic, model or operation
+│   ├── AuthorizationError        wrong credentials, or a new token was refused
+│   ├── NotFoundError             there is no such topic, model or operation
 │   ├── RequestRefusedError       any other refusal of a request
 │   ├── ProtocolError             an answer that the contract does not allow
 │   ├── InputFileError            an input file that must not be sent
 │   └── OperationFailedError      an operation that ended without output
-└── ExpiredError                  something short-lived is gone: ask for a new one
-    ├── GrantExpiredError         storage refuses the upload URL: a new operation is needed
-    ├── LinkExpiredError          storage refuses the download link: ask the status again
-    └── OutputExpiredError        the output files are deleted: the part must be coded again
+└── ExpiredError                  something short-lived has expired: request a new one
+    ├── GrantExpiredError         storage refuses the upload URL: open a new operation
+    ├── LinkExpiredError          storage refuses the download link: get the status again
+    └── OutputExpiredError        the output files have been deleted: code the part again
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _URL_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
-    """Return `text` with the query of every URL taken out; whoever has a presigned query has the file."""
+    """Return `text` without the query of any URL, because a presigned query gives access to the file."""
     return _URL_QUERY.sub(r"\1?***", text)
 
 
 def utc(moment: float) -> str:
-    """Return a moment (seconds since the epoch), rounded up, as people of any time zone can read it."""
+    """Format a moment (seconds since the epoch), rounded up to a second, in UTC."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(math.ceil(moment)))
 
 
 class CodingServiceError(Exception):
-    """Anything that went wrong with the coding service. Messages carry no secret: URLs lose their query.
+    """Base of all errors. Messages contain no secret, because the query of every URL is removed.
 
-    :param message: what happened, to which thing, and what to do
+    :param message: what failed, for which object, and what to do
     :param status_code: HTTP status of the answer, if there was one
     """
 
@@ -54,9 +54,9 @@ class CodingServiceError(Exception):
 
 
 class RetryableError(CodingServiceError):
-    """The same call may succeed later.
+    """The same call can succeed later.
 
-    :param retry_after: seconds after which the service wants the next try; None if it said nothing
+    :param retry_after: seconds to wait before the next attempt; None if the service stated none
     """
 
     def __init__(self, message: str, *, status_code: int | None = None, retry_after: float | None = None) -> None:
@@ -69,51 +69,51 @@ class ServiceUnavailableError(RetryableError):
 
 
 class TooManyRequestsError(RetryableError):
-    """Calls were too close together (HTTP 429 "Too Many Requests", contract 4)."""
+    """Calls were too close together (HTTP 429 "Too Many Requests", docs/service-contract.md 4)."""
 
 
 class QuotaExceededError(RetryableError):
-    """The quota of calls is used up (HTTP 429 "Limit Exceeded", contract 4): wait up to 24 hours."""
+    """The quota of calls is used up (HTTP 429 "Limit Exceeded", docs/service-contract.md 4): wait up to 24 hours."""
 
 
 class BudgetError(RetryableError):
-    """The call budget of several machines cannot be asked: its database is down or refuses."""
+    """The database that holds the call budget of several machines is down or refuses."""
 
 
 class TransferError(RetryableError):
-    """An upload or a download broke off."""
+    """An upload or a download was interrupted."""
 
 
 class StagingError(RetryableError):
-    """A file of the run cannot be read or written: the disk is full, or the object storage refuses."""
+    """A file cannot be read or written: the disk is full, or the object storage refuses."""
 
 
 class FinalError(CodingServiceError):
-    """The same call will fail again; somebody has to act."""
+    """The same call will fail again until somebody acts."""
 
 
 class SettingsError(FinalError):
-    """An Airflow connection lacks a field or has a wrong value, or a setting of the deployment has."""
+    """An Airflow connection or a setting is missing or has a wrong value."""
 
 
 class AuthorizationError(FinalError):
-    """The client id or secret is wrong, or a token that was just issued is refused."""
+    """The client id or secret is wrong, or the service refuses a new token."""
 
 
 class NotFoundError(FinalError):
-    """The service knows no such topic, model or operation."""
+    """The service has no such topic, model or operation."""
 
 
 class RequestRefusedError(FinalError):
-    """The service refused a request for a reason that a repetition does not mend."""
+    """The service refused a request for a reason that is not retryable."""
 
 
 class ProtocolError(FinalError):
-    """The service answered something that the contract does not allow."""
+    """The service gave an answer that the contract does not allow."""
 
 
 class InputFileError(FinalError):
-    """The input file is missing, empty, too large, or not of the size that was prepared."""
+    """The input file is missing, empty, too large, or not the file that was prepared."""
 
 
 class OperationFailedError(FinalError):
@@ -121,16 +121,16 @@ class OperationFailedError(FinalError):
 
 
 class ExpiredError(CodingServiceError):
-    """Something short-lived is gone: ask for a new one."""
+    """Something short-lived has expired: request a new one."""
 
 
 class GrantExpiredError(ExpiredError):
-    """Storage refuses the upload URL (HTTP 403): a new operation is needed (contract 8, question 5)."""
+    """Storage refuses the upload URL (HTTP 403): open a new operation (docs/service-contract.md 8.5)."""
 
 
 class LinkExpiredError(ExpiredError):
-    """Storage refuses the download link (HTTP 403, 404): a status call gives a fresh one (contract 2.10)."""
+    """Storage refuses the download link (HTTP 403, 404): get a fresh one (docs/service-contract.md 2.10)."""
 
 
 class OutputExpiredError(ExpiredError):
-    """The output files are deleted, 24 hours after success at the latest (contract 2.10)."""
+    """The output files have been deleted, 24 hours after success at the latest (docs/service-contract.md 2.10)."""

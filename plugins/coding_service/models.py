@@ -1,19 +1,19 @@
-"""What the service speaks of: topics, models, operations, upload grants. Frozen, parsed and validated."""
+"""Frozen types: what the service answers, and what the operators pass from task to task."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
 from coding_service.errors import ProtocolError
 
 
-def _text(data: Mapping[str, Any], name: str, what: str) -> str:
+def _text(data: Mapping[str, Any], name: str, source: str) -> str:
     value = data.get(name)
     if not isinstance(value, str) or not value:
-        raise ProtocolError(f"{what} has no {name!r} (members: {sorted(data)}); expected a non-empty string")
+        raise ProtocolError(f"{source} has no {name!r} (members: {sorted(data)}); expected a non-empty string")
     return value
 
 
@@ -22,15 +22,31 @@ def _optional_text(data: Mapping[str, Any], name: str) -> str | None:
     return None if value in (None, "") else str(value)
 
 
-def _object(data: Any, what: str) -> Mapping[str, Any]:
+def _object(data: Any, source: str) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
-        raise ProtocolError(f"{what} is a JSON {type(data).__name__}; expected an object")
+        raise ProtocolError(f"{source} is a JSON {type(data).__name__}; expected an object")
     return data
+
+
+class DictMixin:
+    """Conversion of a dataclass to a dict that JSON can hold, and back."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read the fields from `data` and ignore its other members.
+
+        :raises TypeError: a field that has no default is missing
+        """
+        names = [one.name for one in fields(cls)]  # type: ignore[arg-type]
+        return cls(**{name: data[name] for name in names if name in data})
 
 
 @dataclass(frozen=True)
 class Topic:
-    """A classification that the service codes to (contract 3.1)."""
+    """A classification that the service codes to (docs/service-contract.md 3.1)."""
 
     uri_name: str
     full_name: str
@@ -44,7 +60,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class Model:
-    """A model of a topic (contract 3.2). `version` is a number to compare, None if it is not one."""
+    """A model of a topic (docs/service-contract.md 3.2). A `version` that is not a number is None."""
 
     model_id: str
     version: float | None = None
@@ -63,7 +79,7 @@ class Model:
 
 
 class OperationStatus(StrEnum):
-    """States of an operation (contract 2.9 and 5)."""
+    """States of an operation (docs/service-contract.md 2.9 and 5)."""
 
     AWAITING_INPUT = "awaiting_input"
     IN_PROGRESS = "in_progress"
@@ -82,7 +98,7 @@ class OperationStatus(StrEnum):
 
 @dataclass(frozen=True)
 class Operation:
-    """The state of one operation (contract 2.9). The links are secrets and stay out of `repr`."""
+    """The state of an operation (docs/service-contract.md 2.9). Its links are secrets and not part of its `repr`."""
 
     operation_id: str
     status: OperationStatus
@@ -100,23 +116,18 @@ class Operation:
             raise ProtocolError(
                 f"operation {operation_id!r} has the unknown status {value!r}; known: {[*map(str, OperationStatus)]}"
             ) from None
-        return cls(
-            operation_id=operation_id,
-            status=status,
-            output_url=_optional_text(data, "responseDownloadUrl"),
-            metadata_url=_optional_text(data, "metadataDownloadUrl"),
-            error=_optional_text(data, "error"),
-        )
+        names = ("responseDownloadUrl", "metadataDownloadUrl", "error")
+        return cls(operation_id, status, *(_optional_text(data, name) for name in names))
 
     @property
     def is_usable(self) -> bool:
-        """Whether this operation can still deliver: it is on its way, or its output is there to download."""
+        """Whether the operation is under way, or complete with an output that can be downloaded."""
         return bool(self.output_url) if self.status.is_successful else not self.status.is_terminal
 
 
 @dataclass(frozen=True)
-class UploadGrant:
-    """What create hands out (contract 2.7): the right to upload one input file. URL and key are secrets."""
+class UploadGrant(DictMixin):
+    """The right to upload one input file (docs/service-contract.md 2.7). URL and key are secrets."""
 
     operation_id: str
     url: str = field(repr=False)
@@ -124,13 +135,81 @@ class UploadGrant:
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
-        what = "the answer to a batch-code request"
-        data = _object(data, what)
-        return cls(
-            operation_id=_text(data, "operationId", what),
-            url=_text(data, "requestUploadUrl", what),
-            kms_key_arn=_text(data, "bucketKmsKeyArn", what),
-        )
+        source = "the answer to a batch-code request"
+        data = _object(data, source)
+        return cls(*(_text(data, name, source) for name in ("operationId", "requestUploadUrl", "bucketKmsKeyArn")))
 
-    def as_dict(self) -> dict[str, str]:
-        return asdict(self)
+
+@dataclass(frozen=True)
+class Fingerprint(DictMixin):
+    """The purpose of an operation: topic, model and input file. An operation is resumed only for an equal one."""
+
+    topic: str
+    model_id: str
+    input_sha256: str
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any] | str) -> Self:
+        """Read a fingerprint. Version 0.1 stored it as the text "topic/model/sha256"."""
+        return cls(*data.rsplit("/", 2)) if isinstance(data, str) else super().from_dict(data)
+
+
+@dataclass(frozen=True)
+class InputPart(DictMixin):
+    """The fields of a part that the operators use: one input file, coded by one operation.
+
+    :param input_uri: of the input file (JSONL; `file://` or `s3://`)
+    :param sha256: of the input file, hexadecimal
+    :param force_new: whether every attempt opens a new operation instead of resuming an earlier one
+    :param expected_seconds: how long the operation is expected to take, None if that is not known
+    """
+
+    topic: str
+    model_id: str
+    input_uri: str
+    sha256: str
+    force_new: bool = False
+    expected_seconds: float | None = None
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return Fingerprint(self.topic, self.model_id, self.sha256)
+
+
+@dataclass(frozen=True)
+class DownloadResult(DictMixin):
+    """The files of a complete operation, as the download step returns them.
+
+    :param input_uri: of the input file that was coded
+    :param metadata_uri: None if there is no metadata file
+    :param bytes: size of the output file
+    :param sha256: of the output file, hexadecimal
+    :param records: lines of the output file
+    """
+
+    operation_id: str
+    input_uri: str
+    output_uri: str
+    metadata_uri: str | None
+    bytes: int
+    sha256: str
+    records: int
+    fingerprint: Fingerprint
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        return super().from_dict({**data, "fingerprint": Fingerprint.from_dict(data["fingerprint"])})
+
+
+@dataclass(frozen=True)
+class OperationOutcome(DictMixin):
+    """How an operation ended, or why the wait for it did.
+
+    :param state: a :class:`coding_service.triggers.Reason`
+    :param seconds: how long the wait took; None if an earlier attempt waited as well
+    """
+
+    operation_id: str
+    state: str
+    message: str
+    seconds: float | None = None

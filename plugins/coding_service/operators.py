@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseOperator, XComArg
@@ -14,23 +13,23 @@ from cryptography.fernet import InvalidToken
 
 from coding_service.errors import GrantExpiredError, NotFoundError, SettingsError
 from coding_service.hooks import CONN_ID, CodingServiceHook
-from coding_service.models import Operation, OperationStatus, UploadGrant
+from coding_service.models import DownloadResult, Fingerprint, InputPart, Operation, OperationStatus, UploadGrant
 from coding_service.retry import CodingServiceRetryPolicy
-from coding_service.storage import STORAGE_CONN_ID, StoragePath, storage_path
+from coding_service.storage import FilePath, storage_path
 
-#: XCom of the create step that carries the encrypted upload grant.
-GRANT = "upload_grant"
-#: Entry of the task state store: the operation that this task opened, and for what.
-STATE = "operation"
+#: XCom key of the create step's encrypted upload grant.
+UPLOAD_GRANT_KEY = "upload_grant"
+#: Key in the task state store of the operation that this task opened: its id, its fingerprint, its encrypted grant.
+OPERATION_STATE_KEY = "operation"
 
 
 class CodingServiceOperator(BaseOperator):
-    """Base of the steps: one part of the input, one operation of the service.
+    """Base of the steps: one part of the input, coded by one operation of the service.
 
-    :param part: what to code: `topic`, `model_id`, `uri` of the input file (JSONL; `file://` or `s3://`), its
-        `sha256` and `bytes`, and `force_new` (whether each try opens a new operation, whatever an earlier one left)
+    :param part: the part to code, with the fields of :class:`coding_service.models.InputPart`
     :param coding_service_conn_id: Airflow connection of the service
-    :param storage_conn_id: Airflow connection (aws) of the object storage, for an `s3://` URI
+    :param storage_conn_id: Airflow connection (aws) for `s3://` URIs; None: the credentials that AWS finds on the
+        machine
     """
 
     template_fields: Sequence[str] = ("part", "coding_service_conn_id", "storage_conn_id")
@@ -41,7 +40,7 @@ class CodingServiceOperator(BaseOperator):
         *,
         part: Mapping[str, Any] | XComArg,
         coding_service_conn_id: str = CONN_ID,
-        storage_conn_id: str | None = STORAGE_CONN_ID,
+        storage_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("retry_policy", CodingServiceRetryPolicy())
@@ -54,48 +53,49 @@ class CodingServiceOperator(BaseOperator):
     def hook(self) -> CodingServiceHook:
         return CodingServiceHook(self.coding_service_conn_id)
 
-    @property
-    def topic(self) -> str:
-        return str(self.part["topic"])
+    @cached_property
+    def input_part(self) -> InputPart:
+        """The part, once its template is rendered."""
+        return InputPart.from_dict(self.part)
 
-    @property
-    def fingerprint(self) -> str:
-        """What an operation was opened for. A stored operation for anything else is not taken up."""
-        return f"{self.part['topic']}/{self.part['model_id']}/{self.part['sha256']}"
-
-    def _open(self, store: Any) -> UploadGrant:
-        """Open a new operation and write it down at once: its id is the only way to it (contract 2.7)."""
+    def _open_operation(self, store: Any) -> UploadGrant:
+        """Open a new operation and store its id at once: nothing else leads to it (docs/service-contract.md 2.7)."""
         cipher = get_fernet()
         if not cipher.is_encrypted:
             raise SettingsError(
-                "Airflow has no Fernet key, and an upload URL must not be stored in clear: set [core] fernet_key"
+                "Airflow has no Fernet key, and an upload URL must not be stored unencrypted: set [core] fernet_key"
                 " (AIRFLOW__CORE__FERNET_KEY) to what `python -c 'from cryptography.fernet import Fernet;"
                 " print(Fernet.generate_key().decode())'` prints"
             )
-        grant = self.hook.create_operation(self.topic, str(self.part["model_id"]))
-        state = {"operation_id": grant.operation_id, "fingerprint": self.fingerprint, "grant": seal(grant)}
-        store.set(STATE, state)
-        self.log.info("Opened operation %s for %s", grant.operation_id, self.part["uri"])
+        part = self.input_part
+        grant = self.hook.create_operation(part.topic, part.model_id)
+        state = {"operation_id": grant.operation_id, "fingerprint": part.fingerprint.to_dict()}
+        store.set(OPERATION_STATE_KEY, {**state, "grant": encrypt_grant(grant)})
+        self.log.info("Opened operation %s for %s", grant.operation_id, part.input_uri)
         return grant
 
-    def _stored(self, store: Any) -> dict[str, str] | None:
-        """What an earlier try stored for this very part, unless the run wants none of it."""
-        state = store.get(STATE)
-        wanted = state and state["fingerprint"] == self.fingerprint and not self.part.get("force_new")
-        return state if wanted else None
+    def _resumable_state(self, store: Any) -> dict[str, Any] | None:
+        """Return the state that an earlier attempt stored for the same part, if its operation can still be used."""
+        state = store.get(OPERATION_STATE_KEY)
+        if state is None or self.input_part.force_new:
+            return None
+        if Fingerprint.from_dict(state["fingerprint"]) != self.input_part.fingerprint:
+            return None
+        operation = self._find_operation(state["operation_id"])
+        return state if operation is not None and operation.is_usable else None
 
-    def _at(self, uri: str) -> Path | StoragePath:
-        return storage_path(uri, self.storage_conn_id)
-
-    def _status(self, operation_id: str) -> Operation | None:
+    def _find_operation(self, operation_id: str) -> Operation | None:
         try:
-            return self.hook.operation(self.topic, operation_id)
+            return self.hook.operation(self.input_part.topic, operation_id)
         except NotFoundError:
             return None
 
+    def _path(self, uri: str) -> FilePath:
+        return storage_path(uri, self.storage_conn_id)
+
 
 class CodingServiceCreateOperator(CodingServiceOperator):
-    """Opens an operation for a part, or takes up the one that an earlier try opened.
+    """Opens an operation for a part, or resumes the one that an earlier attempt opened.
 
     Returns the operation id. The upload grant goes to the upload step encrypted with Airflow's Fernet key.
 
@@ -104,29 +104,25 @@ class CodingServiceCreateOperator(CodingServiceOperator):
 
     def execute(self, context: Any) -> str:
         store = context["task_state_store"]
-        state = self._stored(store)
-        if state is not None and self._may_take_up(state["operation_id"]):
-            self.log.info("Taking up operation %s of an earlier try", state["operation_id"])
+        if state := self._resumable_state(store):
+            self.log.info("Resuming operation %s from an earlier attempt", state["operation_id"])
         else:
-            self._open(store)
-            state = store.get(STATE)
-        context["ti"].xcom_push(key=GRANT, value=state["grant"])
+            self._open_operation(store)
+            state = store.get(OPERATION_STATE_KEY)
+        context["ti"].xcom_push(key=UPLOAD_GRANT_KEY, value=state["grant"])
         return str(state["operation_id"])
-
-    def _may_take_up(self, operation_id: str) -> bool:
-        operation = self._status(operation_id)
-        return operation is not None and operation.is_usable
 
 
 class CodingServiceUploadOperator(CodingServiceOperator):
-    """Sends the input file of a part, once, and returns the id of the operation that holds it.
+    """Uploads the input file of a part once, and returns the id of the operation that received it.
 
-    The status is asked first: an operation that has its input is left alone. If the grant has died, a new operation
-    is opened, so the returned id may differ from `operation_id`: poll and download follow this one.
+    The status is checked first, so an operation that already has its input is not sent another. If the grant has
+    expired, a new operation is opened. The returned id can therefore differ from `operation_id`: pass it to the wait
+    and the download.
 
     :param operation_id: GUID that the create step returned
     :param grant: the encrypted grant that the create step pushed
-    :raises GrantExpiredError: the grant of a newly opened operation is refused as well
+    :raises GrantExpiredError: the grant of a new operation is refused as well
     """
 
     template_fields: Sequence[str] = (*CodingServiceOperator.template_fields, "operation_id", "grant")
@@ -138,42 +134,40 @@ class CodingServiceUploadOperator(CodingServiceOperator):
 
     def execute(self, context: Any) -> str:
         store = context["task_state_store"]
-        for grant in self._grants(store):
-            operation = self._status(grant.operation_id)
+        for grant in self._candidate_grants(store):
+            operation = self._find_operation(grant.operation_id)
             if operation is None or operation.status is OperationStatus.TIMED_OUT:
                 continue
             if operation.status is not OperationStatus.AWAITING_INPUT:
                 self.log.info("Operation %s is %s: it has its input", grant.operation_id, operation.status)
                 return grant.operation_id
             try:
-                return self._send(grant)
+                return self._upload(grant)
             except GrantExpiredError as error:
                 self.log.warning("%s: opening a new operation", error)
-        return self._send(self._open(store))
+        return self._upload(self._open_operation(store))
 
-    def _grants(self, store: Any) -> Iterator[UploadGrant]:
-        """The grant by which an earlier try of this task replaced a dead one, if that can deliver; the create's."""
-        state = self._stored(store)
+    def _candidate_grants(self, store: Any) -> Iterator[UploadGrant]:
+        """Yield the grant with which an earlier attempt replaced an expired one, if any, and the create step's."""
+        state = self._resumable_state(store)
         if state is not None and state["operation_id"] != self.operation_id:
-            operation = self._status(state["operation_id"])
-            if operation is not None and operation.is_usable:
-                yield unseal(state["grant"])
-        yield unseal(self.grant)
+            yield decrypt_grant(state["grant"])
+        yield decrypt_grant(self.grant)
 
-    def _send(self, grant: UploadGrant) -> str:
-        size = self.hook.upload(grant, self._at(self.part["uri"]), self.part["sha256"])
-        self.log.info("Sent %s (%d bytes) to operation %s", self.part["uri"], size, grant.operation_id)
+    def _upload(self, grant: UploadGrant) -> str:
+        part = self.input_part
+        size = self.hook.upload(grant, self._path(part.input_uri), part.sha256)
+        self.log.info("Uploaded %s (%d bytes) to operation %s", part.input_uri, size, grant.operation_id)
         return grant.operation_id
 
 
 class CodingServiceDownloadOperator(CodingServiceOperator):
-    """Brings output and metadata of a complete operation to staging, beside the input file of the part.
+    """Downloads output and metadata file of a complete operation to a folder beside the input file of the part.
 
-    Returns `operation_id`, `output` and `metadata` (URIs; metadata may be None), `bytes`, `sha256` and `records`
-    (lines) of the output, and what it is the output of: `input` (URI) and `fingerprint`.
+    Returns a :class:`coding_service.models.DownloadResult` as a dict.
 
     :param operation_id: GUID that the upload step returned
-    :raises OutputExpiredError: the files are deleted; the next run codes the texts of the part again
+    :raises OutputExpiredError: the files have been deleted; the next run codes the texts of the part again
     """
 
     template_fields: Sequence[str] = (*CodingServiceOperator.template_fields, "operation_id")
@@ -183,38 +177,39 @@ class CodingServiceDownloadOperator(CodingServiceOperator):
         self.operation_id: Any = operation_id
 
     def execute(self, context: Any) -> dict[str, Any]:
-        place = f"{self.part['uri'].rpartition('/')[0]}/{self.operation_id}"
-        files = {"output": f"{place}/output.jsonl", "metadata": f"{place}/metadata.json"}
+        part = self.input_part
+        folder = f"{part.input_uri.rpartition('/')[0]}/{self.operation_id}"
+        output_uri, metadata_uri = f"{folder}/output.jsonl", f"{folder}/metadata.json"
         output, metadata = self.hook.download(
-            self.topic, self.operation_id, self._at(files["output"]), self._at(files["metadata"])
+            part.topic, self.operation_id, self._path(output_uri), self._path(metadata_uri)
         )
         self.log.info("Operation %s: %d lines, %d bytes", self.operation_id, output.lines, output.bytes)
-        return {
-            "operation_id": self.operation_id,
-            "output": files["output"],
-            "metadata": files["metadata"] if metadata else None,
-            "bytes": output.bytes,
-            "sha256": output.sha256,
-            "records": output.lines,
-            "input": self.part["uri"],
-            "fingerprint": self.fingerprint,
-        }
+        return DownloadResult(
+            operation_id=self.operation_id,
+            input_uri=part.input_uri,
+            output_uri=output_uri,
+            metadata_uri=metadata_uri if metadata else None,
+            bytes=output.bytes,
+            sha256=output.sha256,
+            records=output.lines,
+            fingerprint=part.fingerprint,
+        ).to_dict()
 
 
-def seal(grant: UploadGrant) -> str:
+def encrypt_grant(grant: UploadGrant) -> str:
     """Encrypt a grant with Airflow's Fernet key."""
-    return get_fernet().encrypt(json.dumps(grant.as_dict()).encode()).decode()
+    return get_fernet().encrypt(json.dumps(grant.to_dict()).encode()).decode()
 
 
-def unseal(sealed: str) -> UploadGrant:
-    """Decrypt a grant that :func:`seal` encrypted.
+def decrypt_grant(token: str) -> UploadGrant:
+    """Decrypt a grant that :func:`encrypt_grant` encrypted.
 
     :raises SettingsError: it was encrypted with another key
     """
     try:
-        return UploadGrant(**json.loads(get_fernet().decrypt(sealed)))
+        return UploadGrant.from_dict(json.loads(get_fernet().decrypt(token)))
     except InvalidToken:
         raise SettingsError(
-            "the upload grant was encrypted with another Fernet key than this worker's: give all Airflow processes"
+            "the upload grant was encrypted with another Fernet key than this worker has: give all Airflow processes"
             " the same [core] fernet_key, then clear the create step"
         ) from None

@@ -1,18 +1,18 @@
-"""When to ask next how an operation stands. Pure arithmetic: chance and time are arguments.
+"""When to make the next status call. Pure arithmetic: time and randomness are arguments.
 
-The first look is a little before the operation is expected to be done, the second when it is, with no more than two
-hours between looks; without an expectation the first is after the start interval. From then on the interval is the
-start interval plus a quarter of the time that has passed since, up to 15 minutes: the end is seen late by about a
-quarter of the time that was spent waiting for it at most, and the calls of an operation grow with the logarithm of
-its length until then. With a start interval of 10 s, jitter left out:
+The first call is made a little before the expected end of the operation and the second at the expected end, with at
+most two hours between calls; without an expectation, the first call is made after the first interval. From then on,
+the interval is the first interval plus a quarter of the time since the expected end, up to 15 minutes. So the end is
+noticed late by at most about a quarter of that time, and until the maximum is reached, the number of calls grows with
+the logarithm of the duration. With a first interval of 10 s and without jitter:
 
-| the operation takes | 1 min | 10 min | 1 h | 24 h |
+| duration of the operation | 1 min | 10 min | 1 h | 24 h |
 |---|---:|---:|---:|---:|
 | calls, nothing expected | 5 | 13 | 21 | 113 |
-| calls, 10 % more than expected | 3 | 6 | 12 | 37 |
-| calls, expected exactly | 2 | 2 | 2 | 13 |
+| calls, 10 % longer than expected | 3 | 6 | 12 | 37 |
+| calls, as expected | 2 | 2 | 2 | 13 |
 
-So 40 operations of 24 hours make 4,520 of the day's 10,000 calls.
+So 40 operations of 24 hours make 4,520 of the 10,000 calls a day.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from typing import Any
 
 from coding_service.errors import CodingServiceError, RetryableError, TooManyRequestsError
 
-#: Share of the expected time after which the first look is. What is expected comes from when earlier ends were seen:
-#: if nobody ever looked before, an expectation that has become too long would stay so for ever.
-EARLY = 0.8
-#: Nobody waits longer for the first look than so many seconds: outputs are deleted after a day.
-LONGEST_FIRST = 7200.0
-#: Each interval is the start interval and this share of the time since the first look was due, up to so many seconds.
-GROWTH, LONGEST_WAIT = 0.25, 900.0
-#: Up to this share of an interval is added by chance, so that those who began together do not ask together.
-JITTER = 0.1
-#: How much longer the interval is after "Too Many Requests".
-SLOWER = 2.0
+#: The first call is made after this share of the expected time. Expectations come from earlier waits: if no call were
+#: made before the expected end, an expectation that is too long would never be corrected.
+FIRST_POLL_SHARE = 0.8
+#: Maximum wait for the first call, because outputs are deleted after a day.
+MAX_FIRST_WAIT_S = 7200.0
+#: An interval is the first interval plus this share of the time since the expected end, up to a maximum.
+INTERVAL_GROWTH, MAX_INTERVAL_S = 0.25, 900.0
+#: Up to this share of an interval is added at random, so that waits that began together spread out.
+JITTER_SHARE = 0.1
+#: Factor for the interval after "Too Many Requests".
+SLOW_DOWN_FACTOR = 2.0
 
 
 def next_wait(
-    start: float,
+    first_interval: float,
     expected: float | None,
     elapsed: float,
     error: CodingServiceError | None,
@@ -45,33 +45,33 @@ def next_wait(
 ) -> float:
     """Return how many seconds to wait until the next status call.
 
-    :param start: seconds between the first two looks
-    :param expected: seconds that the operation is expected to take, None if nobody knows
+    :param first_interval: seconds between the first two calls
+    :param expected: seconds that the operation is expected to take; None if unknown
     :param elapsed: seconds since the wait began
-    :param error: what the last status call ended with, if it failed: it is not asked sooner than the service wants
-    :param random: gives a number from 0 to 1
+    :param error: error of the last call, if it failed; its `retry_after` is respected
+    :param random: returns a number from 0 to 1
     """
     due = expected or 0.0
-    interval = min(start + GROWTH * max(0.0, elapsed - due), max(start, LONGEST_WAIT))
+    interval = min(first_interval + INTERVAL_GROWTH * max(0.0, elapsed - due), max(first_interval, MAX_INTERVAL_S))
     if isinstance(error, TooManyRequestsError):
-        interval *= SLOWER
-    # a look that is due within the interval is left to the one after it
-    wait = next((look - elapsed for look in (EARLY * due, due) if look - elapsed > interval), interval)
-    wait = min(wait, max(interval, LONGEST_FIRST))
-    return max(wait, _wish(error)) + interval * JITTER * random()
+        interval *= SLOW_DOWN_FACTOR
+    # a call that would be due within the interval is skipped in favour of the one after it
+    wait = next((poll - elapsed for poll in (FIRST_POLL_SHARE * due, due) if poll - elapsed > interval), interval)
+    wait = min(wait, max(interval, MAX_FIRST_WAIT_S))
+    return max(wait, _min_wait_after(error)) + interval * JITTER_SHARE * random()
 
 
-def _wish(error: CodingServiceError | None) -> float:
-    """Seconds that the service wants, or that suit an error which a repetition hardly mends."""
+def _min_wait_after(error: CodingServiceError | None) -> float:
+    """Return the wait that the service asked for, or the maximum interval for an error that is not retryable."""
     if isinstance(error, RetryableError):
         return error.retry_after or 0.0
-    return LONGEST_WAIT if error else 0.0
+    return MAX_INTERVAL_S if error else 0.0
 
 
 def seconds_or_none(value: Any) -> float | None:
-    """Read a number of seconds from what a rendered template gives: `'90.5'`, `'None'` and `''` as well.
+    """Return a number of seconds from the value of a rendered template, such as `'90.5'`, `'None'` or `''`.
 
-    :raises ValueError: it is no number of seconds
+    :raises ValueError: it is not a number of seconds
     """
     if value in (None, "", "None"):
         return None

@@ -1,6 +1,6 @@
-"""The contract as pure functions: which request to send, how to read its answer, which error to raise.
+"""The service contract as pure functions: which request to send, how to read its answer, which error to raise.
 
-No I/O: the synchronous and the asynchronous hook send what stands here.
+Nothing here does I/O, so both hooks use it.
 """
 
 from __future__ import annotations
@@ -15,30 +15,20 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from coding_service.errors import (
-    AuthorizationError,
-    CodingServiceError,
-    NotFoundError,
-    ProtocolError,
-    QuotaExceededError,
-    RequestRefusedError,
-    ServiceUnavailableError,
-    TooManyRequestsError,
-    utc,
-)
+from coding_service import errors
 from coding_service.models import Model, Operation, Topic, UploadGrant
 
 T = TypeVar("T")
 
-#: Seconds a token lives when its answer does not say (contract 2.1).
-TOKEN_LIFETIME = 3600.0
-#: Seconds to wait after "Limit Exceeded" when the service does not say (contract 4).
-QUOTA_WAIT = 86400.0
+#: Lifetime of a token whose answer does not state one (docs/service-contract.md 2.1).
+TOKEN_LIFETIME_S = 3600.0
+#: Wait after a "Limit Exceeded" without a Retry-After header (docs/service-contract.md 4).
+QUOTA_WAIT_S = 86400.0
 
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request to the service: method, path below its host, and how the JSON of its answer is read."""
+    """A request to the service: its method, its path, and the function that reads the JSON of its answer."""
 
     method: str
     path: str
@@ -47,7 +37,7 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back over HTTP. Header names are lower case."""
+    """An HTTP answer, with header names in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -55,7 +45,7 @@ class Answer:
 
     @property
     def message(self) -> str:
-        """The service's own words: the member `message` or `Message`, else the raw body (question 13)."""
+        """The error message in the body, or the raw body if it has none (docs/service-contract.md 8.13)."""
         try:
             data = json.loads(self.body)
         except ValueError:
@@ -68,49 +58,49 @@ class Answer:
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds of the header Retry-After, given as seconds or as an HTTP date; None without one.
+        """Seconds to wait according to the Retry-After header (seconds or an HTTP date); None without one.
 
-        Never more than the longest wait of the contract: what the service still refuses then says so again.
+        The value is limited to the longest wait in the contract; a service that still refuses then can say so again.
         """
         value = self.headers.get("retry-after", "").strip()
         if value.isdecimal():
-            return min(float(value), QUOTA_WAIT)
+            return min(float(value), QUOTA_WAIT_S)
         try:
             moment = parsedate_to_datetime(value)
         except ValueError:
             return None
-        if moment.tzinfo is None:  # "-0000" or no zone at all
+        if moment.tzinfo is None:  # "-0000" or no time zone
             moment = moment.replace(tzinfo=UTC)
-        return min(max(0.0, (moment - datetime.now(UTC)).total_seconds()), QUOTA_WAIT)
+        return min(max(0.0, (moment - datetime.now(UTC)).total_seconds()), QUOTA_WAIT_S)
 
     @property
     def is_explicit_deny(self) -> bool:
-        """Whether the token was refused (contract 4): a new one may help, once."""
+        """Whether the token was refused, so that one new token is worth an attempt (docs/service-contract.md 4)."""
         return self.status in (401, 403)
 
 
 def list_topics() -> Call[tuple[Topic, ...]]:
-    """All topics (contract 2.2)."""
+    """List all topics (docs/service-contract.md 2.2)."""
     return Call("GET", "/v1/topics", lambda data: tuple(map(Topic.from_json, _array(data, "topics"))))
 
 
 def list_models(topic: str) -> Call[tuple[Model, ...]]:
-    """All models of `topic` (contract 2.5)."""
+    """List all models of `topic` (docs/service-contract.md 2.5)."""
     return Call("GET", f"{_topic(topic)}/models", lambda data: tuple(map(Model.from_json, _array(data, "models"))))
 
 
 def latest_model(topic: str) -> Call[Model]:
-    """The model that codes when none is named (contract 2.4)."""
+    """Get the model that the service uses by default (docs/service-contract.md 2.4)."""
     return Call("GET", f"{_topic(topic)}/models/latest", Model.from_json)
 
 
 def create_operation(topic: str, model_id: str) -> Call[UploadGrant]:
-    """A new operation for the given model; each call makes one (contract 2.7)."""
+    """Open an operation for this model; every call opens another one (docs/service-contract.md 2.7)."""
     return Call("POST", f"{_topic(topic)}/models/{quote(model_id, safe='')}/batch-code", UploadGrant.from_json)
 
 
 def get_operation(topic: str, operation_id: str) -> Call[Operation]:
-    """The state of an operation, with fresh links when it is complete (contract 2.9)."""
+    """Get the state of an operation, with fresh links if it is complete (docs/service-contract.md 2.9)."""
     path = f"{_topic(topic)}/batch-code/operations/{quote(operation_id, safe='')}"
     return Call("GET", path, lambda data: Operation.from_json(operation_id, data))
 
@@ -119,92 +109,90 @@ def _topic(topic: str) -> str:
     return f"/v1/topics/{quote(topic, safe='')}"
 
 
-def _array(data: Any, what: str) -> list[Any]:
+def _array(data: Any, name: str) -> list[Any]:
     if not isinstance(data, list):
-        raise ProtocolError(f"the list of {what} is a JSON {type(data).__name__}; expected an array")
+        raise errors.ProtocolError(f"the list of {name} is a JSON {type(data).__name__}; expected an array")
     return data
 
 
 def api_headers(token: str, prefix: str = "") -> dict[str, str]:
-    """Headers of every /v1 request. The token stands bare: a `Bearer` prefix is refused (contract 1)."""
+    """Return the headers of a /v1 request; the service refuses `Bearer` as prefix (docs/service-contract.md 1)."""
     return {"Authorization": f"{prefix} {token}".strip(), "Content-Type": "application/json"}
 
 
 def token_headers(client_id: str, client_secret: str) -> dict[str, str]:
-    """Headers of the token request (contract 2.1)."""
+    """Return the headers of the token request (docs/service-contract.md 2.1)."""
     credentials = base64.b64encode(f"{client_id}:{client_secret}".encode()).decode()
     return {"Authorization": f"Basic {credentials}", "Content-Type": "application/x-www-form-urlencoded"}
 
 
-#: Path and body of the token request; form-encoded on the wire (contract 2.1).
+#: Path and form-encoded body of the token request (docs/service-contract.md 2.1).
 TOKEN_PATH = "/oauth2/token"  # noqa: S105 (a path, not a secret)
 TOKEN_BODY = "grant_type=client_credentials"  # noqa: S105
 
 
 def read_token(answer: Answer) -> tuple[str, float]:
-    """Return (access token, seconds it lives).
+    """Return the access token and its lifetime in seconds.
 
-    :raises AuthorizationError: HTTP 400, 401 or 403: the credentials are wrong (question 12)
+    :raises AuthorizationError: HTTP 400, 401 or 403: the credentials are wrong (docs/service-contract.md 8.12)
     :raises RetryableError: HTTP 429 or 5xx
     :raises ProtocolError: 200 without an access token
     """
     if answer.status in (400, 401, 403):
-        raise AuthorizationError(
+        raise errors.AuthorizationError(
             f"the token request was refused with HTTP {answer.status} {answer.message!r}: check login (client id)"
-            " and password (client secret) of the connection, and that `auth_host` is of the same tier",
+            " and password (client secret) of the connection, and that `auth_host` belongs to the same tier",
             status_code=answer.status,
         )
     data = _json(answer, "the token request")
     token = data.get("access_token") if isinstance(data, dict) else None
     if not isinstance(token, str) or not token:
-        raise ProtocolError("the answer to the token request has no 'access_token'")
-    seconds = data.get("expires_in")
-    return token, float(seconds) if isinstance(seconds, int | float) and seconds > 0 else TOKEN_LIFETIME
+        raise errors.ProtocolError("the answer to the token request has no 'access_token'")
+    lifetime = data.get("expires_in")
+    return token, float(lifetime) if isinstance(lifetime, int | float) and lifetime > 0 else TOKEN_LIFETIME_S
 
 
 def read(call: Call[T], answer: Answer) -> T:
-    """Return what `answer` says to `call`, or raise the error that it stands for.
+    """Return the value in the answer to `call`.
 
-    :raises CodingServiceError: the class tells what to do (contract 4)
+    :raises CodingServiceError: the service refused; the class depends on the answer (docs/service-contract.md 4)
     """
     return call.read(_json(answer, f"{call.method} {call.path}"))
 
 
-def _json(answer: Answer, what: str) -> Any:
+def _json(answer: Answer, request: str) -> Any:
     if answer.status != 200:
-        raise error_for(answer, what)
+        raise error_for(answer, request)
     try:
         return json.loads(answer.body)
     except ValueError:
-        # the body itself is not shown: it may be half a token or half a link
-        kind = answer.headers.get("content-type", "")
-        raise ProtocolError(
-            f"the answer to {what} is not JSON: {len(answer.body)} bytes of content type {kind!r}"
+        # the message leaves out the body, which may contain part of a token or a link
+        content_type = answer.headers.get("content-type", "")
+        raise errors.ProtocolError(
+            f"the answer to {request} is not JSON: {len(answer.body)} bytes of content type {content_type!r}"
         ) from None
 
 
-def error_for(answer: Answer, what: str) -> CodingServiceError:
-    """The error that a refusal stands for: by status, and by message where one status means two things."""
-    text = f"{what} was answered with HTTP {answer.status} {answer.message!r}"
-    status, said = answer.status, answer.message.lower().rstrip(". ")
-    if status == 429 and "limit exceeded" in said:
-        wait = QUOTA_WAIT if answer.retry_after is None else answer.retry_after
-        return QuotaExceededError(
-            f"{text}: the quota of calls is used up until {utc(time.time() + wait)}; wait, or ask for a higher one",
-            status_code=429,
-            retry_after=wait,
-        )
+def error_for(answer: Answer, request: str) -> errors.CodingServiceError:
+    """Return the error for a refusal: by status, and by message where one status has two meanings."""
+    text = f"{request} was answered with HTTP {answer.status} {answer.message!r}"
+    status, message = answer.status, answer.message.lower().rstrip(". ")
+    if status == 429 and "limit exceeded" in message:
+        wait = QUOTA_WAIT_S if answer.retry_after is None else answer.retry_after
+        end = errors.utc(time.time() + wait)
+        text = f"{text}: the quota of calls is used up until {end}; wait, or request a higher quota"
+        return errors.QuotaExceededError(text, status_code=429, retry_after=wait)
     if status == 429:
-        return TooManyRequestsError(
+        return errors.TooManyRequestsError(
             f"{text}: calls are too close together", status_code=429, retry_after=answer.retry_after
         )
-    if status >= 500 and "no models found" not in said:  # that one stays although it is a 500 (contract 4)
-        return ServiceUnavailableError(text, status_code=status, retry_after=answer.retry_after)
+    if status >= 500 and "no models found" not in message:  # this 500 is permanent (docs/service-contract.md 4)
+        return errors.ServiceUnavailableError(text, status_code=status, retry_after=answer.retry_after)
     if status in (401, 403):
-        return AuthorizationError(
-            f"{text}, with a token that was just issued: check that the credentials are of the tier of this host",
+        return errors.AuthorizationError(
+            f"{text}, with a new token: check that the credentials belong to the tier of this host",
             status_code=status,
         )
     if status == 404:
-        return NotFoundError(text, status_code=status)
-    return RequestRefusedError(text, status_code=status)
+        return errors.NotFoundError(text, status_code=status)
+    return errors.RequestRefusedError(text, status_code=status)

@@ -1,4 +1,4 @@
-"""How Airflow retries a task of ours: as the error and the service say."""
+"""How Airflow retries a task that raised one of our errors."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from coding_service.errors import ExpiredError, FinalError, RetryableError
 
 
 class CodingServiceRetryPolicy(RetryPolicy):
-    """Retries what may pass, after the time that the service asked for; fails at once what will not.
+    """Retries retryable errors after the time that the service asks for, and fails at once on other errors of ours.
 
-    A policy cannot give more tries than the task's `retries`. An expired grant, link or output is not retried as
-    it is: the task that meets it has tried what a new grant or link can do.
+    The task's `retries` still limit the attempts. An expired grant, link or output is not retried, because the task
+    that raises the error has already tried a new one.
 
-    :param final: further errors that a repetition does not mend
+    :param final: further errors that are not retryable
     """
 
     def __init__(self, final: tuple[type[Exception], ...] = ()) -> None:
@@ -28,7 +28,7 @@ class CodingServiceRetryPolicy(RetryPolicy):
         if isinstance(exception, RetryableError):
             seconds = exception.retry_after
             delay = None if seconds is None else timedelta(seconds=seconds + 1)
-            return RetryDecision.retry(delay, reason=f"{type(exception).__name__}: may pass")
+            return RetryDecision.retry(delay, reason=f"{type(exception).__name__}: retryable")
         if isinstance(exception, self.final):
-            return RetryDecision.fail(reason=f"{type(exception).__name__}: a repetition does not mend this")
+            return RetryDecision.fail(reason=f"{type(exception).__name__}: not retryable")
         return RetryDecision.default()

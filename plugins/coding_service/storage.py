@@ -1,4 +1,4 @@
-"""Where the files of a run lie, by URI: a path of this machine, or one of object storage."""
+"""The files of a run by their URI: on this machine or in object storage."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from botocore.exceptions import BotoCoreError
 
 from coding_service.errors import InputFileError, StagingError
 
-#: Airflow connection of the object storage; without it, what AWS itself finds on the machine.
-STORAGE_CONN_ID = "staging_default"
-#: Bytes read at once of a local file.
-BLOCK = 1 << 20
-#: Bytes of a part of an object, read or sent at once; 10,000 of them are the most, so 5 GB fit well.
-OBJECT_BLOCK = 8 << 20
+#: Bytes of a local file or an HTTP body that are read or sent at a time.
+BLOCK_BYTES = 1 << 20
+#: Bytes of an object that are read or sent at a time. S3 accepts up to 10,000 parts, which is enough for 5 GB.
+OBJECT_BLOCK_BYTES = 8 << 20
+#: What the disk and the object storage raise.
+STORAGE_ERRORS = (OSError, BotoCoreError)
 
 
 class StoragePath(Protocol):
-    """A path of object storage: Airflow's ObjectStoragePath, or a UPath of universal_pathlib."""
+    """A path in object storage: Airflow's ObjectStoragePath, or a UPath of universal_pathlib."""
 
     @property
     def path(self) -> str: ...
     @property
     def fs(self) -> Any: ...
     def is_file(self) -> bool: ...
-    def exists(self) -> bool: ...
 
 
-def storage_path(uri: str, conn_id: str | None = STORAGE_CONN_ID) -> Path | StoragePath:
-    """The path of a `file:///` or an `s3://` URI.
+FilePath = Path | StoragePath
 
-    What the connection's extra says under `service_config.s3.s3_additional_kwargs` goes with every write:
+
+def storage_path(uri: str, conn_id: str | None = None) -> FilePath:
+    """Return the path for a `file:///` or an `s3://` URI.
+
+    Every write is encrypted as the connection's extra says under `service_config.s3.s3_additional_kwargs`, such as
     `{"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "..."}`.
 
-    :param conn_id: Airflow connection of type aws, for `s3://`
-    :raises InputFileError: any other kind of URI, or a file of another host
+    :param conn_id: Airflow connection of type aws, for `s3://`; None: the credentials that AWS finds on the machine
+    :raises InputFileError: the URI is of another kind, or names a file on another host
     """
     parts = urlsplit(uri)
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and not parts.query and not parts.fragment:
         return Path(unquote(parts.path))
     if parts.scheme != "s3" or not parts.netloc:
-        raise InputFileError(
-            f"the staging URI {uri!r} is no file:///... and no s3://bucket/...: set CODING_STAGING to one"
-        )
-    # not before: DAG files import this module, and these take a second
+        raise InputFileError(f"unsupported file URI {uri!r}: use file:///... or s3://bucket/...")
+    # imported here because it takes a second, and DAG files import this module
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
     from airflow.sdk import ObjectStoragePath
 
@@ -58,30 +58,31 @@ def storage_path(uri: str, conn_id: str | None = STORAGE_CONN_ID) -> Path | Stor
 
 
 @contextmanager
-def staging_errors(path: Any, what: str) -> Iterator[None]:
-    """Errors of the disk or the object storage, told with the place they are about.
+def translate_storage_errors(path: Any, action: str) -> Iterator[None]:
+    """Translate errors of the disk or the object storage into one that names the path.
 
-    :raises StagingError: anything that went wrong there
+    :param action: "read" or "written", for the message
+    :raises StagingError: the block raised one of :data:`STORAGE_ERRORS`
     """
     try:
         yield
-    except (OSError, BotoCoreError) as error:
+    except STORAGE_ERRORS as error:
         raise StagingError(
-            f"{path} cannot be {what} ({type(error).__name__}: {error}): is there room, and may this worker?"
+            f"{path} cannot be {action} ({type(error).__name__}: {error}): check free space and worker permissions"
         ) from error
 
 
-def size_of(path: StoragePath | Path) -> int:
-    """Size of a file in bytes.
+def file_size(path: FilePath) -> int:
+    """Return the size of a file in bytes.
 
-    :raises FileNotFoundError: there is none
+    :raises FileNotFoundError: it does not exist
     """
     return path.stat().st_size if isinstance(path, Path) else int(path.fs.info(path.path)["size"])
 
 
-def open_to_read(path: StoragePath | Path) -> IO[bytes]:
-    """Open a file to be read from its start to its end; of an object, two blocks at most are held."""
+def open_for_reading(path: FilePath) -> IO[bytes]:
+    """Open a file for sequential reading. At most two blocks of an object are held in memory."""
     if isinstance(path, Path):
         return path.open("rb")
-    opened: IO[bytes] = path.fs.open(path.path, "rb", block_size=OBJECT_BLOCK)
-    return opened
+    file: IO[bytes] = path.fs.open(path.path, "rb", block_size=OBJECT_BLOCK_BYTES)
+    return file

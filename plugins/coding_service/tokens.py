@@ -1,4 +1,4 @@
-"""One access token an hour for all processes of this machine, in a file that tells nothing without the secret."""
+"""The access token that all processes of this machine share, encrypted in a file."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from coding_service.shared_file import locked
+from coding_service.shared_state import lock_file
 
-#: Seconds before its end at which a token is renewed, so that none ends on its way.
-MARGIN = 120.0
+#: A token is renewed this many seconds before it expires, so that none expires while a request is under way.
+RENEWAL_MARGIN_S = 120.0
 
 
 class TokenSlot:
-    """The place of the token while its lock is held."""
+    """The stored token, while this process holds its lock."""
 
     def __init__(self, state: dict, cipher: Fernet, clock: Callable[[], float]) -> None:
         self._state, self._cipher, self._clock = state, cipher, clock
 
-    def get(self, refused: str | None = None) -> str | None:
-        """Return the stored token if it still lives and is not the one that the service `refused`."""
+    def get(self, refused_token: str | None = None) -> str | None:
+        """Return the stored token; None if it is about to expire or is the one that the service refused."""
         if self._state.get("until", 0.0) <= self._clock():
             return None
         try:
             token = self._cipher.decrypt(self._state.get("token", "")).decode()
         except InvalidToken:
             return None
-        return None if token == refused else token
+        return None if token == refused_token else token
 
-    def put(self, token: str, seconds: float) -> None:
-        """Store a token that lives for `seconds`."""
+    def save(self, token: str, lifetime: float) -> None:
+        """Store a token that expires in `lifetime` seconds."""
         self._state["token"] = self._cipher.encrypt(token.encode()).decode()
-        self._state["until"] = self._clock() + max(seconds - MARGIN, seconds / 2)
+        self._state["until"] = self._clock() + max(lifetime - RENEWAL_MARGIN_S, lifetime / 2)
 
 
 class TokenStore:
-    """The token of one account. It is encrypted with a key made of the credentials, so a copy of the file is useless.
+    """The token of one account, encrypted with a key derived from the credentials: a copy of the file is useless.
 
     :param path: the file that the processes share
     :param client_id, client_secret: the credentials
-    :param clock: seconds since the epoch
+    :param clock: returns seconds since the epoch
     """
 
     def __init__(
@@ -55,6 +55,6 @@ class TokenStore:
 
     @contextmanager
     def slot(self) -> Iterator[TokenSlot | None]:
-        """Yield the token's place, or None while another process holds it (it may be fetching the token)."""
-        with locked(self._path, wait=False) as state:
+        """Lock the token and yield it; None if another process holds the lock, perhaps to fetch a new token."""
+        with lock_file(self._path, wait=False) as state:
             yield None if state is None else TokenSlot(state, self._cipher, self._clock)

@@ -1,27 +1,26 @@
-"""A source in a real warehouse, and stand-ins for what the service does between `prepare` and `land`."""
+"""A source in a real warehouse, and a substitute for the service between `prepare` and `land`."""
 
 import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from include.coding.files import path_from_uri
 from include.coding.landing import land
 from include.coding.plan import Plan
-from include.coding.prepare import prepare
-from include.coding.results import Returned
+from include.coding.prepare import Prepared, prepare
+from include.coding.results import PartResult
 from include.coding.staging import Staging
-from tests.warehouses import open_warehouse
+from tests.support.warehouses import open_warehouse
 
 ROOT = Path(__file__).parents[2]
 MODEL = "11111111-1111-4111-8111-111111111111"
 OTHER_MODEL = "22222222-2222-4222-8222-222222222222"
-DAY, NEXT_DAY, LATER = "2026-10-05", "2026-10-06", "2026-10-09"
+DAY, NEXT_DAY, LATER_DAY = "2026-10-05", "2026-10-06", "2026-10-09"
 CHEF = {"codeCategory": "351311", "codeLabel": "Chef", "codeConfidence": 0.92}
 
 #: Lands what a JSON file describes, in a process of its own.
@@ -30,19 +29,21 @@ import json, sys
 from pathlib import Path
 from include.coding.landing import land
 from include.coding.plan import Plan
-from include.coding.results import Returned
+from include.coding.prepare import Prepared
+from include.coding.results import PartResult
 from include.coding.staging import Staging
-from tests.warehouses import open_warehouse
+from tests.support.warehouses import open_warehouse
 job = json.loads(Path(sys.argv[1]).read_text())
 warehouse = open_warehouse(job["place"], patience=60)
-returned = [Returned(**back) for back in job["returned"]]
+results = [PartResult.from_dict(result) for result in job["part_results"]]
+plan, prepared = Plan.from_dict(job["plan"]), Prepared.from_dict(job["prepared"])
 print("ready", flush=True)
-land(Plan.from_dict(job["plan"]), job["prepared"], job["parts"], returned, warehouse, Staging.here(Path(job["folder"])))
+land(plan, prepared, results, warehouse, Staging.in_folder(Path(job["folder"])))
 """
 
 
 def make_plan(**changes):
-    settled = {
+    fields = {
         "run_id": "run-1",
         "topic": "osca",
         "model_id": MODEL,
@@ -53,36 +54,33 @@ def make_plan(**changes):
         "staging": "file:///nowhere",
         "max_rejected_share": 0.5,
     }
-    return Plan.from_dict({**settled, **changes})
+    return Plan.from_dict({**fields, **changes})
 
 
 def make_key(occp_text, tasks_text):
     return hashlib.sha256(f"{occp_text}\x1f{tasks_text}".encode()).hexdigest()[:32]
 
 
-def path_of(uri):
-    return Path(unquote(urlsplit(uri).path))
-
-
 def read_part(part):
-    return [json.loads(line) for line in path_of(part.uri).read_text(encoding="utf-8").splitlines()]
+    text = path_from_uri(part.input_uri).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def code_line(line, result=CHEF, **changes):
-    """The output line of an input line: coded, as long as nothing else is said."""
+    """Return the output line of an input line; it is coded as a chef by default."""
     status = "successful" if result else "unsuccessful"
-    told = {"recordId": line["recordId"], "codeStatus": status, "input": line, "result": result, **changes}
-    return json.dumps(told) + "\n"
+    members = {"recordId": line["recordId"], "codeStatus": status, "input": line, "result": result, **changes}
+    return json.dumps(members) + "\n"
 
 
 class Pipeline:
-    """Runs `prepare` and `land` with a coder that is told what to answer."""
+    """Runs `prepare` and `land`, with a function in place of the service."""
 
     def __init__(self, folder, place, objects=None):
         self.folder, self.place, self.objects = folder, place, objects
         self.warehouse = open_warehouse(place)
 
-    def ask(self, sql, *values):
+    def query(self, sql, *values):
         with self.warehouse.session() as session:
             return session.execute(sql, values)
 
@@ -93,7 +91,8 @@ class Pipeline:
             session.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
             for row in rows:
                 record_id, day, *texts = row
-                session.execute(f"INSERT INTO {table} VALUES (?, ?, ?, ?)", [record_id, day and as_date(day), *texts])
+                values = [record_id, day and date.fromisoformat(day), *texts]
+                session.execute(f"INSERT INTO {table} VALUES (?, ?, ?, ?)", values)
 
     def prepare(self, **changes):
         self.plan = make_plan(**changes)
@@ -102,33 +101,43 @@ class Pipeline:
 
     @property
     def staging(self):
-        """The files of the run that was prepared last: here, or in `objects` (URI, file system)."""
+        """The files of the run that was prepared last: local ones, or in `objects` (URI, file system)."""
         scratch = self.folder / self.plan.run_id
         if self.objects is None:
-            return Staging.here(scratch)
+            return Staging.in_folder(scratch)
         base, fs = self.objects
         return Staging(f"{base}/{self.plan.run_id}", scratch, fs)
 
-    def come_back(self, part, code=code_line, metadata=None, lines=None):
-        """Write the output of a part and return what came back of it."""
-        output = path_of(part.uri).with_suffix(".output")
-        sent = read_part(part)
-        output.write_text("".join(code(line) for line in sent) if lines is None else lines, encoding="utf-8")
-        told = None
+    def code_part(self, part, code=code_line, metadata=None, lines=None):
+        """Write the output of a part and return its result."""
+        output = path_from_uri(part.input_uri).with_suffix(".output")
+        text = "".join(code(line) for line in read_part(part)) if lines is None else lines
+        output.write_text(text, encoding="utf-8")
+        metadata_uri = None
         if metadata is not None:
-            told = output.with_suffix(".metadata")
-            told.write_bytes(metadata)
-        operation_id = f"{self.plan.run_id}-operation-{part.part}"
-        fingerprint = f"{part.topic}/{part.model_id}/{part.sha256}"
-        told = told and told.as_uri()
-        return Returned(part.part, operation_id, "complete", None, output.as_uri(), told, part.uri, fingerprint)
+            metadata_file = output.with_suffix(".metadata")
+            metadata_file.write_bytes(metadata)
+            metadata_uri = metadata_file.as_uri()
+        return PartResult(
+            part.part,
+            f"{self.plan.run_id}-operation-{part.part}",
+            "complete",
+            output_uri=output.as_uri(),
+            metadata_uri=metadata_uri,
+            input_uri=part.input_uri,
+            fingerprint=part.fingerprint,
+        )
 
-    def land(self, returned=None, prepared=None, **options):
-        if returned is None:
-            returned = [self.come_back(part, **options) for part in self.prepared.parts]
-        parts = [asdict(part) for part in self.prepared.parts]
-        told = {**self.prepared.as_dict(), **(prepared or {})}
-        return land(self.plan, told, parts, returned, self.warehouse, self.staging)
+    def land(self, part_results=None, prepared=None, **options):
+        """Land the run that was prepared last.
+
+        :param prepared: fields of it to change
+        :param options: of :meth:`code_part`
+        """
+        if part_results is None:
+            part_results = [self.code_part(part, **options) for part in self.prepared.parts]
+        prepared = Prepared.from_dict({**self.prepared.to_dict(), **(prepared or {})})
+        return land(self.plan, prepared, part_results, self.warehouse, self.staging)
 
     def run(self, code=code_line, **changes):
         self.prepare(**changes)
@@ -136,30 +145,24 @@ class Pipeline:
 
     def start_landing(self):
         """Land what was prepared last in another process; it prints `ready` before it begins."""
-        returned = [self.come_back(part) for part in self.prepared.parts]
         folder = self.folder / self.plan.run_id
-        job = folder / "job.json"
-        told = {
+        job = {
             "place": str(self.place),
             "folder": str(folder),
-            "plan": self.plan.as_dict(),
-            "prepared": self.prepared.as_dict(),
-            "parts": [asdict(part) for part in self.prepared.parts],
-            "returned": [asdict(back) for back in returned],
+            "plan": self.plan.to_dict(),
+            "prepared": self.prepared.to_dict(),
+            "part_results": [self.code_part(part).to_dict() for part in self.prepared.parts],
         }
-        job.write_text(json.dumps(told), encoding="utf-8")
-        command = [sys.executable, "-c", LAND, str(job)]
+        path = folder / "job.json"
+        path.write_text(json.dumps(job), encoding="utf-8")
+        command = [sys.executable, "-c", LAND, str(path)]
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def outcomes(self):
-        """Record ids and outcomes of what is published, in order."""
-        return self.ask("SELECT record_id, outcome FROM coding.coded_records ORDER BY 1, 2")
+    def read_outcomes(self):
+        """Return the record ids and outcomes of what is published, in order."""
+        return self.query("SELECT record_id, outcome FROM coding.coded_records ORDER BY 1, 2")
 
 
 @pytest.fixture
 def pipeline(tmp_path, place):
     return Pipeline(tmp_path, place)
-
-
-def as_date(text):
-    return date.fromisoformat(text)

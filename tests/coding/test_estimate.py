@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from include.coding.estimate import Estimate, estimate, expect_seconds
+from include.coding.estimate import Estimate, estimate_run
+from include.coding.prepare import Prepared, expect_seconds
 from tests.coding.conftest import DAY, make_plan
 
-COUNTS = {"read": 10, "undated": 1, "rejected": 2, "texts": 6, "known": 1, "checksum": "x"}
+NOTHING_TO_SEND = Prepared("2026-10-06T00:00:00", "x", False, None, (), 10, 1, 2, 6, 6)
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def sized(pipeline):
             texts = [(f"{number}-{text}", DAY, f"job {number} {text}", "") for text in range(records)]
             pipeline.fill(*texts)
             pipeline.prepare(run_id=f"run-{number}")
-            pipeline.land([replace(pipeline.come_back(part), seconds=seconds) for part in pipeline.prepared.parts])
+            pipeline.land([replace(pipeline.code_part(part), seconds=seconds) for part in pipeline.prepared.parts])
         return pipeline
 
     return land
@@ -55,18 +56,18 @@ def test_parts_are_prepared_with_what_is_expected_of_them(sized):
 def test_an_estimate_counts_texts_bytes_parts_calls_and_time(pipeline):
     pipeline.fill(*((str(number), DAY, f"job {number}", "") for number in range(5)))
     pipeline.prepare(records_per_part=2)
-    parts = [replace(part, expected_seconds=600.0) for part in pipeline.prepared.parts]
-    found = estimate(pipeline.prepared.as_dict(), parts, 2, 5, 0.5, at_once=2)
-    assert found == Estimate(
-        read=5, undated=0, rejected=0, texts=5, known=0, sent=5, bytes=sum(part.bytes for part in parts), parts=3,
+    parts = tuple(replace(part, expected_seconds=600.0) for part in pipeline.prepared.parts)
+    estimate = estimate_run(replace(pipeline.prepared, parts=parts), 2, 5, 0.5, max_operations=2)
+    assert estimate == Estimate(
+        read=5, undated=0, rejected=0, texts=5, known_texts=0, texts_to_send=5, bytes=sum(part.bytes for part in parts), parts=3,
         calls=17, call_seconds=34.0, coding_seconds=1200.0,
     )  # fmt: skip
-    assert "**5 to send**" in found.as_markdown
-    assert "about 17; at the budget they take 0:00:34" in found.as_markdown
-    assert "about 0:20:00, after what earlier operations took" in found.as_markdown
+    assert "**5 to send**" in estimate.as_markdown
+    assert "about 17; within the call budget they take 0:00:34" in estimate.as_markdown
+    assert "about 0:20:00, judging by earlier operations" in estimate.as_markdown
 
 
 def test_an_estimate_says_what_is_not_known_and_that_nothing_takes_no_time():
-    unknown = estimate(COUNTS, [], 2, 5, 1.0, at_once=None)
+    unknown = estimate_run(NOTHING_TO_SEND, 2, 5, 1.0, max_operations=None)
     assert (unknown.calls, unknown.coding_seconds) == (2, 0.0)
-    assert "not known" in replace(unknown, coding_seconds=None).as_markdown
+    assert "unknown" in replace(unknown, coding_seconds=None).as_markdown

@@ -12,7 +12,7 @@ from include.coding.landing import land
 from include.coding.staging import Staging
 from include.warehouse.errors import WarehouseError
 from tests.coding.conftest import CHEF, DAY, Pipeline, code_line
-from tests.postgres import run_postgres
+from tests.support.postgres import run_postgres
 
 BAKER = {**CHEF, "codeCategory": "3512", "codeLabel": "Bakers"}
 RECORDS = 40_000
@@ -45,8 +45,8 @@ class Landing(threading.Thread):
     def __init__(self, pipeline):
         super().__init__()
         parts = pipeline.prepared.parts
-        self._of = (pipeline.plan, pipeline.prepared.as_dict(), [asdict(part) for part in parts])
-        self._returned = [pipeline.come_back(part) for part in parts]
+        self._of = (pipeline.plan, pipeline.prepared.to_dict(), [asdict(part) for part in parts])
+        self._returned = [pipeline.code_part(part) for part in parts]
         self._to, self.error = (pipeline.warehouse, pipeline.staging), None
 
     def run(self):
@@ -57,12 +57,12 @@ class Landing(threading.Thread):
 
 
 def published(pipeline):
-    return pipeline.ask("SELECT run_id, code, count(*) FROM coding.coded_records GROUP BY 1, 2")
+    return pipeline.query("SELECT run_id, code, count(*) FROM coding.coded_records GROUP BY 1, 2")
 
 
 def wait_until_it_waits(pipeline):
     deadline = time.monotonic() + 30
-    while pipeline.ask("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(0,)]:
+    while pipeline.query("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(0,)]:
         assert time.monotonic() < deadline, "the landing does not wait for the lock"
 
 

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from include.coding.errors import DataError, PlanError
-from include.coding.plan import MAX_RECORDS_PER_PART, MIN_MEMORY_MB, Plan, settle_dates
+from include.coding.plan import MAX_RECORDS_PER_PART, MIN_MEMORY_MB, Plan, resolve_dates
 from tests.coding.conftest import make_plan
 
 DUE = datetime(2026, 11, 1, 0, 0, tzinfo=ZoneInfo("Australia/Sydney"))
@@ -31,7 +31,7 @@ DUE = datetime(2026, 11, 1, 0, 0, tzinfo=ZoneInfo("Australia/Sydney"))
     ],
 )
 def test_the_partition_goes_first_then_the_form_then_the_day_before(partition, first, last, settled):
-    assert settle_dates({"from_date": first, "to_date": last}, partition, DUE) == settled
+    assert resolve_dates({"from_date": first, "to_date": last}, partition, DUE) == settled
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_the_partition_goes_first_then_the_form_then_the_day_before(partition, f
     ],
 )
 def test_the_day_before_is_a_day_of_sydney(due, day):
-    assert settle_dates({}, None, due.astimezone(ZoneInfo("Australia/Sydney"))) == (day, day)
+    assert resolve_dates({}, None, due.astimezone(ZoneInfo("Australia/Sydney"))) == (day, day)
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,14 @@ def test_the_day_before_is_a_day_of_sydney(due, day):
 )
 def test_dates_that_contradict_the_partition_are_refused(first, last):
     with pytest.raises(PlanError, match="partition '2026-10-05' but its form names the dates") as caught:
-        settle_dates({"from_date": first, "to_date": last}, "2026-10-05", DUE)
+        resolve_dates({"from_date": first, "to_date": last}, "2026-10-05", DUE)
     assert f"{first!r} to {last!r}" in str(caught.value)
     assert "leave the dates empty" in str(caught.value)
 
 
 def test_dates_the_wrong_way_round_are_refused():
     with pytest.raises(PlanError, match="from_date '2026-10-06' is after to_date '2026-10-05': swap them"):
-        settle_dates({"from_date": "2026-10-06", "to_date": "2026-10-05"}, None, DUE)
+        resolve_dates({"from_date": "2026-10-06", "to_date": "2026-10-05"}, None, DUE)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_dates_the_wrong_way_round_are_refused():
 def test_what_is_no_date_is_refused_by_name_and_value(name, params, garbage):
     partition = garbage if name == "the partition key" else None
     with pytest.raises(PlanError) as caught:
-        settle_dates(params if partition else {**params, name: garbage}, partition, DUE)
+        resolve_dates(params if partition else {**params, name: garbage}, partition, DUE)
     assert str(caught.value) == f"{name} is {garbage!r}; expected a date such as '2026-10-31'"
 
 
@@ -86,12 +86,12 @@ def test_what_is_no_date_is_refused_by_name_and_value(name, params, garbage):
     ("days", "first"), [(0, "2026-10-05"), (1, "2026-10-04"), (7, "2026-09-28"), (366, "2025-10-04")]
 )
 def test_a_look_back_takes_days_before_the_partition_too(days, first):
-    assert settle_dates({}, "2026-10-05", DUE, look_back_days=days) == (first, "2026-10-05")
+    assert resolve_dates({}, "2026-10-05", DUE, look_back_days=days) == (first, "2026-10-05")
 
 
 def test_a_source_without_dates_is_of_the_one_date_that_is_named():
     params = {"from_date": None, "to_date": "", "response_date": "2026-06-30"}
-    assert settle_dates(params, None, DUE) == ("2026-06-30", "2026-06-30")
+    assert resolve_dates(params, None, DUE) == ("2026-06-30", "2026-06-30")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_source_without_dates_is_of_the_one_date_that_is_named():
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused_with_a_sentence(params, partition, message):
     with pytest.raises(PlanError) as caught:
-        settle_dates(params, partition, DUE)
+        resolve_dates(params, partition, DUE)
     assert str(caught.value) == message
 
 
@@ -169,12 +169,12 @@ def test_a_plan_error_is_an_error_of_the_data():
 
 def test_a_plan_survives_json():
     plan = make_plan(columns={"occp_text": "job.title"}, selection="all", clean=False, model_version=None)
-    assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
+    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
 def test_members_that_a_later_version_writes_are_ignored():
     plan = make_plan()
-    assert Plan.from_dict({**plan.as_dict(), "new_member": 1}) == plan
+    assert Plan.from_dict({**plan.to_dict(), "new_member": 1}) == plan
 
 
 def test_a_column_stands_for_itself_if_the_plan_does_not_say_otherwise():

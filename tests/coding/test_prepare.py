@@ -16,14 +16,14 @@ from include.coding.parts import MAX_PARTS
 from include.coding.source import open_source
 from tests.coding.conftest import (
     DAY,
-    LATER,
+    LATER_DAY,
     NEXT_DAY,
     OTHER_MODEL,
     ROOT,
     code_line,
     make_key,
     make_plan,
-    path_of,
+    path_from_uri,
     read_part,
 )
 
@@ -37,14 +37,14 @@ ANSWERS = [
     ("7", NEXT_DAY, "护士", "cares"),
     ("8", NEXT_DAY, "a" * 200, "b" * 101),
     (None, NEXT_DAY, "nurse", "cares"),
-    ("9", LATER, "too late", ""),
+    ("9", LATER_DAY, "too late", ""),
     ("10", None, "undated", ""),
 ]
 TEXTS = [("Chef", "cooks"), ("baker", ""), ("chef", "cooks")]
 
 
 def read_records(prepared):
-    return pq.read_table(path_of(prepared.records_uri)).to_pylist()
+    return pq.read_table(path_from_uri(prepared.records_uri)).to_pylist()
 
 
 def sent_texts(prepared):
@@ -54,7 +54,7 @@ def sent_texts(prepared):
 def test_the_counts_add_up(pipeline):
     pipeline.fill(*ANSWERS)
     prepared = pipeline.prepare()
-    counts = prepared.as_dict()
+    counts = prepared.to_dict()
     assert counts.pop("records_uri").startswith("file:///")
     assert counts.pop("read_at") > "2026"
     assert len(counts.pop("checksum")) == 64
@@ -99,7 +99,7 @@ def test_a_line_has_the_key_and_both_texts_and_no_id_of_the_source(pipeline):
 def test_a_part_is_printable_ascii_with_a_final_newline_and_known_by_its_hash(pipeline):
     pipeline.fill(("1", DAY, '5" \\ “café”\t', "a\nb\x07"))
     (part,) = pipeline.prepare().parts
-    data = path_of(part.uri).read_bytes()
+    data = path_from_uri(part.input_uri).read_bytes()
     line = b'"occp_text":"5\\" \\\\ \\"cafe\\"","tasks_text":"a b"}\n'
     assert data.endswith(line)
     assert (part.records, part.bytes, part.sha256) == (1, len(data), hashlib.sha256(data).hexdigest())
@@ -201,7 +201,7 @@ def test_texts_that_the_model_has_coded_are_not_sent_again(pipeline):
     pipeline.fill(("20", NEXT_DAY, "nurse", "cares"))
     prepared = pipeline.prepare(run_id="run-2")
     assert sent_texts(prepared) == [("nurse", "cares")]
-    assert (prepared.texts, prepared.known) == (4, 3)
+    assert (prepared.texts, prepared.known_texts) == (4, 3)
 
 
 @pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # the stand-in for Redshift is slow
@@ -211,7 +211,7 @@ def test_another_model_another_topic_or_all_sends_every_text(pipeline, other):
     pipeline.run()
     prepared = pipeline.prepare(run_id="run-2", **other)
     assert sorted(sent_texts(prepared)) == TEXTS
-    assert prepared.known == 0
+    assert prepared.known_texts == 0
 
 
 def test_an_uncoded_text_is_known_too(pipeline):
@@ -244,13 +244,13 @@ def test_what_a_dead_try_left_is_overwritten(pipeline):
         (folder / name).write_bytes(b"half of something")
     assert sorted(sent_texts(pipeline.prepare())) == TEXTS
     (part,) = pipeline.prepared.parts
-    assert {path.name for path in folder.iterdir()} == {path_of(part.uri).name, "records.parquet"}
+    assert {path.name for path in folder.iterdir()} == {path_from_uri(part.input_uri).name, "records.parquet"}
 
 
 @pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)  # the stand-in for Redshift is slow
 def test_more_parts_than_can_be_mapped_is_an_error_that_says_how_to_go_on(pipeline):
     pipeline.fill()
-    pipeline.ask(
+    pipeline.query(
         f"INSERT INTO survey_responses SELECT CAST(i AS VARCHAR), DATE '{DAY}', 'job ' || i, ''"
         f" FROM generate_series(0, {MAX_PARTS * 2}) t(i)"
     )
@@ -264,7 +264,7 @@ def test_a_source_that_cannot_be_read_leaves_no_part_behind(pipeline):
     with pytest.raises(SourceError, match="'nowhere' is no table or view"):
         pipeline.prepare(source="nowhere")
     assert list((pipeline.folder / "run-1").iterdir()) == []
-    assert pipeline.ask("SELECT count(*) FROM coding.coded_records") == [(0,)]
+    assert pipeline.query("SELECT count(*) FROM coding.coded_records") == [(0,)]
 
 
 @pytest.fixture(scope="module")
@@ -290,9 +290,9 @@ def test_of_realistic_responses_each_record_ends_in_one_outcome_and_a_text_is_se
 
     landed = pipeline.land()
     assert landed.read == landed.coded + landed.rejected == prepared.read
-    ids = pipeline.ask("SELECT record_id FROM coding.coded_records ORDER BY 1")
+    ids = pipeline.query("SELECT record_id FROM coding.coded_records ORDER BY 1")
     assert ids == duckdb.execute(f"SELECT record_id {wanted} ORDER BY 1").fetchall()
     assert pipeline.prepare(source=responses.as_uri(), run_id="run-2").parts == ()
     assert pipeline.land() == landed.__class__(
-        **{**vars(landed), "texts_sent": 0, "operations": 0, "rows_of": "run-1", "days": ()}
+        **{**vars(landed), "texts_sent": 0, "operations": 0, "published_by_run": "run-1", "days": ()}
     )

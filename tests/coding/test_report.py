@@ -2,8 +2,9 @@
 
 import pytest
 
+from include.coding.files import path_from_uri
 from include.coding.report import write_report
-from tests.coding.conftest import CHEF, DAY, NEXT_DAY, code_line, path_of
+from tests.coding.conftest import CHEF, DAY, NEXT_DAY, code_line
 
 RECORDS = [
     ("1", DAY, "secret chef", "cooks"),
@@ -27,9 +28,9 @@ def report(pipeline):
     def write(code=code_some, rows=RECORDS, **changes):
         pipeline.fill(*rows)
         landed = vars(pipeline.run(code=code, **changes))
-        told = pipeline.prepared.as_dict()
+        told = pipeline.prepared.to_dict()
         uri = write_report(pipeline.plan, told, landed, pipeline.warehouse, pipeline.staging)
-        return path_of(uri).read_text(encoding="utf-8")
+        return path_from_uri(uri).read_text(encoding="utf-8")
 
     return write
 
@@ -79,7 +80,7 @@ def test_a_run_that_sends_nothing_says_why(report, pipeline):
     assert "Nothing was sent or written: run `run-2` published just these records." in text
 
 
-def test_only_rows_of_the_run_are_counted(report, pipeline):
+def test_only_published_by_run_the_run_are_counted(report, pipeline):
     pipeline.fill(("9", "2026-10-01", "nurse", ""))
     pipeline.run(run_id="run-0", from_date="2026-10-01", to_date="2026-10-01")
     pipeline.run(run_id="run-0-other", topic="anzsco", from_date="2026-10-01", to_date=NEXT_DAY)

@@ -7,7 +7,7 @@ import duckdb
 import pytest
 
 from include.coding import texts
-from include.coding.results import Read, model_of, read_results
+from include.coding.results import PartSummary, read_model_id, read_results
 from tests.coding.conftest import CHEF, make_key
 
 PAIRS = [("chef", "cooks"), ("driver", ""), ("", 'says "hello" \\ & goes'), ("baker", "bakes")]
@@ -29,24 +29,24 @@ def read(tmp_path):
     sent, output = tmp_path / "part.jsonl", tmp_path / "output.jsonl"
     sent.write_text("".join(json.dumps(text) + "\n" for text in SENT))
     with duckdb.connect() as engine:
-        texts.install(engine)
+        texts.install_macros(engine)
 
         def read_output(data):
             output.write_bytes(data if isinstance(data, bytes) else data.encode())
             found = read_results(engine, 3, "operation-3", sent, output)
             results = engine.sql("SELECT * FROM results").to_arrow_table().to_pylist()
-            return found, {row["text_key"]: row for row in results}, set_aside(engine)
+            return found, {row["text_key"]: row for row in results}, read_discarded_lines(engine)
 
         yield read_output
 
 
-def set_aside(engine):
-    return engine.execute("SELECT line, problem FROM set_aside ORDER BY line").fetchall()
+def read_discarded_lines(engine):
+    return engine.execute("SELECT line, problem FROM discarded_lines ORDER BY line").fetchall()
 
 
 def test_a_coded_line_gives_a_result_with_all_its_columns(read):
     found, results, aside = read(line())
-    assert (found, aside) == (Read(usable=1), [])
+    assert (found, aside) == (PartSummary(usable=1), [])
     assert results[make_key("chef", "cooks")] == {
         **{"part": 3, "operation_id": "operation-3", "text_key": make_key("chef", "cooks")},
         **{"occp_text": "chef", "tasks_text": "cooks", "outcome": "coded", "code": "351311", "label": "Chef"},
@@ -63,7 +63,7 @@ def test_a_line_without_a_record_id_is_known_by_its_echo(read, record_id, number
 
 @pytest.mark.parametrize("echo", [None, MISSING, {}], ids=["null", "missing", "empty"])
 def test_a_line_without_an_echo_is_known_by_its_record_id(read, echo):
-    assert read(line(input=echo))[0] == Read(usable=1)
+    assert read(line(input=echo))[0] == PartSummary(usable=1)
 
 
 @pytest.mark.parametrize("status", ["successful", None, MISSING], ids=["successful", "null", "missing"])
@@ -80,7 +80,7 @@ def test_a_result_with_a_code_is_coded(read, status, result):
 def test_an_empty_result_is_uncoded(read, status, result):
     found, results, _ = read(line(codeStatus=status, result=result))
     (row,) = results.values()
-    assert found == Read(usable=1)
+    assert found == PartSummary(usable=1)
     assert (row["outcome"], row["code"], row["level"], row["confidence"]) == ("uncoded", None, None, None)
 
 
@@ -143,7 +143,7 @@ def test_a_code_stays_text_and_has_a_level_if_it_is_one_to_six_digits(read, code
 )
 def test_the_form_of_the_file_does_not_matter(read, change):
     lines = [line(number) for number in range(len(PAIRS))]
-    assert read(change(lines))[0] == Read(usable=len(PAIRS))
+    assert read(change(lines))[0] == PartSummary(usable=len(PAIRS))
 
 
 def test_letters_outside_ascii_are_read_as_they_are(read):
@@ -155,7 +155,7 @@ def test_letters_outside_ascii_are_read_as_they_are(read):
 
 
 def test_members_that_are_not_known_are_ignored(read):
-    assert read(line(newMember={"a": [1]}, result={**CHEF, "more": 1}))[0] == Read(usable=1)
+    assert read(line(newMember={"a": [1]}, result={**CHEF, "more": 1}))[0] == PartSummary(usable=1)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_members_that_are_not_known_are_ignored(read):
 )
 def test_a_malformed_line_is_set_aside_by_its_number_and_the_others_are_read(read, bad, problem):
     found, results, aside = read(line(0) + "\n" + bad + line(3))
-    assert (found, aside) == (Read(usable=2, set_aside=1), [(3, problem)])
+    assert (found, aside) == (PartSummary(usable=2, discarded=1), [(3, problem)])
     assert list(results) == [SENT[0]["recordId"], SENT[3]["recordId"]]
 
 
@@ -211,13 +211,13 @@ def test_a_malformed_line_is_set_aside_by_its_number_and_the_others_are_read(rea
 def test_a_line_that_is_not_utf8_is_set_aside_by_its_number(read, tmp_path, bad, line_end):
     data = b"\xef\xbb\xbf" + line(0).encode().replace(b"\n", line_end) + bad + line(3).encode()
     found, _, aside = read(data)
-    assert (found, aside) == (Read(usable=2, set_aside=1), [(2, "it is not a JSON object")])
+    assert (found, aside) == (PartSummary(usable=2, discarded=1), [(2, "it is not a JSON object")])
     assert {path.name for path in tmp_path.iterdir()} == {"part.jsonl", "output.jsonl"}
 
 
 def test_a_last_line_that_is_cut_is_set_aside(read):
     found, _, aside = read((line(0) + line(1))[:-40])
-    assert (found, aside) == (Read(usable=1, set_aside=1), [(2, "it is not a JSON object")])
+    assert (found, aside) == (PartSummary(usable=1, discarded=1), [(2, "it is not a JSON object")])
 
 
 def test_a_line_that_is_repeated_is_read_once(read):
@@ -238,7 +238,7 @@ def test_a_line_that_is_repeated_is_read_once(read):
 def test_of_lines_that_disagree_none_is_read(read, other):
     found, results, aside = read(line(0) + line(1) + line(0, **other))
     problem = "its recordId stands on several lines that disagree, the first is line 1"
-    assert (found, aside) == (Read(usable=1, set_aside=2), [(1, problem), (3, problem)])
+    assert (found, aside) == (PartSummary(usable=1, discarded=2), [(1, problem), (3, problem)])
     assert list(results) == [SENT[1]["recordId"]]
 
 
@@ -250,13 +250,13 @@ def test_a_file_of_garbage_gives_no_result(read):
 
 @pytest.mark.parametrize("data", ["", "\n", "\ufeff", "\r\n\r\n"])
 def test_an_empty_file_gives_no_result(read, data):
-    assert read(data) == (Read(), {}, [])
+    assert read(data) == (PartSummary(), {}, [])
 
 
 def test_lines_keep_their_numbers_in_a_large_file(read):
     filler = "x" * 120 + "\n"
     found, _, aside = read(line(0) + filler * 200_000 + line(1) + "the last\n")
-    assert found == Read(usable=2, set_aside=200_001)
+    assert found == PartSummary(usable=2, discarded=200_001)
     assert [number for number, _ in aside] == [*range(2, 200_002), 200_003]
 
 
@@ -274,4 +274,4 @@ def test_lines_keep_their_numbers_in_a_large_file(read):
     ],
 )
 def test_the_model_of_a_metadata_file_is_read_if_it_names_one(metadata, model):
-    assert model_of(metadata) == model
+    assert read_model_id(metadata) == model

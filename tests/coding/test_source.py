@@ -12,21 +12,21 @@ import pytest
 from include.coding.engine import open_engine
 from include.coding.errors import SourceError
 from include.coding.source import open_source
-from tests.coding.conftest import DAY, LATER, NEXT_DAY, as_date, make_plan
-from tests.warehouses import open_warehouse
+from tests.coding.conftest import DAY, LATER_DAY, NEXT_DAY, make_plan
+from tests.support.warehouses import open_warehouse
 
 HEADER = "record_id,response_date,occp_text,tasks_text\n"
 ANSWERS = [
     {"record_id": "007", "response_date": DAY, "occp_text": 'the "chef", head', "tasks_text": "cooks\nfood"},
     {"record_id": "8", "response_date": NEXT_DAY, "occp_text": "N/A", "tasks_text": "None"},
     {"record_id": "NULL", "response_date": NEXT_DAY, "occp_text": "#1 baker", "tasks_text": None},
-    {"record_id": "10", "response_date": LATER, "occp_text": "too late", "tasks_text": "x"},
+    {"record_id": "10", "response_date": LATER_DAY, "occp_text": "too late", "tasks_text": "x"},
     {"record_id": "11", "response_date": None, "occp_text": "undated", "tasks_text": "x"},
 ]
 EXPECTED = [
-    ("007", as_date(DAY), 'the "chef", head', "cooks\nfood"),
-    ("8", as_date(NEXT_DAY), "N/A", "None"),
-    ("NULL", as_date(NEXT_DAY), "#1 baker", None),
+    ("007", date.fromisoformat(DAY), 'the "chef", head', "cooks\nfood"),
+    ("8", date.fromisoformat(NEXT_DAY), "N/A", "None"),
+    ("NULL", date.fromisoformat(NEXT_DAY), "#1 baker", None),
 ]
 
 
@@ -74,7 +74,7 @@ def answer(**changes):
     return "SELECT " + ", ".join(f"{value} AS {name}" for name, value in {**columns, **changes}.items())
 
 
-CHEF = ([("007", as_date(DAY), "chef", "cooks")], 0)
+CHEF = ([("007", date.fromisoformat(DAY), "chef", "cooks")], 0)
 
 
 def write_csv(path, frame, **options):
@@ -82,7 +82,9 @@ def write_csv(path, frame, **options):
 
 
 def write_parquet(path, frame):
-    rows = [{**row, "response_date": row["response_date"] and as_date(row["response_date"])} for row in ANSWERS]
+    rows = [
+        {**row, "response_date": row["response_date"] and date.fromisoformat(row["response_date"])} for row in ANSWERS
+    ]
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
@@ -148,7 +150,7 @@ def test_a_line_of_jsonl_that_lacks_a_member_has_no_such_text(read, tmp_path):
     (tmp_path / "a.jsonl").write_text(
         json.dumps(ANSWERS[0]) + "\n" + json.dumps({"record_id": "8", "response_date": DAY}) + "\n"
     )
-    assert read(tmp_path / "a.jsonl")[0][1] == ("8", as_date(DAY), None, None)
+    assert read(tmp_path / "a.jsonl")[0][1] == ("8", date.fromisoformat(DAY), None, None)
 
 
 def test_an_excel_file_may_have_numbers_dates_and_times(read, tmp_path):
@@ -160,9 +162,9 @@ def test_an_excel_file_may_have_numbers_dates_and_times(read, tmp_path):
     pd.DataFrame(rows, columns=list(ANSWERS[0])).to_excel(tmp_path / "a.xlsx", index=False)
     records, _ = read(tmp_path / "a.xlsx")
     assert [record[:2] for record in records] == [
-        ("7", as_date(DAY)),
-        ("8", as_date(NEXT_DAY)),
-        ("9", as_date(NEXT_DAY)),
+        ("7", date.fromisoformat(DAY)),
+        ("8", date.fromisoformat(NEXT_DAY)),
+        ("9", date.fromisoformat(NEXT_DAY)),
     ]
 
 
@@ -198,7 +200,7 @@ def test_the_date_may_be_a_date_a_timestamp_or_a_text(read_table, define, kind):
 
 
 def test_both_dates_are_inclusive_and_the_time_of_day_does_not_matter(read_table, define):
-    days = [(as_date(DAY) + timedelta(days=n)).isoformat() for n in range(-1, 4)]
+    days = [(date.fromisoformat(DAY) + timedelta(days=n)).isoformat() for n in range(-1, 4)]
     times = " UNION ALL ".join(
         f"SELECT TIMESTAMP '{day} {time}' AS x" for day in days for time in ("00:00:00", "23:59:59.999999")
     )
@@ -229,7 +231,7 @@ def test_records_without_a_date_are_counted_whatever_the_dates(read_table, defin
         f" UNION ALL {answer(response_date=undated)} FROM generate_series(1, 3) AS numbers(n)"
     )
     assert read_table("t") == (CHEF[0], 3)
-    assert read_table("t", from_date=LATER, to_date=LATER) == ([], 3)
+    assert read_table("t", from_date=LATER_DAY, to_date=LATER_DAY) == ([], 3)
 
 
 @pytest.mark.parametrize("kind", ["DATE", "TIMESTAMP"])
@@ -244,9 +246,9 @@ def test_a_date_without_end_is_no_date(read_table, define, kind, infinity):
 
 @pytest.mark.parametrize("title", ["job_title", "job.title", 'job "title"', "job title; --", "JOB", "select"])
 def test_columns_of_a_table_may_be_named_otherwise(read_table, define, title):
-    quoted = title.replace('"', '""')
+    quote_table = title.replace('"', '""')
     define(
-        f'CREATE TABLE t AS SELECT record_id, response_date, tasks_text, occp_text AS "{quoted}" FROM answers',
+        f'CREATE TABLE t AS SELECT record_id, response_date, tasks_text, occp_text AS "{quote_table}" FROM answers',
     )
     assert read_table("t", columns={"occp_text": title}) == CHEF
 
@@ -429,7 +431,7 @@ def test_a_file_of_another_encoding_is_refused(read, tmp_path, padding):
 
 def write_good_parquet():
     sink = pa.BufferOutputStream()
-    rows = [{**ANSWERS[0], "record_id": str(n), "response_date": as_date(DAY)} for n in range(20_000)]
+    rows = [{**ANSWERS[0], "record_id": str(n), "response_date": date.fromisoformat(DAY)} for n in range(20_000)]
     pq.write_table(pa.Table.from_pylist(rows), sink)
     return sink.getvalue().to_pybytes()
 
@@ -495,7 +497,7 @@ def test_a_file_without_dates_has_the_date_that_is_given_to_all(read, tmp_path, 
         f"COPY (SELECT 'a' AS record_id, 'chef' AS occp_text, 'cooks' AS tasks_text) TO '{path}' (FORMAT {kind})"
     )
     dates = {"from_date": DAY, "to_date": DAY}
-    assert read(path.as_uri(), response_date=DAY, **dates) == ([("a", as_date(DAY), "chef", "cooks")], 0)
+    assert read(path.as_uri(), response_date=DAY, **dates) == ([("a", date.fromisoformat(DAY), "chef", "cooks")], 0)
     with pytest.raises(SourceError, match=r"lacks the columns \['response_date'\]; .* give all records one by"):
         read(path.as_uri(), **dates)
 
@@ -503,17 +505,17 @@ def test_a_file_without_dates_has_the_date_that_is_given_to_all(read, tmp_path, 
 def test_a_table_without_dates_has_the_date_that_is_given_to_all(read_table, define):
     define("CREATE TABLE undated AS SELECT record_id, occp_text, tasks_text FROM answers")
     rows, undated = read_table("undated", response_date=DAY, from_date=DAY, to_date=DAY)
-    assert [row[1] for row in rows] == [as_date(DAY)]
+    assert [row[1] for row in rows] == [date.fromisoformat(DAY)]
     assert undated == 0
 
 
 def test_a_source_that_has_dates_is_not_given_one_for_all(read, read_table, define, tmp_path):
     path = tmp_path / "answers.csv"
     path.write_text(HEADER + f"1,{DAY},chef,\n", encoding="utf-8")
-    given = {"response_date": LATER, "from_date": LATER, "to_date": LATER}
+    given = {"response_date": LATER_DAY, "from_date": LATER_DAY, "to_date": LATER_DAY}
     with pytest.raises(SourceError, match="has a column 'response_date', but `response_date` would give all of its"):
         read(path.as_uri(), **given)
-    with pytest.raises(SourceError, match=f"the date '{LATER}': leave that empty, and name dates by `from_date`"):
+    with pytest.raises(SourceError, match=f"the date '{LATER_DAY}': leave that empty, and name dates by `from_date`"):
         read_table("answers", **given)
 
 

@@ -9,7 +9,7 @@ import pytest
 from include.coding.errors import SourceError
 from include.warehouse.errors import WarehouseError, WarehouseSettingsError
 from tests.coding.conftest import DAY, Pipeline, make_key
-from tests.postgres import Postgres
+from tests.support.postgres import Postgres
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def pipeline(tmp_path, postgres, database):
 
 
 def fill(pipeline, record_id, occp_text="'chef'", rows="generate_series(1, 1)"):
-    pipeline.ask(
+    pipeline.query(
         f"CREATE TABLE survey_responses AS SELECT {record_id} AS record_id, DATE '{DAY}' AS response_date,"
         f" {occp_text} AS occp_text, '' AS tasks_text FROM {rows} AS s(n)"
     )
@@ -36,7 +36,7 @@ def fill(pipeline, record_id, occp_text="'chef'", rows="generate_series(1, 1)"):
 def test_ids_are_taken_as_the_server_writes_them(pipeline, expression, record_id):
     fill(pipeline, expression)
     pipeline.run()
-    assert pipeline.outcomes() == [(record_id, "coded")]
+    assert pipeline.read_outcomes() == [(record_id, "coded")]
 
 
 def test_a_reader_that_waits_for_a_loader_sees_what_it_has_loaded(pipeline, postgres, database):
@@ -48,17 +48,17 @@ def test_a_reader_that_waits_for_a_loader_sees_what_it_has_loaded(pipeline, post
         reading = threading.Thread(target=pipeline.prepare, kwargs={"run_id": "run-2"})
         reading.start()
         deadline = time.monotonic() + 30
-        while pipeline.ask("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(0,)]:
+        while pipeline.query("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(0,)]:
             assert time.monotonic() < deadline, "the reader does not wait"
     reading.join()
     assert pipeline.prepared.read == 1
     pipeline.land()
-    assert pipeline.outcomes() == [("new", "coded")]
+    assert pipeline.read_outcomes() == [("new", "coded")]
 
 
 def test_a_materialized_view_is_read(pipeline):
     fill(pipeline, "'1'")
-    pipeline.ask("CREATE MATERIALIZED VIEW answers AS SELECT * FROM survey_responses")
+    pipeline.query("CREATE MATERIALIZED VIEW answers AS SELECT * FROM survey_responses")
     assert pipeline.run(source="answers").coded == 1
 
 
@@ -72,7 +72,7 @@ def test_texts_of_a_database_of_another_encoding_are_what_they_are(tmp_path, pos
     pipeline = Pipeline(tmp_path, create_encoded(postgres, "LATIN1"))
     fill(pipeline, "'é1'", "'café'")
     pipeline.run()
-    assert pipeline.ask("SELECT record_id, text_key FROM coding.coded_records") == [("é1", make_key("cafe", ""))]
+    assert pipeline.query("SELECT record_id, text_key FROM coding.coded_records") == [("é1", make_key("cafe", ""))]
 
 
 def test_a_database_that_does_not_say_its_encoding_is_refused(tmp_path, postgres):
@@ -83,11 +83,11 @@ def test_a_database_that_does_not_say_its_encoding_is_refused(tmp_path, postgres
 
 def test_a_server_that_ends_the_connection_while_it_is_read_may_be_asked_again(pipeline):
     fill(pipeline, "CAST(n AS VARCHAR)", "'job ' || n", "generate_series(1, 1000)")
-    pipeline.ask(
+    pipeline.query(
         "CREATE FUNCTION break_off() RETURNS TEXT LANGUAGE plpgsql AS"
         " 'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END'"
     )
-    pipeline.ask(
+    pipeline.query(
         "CREATE VIEW v AS SELECT record_id, response_date, tasks_text,"
         " CASE WHEN record_id = '900' THEN break_off() ELSE occp_text END AS occp_text FROM survey_responses"
     )
@@ -97,7 +97,7 @@ def test_a_server_that_ends_the_connection_while_it_is_read_may_be_asked_again(p
 
 def test_what_a_person_wrote_stands_in_no_error_and_in_nothing_that_is_chained_to_it(pipeline):
     fill(pipeline, "'1'", "'what a person wrote'")
-    pipeline.ask(
+    pipeline.query(
         "CREATE VIEW v AS SELECT record_id, response_date, tasks_text,"
         " CAST(CAST(occp_text AS INTEGER) AS TEXT) AS occp_text FROM survey_responses"
     )
@@ -117,4 +117,4 @@ def test_wide_answers_are_rejected_within_the_memory(pipeline):
 def test_a_long_text_of_another_script_is_rejected_for_its_letters(pipeline):
     fill(pipeline, "'1'", "repeat('护士', 400)")
     pipeline.run(max_rejected_share=1)
-    assert pipeline.ask("SELECT reason FROM coding.coded_records") == [("not_printable_ascii",)]
+    assert pipeline.query("SELECT reason FROM coding.coded_records") == [("not_printable_ascii",)]

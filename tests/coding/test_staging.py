@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from include.coding.errors import IncompleteError, PlanError, StagingError
+from include.coding.files import path_from_uri
 from include.coding.report import write_report
-from include.coding.results import Returned
-from include.coding.staging import OBJECT_BLOCK, Staging, sweep
-from tests.coding.conftest import DAY, Pipeline, code_line, path_of
+from include.coding.results import PartResult
+from include.coding.staging import BLOCK_BYTES, Staging, sweep
+from tests.coding.conftest import DAY, Pipeline, code_line
 
 RECORDS = [("1", DAY, "chef", "cooks"), ("2", DAY, "baker", ""), ("3", DAY, "nurse", ""), ("4", DAY, "", None)]
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -35,12 +36,11 @@ def remote(tmp_path, s3, bucket, place):
 def come_back(pipeline, part):
     """Put the output of a part where the download step puts it."""
     folder = f"{pipeline.staging.uri}/operation-{part.part}"
-    lines = [json.loads(line) for line in pipeline.staging.fs.cat_file(part.uri).splitlines()]
+    lines = [json.loads(line) for line in pipeline.staging.fs.cat_file(part.input_uri).splitlines()]
     pipeline.staging.fs.pipe_file(f"{folder}/output.jsonl", "".join(map(code_line, lines)).encode())
     pipeline.staging.fs.pipe_file(f"{folder}/metadata.json", json.dumps({"modelId": part.model_id}).encode())
-    fingerprint = f"{part.topic}/{part.model_id}/{part.sha256}"
-    files = (f"{folder}/output.jsonl", f"{folder}/metadata.json", part.uri)
-    return Returned(part.part, f"operation-{part.part}", "complete", None, *files, fingerprint)
+    files = (f"{folder}/output.jsonl", f"{folder}/metadata.json", part.input_uri)
+    return PartResult(part.part, f"operation-{part.part}", "complete", None, *files, part.fingerprint)
 
 
 def files_here(folder):
@@ -50,16 +50,16 @@ def files_here(folder):
 def test_a_run_is_prepared_and_landed_through_a_bucket_and_leaves_nothing_here(remote, s3, bucket, tmp_path):
     parts = remote.prepare(records_per_part=2).parts
     assert s3.keys(bucket) == sorted(
-        [*(part.uri.removeprefix(f"s3://{bucket}/") for part in parts), "runs/run-1/records.parquet"]
+        [*(part.input_uri.removeprefix(f"s3://{bucket}/") for part in parts), "runs/run-1/records.parquet"]
     )
     assert files_here(tmp_path / "scratch") == []
     landed = remote.land([come_back(remote, part) for part in parts])
     assert (landed.coded, landed.rejected, landed.operations) == (3, 1, 2)
-    assert remote.outcomes() == [("1", "coded"), ("2", "coded"), ("3", "coded"), ("4", "rejected")]
-    assert remote.ask("SELECT metadata FROM coding.coding_operations WHERE part = 0") == [
+    assert remote.read_outcomes() == [("1", "coded"), ("2", "coded"), ("3", "coded"), ("4", "rejected")]
+    assert remote.query("SELECT metadata FROM coding.coding_operations WHERE part = 0") == [
         (json.dumps({"modelId": remote.plan.model_id}),)
     ]
-    uri = write_report(remote.plan, remote.prepared.as_dict(), vars(landed), remote.warehouse, remote.staging)
+    uri = write_report(remote.plan, remote.prepared.to_dict(), vars(landed), remote.warehouse, remote.staging)
     assert uri == f"s3://{bucket}/runs/run-1/report.md"
     assert s3.read(bucket, "runs/run-1/report.md").startswith(b"# Occupation coding")
     assert files_here(tmp_path / "scratch") == []
@@ -82,9 +82,9 @@ def test_an_object_that_is_gone_is_named_and_loses_no_other_part(remote, s3, buc
     s3.client.delete_object(Bucket=bucket, Key=key)
     with pytest.raises(IncompleteError, match=message):
         remote.land(returned)
-    kept = remote.ask("SELECT count(*) FROM coding.coded_texts")
+    kept = remote.query("SELECT count(*) FROM coding.coded_texts")
     assert kept == [(3,)] if gone == "records.parquet" else kept == [(1,)]
-    assert remote.outcomes() == []
+    assert remote.read_outcomes() == []
 
 
 @pytest.mark.parametrize("place", ["duckdb"], indirect=True)
@@ -100,7 +100,7 @@ def test_a_bucket_that_is_not_there_is_named_and_a_retry_succeeds_once_it_is(rem
 
 
 def test_a_large_file_is_kept_in_parts_and_comes_back_as_it_was(s3, bucket, tmp_path):
-    content = os.urandom(OBJECT_BLOCK * 2 + 4321)
+    content = os.urandom(BLOCK_BYTES * 2 + 4321)
     staging = Staging(f"s3://{bucket}/runs/r", tmp_path, s3.file_system())
     (tmp_path / "big").write_bytes(content)
     uri = staging.keep(tmp_path / "big")
@@ -163,11 +163,11 @@ def test_a_sweep_of_what_runs_still_use_is_refused(tmp_path):
 def test_clearing_a_run_here_leaves_its_report_and_a_second_time_does_no_harm(pipeline):
     pipeline.fill(*RECORDS)
     pipeline.run()
-    told = pipeline.prepared.as_dict()
+    told = pipeline.prepared.to_dict()
     landed = vars(pipeline.land())
-    report = path_of(write_report(pipeline.plan, told, landed, pipeline.warehouse, pipeline.staging))
+    report = path_from_uri(write_report(pipeline.plan, told, landed, pipeline.warehouse, pipeline.staging))
     pipeline.staging.clear()
     assert list(report.parent.iterdir()) == [report]
     pipeline.staging.clear()
-    Staging.here(Path("/no/such/folder")).clear()
+    Staging.in_folder(Path("/no/such/folder")).clear()
     assert report.is_file()

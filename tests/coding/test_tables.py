@@ -8,7 +8,7 @@ from include.coding import tables
 from include.coding.tables import create_tables
 from include.warehouse.errors import WarehouseSettingsError
 from include.warehouse.postgres_warehouse import PostgresWarehouse
-from tests.warehouses import open_warehouse
+from tests.support.warehouses import open_warehouse
 
 MIGRATIONS = (
     "ALTER TABLE {schema}.coding_runs ADD COLUMN remark VARCHAR; -- said; by people\nCREATE TABLE {schema}.extra (a INTEGER)",

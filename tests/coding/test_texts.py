@@ -6,14 +6,14 @@ import re
 import duckdb
 import pytest
 
-from include.coding.texts import install
+from include.coding.texts import install_macros
 from tests.coding.conftest import make_key
 
 
 @pytest.fixture(scope="module")
 def ask():
     with duckdb.connect() as engine:
-        install(engine)
+        install_macros(engine)
         yield lambda sql, *values: engine.execute(f"SELECT {sql}", values).fetchall()[0][0]
 
 
@@ -51,12 +51,12 @@ def ask():
     ],
 )
 def test_a_text_is_cleaned_to_printable_ascii(ask, text, cleaned):
-    assert ask("cleaned(?)", text) == cleaned
+    assert ask("clean_text(?)", text) == cleaned
 
 
 @pytest.mark.parametrize("text", ["护士", "медсестра", "nurse 护士", "नर्स", "간호사", "ممرضة", "½ day", "ŋ"])
 def test_letters_and_numbers_without_a_likeness_are_rejected_and_not_emptied(ask, text):
-    assert ask("reject_reason(cleaned(?), '', 300)", text) == "not_printable_ascii"
+    assert ask("reject_reason(clean_text(?), '', 300)", text) == "not_printable_ascii"
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,14 @@ def test_a_text_is_judged_as_it_stands(ask, occp_text, tasks_text, reason):
 
 
 def test_length_is_judged_after_cleaning(ask):
-    assert ask("reject_reason(cleaned(?), '', 300)", "a" * 299 + "   🚚   b") == "too_long"
-    assert ask("reject_reason(cleaned(?), '', 300)", "  " + "a" * 300 + " 🚚 ") is None
+    assert ask("reject_reason(clean_text(?), '', 300)", "a" * 299 + "   🚚   b") == "too_long"
+    assert ask("reject_reason(clean_text(?), '', 300)", "  " + "a" * 300 + " 🚚 ") is None
 
 
 @pytest.mark.parametrize("length", [300, 301, 5000])
 @pytest.mark.parametrize("letter", ["a", "é"])
 def test_a_text_is_never_cut(ask, letter, length):
-    assert len(ask("cleaned(?)", letter * length)) == length
+    assert len(ask("clean_text(?)", letter * length)) == length
 
 
 def test_the_limit_is_what_the_plan_says(ask):
@@ -113,4 +113,4 @@ def test_equal_pairs_have_equal_keys_and_no_others(ask):
 
 def test_texts_that_differ_in_dirt_only_have_one_key(ask):
     texts = ["cafe worker", " café  worker", "Cafe\tworker".lower(), "cafe worker 👍"]
-    assert len({ask("text_key(cleaned(?), '')", text) for text in texts}) == 1
+    assert len({ask("text_key(clean_text(?), '')", text) for text in texts}) == 1

@@ -84,7 +84,7 @@ def test_forty_operations_polled_by_three_processes_stay_within_the_budget(
 def place(remote, connect, budget_place):
     """Where the budget of the default connection lies."""
     connect(remote.url, requests_per_second=PER_SECOND, **budget_place)
-    return CodingServiceHook()._caller._budget._place
+    return CodingServiceHook()._flow._budget._state
 
 
 async def ask(operation_id):
@@ -92,7 +92,7 @@ async def ask(operation_id):
 
 
 async def test_a_budget_that_another_holds_does_not_hold_up_the_event_loop(place, forty_operations):
-    with place.held():
+    with place.lock():
         call = asyncio.create_task(ask(forty_operations[0]))
         await asyncio.wait([call], timeout=0.5)  # in one that waits itself, this line would not be reached again
         assert not call.done()
@@ -100,7 +100,7 @@ async def test_a_budget_that_another_holds_does_not_hold_up_the_event_loop(place
 
 
 async def test_a_call_cancelled_while_it_waits_for_the_budget_holds_nobody_up(remote, place, forty_operations):
-    with place.held():
+    with place.lock():
         call = asyncio.create_task(ask(forty_operations[0]))
         await asyncio.wait([call], timeout=0.5)
         call.cancel()

@@ -142,4 +142,4 @@ def test_values_are_frozen():
 
 def test_a_grant_goes_through_a_dict_and_back():
     grant = UploadGrant.from_json(GRANT)
-    assert UploadGrant(**grant.as_dict()) == grant
+    assert UploadGrant(**grant.to_dict()) == grant

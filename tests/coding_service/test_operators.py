@@ -24,7 +24,7 @@ from coding_service.errors import (
     TransferError,
 )
 from coding_service.models import UploadGrant
-from coding_service.operators import GRANT, STATE, seal, unseal
+from coding_service.operators import OPERATION_STATE_KEY, UPLOAD_GRANT_KEY, decrypt_grant, encrypt_grant
 from coding_service.storage import storage_path
 
 
@@ -34,7 +34,7 @@ def part(connected, encrypted, input_file):
     return {
         "topic": "osca",
         "model_id": CodingServiceHook().latest_model("osca").model_id,
-        "uri": input_file.as_uri(),
+        "input_uri": input_file.as_uri(),
         "sha256": hashlib.sha256(input_file.read_bytes()).hexdigest(),
         "force_new": False,
     }
@@ -58,8 +58,8 @@ def upload(part, run):
         operator = CodingServiceUploadOperator(
             task_id="upload",
             part={**part, **changes},
-            operation_id=created["task_state_store"].get(STATE)["operation_id"],
-            grant=created["ti"].xcoms[GRANT],
+            operation_id=created["task_state_store"].get(OPERATION_STATE_KEY)["operation_id"],
+            grant=created["ti"].xcoms[UPLOAD_GRANT_KEY],
         )
         return run(operator, context)
 
@@ -96,27 +96,27 @@ def test_create_opens_an_operation_for_the_model_and_returns_its_id(connected, c
     operation_id = create(context)
     [operation] = connected.operations()
     assert (operation["operation_id"], operation["model_id"]) == (operation_id, part["model_id"])
-    assert context["task_state_store"].get(STATE)["operation_id"] == operation_id
+    assert context["task_state_store"].get(OPERATION_STATE_KEY)["operation_id"] == operation_id
 
 
 def test_the_grant_goes_on_encrypted_and_nowhere_else(create, context):
     operation_id = create(context)
-    stored = context["task_state_store"].values[STATE]
+    stored = context["task_state_store"].values[OPERATION_STATE_KEY]
     pushed = json.dumps(context["ti"].xcoms)
     for text in (stored, pushed):
         assert "http" not in text
         assert "arn:aws" not in text
         assert "X-Amz" not in text
-    assert list(context["ti"].xcoms) == [GRANT]
-    grant = unseal(context["ti"].xcoms[GRANT])
+    assert list(context["ti"].xcoms) == [UPLOAD_GRANT_KEY]
+    grant = decrypt_grant(context["ti"].xcoms[UPLOAD_GRANT_KEY])
     assert grant.operation_id == operation_id
     assert grant.url.startswith("http")
 
 
 def test_a_grant_is_sealed_with_the_fernet_key_of_airflow(encrypted):
     grant = UploadGrant("op-1", "https://s3/in?X-Amz-Signature=5ec4e7", "arn:aws:kms:x:1:key/k")
-    assert unseal(seal(grant)) == grant
-    assert "Signature" not in seal(grant)
+    assert decrypt_grant(encrypt_grant(grant)) == grant
+    assert "Signature" not in encrypt_grant(grant)
 
 
 def test_without_a_fernet_key_nothing_is_opened_and_the_error_says_how_to_set_one(
@@ -135,9 +135,9 @@ def test_a_retry_takes_up_the_operation_of_an_earlier_try(connected, create, upl
         upload(context, new_context())
     if progress == "complete":
         wait_for(operation_id)
-    pushed = context["ti"].xcoms.pop(GRANT)
+    pushed = context["ti"].xcoms.pop(UPLOAD_GRANT_KEY)
     assert create(context) == operation_id
-    assert context["ti"].xcoms[GRANT] == pushed
+    assert context["ti"].xcoms[UPLOAD_GRANT_KEY] == pushed
     assert creations(connected) == 1
 
 
@@ -196,8 +196,8 @@ def test_when_the_status_cannot_be_asked_no_second_operation_is_opened(connected
 def test_a_new_operation_replaces_the_stored_one(create, context):
     create(context)
     second = create(context, force_new=True)
-    assert context["task_state_store"].get(STATE)["operation_id"] == second
-    assert unseal(context["ti"].xcoms[GRANT]).operation_id == second
+    assert context["task_state_store"].get(OPERATION_STATE_KEY)["operation_id"] == second
+    assert decrypt_grant(context["ti"].xcoms[UPLOAD_GRANT_KEY]).operation_id == second
 
 
 # ---- upload ------------------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def test_a_file_that_arrived_is_not_sent_again_after_a_crash(
     if state == "failed":
         connected.fault("operation_fails")
     operation_id = create(context)
-    CodingServiceHook().upload(unseal(context["ti"].xcoms[GRANT]), input_file)
+    CodingServiceHook().upload(decrypt_grant(context["ti"].xcoms[UPLOAD_GRANT_KEY]), input_file)
     wait_for(operation_id, state)
     assert upload(context, new_context()) == operation_id
     assert uploads(connected) == [operation_id]
@@ -249,7 +249,7 @@ def test_a_dead_grant_opens_a_new_operation_and_sends_there(connected, create, u
     second = upload(context, tried)
     assert second != first
     assert uploads(connected) == [second]
-    state = tried["task_state_store"].get(STATE)
+    state = tried["task_state_store"].get(OPERATION_STATE_KEY)
     assert state["operation_id"] == second
     assert "http" not in json.dumps(state)
     assert tried["ti"].xcoms == {}
@@ -280,7 +280,7 @@ def test_the_next_try_remembers_the_operation_that_came_instead(connected, creat
     tried = new_context()
     with pytest.raises(TransferError):  # the upload to the second operation breaks off
         upload(context, tried)
-    second = tried["task_state_store"].get(STATE)["operation_id"]
+    second = tried["task_state_store"].get(OPERATION_STATE_KEY)["operation_id"]
     assert upload(context, tried) == second
     assert upload(context, tried) == second
     assert uploads(connected) == [second]
@@ -323,7 +323,7 @@ def test_another_file_than_was_prepared_is_not_sent(
 ):
     operation_id = create(context)
     input_file.write_bytes(change(input_file.read_bytes()))
-    with pytest.raises(InputFileError, match=r"part-0.jsonl is not what was prepared; prepare the run again"):
+    with pytest.raises(InputFileError, match=r"part-0.jsonl has changed since it was prepared; prepare it again"):
         upload(context, new_context())
     assert uploads(connected) == []
     assert CodingServiceHook().operation("osca", operation_id).status == "awaiting_input"
@@ -367,7 +367,7 @@ def complete(connected, create, upload, context, new_context):
 
 def test_download_brings_both_files_beside_the_part(complete, download, context, input_file):
     result = download(complete, context)
-    output, metadata = storage_path(result["output"]), storage_path(result["metadata"])
+    output, metadata = storage_path(result["output_uri"]), storage_path(result["metadata_uri"])
     assert output == input_file.parent / complete / "output.jsonl"
     assert (result["operation_id"], result["records"], result["bytes"]) == (complete, 3, output.stat().st_size)
     assert result["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
@@ -393,7 +393,7 @@ def test_a_download_can_be_done_again(complete, download, context):
 def test_output_without_metadata_is_no_loss(connected, complete, download, context):
     connected.fault("expired_link", path_contains="metadata", count=3)
     result = download(complete, context)
-    assert (result["metadata"], result["records"]) == (None, 3)
+    assert (result["metadata_uri"], result["records"]) == (None, 3)
 
 
 def test_output_that_is_deleted_is_said_to_be(connected, complete, download, context):

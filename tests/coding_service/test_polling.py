@@ -13,7 +13,7 @@ from coding_service.errors import (
     ServiceUnavailableError,
     TooManyRequestsError,
 )
-from coding_service.polling import JITTER, LONGEST_FIRST, LONGEST_WAIT, next_wait, seconds_or_none
+from coding_service.polling import JITTER_SHARE, MAX_FIRST_WAIT_S, MAX_INTERVAL_S, next_wait, seconds_or_none
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
@@ -51,7 +51,7 @@ def test_an_end_is_seen_late_by_a_quarter_of_the_wait_for_it_at_most(takes, expe
     seen = looks(takes, expected, chance=lambda: 1.0)[-1]
     waited = max(0.0, takes - (expected or 0.0))
     early = max(0.0, (expected or 0.0) - takes)
-    assert seen - takes <= early + (1 + JITTER) * min(10 + 0.25 * waited, LONGEST_WAIT)
+    assert seen - takes <= early + (1 + JITTER_SHARE) * min(10 + 0.25 * waited, MAX_INTERVAL_S)
 
 
 def test_the_first_look_is_a_little_before_the_operation_is_expected_to_be_done_and_the_second_when_it_is():
@@ -63,7 +63,7 @@ def test_the_first_look_is_a_little_before_the_operation_is_expected_to_be_done_
 
 def test_a_long_expectation_does_not_keep_anybody_from_looking_for_longer_than_two_hours():
     moments = [0.0, *looks(DAY, 1.5 * DAY)]
-    assert max(later - earlier for earlier, later in pairwise(moments)) == LONGEST_FIRST
+    assert max(later - earlier for earlier, later in pairwise(moments)) == MAX_FIRST_WAIT_S
 
 
 def test_an_expectation_that_has_become_too_long_shrinks_by_itself():
@@ -83,7 +83,7 @@ def test_after_that_the_intervals_grow_up_to_the_longest():
     waits = [later - earlier for earlier, later in pairwise(moments)]
     assert waits[:3] == [10, 12.5, 15.625]
     assert all(later >= earlier - 1e-6 for earlier, later in pairwise(waits))
-    assert waits[-1] == pytest.approx(LONGEST_WAIT)
+    assert waits[-1] == pytest.approx(MAX_INTERVAL_S)
 
 
 def test_a_start_above_the_longest_interval_stays():
@@ -117,7 +117,7 @@ def test_too_many_requests_double_the_interval():
 
 @pytest.mark.parametrize("error", [AuthorizationError("no"), ProtocolError("what?")])
 def test_an_error_that_a_repetition_hardly_mends_has_the_longest_interval(error):
-    assert next_wait(10, None, 0, error, never) == LONGEST_WAIT
+    assert next_wait(10, None, 0, error, never) == MAX_INTERVAL_S
 
 
 @pytest.mark.parametrize(("value", "seconds"), [(None, None), ("None", None), ("", None), ("1.5", 1.5), (2, 2.0)])

@@ -23,7 +23,7 @@ class FakeConnection:
 
 
 def settings(extra=None, **fields):
-    return ServiceSettings.of(FakeConnection(**fields), {"auth_host": AUTH, **(extra or {})})
+    return ServiceSettings.from_connection(FakeConnection(**fields), {"auth_host": AUTH, **(extra or {})})
 
 
 def refusal(extra=None, **fields):
@@ -140,7 +140,7 @@ def test_a_token_endpoint_that_is_missing_or_no_url_is_refused_with_an_example(a
 @pytest.mark.parametrize("value", [None, ""])
 def test_missing_credentials_are_refused_with_their_place(field, value):
     text = refusal(**{field: value})
-    assert text == f"connection 'my_coding' has no {field}: put the client id in login, the secret in password"
+    assert text == f"connection 'my_coding' has no {field}: use client id as login, client secret as password"
 
 
 @pytest.mark.parametrize("field", ["requests_per_second", "requests_per_day", "poll_interval", "timeout"])
@@ -162,7 +162,7 @@ def test_without_a_connection_for_the_budget_it_stays_on_this_machine(value):
 @pytest.mark.parametrize("value", [0, True, ["budget"], {}])
 def test_a_connection_for_the_budget_that_is_no_id_is_refused(value):
     text = refusal({"budget_conn_id": value})
-    assert f"budget_conn_id = {value!r} in its extra; expected the id of an Airflow connection" in text
+    assert f"budget_conn_id = {value!r} in its extra; expected an Airflow connection id" in text
 
 
 def test_unknown_extra_fields_are_refused_with_the_known_ones():

@@ -18,8 +18,8 @@ from coding_service import (
     transfer,
 )
 from coding_service.errors import InputFileError, StagingError, TransferError
-from coding_service.operators import GRANT, STATE
-from coding_service.storage import OBJECT_BLOCK, storage_path
+from coding_service.operators import OPERATION_STATE_KEY, UPLOAD_GRANT_KEY
+from coding_service.storage import OBJECT_BLOCK_BYTES, storage_path
 
 #: Airflow keeps the file system of a connection for as long as its process lives, so each test has its own.
 NUMBERS = itertools.count(1)
@@ -50,7 +50,7 @@ def part(s3, bucket, connected, encrypted):
     return {
         "topic": "osca",
         "model_id": CodingServiceHook().latest_model("osca").model_id,
-        "uri": f"s3://{bucket}/runs/run-1/part-0.jsonl",
+        "input_uri": f"s3://{bucket}/runs/run-1/part-0.jsonl",
         "sha256": hashlib.sha256(LINES).hexdigest(),
     }
 
@@ -70,8 +70,8 @@ def step(part, conn_id, run):
 def uploaded(step, context):
     """An operation that holds the part; the service is done with it at once."""
     step(CodingServiceCreateOperator, context)
-    created = context["task_state_store"].get(STATE)["operation_id"]
-    grant = context["ti"].xcoms[GRANT]
+    created = context["task_state_store"].get(OPERATION_STATE_KEY)["operation_id"]
+    grant = context["ti"].xcoms[UPLOAD_GRANT_KEY]
     operation_id = step(CodingServiceUploadOperator, context, operation_id=created, grant=grant)
     deadline = time.monotonic() + 30
     while not CodingServiceHook().operation("osca", operation_id).status.is_terminal:
@@ -100,9 +100,7 @@ def test_the_host_of_a_file_may_be_named_if_it_is_this_one():
     ["file://staging/p.jsonl", "/data/p.jsonl", "p.jsonl", "https://x/p", "s3:///p", "gs://bucket/p", "file:///p?q"],
 )
 def test_what_is_neither_here_nor_in_s3_is_refused_by_its_uri(uri):
-    with pytest.raises(
-        InputFileError, match="is no file:///... and no s3://bucket/...: set CODING_STAGING"
-    ) as caught:
+    with pytest.raises(InputFileError, match="unsupported file URI .*: use file:///... or s3://bucket/...") as caught:
         storage_path(uri)
     assert repr(uri) in str(caught.value)
 
@@ -115,19 +113,19 @@ def test_a_part_goes_from_s3_to_the_service_and_its_output_back_to_s3(s3, bucket
     assert [json.loads(line)["recordId"] for line in output.splitlines()] == ["r0", "r1", "r2"]
     assert result == {
         "operation_id": uploaded,
-        "output": f"s3://{bucket}/{folder}/output.jsonl",
-        "metadata": f"s3://{bucket}/{folder}/metadata.json",
+        "output_uri": f"s3://{bucket}/{folder}/output.jsonl",
+        "metadata_uri": f"s3://{bucket}/{folder}/metadata.json",
         "bytes": len(output),
         "sha256": hashlib.sha256(output).hexdigest(),
         "records": 3,
-        "input": part["uri"],
-        "fingerprint": f"osca/{part['model_id']}/{part['sha256']}",
+        "input_uri": part["input_uri"],
+        "fingerprint": {"topic": "osca", "model_id": part["model_id"], "input_sha256": part["sha256"]},
     }
 
 
 def test_what_is_written_is_encrypted_as_the_connection_says(s3, bucket, define, session, serve, conn_id):
     define(s3.connection(s3_additional_kwargs={"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "key-1"}))
-    server = serve(lambda request, reply: reply(200, b"x" * (3 * OBJECT_BLOCK), ETag='"1"'))
+    server = serve(lambda request, reply: reply(200, b"x" * (3 * OBJECT_BLOCK_BYTES), ETag='"1"'))
     for name, path in (("small", "/small"), ("large", "/large")):
         target = storage_path(f"s3://{bucket}/{name}", conn_id)
         transfer.download(session, lambda path=path: server.url + path, target, timeout=10)
@@ -136,8 +134,8 @@ def test_what_is_written_is_encrypted_as_the_connection_says(s3, bucket, define,
 
 
 def test_a_download_that_breaks_off_goes_on_in_the_same_object(s3, bucket, session, serve, conn_id):
-    content = os.urandom(2 * OBJECT_BLOCK + 12_345)
-    first = OBJECT_BLOCK + 1000
+    content = os.urandom(2 * OBJECT_BLOCK_BYTES + 12_345)
+    first = OBJECT_BLOCK_BYTES + 1000
 
     def answer(request, reply):
         if request.header("Range") is None:
@@ -156,7 +154,7 @@ def test_a_download_that_breaks_off_goes_on_in_the_same_object(s3, bucket, sessi
 
 
 def test_a_download_of_another_file_in_the_middle_starts_over(s3, bucket, session, serve, conn_id):
-    old, new = b"a" * (OBJECT_BLOCK + 1), b"b" * (OBJECT_BLOCK + 1)
+    old, new = b"a" * (OBJECT_BLOCK_BYTES + 1), b"b" * (OBJECT_BLOCK_BYTES + 1)
     answers = iter([("broken", old), (412, b""), (200, new)])
 
     def answer(request, reply):
@@ -170,7 +168,7 @@ def test_a_download_of_another_file_in_the_middle_starts_over(s3, bucket, sessio
 
 
 def test_a_download_that_fails_for_good_leaves_nothing(s3, bucket, session, serve, conn_id):
-    server = serve(lambda request, reply: reply.broken(200, b"x" * (OBJECT_BLOCK + 1), 10**9, ETag='"1"'))
+    server = serve(lambda request, reply: reply.broken(200, b"x" * (OBJECT_BLOCK_BYTES + 1), 10**9, ETag='"1"'))
     with pytest.raises(TransferError):
         transfer.download(session, lambda: server.url, storage_path(f"s3://{bucket}/out", conn_id), timeout=10)
     assert (s3.keys(bucket), s3.unfinished(bucket)) == ([], [])
@@ -179,9 +177,7 @@ def test_a_download_that_fails_for_good_leaves_nothing(s3, bucket, session, serv
 def test_a_missing_input_is_named(bucket, connected, conn_id):
     hook, uri = CodingServiceHook(), f"s3://{bucket}/runs/run-1/gone.jsonl"
     grant = hook.create_operation("osca", hook.latest_model("osca").model_id)
-    with pytest.raises(
-        InputFileError, match="@bucket-.*/runs/run-1/gone.jsonl does not exist; prepare the run again"
-    ):
+    with pytest.raises(InputFileError, match="@bucket-.*/runs/run-1/gone.jsonl does not exist; prepare it again"):
         hook.upload(grant, storage_path(uri, conn_id))
 
 
@@ -192,14 +188,14 @@ STARTED = (
 DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
 
-@pytest.mark.parametrize("size", [10, 2 * OBJECT_BLOCK])
+@pytest.mark.parametrize("size", [10, 2 * OBJECT_BLOCK_BYTES])
 def test_a_write_that_s3_refuses_is_an_error_that_names_the_place_and_may_pass(
     s3, session, serve, define, conn_id, size
 ):
     refusing = serve(lambda request, reply: reply(403, DENIED, Content_Type="application/xml"))
     define(s3.connection(endpoint_url=refusing.url))
     source = serve(lambda request, reply: reply(200, b"x" * size, ETag='"1"'))
-    with pytest.raises(StagingError, match=r"@bucket/out cannot be written \(PermissionError: .*may this worker"):
+    with pytest.raises(StagingError, match=r"@bucket/out cannot be written \(PermissionError: .*worker permissions"):
         transfer.download(session, lambda: source.url, storage_path("s3://bucket/out", conn_id), timeout=10)
 
 
@@ -216,7 +212,7 @@ def test_a_download_that_cannot_even_be_given_up_is_not_completed_later(s3, sess
             reply(403, DENIED, Content_Type="application/xml")  # to give up is refused as well
 
     define(s3.connection(endpoint_url=serve(answer).url))
-    source = serve(lambda request, reply: reply.broken(200, b"x" * (OBJECT_BLOCK + 1), 10**9, ETag='"1"'))
+    source = serve(lambda request, reply: reply.broken(200, b"x" * (OBJECT_BLOCK_BYTES + 1), 10**9, ETag='"1"'))
     with pytest.raises(TransferError):
         transfer.download(session, lambda: source.url, storage_path("s3://bucket/out", conn_id), timeout=10)
     gc.collect()

@@ -6,10 +6,10 @@ import stat
 import pytest
 
 from coding_service import CodingServiceHook
+from coding_service.calls import CallFlow
 from coding_service.errors import AuthorizationError
-from coding_service.hooks import Caller
-from coding_service.shared_file import SharedFile
-from coding_service.tokens import MARGIN, TokenStore
+from coding_service.shared_state import SharedFile
+from coding_service.tokens import RENEWAL_MARGIN_S, TokenStore
 
 NOW = 1_800_000_000.0
 
@@ -30,7 +30,7 @@ def get(store, refused=None):
 
 def put(store, token, seconds=3600.0):
     with store.slot() as slot:
-        slot.put(token, seconds)
+        slot.save(token, seconds)
 
 
 def test_a_token_is_there_for_the_next_process(path):
@@ -41,8 +41,8 @@ def test_a_token_is_there_for_the_next_process(path):
 
 def test_a_token_is_renewed_before_it_ends(path):
     put(store(path), "t0ken")
-    assert get(store(path, now=NOW + 3600 - MARGIN - 1)) == "t0ken"
-    assert get(store(path, now=NOW + 3600 - MARGIN)) is None
+    assert get(store(path, now=NOW + 3600 - RENEWAL_MARGIN_S - 1)) == "t0ken"
+    assert get(store(path, now=NOW + 3600 - RENEWAL_MARGIN_S)) is None
 
 
 @pytest.mark.parametrize("seconds", [1.0, 60.0, 200.0])
@@ -72,7 +72,7 @@ def test_a_place_left_with_an_error_keeps_what_was_there(path):
 
     def break_off():
         with store(path).slot() as slot:
-            slot.put("other", 3600)
+            slot.save("other", 3600)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -119,7 +119,7 @@ assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(children)
 
 TELL_WHO_HAS_A_TOKEN = """
 import os
-from coding_service.limiter import CallBudget
+from coding_service.call_budget import CallBudget
 
 def told(self, reserve=CallBudget.reserve):
     os.write(1, b"has a token\\n")  # at once and whole, however many write
@@ -144,7 +144,7 @@ def test_the_token_file_of_a_real_call_holds_no_token_and_no_credentials(remote,
     hook = CodingServiceHook()
     hook.topics()
     [path] = state.glob("*.token")
-    with Caller(hook.settings, state)._tokens.slot() as slot:
+    with CallFlow(hook.settings, state)._tokens.slot() as slot:
         token = slot.get()
     assert len(token) > 20
     for file in state.iterdir():
@@ -167,7 +167,7 @@ def test_twenty_processes_whose_token_is_refused_at_once_replace_it_once(remote,
     state = connect(remote.url)
     CodingServiceHook().topics()
     [path] = state.glob("*.calls")
-    with SharedFile(path).held():  # each takes the token, then waits for the budget
+    with SharedFile(path).lock():  # each takes the token, then waits for the budget
         processes = start_python(TELL_WHO_HAS_A_TOKEN + MANY_PROCESSES, 20)
         assert [processes.stdout.readline() for _ in range(20)] == ["has a token\n"] * 20
         remote.forget_tokens()
@@ -187,7 +187,7 @@ def test_a_token_refused_when_new_is_not_replaced_a_second_time(serve, connect):
 
     server = serve(answer)
     connect(server.url)
-    with pytest.raises(AuthorizationError, match=r"explicit deny.*credentials are of the tier"):
+    with pytest.raises(AuthorizationError, match=r"explicit deny.*credentials belong to the tier"):
         CodingServiceHook().topics()
     paths = [request.path for request in server.requests]
     assert paths == ["/oauth2/token", "/v1/topics", "/oauth2/token", "/v1/topics"]

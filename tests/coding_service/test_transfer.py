@@ -93,9 +93,9 @@ def test_a_transfer_says_how_far_it_is(caplog, total, words):
 
 def test_of_a_large_file_that_is_not_what_was_prepared_storage_keeps_nothing(connected, tmp_path):
     path, hook = tmp_path / "part-7.jsonl", CodingServiceHook()
-    path.write_bytes(b"x" * (3 * transfer.BLOCK + 1))
+    path.write_bytes(b"x" * (3 * transfer.BLOCK_BYTES + 1))
     grant = hook.create_operation("osca", hook.latest_model("osca").model_id)
-    with pytest.raises(InputFileError, match="part-7.jsonl is not what was prepared"):
+    with pytest.raises(InputFileError, match="part-7.jsonl has changed since it was prepared"):
         hook.upload(grant, path, "0" * 64)
     assert hook.operation("osca", grant.operation_id).status == "awaiting_input"
 
@@ -103,8 +103,8 @@ def test_of_a_large_file_that_is_not_what_was_prepared_storage_keeps_nothing(con
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: None, "does not exist; prepare the run again"),
-        (lambda path: path.touch(), "has 0 bytes; the service takes 1 to 5000000000"),
+        (lambda path: None, "does not exist; prepare it again"),
+        (lambda path: path.touch(), "has 0 bytes; the service accepts 1 to 5000000000"),
         (lambda path: path.mkdir(), "is not a file"),
     ],
 )
@@ -122,7 +122,7 @@ def test_a_file_above_five_billion_bytes_is_not_sent(session, serve, tmp_path):
     with path.open("wb") as file:
         file.truncate(5_000_000_001)
     server = serve(lambda request, reply: reply(200))
-    with pytest.raises(InputFileError, match="has 5000000001 bytes; the service takes 1 to 5000000000"):
+    with pytest.raises(InputFileError, match="has 5000000001 bytes; the service accepts 1 to 5000000000"):
         upload(session, server, path)
     assert server.requests == []
 
@@ -167,7 +167,7 @@ def test_an_upload_that_is_reset_may_be_tried_again(connected, input_file):
     hook = CodingServiceHook()
     grant = hook.create_operation("osca", hook.latest_model("osca").model_id)
     with pytest.raises(
-        TransferError, match=r"the upload of .*part-0.jsonl to http://127.0.0.1:\d+/.* broke off"
+        TransferError, match=r"the upload of .*part-0.jsonl to http://127.0.0.1:\d+/.* was interrupted"
     ) as e:
         hook.upload(grant, input_file)
     assert "?" not in str(e.value)
@@ -210,7 +210,7 @@ def test_an_unreachable_storage_does_not_show_the_query(session, serve, input_fi
     server = serve(cut)
     url = server.url
     server.stop()
-    with pytest.raises(TransferError, match=f"to {url}/in/op-1.jsonl broke off: ConnectionError") as caught:
+    with pytest.raises(TransferError, match=f"to {url}/in/op-1.jsonl was interrupted: ConnectionError") as caught:
         upload(session, server, input_file)
     assert SIGNATURE not in str(caught.value)
 
@@ -298,7 +298,7 @@ def test_a_download_that_is_cut_goes_on_where_it_stopped(session, serve, target)
 def test_a_download_goes_on_in_a_later_try(session, serve, target):
     storage = Storage(cuts=[10_000, 0, 0, 0])
     server = serve(storage)
-    with pytest.raises(TransferError, match="broke off"):
+    with pytest.raises(TransferError, match="was interrupted"):
         download(session, server, target)
     assert not target.exists()
     assert_whole(download(session, server, target), target)

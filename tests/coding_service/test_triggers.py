@@ -10,10 +10,10 @@ import pytest
 from airflow.models.trigger import Trigger
 
 from coding_service import BatchCodeTrigger, CodingServiceHook
-from coding_service.limiter import CallBudget
+from coding_service.call_budget import CallBudget
 from coding_service.models import Operation
-from coding_service.shared_file import SharedFile
-from coding_service.triggers import Reason, end_event
+from coding_service.shared_state import SharedFile
+from coding_service.triggers import Reason, completion_event
 
 CONN_ID = "coding_service_default"
 
@@ -151,7 +151,7 @@ async def test_a_refused_token_does_not_end_the_wait_before_the_deadline(remote,
     [payload] = await events_of(trigger_for("op-1", seconds=0.5))
     assert payload["reason"] == "deadline"
     assert words in payload["message"]
-    assert "clear this task to go on waiting" in payload["message"]
+    assert "clear this task to continue waiting" in payload["message"]
 
 
 async def test_a_missing_connection_gives_one_event(monkeypatch):
@@ -176,7 +176,7 @@ async def test_an_unknown_state_gives_one_event(serve, connect):
 
 def test_every_event_can_be_stored_as_json_and_has_the_same_members():
     for status in ("complete", "failed", "timed_out"):
-        payload = end_event(Operation.from_json("op-1", {"operationStatus": status}), 12.5)
+        payload = completion_event(Operation.from_json("op-1", {"operationStatus": status}), 12.5)
         assert json.loads(json.dumps(payload)) == payload
         assert list(payload) == ["status", "reason", "operation_id", "message", "seconds"]
         assert payload["seconds"] == 12.5
@@ -185,7 +185,7 @@ def test_every_event_can_be_stored_as_json_and_has_the_same_members():
 
 @pytest.mark.parametrize("status", ["awaiting_input", "in_progress"])
 def test_an_operation_under_way_has_no_event(status):
-    assert end_event(Operation.from_json("op-1", {"operationStatus": status}), 12.5) is None
+    assert completion_event(Operation.from_json("op-1", {"operationStatus": status}), 12.5) is None
 
 
 # ---- on the way --------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import duckdb
 import pytest
 import requests
 
-from include.stack.processes import Running, Stack, free_port
+from include.stack.processes import Stack, StackState, free_port
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
@@ -30,12 +30,12 @@ class LaneStack(Stack):
     def _choose_ports(self) -> tuple[int, int]:
         return free_port(self._first_port), free_port(self._first_port + 1)
 
-    def environment(self, running: Running) -> dict[str, str]:
+    def environment(self, state: StackState) -> dict[str, str]:
         logs = {
             f"AIRFLOW__LOGGING__{name}_LOG_SERVER_PORT": str(free_port(self._first_port + number))
             for number, name in enumerate(("WORKER", "TRIGGER"), 2)
         }
-        return {**super().environment(running), **logs}
+        return {**super().environment(state), **logs}
 
 
 class Harness:

@@ -13,11 +13,11 @@ import pendulum
 import pytest
 import requests
 
-from include.stack.airflow_api import DAG_ID
+from include.pipeline.names import RECODE_DAG_ID as DAG_ID
 from include.stack.processes import PROJECT, Stack
 from tests.end_to_end.conftest import Harness, LaneStack, until
-from tests.file_notifier import read_alerts
-from tests.smtp import Mailbox, run_mailbox, text_of
+from tests.support.file_notifier import read_alerts
+from tests.support.smtp import Mailbox, read_body, run_mailbox
 
 pytestmark = pytest.mark.airflow
 ENDED = ("success", "failed")
@@ -57,7 +57,7 @@ class Night(Harness):
         self.api.request("POST", "/variables", json={"key": name, "value": value})
 
     def unpause(self, dag_id: str) -> None:
-        until(lambda: self.api.request("GET", f"/dags/{dag_id}", known=(404,)) is not None, f"{dag_id} is parsed")
+        until(lambda: self.api.request("GET", f"/dags/{dag_id}", ignore=(404,)) is not None, f"{dag_id} is parsed")
         self.api.request("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
     def runs(self, dag_id: str, **query: Any) -> list[dict[str, Any]]:
@@ -113,7 +113,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
 def to_a_file(night: Night, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Whoever is told from now on is told through a notifier of the test's own."""
     kwargs = {"path": str(night._alerts), "subject": "{{ subject }}", "message": "{{ message }}"}
-    channel = {"notifier": "tests.file_notifier.FileNotifier", "kwargs": kwargs}
+    channel = {"notifier": "tests.support.file_notifier.FileNotifier", "kwargs": kwargs}
     night.set_variable("CODING_ALERTS", json.dumps(channel))
 
 
@@ -124,8 +124,8 @@ def test_a_late_night_and_a_failed_run_are_told_by_mail_if_only_an_address_is_se
     (message,) = night.mailbox.messages
     assert message["To"] == "night@agency.example"
     assert message["Subject"] == f"{DAG_ID} is late: no codes for {yesterday}"
-    assert f"Run {run['dag_run_id']} of {DAG_ID} has not landed by " in text_of(message)
-    assert "docs/runbook.md#the-codes-are-late" in text_of(message)
+    assert f"Run {run['dag_run_id']} of {DAG_ID} has not landed by " in read_body(message)
+    assert "docs/runbook.md#the-codes-are-late" in read_body(message)
 
     run_id, state = night.code(topic="oska")
     assert state == "failed"

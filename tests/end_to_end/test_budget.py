@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from include.stack.processes import POOL, PROJECT, Running
+from include.pipeline.names import POOL
+from include.stack.processes import PROJECT, StackState
 from tests.end_to_end.conftest import Harness, LaneStack, until
 
 pytestmark = pytest.mark.airflow
@@ -39,8 +40,8 @@ class Budgeted(LaneStack):
         options = ("--coder", "stub", "--progression", "by_time", "--seconds", "3600")
         super().__init__(folder, {"AIRFLOW__CORE__DAGS_FOLDER": str(dags)}, options)
 
-    def environment(self, running: Running) -> dict[str, str]:
-        environment = super().environment(running)
+    def environment(self, state: StackState) -> dict[str, str]:
+        environment = super().environment(state)
         connection = json.loads(environment["AIRFLOW_CONN_CODING_SERVICE_DEFAULT"])
         connection["extra"] |= {"requests_per_second": 1, "poll_interval": 10}
         return {**environment, "AIRFLOW_CONN_CODING_SERVICE_DEFAULT": json.dumps(connection)}
@@ -61,7 +62,7 @@ def operations(budgeted: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Ids of operations that the service is at work on, opened by somebody with a budget of another kind."""
     from coding_service import CodingServiceHook
 
-    connection = json.loads(budgeted.stack.environment(running(budgeted))["AIRFLOW_CONN_CODING_SERVICE_DEFAULT"])
+    connection = json.loads(budgeted.stack.environment(budgeted.stack.state)["AIRFLOW_CONN_CODING_SERVICE_DEFAULT"])
     connection["extra"] |= {"requests_per_second": 1000, "state_dir": str(tmp_path / "state")}
     monkeypatch.setenv("AIRFLOW_CONN_SOMEBODY", json.dumps(connection))
     hook, path = CodingServiceHook("somebody"), tmp_path / "part.jsonl"
@@ -71,11 +72,6 @@ def operations(budgeted: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for grant in grants:
         hook.upload(grant, path)
     return [grant.operation_id for grant in grants]
-
-
-def running(harness: Harness) -> Running:
-    assert harness.stack.running is not None
-    return harness.stack.running
 
 
 def test_forty_operations_in_flight_and_a_run_beside_them_never_exceed_one_call_a_second(

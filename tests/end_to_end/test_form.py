@@ -10,8 +10,8 @@ import duckdb
 import pytest
 import requests
 
-from include.stack.airflow_api import DAG_ID
-from include.stack.processes import POOL, POOL_SLOTS
+from include.pipeline.names import POOL, POOL_SLOTS
+from include.pipeline.names import RECODE_DAG_ID as DAG_ID
 from tests.end_to_end.conftest import Harness, until
 
 pytestmark = pytest.mark.airflow

@@ -6,7 +6,8 @@ import sqlite3
 
 import pytest
 
-from include.stack.airflow_api import DAG_ID, ENDED
+from include.pipeline.names import RECODE_DAG_ID as DAG_ID
+from include.stack.airflow_api import FINAL_STATES as ENDED
 from tests.end_to_end.conftest import Harness, until
 
 pytestmark = pytest.mark.airflow

@@ -35,8 +35,7 @@ def rows_of_database(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def token_of(harness: Harness) -> bytes:
     """The access token that the tasks use, read as they do."""
-    assert harness.stack.running is not None
-    environment = harness.stack.environment(harness.stack.running)
+    environment = harness.stack.environment(harness.stack.state)
     connection = json.loads(environment["AIRFLOW_CONN_CODING_SERVICE_DEFAULT"])
     settings = ServiceSettings(connection["host"], "", connection["login"], connection["password"])
     place = harness.stack.folder / "airflow" / "coding_service" / f"{settings.account}.token"

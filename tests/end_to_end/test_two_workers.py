@@ -11,10 +11,10 @@ import psycopg
 import pytest
 from adbc_driver_postgresql import dbapi
 
-from include.sample import write_sample
+from include.stack.sample import write_sample
 from tests.end_to_end.conftest import LaneStack, until
-from tests.postgres import Postgres
-from tests.s3 import S3, SECRET
+from tests.support.postgres import Postgres
+from tests.support.s3 import S3, SECRET
 
 pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
 WORKERS = ("worker-a", "worker-b")

@@ -1,4 +1,4 @@
-"""From an Airflow connection to a warehouse."""
+"""Opening the warehouse that an Airflow connection describes."""
 
 import json
 from urllib.parse import parse_qs, urlsplit
@@ -8,7 +8,9 @@ import pytest
 
 from include.warehouse.connect import connect
 from include.warehouse.errors import WarehouseError, WarehouseSettingsError
-from tests.redshift import BUCKET, REGION, ROLE, keys_below
+from tests.support.redshift import BUCKET, REGION, ROLE, keys_below, open_filesystem
+
+CONN_ID = "warehouse_default"
 
 
 @pytest.fixture
@@ -17,92 +19,93 @@ def define(monkeypatch):
     return lambda **fields: monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps(fields))
 
 
-def test_a_connection_of_type_duckdb_gives_a_warehouse_in_its_file(define, tmp_path):
+def test_a_duckdb_connection_opens_a_warehouse_in_its_file(define, tmp_path):
     path = tmp_path / "warehouse.duckdb"
     define(conn_type="duckdb", host=str(path))
-    with connect().session() as session:
+    with connect(CONN_ID).session() as session:
         session.execute("CREATE TABLE t AS SELECT 1 AS a")
-    with connect().session(read_only=True) as session:
+    with connect(CONN_ID).session(read_only=True) as session:
         assert session.execute("SELECT a FROM t") == [(1,)]
-    assert (path.is_file(), connect().name) == (True, str(path))
+    assert (path.is_file(), connect(CONN_ID).name) == (True, str(path))
 
 
-def test_a_reader_cannot_write(define, tmp_path):
+def test_a_read_only_session_cannot_write(define, tmp_path):
     define(conn_type="duckdb", host=str(tmp_path / "warehouse.duckdb"))
-    with connect().session():
+    with connect(CONN_ID).session():
         pass
-    with connect().session(read_only=True) as session, pytest.raises(Exception, match="read-only"):
+    with connect(CONN_ID).session(read_only=True) as session, pytest.raises(Exception, match="read-only"):
         session.execute("CREATE TABLE t (a INTEGER)")
 
 
-def test_another_connection_may_be_named(monkeypatch, tmp_path):
+def test_the_connection_can_have_any_id(monkeypatch, tmp_path):
     fields = {"conn_type": "duckdb", "host": str(tmp_path / "other.duckdb")}
     monkeypatch.setenv("AIRFLOW_CONN_OTHER_WAREHOUSE", json.dumps(fields))
     assert connect("other_warehouse").name == str(tmp_path / "other.duckdb")
 
 
-def test_a_missing_connection_is_named_with_a_way_to_make_it():
-    with pytest.raises(WarehouseError) as caught:
+def test_a_missing_connection_is_named_with_a_way_to_create_it():
+    with pytest.raises(WarehouseError) as excinfo:
         connect("no_such_warehouse")
-    assert "there is no Airflow connection 'no_such_warehouse': make one of type duckdb, postgres or redshift" in str(
-        caught.value
+    assert (
+        "there is no Airflow connection 'no_such_warehouse': create one of type duckdb, postgres or redshift"
+        in str(excinfo.value)
     )
-    assert 'AIRFLOW_CONN_NO_SUCH_WAREHOUSE=\'{"conn_type": "duckdb", "host": ' in str(caught.value)
+    assert 'AIRFLOW_CONN_NO_SUCH_WAREHOUSE=\'{"conn_type": "duckdb", "host": ' in str(excinfo.value)
 
 
 @pytest.mark.parametrize("kind", ["mysql", "http", "sqlite"])
-def test_a_connection_of_another_type_is_refused(define, kind):
+def test_a_connection_of_an_unsupported_type_is_refused(define, kind):
     define(conn_type=kind, host="somewhere")
     with pytest.raises(
         WarehouseError, match=f"'warehouse_default' is of type '{kind}'; supported: 'duckdb', 'postgres', 'redshift'"
     ):
-        connect()
+        connect(CONN_ID)
 
 
 @pytest.mark.parametrize("host", ["", None])
 @pytest.mark.parametrize(
-    ("kind", "what"),
+    ("kind", "expected"),
     [
         ("duckdb", "the path of the DuckDB file"),
         ("postgres", "that of the server"),
         ("redshift", "that of the cluster"),
     ],
 )
-def test_a_connection_without_a_host_is_refused(define, host, kind, what):
+def test_a_connection_without_a_host_is_refused(define, host, kind, expected):
     define(conn_type=kind, host=host)
-    with pytest.raises(WarehouseSettingsError, match=f"'warehouse_default' has no host: put {what} there"):
-        connect()
+    with pytest.raises(WarehouseSettingsError, match=f"'warehouse_default' has no host: set it to {expected}"):
+        connect(CONN_ID)
 
 
-def test_a_connection_of_type_postgres_gives_a_warehouse_on_its_server(define, postgres):
+def test_a_postgres_connection_opens_a_warehouse_on_its_server(define, postgres):
     database = postgres.create_database()
     extra = {"options": "-c search_path=answers", "sqlalchemy_query": {"a": "b"}}
     define(conn_type="postgres", host=postgres.socket_folder, schema=database, login="postgres", extra=extra)
-    with connect().session() as session:
+    with connect(CONN_ID).session() as session:
         assert session.execute("SELECT current_database(), current_user, current_setting('search_path')") == [
             (database, "postgres", "answers")
         ]
 
 
-def test_the_password_stands_in_no_message(define):
+def test_the_password_is_not_in_the_error_message(define):
     define(conn_type="postgres", host="127.0.0.1", port=1, login="me", password="open sesame", schema="a")
     message = "warehouse 'postgres://127.0.0.1/a' cannot be reached: .*refused"
-    with pytest.raises(WarehouseError, match=message) as caught, connect().session():
+    with pytest.raises(WarehouseError, match=message) as excinfo, connect(CONN_ID).session():
         pass
-    assert "sesame" not in str(caught.value)
+    assert "sesame" not in str(excinfo.value)
 
 
-def test_an_option_that_libpq_does_not_know_is_named(define):
+def test_an_unknown_option_of_libpq_is_named(define):
     define(conn_type="postgres", host="db", password="open sesame", extra={"sslmod": "require"})
-    message = r"none of libpq; it has \['sslmod'\]"
-    with pytest.raises(WarehouseSettingsError, match=message) as caught, connect().session():
+    message = r"libpq does not know; its options are \['sslmod'\]"
+    with pytest.raises(WarehouseSettingsError, match=message) as excinfo, connect(CONN_ID).session():
         pass
-    assert "sesame" not in str(caught.value)
+    assert "sesame" not in str(excinfo.value)
 
 
 @pytest.fixture
 def storage(monkeypatch, redshift):
-    """Define the connection to the S3 server under a name, with more extras if they are given."""
+    """Define an Airflow connection to the S3 server, with additional extras."""
 
     def define(name="staging_default", **extra):
         fields = {"conn_type": "aws", "login": "key", "password": "open+sesame"}
@@ -112,49 +115,79 @@ def storage(monkeypatch, redshift):
     return define
 
 
-def define_redshift(define, place):
-    """A connection of type redshift whose extras are options of the driver, as Airflow's hook takes them."""
-    parts = urlsplit(place)
+@pytest.fixture
+def connect_redshift(define, redshift):
+    """Connect to a database of the stand-in; the extras are options of the driver, which Airflow's hook passes on."""
+    parts = urlsplit(redshift.create_place())
     extra = {"unix_sock": parse_qs(parts.query)["socket"][0], "ssl": False, "application_name": "tests"}
     define(conn_type="redshift", host="cluster", schema=parts.path[1:], login="postgres", password="p", extra=extra)
 
+    def connect_to(exchange_uri=f"s3://{BUCKET}{parts.path}/exchange", **encryption):
+        return connect(
+            CONN_ID,
+            exchange_uri=exchange_uri,
+            open_exchange=lambda uri: open_filesystem(redshift.s3, encryption),
+            storage_conn_id="staging_default",
+        )
 
-def test_a_connection_of_type_redshift_gives_a_warehouse_that_exchanges_by_s3(define, redshift, storage):
-    place = redshift.create_place()
-    database = urlsplit(place).path[1:]
-    define_redshift(define, place)
+    return connect_to
+
+
+def test_a_redshift_connection_opens_a_warehouse_that_exchanges_rows_through_s3(connect_redshift, redshift, storage):
     storage()
-    exchange = f"s3://{BUCKET}/{database}/exchange"
-    warehouse = connect(exchange=exchange)
+    warehouse = connect_redshift()
     with warehouse.session() as session:
-        assert session.execute("SELECT current_database(), current_user") == [(database, "postgres")]
+        ((database, user),) = session.execute("SELECT current_database(), current_user")
         session._exchange.write(
             session._exchange.make_folder(), pa.table({"a": [1]}).to_reader(), pa.schema({"a": "int64"})
         )
-        assert len(keys_below(redshift.s3, exchange)) == 1
-    assert warehouse.name == f"redshift://cluster/{database}"
+        assert len(keys_below(redshift.s3, f"s3://{BUCKET}/{database}/exchange")) == 1
+    assert (warehouse.name, user) == (f"redshift://cluster/{database}", "postgres")
 
 
-def test_the_cluster_gets_the_keys_of_the_storage_or_the_role_that_it_names(define, redshift, storage):
-    define_redshift(define, redshift.create_place())
-    storage("aws_default")
-    assert connect(exchange=f"s3://{BUCKET}/x")._credentials() == (
-        "aws_access_key_id=key;aws_secret_access_key=open+sesame"
-    )
-    storage(role_arn=ROLE, service_config={"sts": {"endpoint_url": redshift.s3}})  # the role is ours to assume too
-    assert connect(exchange=f"s3://{BUCKET}/x")._credentials() == f"aws_iam_role={ROLE}"
+def test_the_exchange_folder_is_opened_by_its_uri(connect_redshift, redshift):
+    uris = []
+
+    def open_exchange(uri):
+        uris.append(uri)
+        return open_filesystem(redshift.s3)
+
+    connect(CONN_ID, exchange_uri=f"s3://{BUCKET}/x", open_exchange=open_exchange)
+    assert uris == [f"s3://{BUCKET}/x"]
 
 
-def test_the_exchange_is_encrypted_as_the_connection_of_the_storage_says(define, redshift, storage):
-    define_redshift(define, redshift.create_place())
+def test_the_cluster_uses_the_keys_of_the_storage_connection_or_its_role(connect_redshift, redshift, storage):
+    storage("aws_default")  # the default of the S3 hook, used while `staging_default` does not exist
+    assert connect_redshift()._get_credentials() == "aws_access_key_id=key;aws_secret_access_key=open+sesame"
+    storage(role_arn=ROLE, service_config={"sts": {"endpoint_url": redshift.s3}})  # we assume the role as well
+    assert connect_redshift()._get_credentials() == f"aws_iam_role={ROLE}"
+
+
+def test_missing_storage_credentials_are_named_with_the_connection(connect_redshift, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AIRFLOW_CONN_STAGING_DEFAULT", json.dumps({"conn_type": "aws"}))
+    warehouse = connect_redshift()
+    with pytest.raises(WarehouseSettingsError, match="'staging_default' has no credentials for S3: set `role_arn`"):
+        warehouse._get_credentials()
+
+
+def test_the_exchange_has_the_encryption_of_its_file_system(connect_redshift, storage):
+    storage()
     encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "key-1"}
-    storage(service_config={"s3": {"s3_additional_kwargs": encryption}})
-    with connect(exchange=f"s3://{BUCKET}/x").session() as session:
+    with connect_redshift(**encryption).session() as session:
         assert session._exchange.encryption == ("aws:kms", "key-1")
 
 
-@pytest.mark.parametrize("exchange", [None, "file:///data/staging/exchange"])
-def test_redshift_without_a_place_in_s3_is_refused(define, redshift, exchange):
-    define_redshift(define, redshift.create_place())
-    with pytest.raises(WarehouseSettingsError, match="hands rows over by S3, and .*set CODING_STAGING"):
-        connect(exchange=exchange)
+@pytest.mark.parametrize("uri", [None, "file:///data/staging/exchange"])
+def test_redshift_without_an_exchange_folder_in_s3_is_refused(connect_redshift, uri):
+    with pytest.raises(WarehouseSettingsError, match="exchanges rows through S3, and .*set CODING_STAGING"):
+        connect_redshift(uri)
+
+
+def test_redshift_needs_a_way_to_open_its_exchange_folder(connect_redshift):
+    with pytest.raises(TypeError, match="needs open_exchange"):
+        connect(CONN_ID, exchange_uri=f"s3://{BUCKET}/x")

@@ -1,4 +1,4 @@
-"""The embedded warehouse: one writer at a time, and the others wait."""
+"""The embedded warehouse: one process writes at a time, and others wait."""
 
 import subprocess
 import sys
@@ -10,13 +10,13 @@ import pytest
 
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse
 from include.warehouse.errors import WarehouseBusyError, WarehouseError
-from tests.warehouses import open_warehouse
+from tests.support.warehouses import open_warehouse
 
-#: Holds the file that is named until its standard input is closed; how it is held stands in the second argument.
-HOLD = """
+#: Locks a file until the standard input is closed. The arguments are the path and `read` or `write`.
+LOCK_FILE = """
 import sys, duckdb
 connection = duckdb.connect(sys.argv[1], read_only=sys.argv[2] == "read")
-print("held", flush=True)
+print("locked", flush=True)
 sys.stdin.read()
 """
 
@@ -34,81 +34,81 @@ def warehouse(path):
 
 
 @pytest.fixture
-def hold(path):
-    """Have another process hold the file; returns that process, which lets go when its input is closed."""
-    holders = []
+def lock_file(path):
+    """Lock the file in another process; return the process, which releases it when its input is closed."""
+    processes = []
 
     def start(mode):
-        command = [sys.executable, "-c", HOLD, str(path), mode]
+        command = [sys.executable, "-c", LOCK_FILE, str(path), mode]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        holders.append(process)
-        assert process.stdout.readline() == "held\n"
+        processes.append(process)
+        assert process.stdout.readline() == "locked\n"
         return process
 
     yield start
-    for process in holders:
-        with process:  # closes its input and waits for it
+    for process in processes:
+        with process:  # closes the input and waits for the end
             pass
 
 
-def test_a_session_lets_go_of_the_file_whatever_happens(warehouse, hold):
+def test_a_session_releases_the_file_after_an_error(warehouse, lock_file):
     with pytest.raises(ValueError, match="no"), warehouse.session():
         raise ValueError("no")
-    assert hold("write").poll() is None
+    assert lock_file("write").poll() is None
 
 
-@pytest.mark.parametrize(("holder", "read_only"), [("write", False), ("write", True), ("read", False)])
-def test_a_session_waits_for_another_process_and_then_goes_on(path, hold, holder, read_only):
-    refused = threading.Event()
+@pytest.mark.parametrize(("mode", "read_only"), [("write", False), ("write", True), ("read", False)])
+def test_a_session_waits_while_another_process_locks_the_file(path, lock_file, mode, read_only):
+    is_waiting = threading.Event()
 
     def connect(read_only):
         try:
             return duckdb.connect(str(path), read_only=read_only)
         except duckdb.IOException:
-            refused.set()
+            is_waiting.set()
             raise
 
-    process = hold(holder)
-    letting_go = threading.Thread(target=lambda: refused.wait(30) and process.stdin.close())
-    letting_go.start()
-    with DuckDBWarehouse(connect, "it", patience=30).session(read_only=read_only) as session:
+    process = lock_file(mode)
+    release = threading.Thread(target=lambda: is_waiting.wait(30) and process.stdin.close())
+    release.start()
+    with DuckDBWarehouse(connect, "it", lock_timeout_s=30).session(read_only=read_only) as session:
         assert session.execute("SELECT a FROM t") == [(1,)]
-    letting_go.join()
-    assert refused.is_set()
+    release.join()
+    assert is_waiting.is_set()
 
 
-def test_any_number_of_processes_may_read_at_once(warehouse, hold):
-    hold("read")
-    hold("read")
+def test_any_number_of_processes_can_read_at_the_same_time(warehouse, lock_file):
+    lock_file("read")
+    lock_file("read")
     with warehouse.session(read_only=True) as session:
         assert session.execute("SELECT a FROM t") == [(1,)]
 
 
-def test_whoever_waits_too_long_is_told_for_how_long_and_for_what(path, hold):
-    hold("write")
-    begun = time.monotonic()
+def test_the_timeout_error_names_the_file_and_the_waiting_time(path, lock_file):
+    lock_file("write")
+    start = time.monotonic()
     with (
         pytest.raises(
-            WarehouseBusyError, match=r"warehouse '.*warehouse.duckdb' was held by another process for 1 s"
+            WarehouseBusyError, match=r"warehouse '.*warehouse.duckdb' was locked by another process for 1 s"
         ),
-        open_warehouse(path, patience=1).session(),
+        open_warehouse(path, lock_timeout_s=1).session(),
     ):
         pass
-    assert 1 <= time.monotonic() - begun < 10
+    assert 1 <= time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("folder", ["missing", "clock", "Could not set aside"])
-def test_a_file_that_cannot_be_opened_is_not_waited_for(tmp_path, folder):
+def test_a_file_that_cannot_be_opened_fails_at_once(tmp_path, folder):
     path = tmp_path / folder / "lock.duckdb"
     with (
-        pytest.raises(WarehouseError, match=r"warehouse '.*lock.duckdb' cannot be opened: .*No such file") as caught,
+        pytest.raises(WarehouseError, match=r"warehouse '.*lock.duckdb' cannot be opened: .*No such file") as excinfo,
         open_warehouse(path).session(),
     ):
         pass
-    assert not isinstance(caught.value, WarehouseBusyError)
+    assert not isinstance(excinfo.value, WarehouseBusyError)
 
 
-def test_a_file_that_is_no_warehouse_is_refused(tmp_path):
+def test_a_file_that_is_not_a_database_is_refused(tmp_path):
     (tmp_path / "a.duckdb").write_bytes(b"no database" * 1000)
     with (
         pytest.raises(WarehouseError, match="not a valid DuckDB database"),
@@ -117,18 +117,18 @@ def test_a_file_that_is_no_warehouse_is_refused(tmp_path):
         pass
 
 
-def test_what_a_killed_writer_had_committed_is_there_for_a_reader(path, warehouse, hold):
-    script = HOLD.replace("print(", "connection.execute(\"INSERT INTO t VALUES (2, 'y')\"); print(")
+def test_committed_rows_survive_the_kill_of_their_writer(path, warehouse):
+    script = LOCK_FILE.replace("print(", "connection.execute(\"INSERT INTO t VALUES (2, 'y')\"); print(")
     command = [sys.executable, "-c", script, str(path), "write"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "held\n"
+        assert process.stdout.readline() == "locked\n"
         process.kill()
     with warehouse.session(read_only=True) as session:
         assert session.execute("SELECT a FROM t ORDER BY a") == [(1,), (2,)]
 
 
-def test_rows_written_to_a_table_of_the_same_transaction_are_all_there(warehouse, tmp_path):
-    # DuckDB 2.0.0 lost them all, silently, above one row group and with more than one thread
+def test_all_rows_arrive_in_a_table_created_in_the_same_transaction(warehouse, tmp_path):
+    # DuckDB 2.0.0 silently lost all of them above one row group and with several threads
     many = tmp_path / "many.parquet"
     duckdb.execute(f"COPY (SELECT i AS a FROM range(300000) t(i)) TO '{many}'")
     with warehouse.session() as session:
@@ -138,7 +138,7 @@ def test_rows_written_to_a_table_of_the_same_transaction_are_all_there(warehouse
         assert session.execute("SELECT count(DISTINCT a) FROM many") == [(300_000,)]
 
 
-def test_a_session_keeps_to_its_memory(path):
+def test_a_session_has_its_memory_limit(path):
     warehouse = DuckDBWarehouse(lambda read_only: duckdb.connect(str(path)), str(path), memory_mb=100)
     with warehouse.session() as session:
         ((limit,),) = session.execute("SELECT current_setting('memory_limit')")

@@ -1,4 +1,4 @@
-"""What every warehouse does: statements, Arrow in and out, transactions."""
+"""The behaviour of every warehouse: statements, Arrow in and out, transactions."""
 
 import threading
 from datetime import date, datetime
@@ -9,16 +9,16 @@ import pytest
 
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.errors import NoSuchTableError
-from include.warehouse.warehouse import quoted, quoted_column
-from tests.warehouses import open_warehouse
+from include.warehouse.warehouse import quote_column, quote_table
+from tests.support.warehouses import open_warehouse
 
 
 @pytest.fixture
 def warehouse(place):
-    found = open_warehouse(place)
-    with found.session() as session:
+    warehouse = open_warehouse(place)
+    with warehouse.session() as session:
         session.execute("CREATE TABLE t AS SELECT 1 AS a, 'x' AS b")
-    return found
+    return warehouse
 
 
 @pytest.mark.parametrize(
@@ -32,12 +32,12 @@ def warehouse(place):
         ("w x.ÿ", '"w x"."ÿ"'),
     ],
 )
-def test_a_name_is_quoted_part_by_part(name, sql):
-    assert quoted(name) == sql
+def test_each_part_of_a_table_name_is_quoted(name, sql):
+    assert quote_table(name) == sql
 
 
-def test_the_name_of_a_column_keeps_its_dots():
-    assert quoted_column('job."title') == '"job.""title"'
+def test_a_dot_in_a_column_name_is_part_of_it():
+    assert quote_column('job."title') == '"job.""title"'
 
 
 @pytest.mark.parametrize("value", ["'; --", 7, 0.5, True, date(2026, 10, 5), datetime(2026, 10, 5, 1, 2, 3, 4), None])
@@ -46,16 +46,16 @@ def test_a_statement_returns_its_rows_and_binds_values(warehouse, value):
         assert session.execute("SELECT a, ? FROM t WHERE b = ?", [value, "x"]) == [(1, value)]
 
 
-def test_a_question_mark_in_quotes_is_no_value(warehouse):
+def test_a_question_mark_in_quotes_is_not_a_placeholder(warehouse):
     with warehouse.session() as session:
         assert session.execute("""SELECT a AS "?", '?''?', ? FROM t""", ["x"]) == [(1, "?'?", "x")]
 
 
 @pytest.mark.parametrize("method", ["execute", "read"])
 @pytest.mark.parametrize("name", ["missing", "nowhere.missing", "sql", "self", "values"])
-def test_a_table_that_is_missing_has_an_error_of_its_own(warehouse, method, name):
+def test_a_missing_table_has_its_own_error(warehouse, method, name):
     with warehouse.session(read_only=True) as session, pytest.raises(NoSuchTableError, match=name):
-        getattr(session, method)(f"SELECT * FROM {quoted(name)}")
+        getattr(session, method)(f"SELECT * FROM {quote_table(name)}")
 
 
 def test_rows_are_read_in_batches(warehouse):
@@ -67,7 +67,7 @@ def test_rows_are_read_in_batches(warehouse):
     assert max(sizes) <= 100_000
 
 
-def test_a_reader_takes_values(warehouse):
+def test_a_query_with_values_can_be_read(warehouse):
     query, values = (
         "SELECT ? AS t, ? AS n, '?' AS mark, a FROM t WHERE b = ? AND DATE '2026-10-05' = ?",
         ["it's", 7, "x", date(2026, 10, 5)],
@@ -77,7 +77,7 @@ def test_a_reader_takes_values(warehouse):
     assert list(row.values()) == ["it's", 7, "?", 1]
 
 
-def test_a_query_may_be_read_more_than_once(warehouse):
+def test_a_query_can_be_read_more_than_once(warehouse):
     with duckdb.connect() as engine, warehouse.session(read_only=True) as session:
         engine.register("numbers", session.query("SELECT n FROM generate_series(1, 3000) AS s(n)"))
         assert engine.execute("SELECT n FROM numbers LIMIT 1").fetchall() == [(1,)]
@@ -85,7 +85,7 @@ def test_a_query_may_be_read_more_than_once(warehouse):
         engine.unregister("numbers")
 
 
-def test_a_transaction_is_kept_as_a_whole(warehouse):
+def test_a_transaction_is_committed(warehouse):
     with warehouse.session() as session, session.transaction():
         session.execute("INSERT INTO t VALUES (2, 'y')")
     with warehouse.session(read_only=True) as session:
@@ -98,14 +98,14 @@ def delete_and_fail(session, error):
         raise error
 
 
-def delete_and_ask(session, sql):
+def delete_and_execute(session, sql):
     with session.transaction():
         session.execute("DELETE FROM t")
         session.execute(sql)
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), duckdb.ConversionException("no")])
-def test_a_transaction_that_fails_is_undone_and_the_session_goes_on(warehouse, error):
+def test_a_failed_transaction_is_rolled_back_and_the_session_still_works(warehouse, error):
     with warehouse.session() as session:
         with pytest.raises(type(error)):
             delete_and_fail(session, error)
@@ -115,21 +115,21 @@ def test_a_transaction_that_fails_is_undone_and_the_session_goes_on(warehouse, e
         assert session.execute("SELECT count(*) FROM t") == [(2,)]
 
 
-def test_a_statement_that_fails_undoes_its_transaction(warehouse):
+def test_a_failed_statement_rolls_back_its_transaction(warehouse):
     with warehouse.session() as session:
         with pytest.raises(Exception, match="(?i)integer|int32"):
-            delete_and_ask(session, "SELECT CAST('x' AS INTEGER)")
+            delete_and_execute(session, "SELECT CAST('x' AS INTEGER)")
         assert session.execute("SELECT count(*) FROM t") == [(1,)]
 
 
-@pytest.mark.parametrize("place", ["postgres"], indirect=True)  # the file of an embedded one has one writer anyway
+@pytest.mark.parametrize("place", ["postgres"], indirect=True)  # a DuckDB file has one writer anyway
 def test_transactions_that_lock_a_table_wait_for_each_other(warehouse):
-    found = []
+    counts = []
 
     def add(number):
         with warehouse.session() as session, session.transaction(lock="t"):
             ((count,),) = session.execute("SELECT count(*) FROM t")
-            found.append(count)
+            counts.append(count)
             session.execute("INSERT INTO t VALUES (?, 'y')", [number])
 
     threads = [threading.Thread(target=add, args=[number]) for number in range(4)]
@@ -137,11 +137,11 @@ def test_transactions_that_lock_a_table_wait_for_each_other(warehouse):
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [1, 2, 3, 4]
+    assert counts == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("place", ["postgres"], indirect=True)  # nobody writes to an embedded one while it is read
-def test_a_read_only_session_sees_one_moment(warehouse):
+@pytest.mark.parametrize("place", ["postgres"], indirect=True)  # nobody writes to a DuckDB file while it is read
+def test_a_read_only_session_reads_one_snapshot(warehouse):
     with warehouse.session(read_only=True) as reader:
         before = reader.execute("SELECT count(*) FROM t")
         with warehouse.session() as writer:
@@ -151,7 +151,7 @@ def test_a_read_only_session_sees_one_moment(warehouse):
         assert reader.execute("SELECT count(*) FROM t") == [(2,)]
 
 
-def test_staged_rows_may_be_read_more_than_once_and_only_within_the_block(warehouse):
+def test_staged_rows_can_be_read_more_than_once_but_only_within_the_block(warehouse):
     with duckdb.connect() as engine, warehouse.session() as session:
         with session.staged("numbers", Query(engine, "SELECT i FROM range($n) t(i)", {"n": 3})):
             assert session.execute("SELECT CAST(sum(i) AS BIGINT) FROM numbers") == [(3,)]
@@ -174,7 +174,7 @@ def test_staged_rows_keep_their_types_and_characters(warehouse):
         assert session.read("SELECT * FROM rows_in").read_all().to_pylist() == rows.to_pylist()
 
 
-def test_what_is_staged_in_a_transaction_that_fails_is_gone(warehouse):
+def test_rows_staged_in_a_failed_transaction_are_removed(warehouse):
     def fail(session):
         with session.transaction(), session.staged("numbers", pa.table({"i": [1]})):
             session.execute("SELECT * FROM nowhere")

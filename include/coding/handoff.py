@@ -1,0 +1,32 @@
+"""The base of everything that one task hands to another: a dataclass that passes through XCom as JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import TypeAdapter, ValidationError
+
+from include.coding.errors import PlanError
+
+
+class Handoff:
+    """A dataclass whose fields are plain values or other dataclasses, none of them a secret."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        values: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
+        return values
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Return the dataclass that :meth:`to_dict` was called on.
+
+        :raises PlanError: a field is missing or has the wrong type
+        """
+        try:
+            value: Self = TypeAdapter(cls).validate_python(data)
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+            raise PlanError(f"{cls.__name__} from an earlier task cannot be read: {problems}") from None
+        return value

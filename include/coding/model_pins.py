@@ -1,0 +1,35 @@
+"""The model of a backfill, table `pinned_models`: its first run asks the service, the others use the same answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from include.coding.tables import create_tables, table
+from include.warehouse.warehouse import Warehouse
+
+#: GUID and version of a model.
+ModelVersion = tuple[str, float | None]
+
+
+def pin_model(
+    warehouse: Warehouse, schema: str, backfill: str, topic: str, model: str, ask_service: Callable[[], ModelVersion]
+) -> ModelVersion:
+    """Return the model that `model` stands for in a backfill: the answer that its first run got.
+
+    :param backfill: identifies the backfill
+    :param model: GUID of a model of `topic`, or `latest`
+    :param ask_service: returns the service's answer; called only if the model is not pinned yet
+    """
+    pins = table(schema, "pinned_models")
+    query = f"SELECT model_id, model_version FROM {pins} WHERE backfill = ? AND topic = ? AND model = ?"
+    key = [backfill, topic, model]
+    with warehouse.session() as session:
+        create_tables(session, schema)
+        if rows := session.execute(query, key):
+            return rows[0]
+    model_id, version = ask_service()  # outside of a session, because others may wait for this warehouse
+    with warehouse.session() as session, session.transaction(lock=pins):
+        if not session.execute(query, key):  # if two runs ask at the same time, the first answer is kept
+            values = [*key, model_id, version, session.now()]
+            session.execute(f"INSERT INTO {pins} VALUES ({', '.join('?' * len(values))})", values)
+        return session.execute(query, key)[0]

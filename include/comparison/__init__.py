@@ -1,0 +1,1 @@
+"""What changed between two models of one topic, or between two topics that a crosswalk connects."""

@@ -1,0 +1,82 @@
+"""What the scheduler knows about a run and its tasks cannot ask for: its backfill, its pool, earlier runs.
+
+The scheduler writes it into the conf of the run (:func:`on_dag_run_running`), tasks read it (:func:`read_metadata`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from airflow.listeners import hookimpl
+
+from include.coding.handoff import Handoff
+from include.pipeline.names import POOL
+
+#: Entry of the conf that holds the metadata.
+CONF_KEY = "_airflow"
+
+
+@dataclass(frozen=True)
+class PoolSize:
+    """The pool of the tasks that call the service.
+
+    :param slots: -1 for unlimited
+    :param include_deferred: whether deferred tasks occupy a slot
+    """
+
+    slots: int
+    include_deferred: bool
+
+    @property
+    def max_operations(self) -> int | None:
+        """How many operations can be in progress at once; None for any number."""
+        return self.slots if self.include_deferred and self.slots > 0 else None
+
+
+@dataclass(frozen=True)
+class RunMetadata(Handoff):
+    """What the scheduler knows about a run.
+
+    :param backfill: number of the backfill and when it was created; None if the run belongs to none
+    :param pool: None if the pool does not exist
+    :param earlier: unfinished scheduled runs of the DAG before this one
+    """
+
+    backfill: str | None
+    pool: PoolSize | None
+    earlier: int
+
+
+def read_metadata(dag_run: Any) -> RunMetadata | None:
+    """Return what the scheduler wrote into the conf of a run; None without a scheduler, as in `airflow dags test`."""
+    data = (dag_run.conf or {}).get(CONF_KEY)
+    return None if data is None else RunMetadata.from_dict(data)
+
+
+@hookimpl
+def on_dag_run_running(dag_run: Any, msg: str) -> None:
+    """Write the metadata into the conf of a run that starts. It runs in the scheduler, within the transaction that
+    starts the run."""
+    from airflow.models.dagrun import DagRun
+    from airflow.models.pool import Pool
+    from sqlalchemy import func, select
+    from sqlalchemy.orm import object_session
+
+    session = object_session(dag_run)
+    if session is None or not any(task.pool == POOL for task in dag_run.dag.tasks):
+        return
+    pool = session.scalar(select(Pool).where(Pool.pool == POOL))
+    earlier = select(func.count()).where(
+        DagRun.dag_id == dag_run.dag_id,
+        DagRun.run_after < dag_run.run_after,
+        DagRun.run_type == "scheduled",
+        DagRun.state.in_(("queued", "running")),
+    )
+    backfill = dag_run.backfill
+    metadata = RunMetadata(
+        backfill=f"{backfill.id} of {backfill.created_at.isoformat()}" if backfill else None,
+        pool=PoolSize(pool.slots, pool.include_deferred) if pool else None,
+        earlier=session.scalar(earlier) or 0,
+    )
+    dag_run.conf = {**(dag_run.conf or {}), CONF_KEY: metadata.to_dict()}

@@ -1,0 +1,125 @@
+"""Settings of the deployment, and what tasks open with them.
+
+A setting is an Airflow Variable, or an environment variable of the same name. docs/settings.md lists them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import Variable
+
+from coding_service.storage import storage_path
+from include.coding.errors import PlanError
+from include.coding.staging import Staging
+from include.pipeline.names import STAGING_CONN_ID, WAREHOUSE_CONN_ID
+from include.warehouse.warehouse import Warehouse
+
+#: Folders of the staging area: files of runs, rows exchanged with Redshift, and reports of comparisons. The last one
+#: is never swept.
+RUNS, EXCHANGE = "occupation-coding-runs", "occupation-coding-exchange"
+COMPARISONS = "occupation-coding-comparisons"
+#: Scratch folders have this prefix. One that has not changed for this long belongs to no running task.
+SCRATCH_PREFIX, MAX_TASK_S = "occupation-coding-", 86_400.0
+
+
+def read_setting(name: str, default: str = "") -> str:
+    """Return the Airflow Variable `name`, else the environment variable, else the default."""
+    return Variable.get(name, default=None) or os.environ.get(name) or default
+
+
+def read_memory_mb() -> int:
+    """Return the megabytes that all data engines of a task use (`CODING_MEMORY_MB`)."""
+    return int(read_setting("CODING_MEMORY_MB", "512"))
+
+
+def read_schema() -> str:
+    """Return the schema of the project's tables in the warehouse (`CODING_SCHEMA`)."""
+    return read_setting("CODING_SCHEMA", "coding")
+
+
+def read_approval_limit() -> int | None:
+    """Return the number of distinct texts above which a run needs approval (`CODING_APPROVE_ABOVE`); None for never.
+
+    :raises PlanError: it is not a number
+    """
+    value = read_setting("CODING_APPROVE_ABOVE")
+    if value and not value.isdecimal():
+        raise PlanError(
+            f"the setting CODING_APPROVE_ABOVE is {value!r}; expected a whole number of texts, or nothing"
+        )
+    return int(value) if value else None
+
+
+def staging_base() -> str:
+    """Return the URI of the folder for all files that tasks hand to each other (`CODING_STAGING`).
+
+    :raises InputFileError: it is neither a `file:///` nor an `s3://` URI
+    """
+    home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+    base = read_setting("CODING_STAGING", (home / "staging").as_uri()).rstrip("/")
+    storage_path(base, STAGING_CONN_ID)
+    return base
+
+
+def run_folder(run_id: str, area: str = RUNS) -> str:
+    """Return the URI of the folder of a run."""
+    # The hash distinguishes run ids that become equal when special characters are replaced.
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", run_id)[:80]
+    return f"{staging_base()}/{area}/{name}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
+
+
+def open_file_system(uri: str) -> Any:
+    """Return the fsspec file system of a URI of object storage; None for `file://`."""
+    path = storage_path(uri, STAGING_CONN_ID)
+    return None if isinstance(path, Path) else path.fs
+
+
+def open_warehouse(memory_mb: int | None = None) -> Warehouse:
+    """Return the warehouse of the connection `warehouse_default`. Redshift exchanges rows through the staging area.
+
+    :param memory_mb: megabytes that an embedded warehouse uses; None for a small default
+    """
+    from include.warehouse.connect import MEMORY_MB, connect  # imported here, because most tasks need no driver
+
+    return connect(
+        WAREHOUSE_CONN_ID,
+        memory_mb=memory_mb or MEMORY_MB,
+        exchange_uri=f"{staging_base()}/{EXCHANGE}",
+        open_exchange=open_file_system,
+        storage_conn_id=STAGING_CONN_ID,
+    )
+
+
+@contextmanager
+def open_staging(uri: str) -> Iterator[Staging]:
+    """Yield the files of a run, given the URI of their folder.
+
+    Files in progress are in the same folder if it is local. If it is in object storage, they are in a temporary
+    folder of this attempt below `CODING_SCRATCH` (by default the system's folder for temporary files).
+    """
+    path = storage_path(uri, STAGING_CONN_ID)
+    if isinstance(path, Path):
+        yield Staging(uri, path)
+        return
+    base = Path(read_setting("CODING_SCRATCH", tempfile.gettempdir()))
+    remove_stale_scratch(base)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=base) as scratch:
+        yield Staging(uri, Path(scratch), path.fs)
+
+
+def remove_stale_scratch(base: Path) -> None:
+    """Remove the scratch folders that killed tasks left behind, because they contain people's texts."""
+    for folder in base.glob(f"{SCRATCH_PREFIX}*"):
+        with suppress(FileNotFoundError):  # another task may be removing it too
+            if time.time() - folder.stat().st_mtime > MAX_TASK_S:
+                shutil.rmtree(folder, ignore_errors=True)

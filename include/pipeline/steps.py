@@ -1,0 +1,233 @@
+"""The bodies of the tasks of `recode_occupations`, `compare_models` and `sweep_staging`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pendulum
+from airflow.sdk.exceptions import AirflowSkipException
+
+from coding_service import CodingServiceHook
+from include.coding.errors import DataError, PlanError
+from include.coding.estimate import Estimate, estimate_run
+from include.coding.landing import land
+from include.coding.model_pins import pin_model
+from include.coding.plan import Plan, resolve_dates
+from include.coding.prepare import Prepared, prepare
+from include.coding.report import write_estimate, write_report
+from include.coding.staging import sweep
+from include.pipeline.handoffs import (
+    pull_estimate,
+    pull_landing_summary,
+    pull_part_results,
+    pull_plan,
+    pull_prepared,
+    push_prepared,
+)
+from include.pipeline.names import POOL, TIMEZONE
+from include.pipeline.run_metadata import RunMetadata, read_metadata
+from include.pipeline.settings import (
+    COMPARISONS,
+    EXCHANGE,
+    RUNS,
+    open_file_system,
+    open_staging,
+    open_warehouse,
+    read_memory_mb,
+    read_schema,
+    read_setting,
+    run_folder,
+    staging_base,
+)
+
+#: Calls of the service to plan a run (topics, model), and to code a part if nothing goes wrong (create, the status
+#: before the upload, twice while the operation runs, and for the links).
+PLANNING_CALLS, CALLS_PER_PART = 2, 5
+#: Params of the form that a plan has under the same name.
+PLAN_PARAMS = (
+    "topic", "source", "columns", "selection", "response_date", "max_records", "dry_run", "records_per_part", "clean",
+    "max_uncoded_share", "max_rejected_share", "force_new",
+)  # fmt: skip
+
+
+# ---- recode_occupations ------------------------------------------------------------------------------------------
+
+
+def make_plan(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
+    """Return the plan of a run, after checking what can be checked before any work is done.
+
+    :raises PlanError: the run was asked for something impossible, or Airflow is not set up for it
+    :raises CodingServiceError: the service does not know the topic or the model, or cannot be reached
+    """
+    metadata = read_metadata(dag_run)
+    check_airflow(metadata, dag_run.run_type)
+    look_back_days = choose_look_back(params, metadata, dag_run.run_type)
+    run_after = pendulum.instance(dag_run.run_after).in_timezone(TIMEZONE)
+    first, last = resolve_dates(params, dag_run.partition_key, run_after, look_back_days)
+    plan = Plan.from_dict(
+        {
+            **{name: params[name] for name in PLAN_PARAMS},
+            "run_id": dag_run.run_id,
+            "model_id": params["model"],
+            "model_version": None,
+            "from_date": first,
+            "to_date": last,
+            "changed_only": look_back_days > 0,
+            "staging": run_folder(dag_run.run_id),
+            # A trial has its own tables, so that its rows are never taken for published ones.
+            "schema": read_schema() + ("_trial" if params["max_records"] else ""),
+            "memory_mb": read_memory_mb(),
+        }
+    )
+    return _pin_model(plan, metadata).to_dict()
+
+
+def check_airflow(metadata: RunMetadata | None, run_type: str) -> None:
+    """Check two things that Airflow itself would not report: a missing pool, for which its scheduler waits
+    indefinitely, and a missing plugin, without which the runs of a backfill have no common model.
+
+    :param metadata: what the scheduler knows about the run; None if it has not loaded the plugin
+    :raises PlanError: one of them is missing
+    """
+    if metadata is None and run_type == "backfill":
+        raise PlanError(
+            "the runs of this backfill would not all use the same model, because the scheduler has not loaded"
+            " plugins/occupation_coding_plugin.py: check its log, give it the plugins folder, and restart it"
+        )
+    if metadata is not None and metadata.pool is None:
+        raise PlanError(
+            f"there is no pool {POOL!r}, so no task of `code` could ever start: create it with `airflow pools set"
+            f" {POOL} 4 'Operations in progress' --include-deferred`, or in the UI under Admin > Pools, then clear"
+            " this task"
+        )
+
+
+def choose_look_back(params: Mapping[str, Any], metadata: RunMetadata | None, run_type: str) -> int:
+    """Return how many days before its own a run reads again.
+
+    None while an earlier night is unfinished: that run reads most of these days, and its texts are not stored yet.
+    """
+    has_earlier = metadata is not None and metadata.earlier > 0
+    return int(params["look_back_days"]) if run_type == "scheduled" and not has_earlier else 0
+
+
+def _pin_model(plan: Plan, metadata: RunMetadata | None) -> Plan:
+    """Return the plan with the GUID of its model, which is the same for all runs of a backfill."""
+
+    def ask_service() -> tuple[str, float | None]:
+        model = CodingServiceHook().pin_model(plan.topic, plan.model_id)
+        return model.model_id, model.version
+
+    if metadata is None or metadata.backfill is None:
+        model_id, version = ask_service()
+    else:
+        warehouse = open_warehouse(plan.engine_memory_mb)
+        model_id, version = pin_model(
+            warehouse, plan.schema, metadata.backfill, plan.topic, plan.model_id, ask_service
+        )
+    return replace(plan, model_id=model_id, model_version=version)
+
+
+def prepare_parts(ti: Any, dag_run: Any) -> list[dict[str, Any]]:
+    """Read and validate the records, write what has to be sent, and return the parts to code; none in a dry run."""
+    plan = pull_plan(ti)
+    with open_staging(plan.staging) as staging:
+        prepared = prepare(plan, open_warehouse(plan.engine_memory_mb), staging)
+    push_prepared(ti, prepared, _estimate_run(prepared, dag_run))
+    return [] if plan.dry_run else [part.to_dict() for part in prepared.parts]
+
+
+def _estimate_run(prepared: Prepared, dag_run: Any) -> Estimate:
+    metadata = read_metadata(dag_run)
+    max_operations = metadata.pool.max_operations if metadata and metadata.pool else None
+    calls_per_second = CodingServiceHook().settings.requests_per_second
+    return estimate_run(prepared, PLANNING_CALLS, CALLS_PER_PART, calls_per_second, max_operations)
+
+
+def land_results(ti: Any) -> dict[str, Any]:
+    """Keep the results of every part, publish the run's dates if all results are there, and return the summary.
+
+    :raises DataError: an earlier task failed, so that there is nothing to land
+    """
+    plan, prepared = pull_plan(ti), pull_prepared(ti)
+    if plan.dry_run:
+        raise AirflowSkipException("a dry run sends nothing, so there is nothing to land")
+    part_results = pull_part_results(ti, prepared.parts)
+    if prepared.parts and not any(result.operation_id for result in part_results):
+        raise DataError("nothing was sent, so there is nothing to land: see the log of the first task that failed")
+    with open_staging(plan.staging) as staging:
+        return land(plan, prepared, part_results, open_warehouse(plan.engine_memory_mb), staging).to_dict()
+
+
+def report_run(ti: Any) -> str:
+    """Write the report of the run, or the estimate of a dry run, and return its URI."""
+    plan = pull_plan(ti)
+    with open_staging(plan.staging) as staging:
+        if plan.dry_run:
+            return write_estimate(plan, pull_estimate(ti), staging)
+        warehouse = open_warehouse(plan.engine_memory_mb)
+        return write_report(plan, pull_prepared(ti), pull_landing_summary(ti), warehouse, staging)
+
+
+def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> None:
+    """Emit an event of the asset for each date that was published, with the date as its partition.
+
+    The run's own partition is announced even if nothing in it changed, because another DAG can be waiting for it.
+    """
+    plan, summary = pull_plan(ti), pull_landing_summary(ti)
+    days = sorted({*summary.days, *filter(None, [dag_run.partition_key])})
+    if plan.max_records or not days:
+        raise AirflowSkipException("nothing was published")
+    outlet_events[asset].add_partitions(days)
+    outlet_events[asset].extra = {
+        "read": summary.read,
+        "coded": summary.coded,
+        "uncoded": summary.uncoded,
+        "rejected": summary.rejected,
+        "texts": summary.texts,
+        "texts_sent": summary.texts_sent,
+        "operations": summary.operations,
+        "from_date": summary.from_date,
+        "to_date": summary.to_date,
+        "topic": plan.topic,
+        "model_id": plan.model_id,
+        "model_version": plan.model_version,
+        "run_id": plan.run_id,
+    }
+
+
+def clean_up(ti: Any) -> None:
+    """Remove the files of a landed run, unless `CODING_KEEP_STAGING` says to keep them."""
+    if read_setting("CODING_KEEP_STAGING", "false").lower() not in ("1", "true", "yes"):
+        remove_files(ti)
+
+
+def remove_files(ti: Any) -> None:
+    """Remove the files of a run except its report, because they contain people's texts."""
+    with open_staging(pull_plan(ti).staging) as staging:
+        staging.clear()
+
+
+# ---- compare_models, sweep_staging -------------------------------------------------------------------------------
+
+
+def compare_models(params: Mapping[str, Any], run_id: str) -> str:
+    """Count what changed between two models, write the report, and return its URI."""
+    from include.comparison.comparison import Comparison
+    from include.comparison.report import write_comparison
+
+    comparison = Comparison(**params, schema=read_schema())
+    # A quarter remains for what an engine uses beyond its limit.
+    warehouse = open_warehouse(read_memory_mb() * 3 // 4)
+    with open_staging(run_folder(run_id, COMPARISONS)) as staging:
+        return write_comparison(comparison, warehouse, staging)
+
+
+def sweep_staging() -> list[str]:
+    """Clear the folders of abandoned runs and exchanges, and return their URIs."""
+    base, min_age = staging_base(), timedelta(days=float(read_setting("CODING_STAGING_DAYS", "14")))
+    fs, now = open_file_system(base), pendulum.now("UTC")
+    return [uri for folder in (RUNS, EXCHANGE) for uri in sweep(f"{base}/{folder}", min_age, now, fs)]

@@ -1,0 +1,131 @@
+"""What PostgreSQL and Redshift share: transactions, snapshots and staging tables in plain SQL, and their errors."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
+from include.warehouse.warehouse import ArrowRows
+
+#: SQLSTATE of a missing permission.
+_PERMISSION_DENIED = "42501"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServerError:
+    """What a server reported about a failure.
+
+    :param message: one line that contains nothing of a row
+    :param state: its SQLSTATE; empty if there is none
+    :param is_refusal: whether the server refuses the settings of the connection
+    """
+
+    message: str
+    state: str = ""
+    is_refusal: bool = False
+
+
+@contextmanager
+def translate_errors(
+    warehouse: str,
+    failure: str = "rejected a statement or closed the connection",
+    *,
+    driver_errors: type[Exception] | tuple[type[Exception], ...],
+    parse: Callable[[Any], ServerError],
+    missing_table_states: Collection[str],
+) -> Iterator[None]:
+    """Raise a driver's errors as ours. They are not chained, since a driver's error can quote a row of a table, or a
+    statement with its credentials.
+
+    :param failure: what the warehouse did, for the message
+    :param parse: returns what is safe to log of an error
+    :param missing_table_states: SQLSTATEs of a missing table, schema or database
+    """
+    try:
+        yield
+    except driver_errors as exception:
+        error, prefix = parse(exception), f"warehouse {warehouse!r}"
+        if error.state in missing_table_states:
+            raise NoSuchTableError(f"{prefix}: {error.message}") from None
+        if error.state == _PERMISSION_DENIED:
+            raise WarehouseSettingsError(
+                f"{prefix}: {error.message}; grant it to the user of the connection"
+            ) from None
+        error_class = WarehouseSettingsError if error.is_refusal else WarehouseError
+        raise error_class(f"{prefix} {failure}: {error.message}") from None
+
+
+class ServerSession(ABC):
+    """One connection to a server.
+
+    :param connection: connection of the server's driver, which commits each statement outside a transaction
+    :param name: name of the warehouse, for messages
+    """
+
+    _begin_snapshot = "BEGIN"
+    _lock_mode = ""
+
+    def __init__(self, connection: Any, name: str) -> None:
+        self._connection, self._name = connection, name
+
+    @abstractmethod
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement with bound values and return its rows."""
+
+    @abstractmethod
+    def _create_staging_table(self, name: str, rows: ArrowRows) -> str:
+        """Copy rows into a new temporary table and return its name as SQL."""
+
+    def is_open(self) -> bool:
+        """Return whether the connection still works. An open transaction is rolled back."""
+        try:
+            self.execute("ROLLBACK")
+        except WarehouseError:
+            return False
+        return True
+
+    @contextmanager
+    def staged(self, name: str, rows: ArrowRows) -> Iterator[None]:
+        """Copy `rows` into a temporary table for the statements of the block."""
+        drop = f"DROP TABLE {self._create_staging_table(name, rows)}"
+        try:
+            yield
+        except BaseException:
+            with suppress(WarehouseError):  # a failed transaction rejects it too, which must not hide the first error
+                self.execute(drop)
+            raise
+        self.execute(drop)
+
+    @contextmanager
+    def transaction(self, lock: str | None = None) -> Iterator[None]:
+        """Commit all statements of the block together, or none of them."""
+        self.execute("BEGIN")
+        try:
+            if lock:  # this comes first, since the first statement can determine the snapshot
+                log.info("Locking %s; this waits while another run holds the lock", lock)
+                self.execute(f"LOCK TABLE {lock}{self._lock_mode}")
+            yield
+        except BaseException:
+            self._roll_back()
+            raise
+        self.execute("COMMIT")
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let all statements of the block read one snapshot, and undo whatever they change."""
+        self.execute(self._begin_snapshot)
+        try:
+            yield
+        finally:
+            self._roll_back()
+
+    def _roll_back(self) -> None:
+        with suppress(WarehouseError):  # a lost connection has ended the transaction already
+            self.execute("ROLLBACK")

@@ -1,0 +1,110 @@
+"""The steps of a call to the service, written once for the synchronous and the asynchronous hook.
+
+A call flow yields steps and receives their results; it sends nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from coding_service import protocol
+from coding_service.call_budget import CallBudget
+from coding_service.errors import QuotaExceededError, ServiceUnavailableError, TooManyRequestsError
+from coding_service.protocol import Answer, Call
+from coding_service.settings import ServiceSettings
+from coding_service.shared_state import SharedFile, SharedRow
+from coding_service.tokens import TokenSlot, TokenStore
+
+T = TypeVar("T")
+
+#: Pause of all callers after a "Too Many Requests" without a Retry-After header.
+DEFAULT_PAUSE_S = 5.0
+#: How often, and for how long, to check for a token that another process is fetching.
+TOKEN_CHECK_INTERVAL_S, TOKEN_TIMEOUT_S = 0.1, 120.0
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A step: wait for this many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Send:
+    """A step: send this request and return the answer."""
+
+    method: str
+    url: str
+    headers: dict[str, str] = field(repr=False)
+    body: str | None = None
+
+
+@dataclass(frozen=True)
+class RunBlocking:
+    """A step: return the result of this function, which may block on a lock or a database."""
+
+    function: Callable[[], Any]
+
+
+Step = Wait | Send | RunBlocking
+Flow = Generator[Step, Any, T]
+
+
+class CallFlow:
+    """Turns a call into steps: get a token, reserve a moment, send, and send again if the token was refused.
+
+    :param settings: settings of the service
+    :param state_dir: folder for the token and the call budget, shared by the processes of this machine
+    :param budget_row: where the call budget is kept instead, if several machines share it
+    """
+
+    def __init__(self, settings: ServiceSettings, state_dir: Path, budget_row: SharedRow | None = None) -> None:
+        self.settings = settings
+        account = state_dir / settings.account
+        self._tokens = TokenStore(account.with_suffix(".token"), settings.client_id, settings.client_secret)
+        state = budget_row or SharedFile(account.with_suffix(".calls"))
+        self._budget = CallBudget(state, settings.requests_per_second, settings.requests_per_day)
+
+    def steps(self, call: Call[T]) -> Flow[T]:
+        """Yield the steps of `call` one by one, and return the value of its answer."""
+        token = yield from self._token()
+        answer = yield from self._send(call, token)
+        if answer.is_explicit_deny:  # the token may have expired or been revoked (docs/service-contract.md 4)
+            token = yield from self._token(refused_token=token)
+            answer = yield from self._send(call, token)
+        try:
+            return protocol.read(call, answer)
+        except TooManyRequestsError as error:
+            yield RunBlocking(partial(self._budget.slow_down, error.retry_after or DEFAULT_PAUSE_S))
+            raise
+        except QuotaExceededError as error:
+            yield RunBlocking(partial(self._budget.stop, error.retry_after or protocol.QUOTA_WAIT_S))
+            raise
+
+    def _send(self, call: Call[T], token: str) -> Flow[Answer]:
+        if seconds := (yield RunBlocking(self._budget.reserve)):
+            yield Wait(seconds)
+            yield RunBlocking(self._budget.confirm)
+        headers = protocol.api_headers(token, self.settings.authorization_prefix)
+        return (yield Send(call.method, self.settings.api_url + call.path, headers))
+
+    def _token(self, refused_token: str | None = None) -> Flow[str]:
+        for _ in range(round(TOKEN_TIMEOUT_S / TOKEN_CHECK_INTERVAL_S)):
+            with self._tokens.slot() as slot:
+                if slot is not None:
+                    return slot.get(refused_token) or (yield from self._fetch_token(slot))
+            yield Wait(TOKEN_CHECK_INTERVAL_S)
+        raise ServiceUnavailableError(f"another process has been fetching a token for {TOKEN_TIMEOUT_S:.0f} s")
+
+    def _fetch_token(self, slot: TokenSlot) -> Flow[str]:
+        settings = self.settings
+        headers = protocol.token_headers(settings.client_id, settings.client_secret)
+        answer = yield Send("POST", settings.auth_url + protocol.TOKEN_PATH, headers, protocol.TOKEN_BODY)
+        token, lifetime = protocol.read_token(answer)
+        slot.save(token, lifetime)
+        return token

@@ -1,0 +1,136 @@
+"""A file during its download: on this machine, or in object storage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from coding_service.storage import BLOCK_BYTES, OBJECT_BLOCK_BYTES, STORAGE_ERRORS, FilePath, translate_storage_errors
+
+log = logging.getLogger(__name__)
+
+
+class PartialDownload(ABC):
+    """The bytes of a file that have been downloaded so far, and the ETag of that file."""
+
+    def __init__(self, path: Any) -> None:
+        self.path = path
+        self._reset("")
+
+    def _reset(self, etag: str) -> None:
+        self.size, self.etag, self.lines = 0, etag, 0
+        self._hash = hashlib.sha256()
+
+    def _count(self, block: bytes) -> None:
+        self._hash.update(block)
+        self.lines += block.count(b"\n")
+        self.size += len(block)
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    @abstractmethod
+    def start(self, etag: str) -> None:
+        """Discard everything and start with a new file."""
+
+    @abstractmethod
+    def append(self, blocks: Iterator[bytes]) -> Iterator[int]:
+        """Write the blocks, and yield the size of each."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Make the complete file appear at its path."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Clean up after an attempt that could not complete the file."""
+
+
+class PartialFile(PartialDownload):
+    """A local file beside its final path. Its ETag is kept as well, so that a later attempt can resume."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._data, self._etag_file = path.with_name(path.name + ".partial"), path.with_name(path.name + ".etag")
+        if self._data.exists() and self._etag_file.exists():
+            self.etag = _read_etag(self._etag_file)
+            with self._data.open("rb") as file:
+                while block := file.read(BLOCK_BYTES):
+                    self._count(block)
+
+    def start(self, etag: str) -> None:
+        self._reset(etag)
+        with translate_storage_errors(self._data, "written"):
+            self._data.parent.mkdir(parents=True, exist_ok=True)
+            self._data.write_bytes(b"")
+            self._etag_file.write_text(json.dumps({"etag": etag}))
+
+    def append(self, blocks: Iterator[bytes]) -> Iterator[int]:
+        with translate_storage_errors(self._data, "written"), self._data.open("ab") as file:
+            for block in blocks:
+                file.write(block)
+                file.flush()  # so that a full disk raises its error before the block is counted
+                self._count(block)
+                yield len(block)
+
+    def finish(self) -> None:
+        with translate_storage_errors(self.path, "written"):
+            self._data.replace(self.path)
+            self._etag_file.unlink()
+
+    def abandon(self) -> None:
+        """Keep the files for the next attempt."""
+
+
+class PartialObject(PartialDownload):
+    """An object that is uploaded in parts during the download, without a local copy. A later attempt starts over."""
+
+    _file: Any = None
+
+    def start(self, etag: str) -> None:
+        self.abandon()
+        self._reset(etag)
+        with translate_storage_errors(self.path, "written"):
+            self._file = self.path.fs.open(self.path.path, "wb", block_size=OBJECT_BLOCK_BYTES)
+
+    def append(self, blocks: Iterator[bytes]) -> Iterator[int]:
+        for block in blocks:
+            with translate_storage_errors(self.path, "written"):
+                self._file.write(block)
+            self._count(block)
+            yield len(block)
+
+    def finish(self) -> None:
+        with translate_storage_errors(self.path, "written"):
+            self._file.close()
+
+    def abandon(self) -> None:
+        """Delete the parts that were uploaded. If that fails, they remain until something else removes them."""
+        if self._file is None or self._file.closed:
+            return
+        try:
+            self._file.discard()
+        except STORAGE_ERRORS as error:
+            log.warning("The incomplete upload to %s could not be aborted: %s", self.path, error)
+        finally:
+            self._file.closed = True  # otherwise garbage collection would complete the upload
+
+
+def open_partial_download(path: FilePath) -> PartialDownload:
+    """Return the download to `path` that an earlier attempt began, or a new one."""
+    return PartialFile(path) if isinstance(path, Path) else PartialObject(path)
+
+
+def _read_etag(path: Path) -> str:
+    """Return the ETag that an earlier attempt stored; "" (start over) if the file is damaged."""
+    try:
+        etag = json.loads(path.read_text())["etag"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return etag if isinstance(etag, str) else ""

@@ -1,0 +1,16 @@
+"""The Airflow plugin of this project."""
+
+from __future__ import annotations
+
+from airflow.plugins_manager import AirflowPlugin
+
+from include.pipeline import run_metadata
+from include.pipeline.alerts import ScheduledRunDue
+
+
+class OccupationCodingPlugin(AirflowPlugin):
+    """Registers the listener that gives runs their metadata, and the reference of the deadline of scheduled runs."""
+
+    name = "occupation_coding"
+    listeners = (run_metadata,)
+    deadline_references = (ScheduledRunDue,)

@@ -1,0 +1,209 @@
+"""Who is told of what, and that a broken setting hides nothing."""
+
+import json
+import logging
+import threading
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+from airflow.sdk import BaseNotifier
+
+from coding_service import alerts
+from coding_service.errors import SettingsError
+from tests.support.file_notifier import read_alerts
+from tests.support.smtp import make_tls, read_body, run_mailbox
+
+FILE_NOTIFIER = "tests.support.file_notifier.FileNotifier"
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """Alerts go to a file; returns what stands in it."""
+    path = tmp_path / "alerts.jsonl"
+    kwargs = {"path": str(path), "subject": "{{ subject }}", "message": "{{ message }}"}
+    monkeypatch.setenv("CODING_ALERTS", json.dumps({"notifier": FILE_NOTIFIER, "kwargs": kwargs}))
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.agency.example/")
+    return lambda: read_alerts(path)
+
+
+def failure(partition_key="2026-10-05", conf=None, states=None):
+    """The context that a DAG's callback gets."""
+    states = states or {"plan": "success", "code.poll_1": "failed", "land": "failed", "report": "upstream_failed"}
+    return {
+        "dag": SimpleNamespace(dag_id="recode_occupations"),
+        "run_id": "run+1",
+        "reason": "task_failure",
+        "dag_run": SimpleNamespace(partition_key=partition_key, conf=conf),
+        "ti": SimpleNamespace(get_task_states=lambda dag_id, run_ids: {run_ids[0]: states}),
+    }
+
+
+def lateness():
+    """The context that a deadline's callback gets."""
+    run = {
+        "dag_id": "recode_occupations", "dag_run_id": "run+1", "run_type": "scheduled", "state": "running",
+        "partition_key": "2026-10-05", "conf": None,
+    }  # fmt: skip
+    return {"dag_run": run, "deadline": {"deadline_time": datetime(2026, 10, 5, 19, tzinfo=UTC)}}
+
+
+def test_a_failed_run_is_told_with_its_failed_tasks_its_dates_its_page_and_what_to_read(told):
+    alerts.tell_of_failure(failure())
+    (alert,) = told()
+    assert alert["subject"] == "recode_occupations failed for 2026-10-05"
+    assert alert["message"].splitlines() == [
+        "Run run+1 of recode_occupations failed: code.poll_1, land",
+        "Response dates: 2026-10-05",
+        "The run: https://airflow.agency.example/dags/recode_occupations/runs/run%2B1",
+        "What to do: docs/runbook.md#a-run-failed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("conf", "dates"),
+    [
+        ({"from_date": "2026-01-01", "to_date": "2026-01-31"}, "2026-01-01 to 2026-01-31"),
+        ({"from_date": "2026-01-01", "to_date": None}, "2026-01-01"),
+        (None, "run+1"),
+    ],
+)
+def test_the_dates_of_a_run_without_a_partition_are_those_of_its_form(told, conf, dates):
+    alerts.tell_of_failure(failure(partition_key=None, conf=conf))
+    assert told()[0]["subject"] == f"recode_occupations failed for {dates}"
+
+
+def test_a_run_that_failed_without_a_failed_task_is_told_with_the_reason(told):
+    context = failure()
+    del context["dag_run"], context["ti"]
+    alerts.tell_of_failure({**context, "reason": "timed_out"})
+    assert told()[0]["message"].startswith("Run run+1 of recode_occupations failed: timed_out\n")
+
+
+async def test_a_scheduled_run_that_is_late_is_told_by_when_it_should_have_landed(told):
+    await alerts.tell_of_lateness(lateness())
+    (alert,) = told()
+    assert alert["subject"] == "recode_occupations is late: no codes for 2026-10-05"
+    assert "has not landed by 2026-10-05 19:00 UTC; its state is running\n" in alert["message"]
+    assert alert["message"].endswith("docs/runbook.md#the-codes-are-late")
+
+
+class Both(BaseNotifier):
+    """Notes in which way it was called, and whether that blocked the main thread."""
+
+    ways: ClassVar = []
+
+    def notify(self, context):
+        self.ways.append(("sync", threading.current_thread() is threading.main_thread()))
+
+    async def async_notify(self, context):
+        self.ways.append(("async", threading.current_thread() is threading.main_thread()))
+
+
+class Asynchronous(Both):
+    """Has the other half only."""
+
+    notify = BaseNotifier.notify
+
+
+@pytest.mark.parametrize(("notifier", "way"), [("Both", ("sync", False)), ("Asynchronous", ("async", True))])
+async def test_no_notifier_blocks_the_triggerer(monkeypatch, notifier, way):
+    Both.ways.clear()
+    monkeypatch.setenv("CODING_ALERTS", json.dumps({"notifier": f"{__name__}.{notifier}"}))
+    await alerts.tell_of_lateness(lateness())
+    assert Both.ways == [way]
+
+
+@pytest.mark.parametrize("security", ["none", "STARTTLS"])
+async def test_addresses_alone_are_told_by_mail(tmp_path, monkeypatch, security):
+    monkeypatch.delenv("CODING_ALERTS", raising=False)
+    monkeypatch.setenv("CODING_ALERT_EMAIL", "night@agency.example, day@agency.example")
+    certificate = tmp_path / "certificate.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with run_mailbox(make_tls(certificate) if security == "STARTTLS" else None) as mailbox:
+        monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", mailbox.connection())
+        alerts.tell_of_failure(failure())
+        await alerts.tell_of_lateness(lateness())
+    failed, late = mailbox.messages
+    for message in (failed, late):
+        assert message["To"] == "night@agency.example, day@agency.example"
+        assert message["From"] == "airflow@agency.example"
+    assert failed["Subject"] == "recode_occupations failed for 2026-10-05"
+    assert "failed: code.poll_1, land" in read_body(failed)
+    assert late["Subject"] == "recode_occupations is late: no codes for 2026-10-05"
+
+
+def test_an_airflow_variable_goes_before_the_environment(told, tmp_path, monkeypatch):
+    path = tmp_path / "of-the-variable.jsonl"
+    channel = {"notifier": FILE_NOTIFIER, "kwargs": {"path": str(path), "subject": "{{ dag_run.run_id }}"}}
+    monkeypatch.setenv("AIRFLOW_VAR_CODING_ALERTS", json.dumps(channel))
+    alerts.tell_of_failure(failure())
+    assert [alert["subject"] for alert in read_alerts(path)] == ["run+1"]
+    assert told() == []
+
+
+def test_without_any_setting_the_log_says_that_nobody_is_told_and_what_to_set(monkeypatch, caplog):
+    monkeypatch.delenv("CODING_ALERTS", raising=False)
+    alerts.tell_of_failure(failure())
+    (record,) = (record for record in caplog.records if record.name == alerts.__name__)
+    assert record.levelno == logging.WARNING
+    assert "recode_occupations failed for 2026-10-05" in record.getMessage()
+    assert "CODING_ALERT_EMAIL" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("setting", "wrong"),
+    [
+        ("mail me", "CODING_ALERTS is not JSON"),
+        ('"tests.support.file_notifier.FileNotifier"', "or a list of these"),
+        ('{"notifier": "tests.support.file_notifier.FileNotifier", "args": {}}', "or a list of these"),
+        ('{"kwargs": {}}', "or a list of these"),
+        ('{"notifier": "no.such.Notifier"}', "No module named 'no'"),
+        ('{"notifier": "json.dumps"}', "'json.dumps' is no notifier of Airflow"),
+        ('{"notifier": "tests.support.file_notifier.FileNotifier", "kwargs": {"to": "x"}}', "argument 'to'"),
+        (
+            '{"notifier": "tests.support.file_notifier.FileNotifier", "kwargs": {"path": "x", "subject": "{{ text }}"}}',
+            "'text' is undefined",
+        ),
+    ],
+)
+async def test_a_broken_setting_leaves_the_alert_in_the_log_and_what_is_wrong(monkeypatch, caplog, setting, wrong):
+    monkeypatch.setenv("CODING_ALERTS", setting)
+    alerts.tell_of_failure(failure())
+    await alerts.tell_of_lateness(lateness())
+    failed, late = (record for record in caplog.records if record.name == alerts.__name__)
+    assert (failed.levelno, late.levelno) == (logging.ERROR, logging.ERROR)
+    assert "recode_occupations failed for 2026-10-05" in failed.getMessage()
+    assert "recode_occupations is late" in late.getMessage()
+    assert wrong in str(failed.exc_info[1])
+
+
+async def test_a_channel_that_breaks_keeps_no_other_from_being_used(told, tmp_path, monkeypatch):
+    kwargs = {"path": str(tmp_path / "alerts.jsonl"), "subject": "{{ subject }}"}
+    works = {"notifier": FILE_NOTIFIER, "kwargs": kwargs}
+    broken = {"notifier": FILE_NOTIFIER, "kwargs": {**kwargs, "path": str(tmp_path / "nowhere" / "file")}}
+    monkeypatch.setenv("CODING_ALERTS", json.dumps([works, broken, works]))
+    alerts.tell_of_failure(failure())
+    await alerts.tell_of_lateness(lateness())
+    assert [alert["subject"] for alert in told()] == [
+        "recode_occupations failed for 2026-10-05",
+        "recode_occupations failed for 2026-10-05",
+        "recode_occupations is late: no codes for 2026-10-05",
+        "recode_occupations is late: no codes for 2026-10-05",
+    ]
+
+
+@pytest.mark.parametrize(("text", "hours"), [(None, 6), ("", 6), ("4", 4), ("0.5", 0.5)])
+def test_the_hours_in_which_a_run_must_have_landed_are_a_setting(monkeypatch, text, hours):
+    monkeypatch.delenv("CODING_LAND_WITHIN_HOURS", raising=False)
+    if text is not None:
+        monkeypatch.setenv("CODING_LAND_WITHIN_HOURS", text)
+    assert alerts.landing_deadline().interval == timedelta(hours=hours)
+
+
+@pytest.mark.parametrize("text", ["six", "0", "-1", "nan", "inf", "06:00"])
+def test_hours_that_make_no_sense_are_refused_with_the_name_of_the_setting(monkeypatch, text):
+    monkeypatch.setenv("CODING_LAND_WITHIN_HOURS", text)
+    with pytest.raises(SettingsError, match=f"CODING_LAND_WITHIN_HOURS is '{text}'"):
+        alerts.landing_deadline()
