@@ -1,19 +1,31 @@
-# One image for every Airflow process, the one-shot steps and the local coding service.
-FROM apache/airflow:3.3.2
+# Two images: `airflow` (the default target) for every Airflow process and the one-shot steps of docker-compose.yaml, and
+# `coding-service` for the local coding service, which alone needs scikit-learn.
+FROM apache/airflow:3.3.2-python3.11 AS base
 
 USER root
-# an empty named volume takes over owner and mode of the folder that it is mounted on
+# an empty named volume takes owner and mode from the folder at its mount point
 RUN install --directory --owner=airflow --group=root --mode=0770 \
     /opt/airflow/coding_service /opt/airflow/service /opt/airflow/staging \
  && install --directory --owner=airflow --group=root --mode=0755 /opt/secrets
 USER airflow
 
-# --no-deps: the lock names everything, so there is nothing to resolve
+# --no-deps: the lock pins every package, so there is nothing to resolve
 COPY --chown=airflow:root requirements.lock /opt/airflow/
 RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps -r /opt/airflow/requirements.lock
+
+# Airflow adds its plugins folder to the import path, but not the parent folder of `include`
+ENV PYTHONPATH=/opt/airflow
+
+
+FROM base AS coding-service
+
+COPY --chown=airflow:root requirements-local.lock /opt/airflow/
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps -r /opt/airflow/requirements-local.lock
+COPY --chown=airflow:root include /opt/airflow/include
+
+
+FROM base AS airflow
 
 COPY --chown=airflow:root dags /opt/airflow/dags
 COPY --chown=airflow:root plugins /opt/airflow/plugins
 COPY --chown=airflow:root include /opt/airflow/include
-# Airflow puts its plugins on the path of imports, but not the folder that `include` lies in
-ENV PYTHONPATH=/opt/airflow

@@ -1,11 +1,7 @@
-"""A backfill through real Airflow processes: what it asks of the coding service.
-
-python -m bench.backfill [--days 365]
-"""
+"""Count the calls that a backfill makes to the coding service, on real Airflow processes."""
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections import Counter
@@ -16,113 +12,102 @@ from typing import Any
 
 import duckdb
 
-from bench.end_to_end import DAG_ID, LOOK, journal, kind, runs
+from bench.end_to_end import POLL_S, describe_request, list_runs, read_journal
 from bench.page import table
+from include.pipeline.names import RECODE_DAG_ID
 from include.stack.processes import Stack
 
-DAYS = 30
-#: Records of a day, and the last of the days.
-RECORDS, LAST = 200, date(2026, 10, 31)
-#: Seconds that the service takes for an operation, and how many runs are under way at once.
-SECONDS, AT_ONCE = 20, 6
-PER_DAY = 10_000
-LONGEST = 4 * 3600
+RECORDS_PER_DAY, LAST_DAY = 200, date(2026, 10, 31)
+OPERATION_S, CONCURRENT_RUNS = 20, 6
+CALLS_PER_DAY = 10_000
+TIMEOUT_S = 4 * 3600
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.backfill", description=__doc__)
-    parser.add_argument("--days", type=int, default=DAYS)
-    for section in sections(parser.parse_args().days):
-        print(section, end="\n\n", flush=True)
-
-
-class Days(Stack):
-    """The stack with so many days of answers, the same number for each."""
+class DaysStack(Stack):
+    """The stack with the same number of records for each day of a table `days`."""
 
     def __init__(self, folder: Path, days: int) -> None:
-        options = ("--coder", "stub", "--progression", "by_time", "--seconds", str(SECONDS))
+        options = ("--coder", "stub", "--progression", "by_time", "--seconds", str(OPERATION_S))
         super().__init__(folder, service_options=options)
         self.days = days
 
     def _load_sample(self) -> None:
         super()._load_sample()
         with duckdb.connect(str(self.warehouse)) as connection:
-            # another part of the sample each day: most texts come again, as people's answers do
+            # a different part of the sample for each day: most texts occur again, as in real surveys
             connection.execute(
                 f"""
                 CREATE TABLE days AS
                 SELECT 'D' || day || '-' || record_id AS record_id, occp_text, tasks_text,
-                    DATE '{LAST}' - CAST(day AS INTEGER) AS response_date
+                    DATE '{LAST_DAY}' - CAST(day AS INTEGER) AS response_date
                 FROM (
                     SELECT *, row_number() OVER (PARTITION BY day ORDER BY hash(record_id || day)) AS place
                     FROM survey_responses, range(?) AS days(day)
-                ) WHERE place <= {RECORDS}
+                ) WHERE place <= {RECORDS_PER_DAY}
                 """,
                 [self.days],
             )
 
 
 class Backfill:
-    """A backfill that has ended: how long it took, and the calls it made."""
+    """A backfill that has ended: its duration and its calls to the service."""
 
-    def __init__(self, stack: Days, **options: Any) -> None:
-        before, begun = len(journal(stack)), time.monotonic()
+    def __init__(self, stack: DaysStack, **options: Any) -> None:
+        calls_before, start = len(read_journal(stack)), time.monotonic()
         body = {
-            "dag_id": DAG_ID, "from_date": f"{LAST - timedelta(stack.days - 1)}T00:00:00Z",
-            "to_date": f"{LAST}T00:00:00Z", "run_backwards": True, "max_active_runs": AT_ONCE,
+            "dag_id": RECODE_DAG_ID, "from_date": f"{LAST_DAY - timedelta(stack.days - 1)}T00:00:00Z",
+            "to_date": f"{LAST_DAY}T00:00:00Z", "run_backwards": True, "max_active_runs": CONCURRENT_RUNS,
             "dag_run_conf": {"source": "days"}, **options,
         }  # fmt: skip
-        number = stack.api.request("POST", "/backfills", json=body)["id"]
-        while not stack.api.request("GET", f"/backfills/{number}")["completed_at"]:
-            if time.monotonic() - begun > LONGEST:
-                raise TimeoutError(f"the backfill is not over after {LONGEST} s; its logs are in {stack.folder}")
+        backfill_id = stack.api.request("POST", "/backfills", json=body)["id"]
+        while not stack.api.request("GET", f"/backfills/{backfill_id}")["completed_at"]:
+            if time.monotonic() - start > TIMEOUT_S:
+                raise TimeoutError(f"the backfill has not ended after {TIMEOUT_S} s; its logs are in {stack.folder}")
             time.sleep(1)
-        self.seconds = time.monotonic() - begun
-        self.calls = Counter(kind(entry) for entry in journal(stack)[before:] if "/v1/" in entry["path"])
+        self.seconds = time.monotonic() - start
+        entries = read_journal(stack)[calls_before:]
+        self.calls = Counter(describe_request(entry) for entry in entries if "/v1/" in entry["path"])
 
 
 def sections(days: int) -> Iterator[str]:
-    """Run the backfill twice, and yield what the page says of it, piece by piece."""
+    """Run the backfill twice, and yield its part of the page."""
     with tempfile.TemporaryDirectory() as folder:
-        stack = Days(Path(folder), days)
+        stack = DaysStack(Path(folder), days)
         stack.start()
         try:
-            while not (nights := runs(stack)):
-                time.sleep(LOOK)
-            stack.api.wait(nights[0]["dag_run_id"])
+            while not (scheduled_runs := list_runs(stack)):
+                time.sleep(POLL_S)
+            stack.api.wait(scheduled_runs[0]["dag_run_id"])
             first = Backfill(stack)
-            tasks = len(stack.api.task_instances(runs(stack)[-1]["dag_run_id"]))
+            tasks = len(stack.api.task_instances(list_runs(stack)[-1]["dag_run_id"]))
             second = Backfill(stack, reprocess_behavior="completed")
             with duckdb.connect(str(stack.warehouse), read_only=True) as warehouse:
-                ((operations, sent, texts),) = warehouse.execute(
+                ((operations, texts_sent, texts),) = warehouse.execute(
                     "SELECT count(*), sum(records), (SELECT count(*) FROM coding.coded_texts)"
                     " FROM coding.coding_operations"
                 ).fetchall()
-                ((published,),) = warehouse.execute(
+                ((published_days,),) = warehouse.execute(
                     "SELECT count(DISTINCT response_date) FROM coding.coded_records"
                 ).fetchall()
         finally:
             stack.stop()
-    if published != days:
-        raise RuntimeError(f"{published} of {days} days are published")
-    year = 365 * first.calls.total() / days
-    kinds = sorted({*first.calls, *second.calls})
-    rows = [[f"`{name}`", first.calls[name], second.calls[name]] for name in kinds]
+    if published_days != days:
+        raise RuntimeError(f"the backfill published {published_days} of {days} days")
+    calls_per_year = 365 * first.calls.total() / days
+    requests = sorted({*first.calls, *second.calls})
+    rows = [[f"`{request}`", first.calls[request], second.calls[request]] for request in requests]
     rows.append(["all", first.calls.total(), second.calls.total()])
     yield f"""\
-## Calls
+## Calls of a backfill
 
-A backfill of {days} days of {RECORDS} records each, the newest first, {AT_ONCE} runs at once, on real Airflow
-processes; the local service takes {SECONDS} s for an operation. The second one is over the same days
-(`--reprocess-behavior completed`). `python -m bench.backfill --days 365` is a year."""
-    yield table(["call", f"{days} days", "again"], rows)
+A backfill of {days} days with {RECORDS_PER_DAY} records each, newest day first, on real Airflow processes with
+{CONCURRENT_RUNS} runs at a time. The local service takes {OPERATION_S} s for an operation. The second backfill covers
+the same days (`--reprocess-behavior completed`). `python -m bench backfill --days 365` measures a year."""
+    yield table(["call", "first backfill", "second backfill"], rows)
     yield f"""\
-{first.calls.total() / days:.1f} calls a day of answers, {first.calls.total() / operations:.1f} an operation;
-{first.calls.total() / PER_DAY:.1%} of the {PER_DAY:,} calls that a day allows. {tasks} tasks a run of one part.
-365 such days, which is computed, make {year:,.0f} calls: {year / PER_DAY:.0%} of a day's.
-{texts:,} distinct texts were sent {sent / texts:.2f} times each: runs that overlap may send the same text.
-From start to end {first.seconds / 60:.0f} min, and {second.seconds / 60:.0f} min again."""
-
-
-if __name__ == "__main__":
-    main()
+{first.calls.total() / days:.1f} calls per day of records and {first.calls.total() / operations:.1f} per operation;
+{first.calls.total() / CALLS_PER_DAY:.1%} of the daily quota of {CALLS_PER_DAY:,} calls. A run of one part has
+{tasks} tasks. Computed, not measured: 365 such days make {calls_per_year:,.0f} calls,
+{calls_per_year / CALLS_PER_DAY:.0%} of a daily quota. Each of {texts:,} distinct texts was sent
+{texts_sent / texts:.2f} times on average, because concurrent runs can send the same text.
+The first backfill took {first.seconds / 60:.0f} min, the second {second.seconds / 60:.0f} min."""

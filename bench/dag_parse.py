@@ -1,4 +1,4 @@
-"""What importing the DAG file costs beyond importing Airflow, in fresh processes: `make bench`."""
+"""Measure how long the import of the DAG file takes in addition to Airflow's own import, in fresh processes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from bench.measure import ROOT
+
 ROUNDS = 7
 PROBE = """
 import sys, time
@@ -30,7 +30,7 @@ def main() -> None:
     airflow, dag = (
         statistics.median(column) for column in zip(*(map(float, line.split()) for line in lines), strict=True)
     )
-    print(f"DAG parse: importing Airflow {airflow:.2f} s, the DAG file beyond it {dag:.2f} s (medians of {ROUNDS})")
+    print(f"Importing Airflow takes {airflow:.2f} s, the DAG file a further {dag:.2f} s (medians of {ROUNDS})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is measured: records like a survey's, and the output files that the service would make of what is sent."""
+"""The input of the benchmarks: records as in a survey, and the output files that the service would return."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 
 from bench.measure import ROOT
-from include.coding.files import path_of
+from include.coding.files import path_from_uri
 from include.local_service.batch import Coding
 from include.local_service.records import read_lines
 from include.local_service.stub import StubCoder
@@ -18,15 +18,15 @@ from include.stack.sample import write_sample
 
 FOLDER = ROOT / ".run" / "bench"
 TOOL = ROOT.parent / "shared" / "tools" / "make_responses.py"
-#: Confidence from which the stub's code is a result: most texts get one, some only suggestions.
+#: Confidence from which the stub returns a code as the result: most texts get one, some only suggestions.
 THRESHOLD = 0.3
-#: Of the records of a night, one in so many has a text that nobody gave before.
-UNSEEN = 10
+#: One of this many records of the additional day has a new text.
+RECORDS_PER_NEW_TEXT = 10
 
 
-def records(rows: int) -> Path:
-    """Return a Parquet of October's records, made if it is not there yet: by the tool beside the project if there is
-    one, else by :mod:`include.stack.sample`."""
+def write_records(rows: int) -> Path:
+    """Return a Parquet file with records of October. Write it if it does not exist: with the tool beside the project,
+    or with :mod:`include.stack.sample` if there is no tool."""
     path = FOLDER / f"{'tool' if TOOL.exists() else 'sample'}-{rows}.parquet"
     if not path.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -40,13 +40,14 @@ def records(rows: int) -> Path:
     return path
 
 
-def night(source: Path, rows: int, path: Path) -> None:
-    """Write the records of one more day: answers drawn from `source`, some of them changed so that they are new."""
+def write_additional_day(source: Path, rows: int, path: Path) -> None:
+    """Write the records of one more day: a random sample of `source` in which some texts are new."""
     duckdb.execute(
         f"""
         COPY (
             SELECT 'N' || place AS record_id, DATE '2026-10-31' AS response_date,
-                CASE WHEN place % {UNSEEN} = 0 THEN occp_text || ' no. ' || place ELSE occp_text END AS occp_text,
+                CASE WHEN place % {RECORDS_PER_NEW_TEXT} = 0 THEN occp_text || ' no. ' || place ELSE occp_text END
+                    AS occp_text,
                 tasks_text
             FROM (
                 SELECT *, row_number() OVER () AS place
@@ -57,16 +58,16 @@ def night(source: Path, rows: int, path: Path) -> None:
     )
 
 
-def code(folder: Path) -> None:
+def code_parts(folder: Path) -> None:
     """Write the output files of a prepared run, as the local service with its stub would."""
-    for part in json.loads((folder / "prepared.json").read_text())["parts"]:
+    for part in json.loads((folder / "handoffs.json").read_text())["prepared"]["parts"]:
         output = folder / f"output-{part['part']:04}.jsonl"
-        with path_of(part["uri"]).open("rb") as lines, output.open("wb") as file:
+        with path_from_uri(part["input_uri"]).open("rb") as lines, output.open("wb") as file:
             file.writelines(Coding(StubCoder(THRESHOLD), lambda: False).lines(read_lines(lines)))
 
 
-def bytes_of_every_record(folder: Path) -> int:
-    """Bytes of the input files if each record of a prepared run were sent with its text."""
+def count_bytes_of_all_records(folder: Path) -> int:
+    """Return the bytes of the input files if each record of a prepared run were sent with its text."""
     ((total,),) = duckdb.execute(
         f"""
         SELECT sum(strlen(line.json) + 1)

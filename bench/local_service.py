@@ -1,4 +1,4 @@
-"""What the local coding service carries, beside bare servers that do nothing else in the same run: `make bench`."""
+"""Measure the throughput of the local coding service, side by side with servers that do nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import functools
 import http.client
 import http.server
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -21,10 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from include.local_service.stub import StubCoder  # noqa: E402
+from bench.measure import ROOT, read_peak_bytes
+from include.local_service.stub import StubCoder
 
 GIGABYTE = 1_000_000_000
 MIB = 1 << 20
@@ -37,7 +34,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
 def main(gigabytes: int) -> None:
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "data") as service:
+    with tempfile.TemporaryDirectory() as folder, start_service(Path(folder) / "data") as service:
         zeros = Path(folder) / "zeros"
         with zeros.open("wb") as handle:
             handle.truncate(gigabytes * GIGABYTE)
@@ -62,13 +59,13 @@ class Service:
 
     def _send(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Any:
         self._connection.request(method, path, body, headers)
-        answer = self._connection.getresponse()
-        content = json.loads(answer.read())
-        assert answer.status == 200, content
+        response = self._connection.getresponse()
+        content = json.loads(response.read())
+        assert response.status == 200, content
         return content
 
     def create(self) -> dict[str, str]:
-        self._connection.close()  # the service has closed it after seconds without a call
+        self._connection.close()  # the service closes connections that are idle for seconds
         grant: dict[str, str] = self._send("POST", "/v1/topics/osca/batch-code", None, self._headers)
         return grant
 
@@ -82,17 +79,14 @@ class Service:
             time.sleep(0.05)
         return status
 
-    def most_memory(self) -> int:
-        """The largest resident size so far, in MiB."""
-        text = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"VmHWM:\s+(\d+)", text)
-        assert found
-        return int(found[1]) // 1024
+    def peak_mib(self) -> int:
+        """Return the peak resident size of the process in MiB."""
+        return read_peak_bytes(self.pid) // MIB
 
 
 @contextmanager
-def serving(data: Path) -> Iterator[Service]:
-    """Run the service in a process of its own."""
+def start_service(data: Path) -> Iterator[Service]:
+    """Yield the service, which runs in a process of its own."""
     command = [sys.executable, "-m", "include.local_service", "--port", "0", "--data", str(data)]
     options = ["--coder", "stub", "--progression", "immediate"]
     with subprocess.Popen(
@@ -107,16 +101,17 @@ def serving(data: Path) -> Iterator[Service]:
 
 
 def compare_uploads(service: Service, zeros: Path) -> None:
-    """A large file into the service and into a sink that throws it away."""
+    """Upload a large file to the service, and to a server that discards it."""
     size = zeros.stat().st_size
-    with bare_sink() as sink:
-        bare = best(lambda: put(f"{sink}/zeros", zeros, {}))
-    before = service.most_memory()
-    own = best(lambda: upload(service, zeros))
-    after = service.most_memory()
+    with run_server("sink") as sink_url:
+        sink_seconds = best(lambda: put(f"{sink_url}/zeros", zeros, {}))
+    before = service.peak_mib()
+    service_seconds = best(lambda: upload(service, zeros))
+    after = service.peak_mib()
     print(
-        f"Upload of {size // GIGABYTE} GB: {speed(own, size)}, a bare asyncio sink {speed(bare, size)}:"
-        f" ratio {bare / own:.2f} (best of {ROUNDS}); memory of the service {before} -> {after} MiB"
+        f"Upload of {size // GIGABYTE} GB: {speed(service_seconds, size)}, a server that discards it"
+        f" {speed(sink_seconds, size)}: ratio {sink_seconds / service_seconds:.2f} (best of {ROUNDS});"
+        f" memory of the service {before} -> {after} MiB"
     )
 
 
@@ -127,20 +122,20 @@ def upload(service: Service, path: Path) -> None:
 
 
 def put(url: str, path: Path, headers: dict[str, str]) -> None:
-    place = urlsplit(url)
-    connection = http.client.HTTPConnection(place.netloc, blocksize=MIB)
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, blocksize=MIB)
     with path.open("rb") as body:
         length = {"Content-Length": str(path.stat().st_size)}
-        connection.request("PUT", f"{place.path}?{place.query}", body, {**headers, **length})
+        connection.request("PUT", f"{parts.path}?{parts.query}", body, {**headers, **length})
         assert connection.getresponse().status == 200
     connection.close()
 
 
 @contextmanager
-def bare_sink() -> Iterator[str]:
-    """A server in a process of its own that reads bodies, does nothing with them and says 200."""
-    command = [sys.executable, __file__, "sink"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+def run_server(*arguments: str) -> Iterator[str]:
+    """Run a server of this module in a process of its own, and yield its URL."""
+    command = [sys.executable, "-m", "bench.local_service", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         try:
             yield process.stdout.readline().strip()
@@ -148,64 +143,52 @@ def bare_sink() -> Iterator[str]:
             process.terminate()
 
 
-async def sink() -> None:
-    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def serve_sink() -> None:
+    async def discard(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        left = int(head.lower().partition(b"content-length: ")[2].split()[0])
-        while left:
-            left -= len(await reader.read(min(left, MIB)))
+        remaining = int(head.lower().partition(b"content-length: ")[2].split()[0])
+        while remaining:
+            remaining -= len(await reader.read(min(remaining, MIB)))
         writer.write(OK)
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(take, "127.0.0.1", 0, limit=MIB)
+    server = await asyncio.start_server(discard, "127.0.0.1", 0, limit=MIB)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
 
 
 def compare_downloads(service: Service, folder: Path) -> None:
-    """The output of an operation from the service, and the same file from the standard library's server."""
+    """Download an output file from the service, and the same file from the server of the standard library."""
     source = folder / "input.jsonl"
     line = '{{"recordId":"r{0}","occp_text":"worker {0}","tasks_text":"does the work"}}\n'
     source.write_text("".join(map(line.format, range(RECORDS))))
     grant = service.create()
     headers = {SSE: "aws:kms", f"{SSE}-aws-kms-key-id": grant["bucketKmsKeyArn"]}
     put(grant["requestUploadUrl"], source, headers)
-    taken = seconds(lambda: service.wait_for(grant["operationId"]))
-    print(f"Coding by the stub, from input file to output file: {RECORDS / taken:,.0f} records/s")
+    coding_seconds = measure_seconds(lambda: service.wait_for(grant["operationId"]))
+    print(f"Coding by the stub, from input file to output file: {RECORDS / coding_seconds:,.0f} records/s")
     link = service.status(grant["operationId"])["responseDownloadUrl"]
     copy = folder / "output.jsonl"
     size = get(link, copy)
-    own = best(lambda: get(link))
-    with plain_server(folder) as url:
-        bare = best(lambda: get(f"{url}/{copy.name}"))
+    service_seconds = best(lambda: get(link))
+    with run_server("files", str(folder)) as url:
+        plain_seconds = best(lambda: get(f"{url}/{copy.name}"))
     print(
-        f"Download of {size / MIB:.0f} MiB: {speed(own, size)}, a bare http.server {speed(bare, size)}:"
-        f" ratio {bare / own:.2f} (best of {ROUNDS})"
+        f"Download of {size / MIB:.0f} MiB: {speed(service_seconds, size)}, http.server {speed(plain_seconds, size)}:"
+        f" ratio {plain_seconds / service_seconds:.2f} (best of {ROUNDS})"
     )
 
 
 def get(url: str, target: Path = Path("/dev/null")) -> int:
-    place = urlsplit(url)
-    connection = http.client.HTTPConnection(place.netloc)
-    connection.request("GET", f"{place.path}?{place.query}")
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc)
+    connection.request("GET", f"{parts.path}?{parts.query}")
     with target.open("wb") as handle:
         shutil.copyfileobj(connection.getresponse(), handle, MIB)
         size = handle.tell() if target.is_file() else 0
     connection.close()
     return size
-
-
-@contextmanager
-def plain_server(folder: Path) -> Iterator[str]:
-    """The standard library's server in a process of its own."""
-    command = [sys.executable, __file__, "files", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
 
 
 def serve_files(folder: str) -> None:
@@ -216,43 +199,43 @@ def serve_files(folder: str) -> None:
 
 
 def count_status_calls(service: Service) -> None:
-    """Status calls one after the other on one connection, each with its state on disk."""
+    """Measure sequential status calls on one connection; the service stores its state on disk at each call."""
     operation_id = service.create()["operationId"]
-    taken = seconds(lambda: [service.status(operation_id) for _ in range(CALLS)])
-    print(f"Status calls, one after the other: {CALLS / taken:,.0f}/s")
+    elapsed = measure_seconds(lambda: [service.status(operation_id) for _ in range(CALLS)])
+    print(f"Sequential status calls: {CALLS / elapsed:,.0f}/s")
 
 
 def count_stub_records() -> None:
-    """The stub alone, in batches as the service gives them to it."""
+    """Measure the stub alone, with batches as the service passes them."""
     batches = [
         [(f"worker {n}", "does the work") for n in range(start, start + BATCH)] for start in range(0, RECORDS, BATCH)
     ]
     coder = StubCoder()
-    taken = best(lambda: [len(coder.code(batch)) for batch in batches])
-    print(f"The stub coder alone: {RECORDS / taken:,.0f} records/s")
+    elapsed = best(lambda: [len(coder.code(batch)) for batch in batches])
+    print(f"The stub coder alone: {RECORDS / elapsed:,.0f} records/s")
 
 
-def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def measure_seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def best(work: Callable[[], object]) -> float:
-    return min(seconds(work) for _ in range(ROUNDS))
+    return min(measure_seconds(work) for _ in range(ROUNDS))
 
 
-def speed(taken: float, size: int) -> str:
-    return f"{size / MIB / taken:,.0f} MiB/s"
+def speed(elapsed: float, size: int) -> str:
+    return f"{size / MIB / elapsed:,.0f} MiB/s"
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["sink"]:
-        asyncio.run(sink())
+        asyncio.run(serve_sink())
     elif sys.argv[1:2] == ["files"]:
         serve_files(sys.argv[2])
     else:
-        parser = argparse.ArgumentParser(description=__doc__)
-        told = f"size of the upload, of which {ROUNDS} stay on disk until the end"
-        parser.add_argument("--gigabytes", type=int, choices=range(1, 6), default=1, help=told)
+        parser = argparse.ArgumentParser(prog="python -m bench.local_service", description=__doc__)
+        gigabytes_help = f"size of the upload; {ROUNDS} copies stay on disk until the end"
+        parser.add_argument("--gigabytes", type=int, choices=range(1, 6), default=1, help=gigabytes_help)
         main(parser.parse_args().gigabytes)

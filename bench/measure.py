@@ -1,8 +1,8 @@
-"""One way to do a step, in a process of its own: what it took and what it counted.
+"""Measure one step of one way in a process of its own.
 
-    python -m bench.measure prepare with_pandas '{"source": "answers.parquet", "folder": ".run/bench/by-hand"}'
+    python -m bench.measure prepare with_pandas '{"source": "answers.parquet", "folder": ".run/bench/manual"}'
 
-A way is a module of :mod:`bench.ways` with a function for each step it knows.
+A way is a module of :mod:`bench.ways` with the functions `prepare` and `land`.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MEGABYTE = 1_000_000
-#: What a way may take before it counts as one that does not finish.
-SECONDS, ADDRESS_SPACE_GB = 600, 18
-LOOK = 0.1
+#: Limits of a process; beyond them the way counts as one that does not finish.
+TIMEOUT_S, ADDRESS_SPACE_GB = 600, 18
+POLL_S = 0.1
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a way is given.
+    """The input of a step.
 
-    :param source: Parquet of the records
-    :param folder: its own, to write into
-    :param warehouse: DuckDB file, or what libpq is told to reach PostgreSQL; for ours alone
-    :param first_day: first response date of the run, which ends with October
-    :param coded: folder of a run that was prepared and coded, for `land`
-    :param memory_mb: of the plan; all but ours and the bare engine take what they take
+    :param source: Parquet file of the records
+    :param folder: where this way writes its files
+    :param warehouse: DuckDB file or connection string of PostgreSQL; only this pipeline uses it
+    :param first_day: first response date of the run, whose last one is 31 October
+    :param coded: for `land`: folder of a run that is prepared and coded
+    :param memory_mb: memory limit of the plan; only this pipeline and DuckDB alone obey it
     """
 
     source: str
@@ -48,13 +48,13 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What a way took.
+class Measurement:
+    """The cost of a step.
 
     :param seconds, cpu_seconds: of the work alone, without the imports
-    :param memory_mb: the largest resident size of its process, imports included
-    :param disk_mb: the most that lay in its folder
-    :param problem: why there is nothing of this; None if it finished
+    :param memory_mb: peak resident size of the process, imports included
+    :param disk_mb: peak size of the files in its folder
+    :param problem: why the way did not finish; None if it did
     """
 
     seconds: float = 0.0
@@ -65,34 +65,34 @@ class Taken:
     problem: str | None = None
 
 
-def measure(step: str, way: str, job: Job) -> Taken:
-    """Let a way do a step in a fresh process, and wait for it."""
+def measure(step: str, way: str, job: Job) -> Measurement:
+    """Run a step in a new process, and wait for it."""
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "bench.measure", step, way, json.dumps(asdict(job))]
     with tempfile.TemporaryFile("w+") as errors:
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
-            disk = _watch(process, folder)
-            told = process.stdout.read() if process.stdout else ""
+            disk_bytes = _wait(process, folder)
+            output = process.stdout.read() if process.stdout else ""
         if process.returncode != 0:
             errors.seek(0)
-            return Taken(problem=_problem(process.returncode, errors.read()))
-    return Taken(**{**json.loads(told), "disk_mb": disk / MEGABYTE})
+            return Measurement(problem=_describe_failure(process.returncode, errors.read()))
+    return Measurement(**{**json.loads(output), "disk_mb": disk_bytes / MEGABYTE})
 
 
-def _watch(process: subprocess.Popen[str], folder: Path) -> int:
-    """Wait for the process to end, kill it if it takes too long, and return the most bytes in its folder."""
-    deadline, most = time.monotonic() + SECONDS, 0
+def _wait(process: subprocess.Popen[str], folder: Path) -> int:
+    """Wait until the process ends, kill it at the time limit, and return the peak number of bytes in its folder."""
+    deadline, peak = time.monotonic() + TIMEOUT_S, 0
     while process.poll() is None:
-        most = max(most, size_of(folder.rglob("*")))
+        peak = max(peak, count_bytes(folder.rglob("*")))
         if time.monotonic() > deadline:
             process.kill()
-        time.sleep(LOOK)
-    return most
+        time.sleep(POLL_S)
+    return peak
 
 
-def size_of(paths: Iterable[Path]) -> int:
-    """Bytes on disk of files that may go meanwhile."""
+def count_bytes(paths: Iterable[Path]) -> int:
+    """Return the bytes on disk of files, without those that are deleted meanwhile."""
     total = 0
     for path in paths:
         try:
@@ -102,28 +102,28 @@ def size_of(paths: Iterable[Path]) -> int:
     return total
 
 
-def _problem(status: int, errors: str) -> str:
+def _describe_failure(status: int, errors: str) -> str:
     if status < 0:
-        return f"did not finish: killed after {SECONDS} s or for want of memory (signal {-status})"
-    last = (errors.strip().splitlines() or ["no message"])[-1]
-    return f"did not finish: {last[:600]}"
+        return f"did not finish: killed by signal {-status}, after {TIMEOUT_S} s or out of memory"
+    last_line = (errors.strip().splitlines() or ["no message"])[-1]
+    return f"did not finish: {last_line[:600]}"
 
 
-def do(step: str, way: str, job: Job) -> Taken:
-    """Do a step in this process, and measure it."""
+def run_step(step: str, way: str, job: Job) -> Measurement:
+    """Run a step in this process, and measure it."""
     work = getattr(importlib.import_module(f"bench.ways.{way}"), step)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_GB * 10**9,) * 2)
-    began, began_cpu = time.perf_counter(), time.process_time()
+    start, start_cpu = time.perf_counter(), time.process_time()
     counts = work(job)
-    return Taken(time.perf_counter() - began, time.process_time() - began_cpu, most_memory(), counts=counts)
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
+    return Measurement(seconds, cpu_seconds, read_peak_bytes("self") / MEGABYTE, counts=counts)
 
 
-def most_memory() -> float:
-    """The largest resident size of this process so far, in MB: `ru_maxrss` would count what its parent had."""
-    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) * 1024 / MEGABYTE
+def read_peak_bytes(pid: int | str) -> int:
+    """Return the peak resident size of a process. `ru_maxrss` would include its parent's size before the fork."""
+    match = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    return int(match[1]) * 1024 if match else 0
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(do(sys.argv[1], sys.argv[2], Job(**json.loads(sys.argv[3]))))))
+    print(json.dumps(asdict(run_step(sys.argv[1], sys.argv[2], Job(**json.loads(sys.argv[3]))))))

@@ -1,6 +1,6 @@
-"""Ways to do the two data steps, side by side; each is a module with the functions `prepare` and `land`.
+"""Ways to do the two data steps. Each is a module with the functions `prepare` and `land`, which return counts.
 
-`prepare`: read the Parquet, clean and judge the texts, give each a key, keep each once, write the JSONL lines to send
-and a Parquet of all records with their keys. `land`: read the output JSONL, check it, keep the texts, join them with
-the records, write the table of records. Both return what they counted.
+`prepare` reads the Parquet file, cleans and validates the texts, gives each a key, keeps each once, and writes the
+JSONL lines to send and a Parquet file of all records with their keys. `land` reads the output JSONL, checks it,
+stores the texts, joins them with the records and writes the table of records.
 """

@@ -1,6 +1,6 @@
-"""The same SQL with no project around it: one connection, no checks of the source, no dictionary, no parts, no hashes
-of files, no audit, no ledger. `land` takes every line to be of the declared form: another documented form is lost,
-where ours reads it or says what is wrong with it.
+"""The same SQL without the rest of the project: one connection, no checks of the source, no stored texts, no parts,
+no hashes of files, no audit, no run log. `land` reads only lines of the declared form and loses other documented
+forms, which this pipeline reads or rejects with a reason.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ SELECT *, CASE WHEN reason IS NULL THEN text_key(occp_text, tasks_text) END AS t
 FROM (
     SELECT *, reject_reason(occp_text, tasks_text, 300) AS reason
     FROM (
-        SELECT *, cleaned(written_occp) AS occp_text, cleaned(written_tasks) AS tasks_text
-        FROM (SELECT DISTINCT occp_text AS written_occp, tasks_text AS written_tasks FROM source)
+        SELECT *, clean_text(source_occp) AS occp_text, clean_text(source_tasks) AS tasks_text
+        FROM (SELECT DISTINCT occp_text AS source_occp, tasks_text AS source_tasks FROM source)
     )
 )
 """
 
-_JUDGED = """
+_VALIDATED = """
 SELECT record_id, response_date, text_key, reason FROM source
 {join} JOIN repeated USING (response_date, record_id)
 LEFT JOIN answers
-    ON source.occp_text IS NOT DISTINCT FROM written_occp AND source.tasks_text IS NOT DISTINCT FROM written_tasks
+    ON source.occp_text IS NOT DISTINCT FROM source_occp AND source.tasks_text IS NOT DISTINCT FROM source_tasks
 """
 
 _RECORDS = f"""
 COPY (
-    SELECT *, 1 AS occurrence FROM ({_JUDGED.format(join="ANTI")})
+    SELECT *, 1 AS occurrence FROM ({_VALIDATED.format(join="ANTI")})
     UNION ALL
     SELECT *, row_number() OVER (PARTITION BY response_date, record_id ORDER BY text_key, reason)
-    FROM ({_JUDGED.format(join="SEMI")})
+    FROM ({_VALIDATED.format(join="SEMI")})
 ) TO '{{}}' (FORMAT parquet, COMPRESSION zstd)
 """
 
@@ -70,9 +70,9 @@ FROM read_parquet('{}') AS records LEFT JOIN coded_texts USING (text_key)
 
 
 def prepare(job: Job) -> dict[str, int]:
-    """The statements of the step, one after the other."""
+    """Run the statements of the step in order."""
     with _connect(job, "prepare") as engine:
-        texts.install(engine)
+        texts.install_macros(engine)
         engine.execute(f"CREATE VIEW source AS FROM read_parquet('{job.source}')")
         engine.execute(_ANSWERS)
         engine.execute(
@@ -85,7 +85,7 @@ def prepare(job: Job) -> dict[str, int]:
 
 
 def land(job: Job) -> dict[str, int]:
-    """The statements of the step, one after the other."""
+    """Run the statements of the step in order."""
     coded = Path(job.coded)
     with _connect(job, "land") as engine:
         engine.execute(_CODED_TEXTS.format(coded / "output-*.jsonl"))
@@ -97,7 +97,7 @@ def land(job: Job) -> dict[str, int]:
 
 
 def _connect(job: Job, name: str) -> duckdb.DuckDBPyConnection:
-    """One engine with the memory that each of ours has."""
+    """Return an engine with the same memory limit as each of the two engines of this pipeline."""
     return duckdb.connect(
         str(Path(job.folder) / f"{name}.duckdb"), config={"memory_limit": f"{job.memory_mb * 3 // 8}MB"}
     )

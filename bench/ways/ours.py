@@ -1,9 +1,9 @@
-"""The pipeline's own functions, called as its tasks call them."""
+"""The functions of the pipeline, called as its tasks call them."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -11,8 +11,9 @@ import duckdb
 from bench.measure import Job
 from include.coding.landing import land as land_run
 from include.coding.plan import Plan
+from include.coding.prepare import Prepared
 from include.coding.prepare import prepare as prepare_run
-from include.coding.results import Returned
+from include.coding.results import PartResult
 from include.coding.staging import Staging
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse
 from include.warehouse.postgres_warehouse import PostgresWarehouse
@@ -20,39 +21,38 @@ from include.warehouse.warehouse import Warehouse
 
 
 def prepare(job: Job) -> dict[str, int]:
-    """Prepare a run in the job's folder, and leave there what `land` is told."""
+    """Prepare a run in the job's folder, and write the input of `land` there."""
     folder = Path(job.folder)
     plan = Plan(
         run_id=job.run_id, topic="osca", model_id="m", model_version=1.0, from_date=job.first_day,
         to_date="2026-10-31", source=Path(job.source).as_uri(), staging=folder.as_uri(), memory_mb=job.memory_mb,
     )  # fmt: skip
-    prepared = prepare_run(plan, _warehouse(plan, job), Staging.here(folder))
-    parts = [asdict(part) for part in prepared.parts]
-    told = {"plan": plan.as_dict(), "prepared": prepared.as_dict(), "parts": parts}
-    (folder / "prepared.json").write_text(json.dumps(told))
-    sent = {"sent": sum(part["records"] for part in parts), "bytes": sum(part["bytes"] for part in parts)}
-    return {"texts": prepared.texts, **sent}
+    prepared = prepare_run(plan, _open_warehouse(plan, job), Staging.in_folder(folder))
+    (folder / "handoffs.json").write_text(json.dumps({"plan": plan.to_dict(), "prepared": prepared.to_dict()}))
+    texts_sent, bytes_sent = (sum(getattr(part, name) for part in prepared.parts) for name in ("records", "bytes"))
+    return {"texts": prepared.texts, "sent": texts_sent, "bytes": bytes_sent}
 
 
 def land(job: Job) -> dict[str, int]:
-    """Land the run that lies in the folder `coded`."""
+    """Land the run in the folder `coded`."""
     coded = Path(job.coded)
-    told = json.loads((coded / "prepared.json").read_text())
-    plan = Plan.from_dict({**told["plan"], "memory_mb": job.memory_mb})
-    returned = [
-        Returned(
-            part["part"], f"operation-{part['part']}", "complete",
-            output=(coded / f"output-{part['part']:04}.jsonl").as_uri(), sent=part["uri"],
-            fingerprint=f"{plan.topic}/{plan.model_id}/{part['sha256']}",
+    handoffs = json.loads((coded / "handoffs.json").read_text())
+    plan = replace(Plan.from_dict(handoffs["plan"]), memory_mb=job.memory_mb)
+    prepared = Prepared.from_dict(handoffs["prepared"])
+    results = [
+        PartResult(
+            part.part, f"operation-{part.part}", "complete",
+            output_uri=(coded / f"output-{part.part:04}.jsonl").as_uri(), input_uri=part.input_uri,
+            fingerprint=part.fingerprint,
         )
-        for part in told["parts"]
+        for part in prepared.parts
     ]  # fmt: skip
-    staging = Staging.here(Path(job.folder))
-    landed = land_run(plan, told["prepared"], told["parts"], returned, _warehouse(plan, job), staging)
-    return {"texts": landed.texts, "coded": landed.coded}
+    staging = Staging.in_folder(Path(job.folder))
+    summary = land_run(plan, prepared, results, _open_warehouse(plan, job), staging)
+    return {"texts": summary.texts, "coded": summary.coded}
 
 
-def _warehouse(plan: Plan, job: Job) -> Warehouse:
+def _open_warehouse(plan: Plan, job: Job) -> Warehouse:
     path = job.warehouse
     if path.startswith("host="):
         return PostgresWarehouse(lambda: path, "postgres")

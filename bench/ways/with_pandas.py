@@ -1,5 +1,5 @@
-"""Data frames, the way people write it, and SQLite. It leaves out occurrence numbers, parts, hashes of files,
-characters with a likeness beyond NFKD, and every form of an output line but the declared one.
+"""Data frames in the usual style, and SQLite. It has no occurrence numbers, no parts, no hashes of files and no
+replacement of characters beyond NFKD, and reads only output lines of the declared form.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def prepare(job: Job) -> dict[str, int]:
     """`read_parquet`, `.str`, `drop_duplicates`, `merge`, `to_json(lines=True)`."""
     records = pd.read_parquet(job.source)
     for column in TEXTS:
-        records[column] = cleaned(records[column])
+        records[column] = clean(records[column])
     records["reason"] = None
     records.loc[records["occp_text"].str.len() + records["tasks_text"].str.len() > 300, "reason"] = "too_long"
     records.loc[(records["occp_text"] == "") & (records["tasks_text"] == ""), "reason"] = "blank"
@@ -34,8 +34,8 @@ def prepare(job: Job) -> dict[str, int]:
     return {"texts": len(texts)}
 
 
-def cleaned(column: pd.Series[str]) -> pd.Series[str]:
-    """NFKD to ASCII, single spaces."""
+def clean(column: pd.Series[str]) -> pd.Series[str]:
+    """Return the texts in ASCII (by NFKD) with single spaces."""
     ascii_only = column.fillna("").str.normalize("NFKD").str.encode("ascii", "ignore").str.decode("ascii")
     printable = ascii_only.str.replace(r"[^ -~]+", " ", regex=True)
     return printable.str.replace(r" +", " ", regex=True).str.strip()
@@ -44,7 +44,7 @@ def cleaned(column: pd.Series[str]) -> pd.Series[str]:
 def land(job: Job) -> dict[str, int]:
     """`read_json(lines=True, chunksize)`, `drop_duplicates`, `merge`, `to_sql`."""
     paths = sorted(Path(job.coded).glob("output-*.jsonl"))
-    texts = pd.concat([flat(chunk) for path in paths for chunk in pd.read_json(path, lines=True, chunksize=ROWS)])
+    texts = pd.concat([flatten(chunk) for path in paths for chunk in pd.read_json(path, lines=True, chunksize=ROWS)])
     texts = texts.drop_duplicates("text_key")
     records = pd.read_parquet(Path(job.coded) / "records.parquet")
     coded = records.merge(texts, on="text_key", how="left")
@@ -56,8 +56,8 @@ def land(job: Job) -> dict[str, int]:
     return {"texts": len(texts), "coded": int((coded["outcome"] == "coded").sum())}
 
 
-def flat(chunk: pd.DataFrame) -> pd.DataFrame:
-    """The members of the lines as columns."""
+def flatten(chunk: pd.DataFrame) -> pd.DataFrame:
+    """Return the members of the lines as columns."""
     return pd.DataFrame(
         {
             "text_key": chunk["recordId"],

@@ -1,5 +1,5 @@
-"""Lazy where it can be. It leaves out what pandas leaves out, takes the keys from hashlib since it has no SHA-256,
-and writes no database: the records are a Parquet file, which nothing replaces in a transaction.
+"""Lazy frames where possible. It omits what the pandas way omits, computes the keys with hashlib because polars has
+no SHA-256, and writes a Parquet file of records, not a database: there is no transaction.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LINE: dict[str, pl.DataType | type[pl.DataType]] = {
 
 def prepare(job: Job) -> dict[str, int]:
     """`scan_parquet`, `.str`, `unique`, `join`, `write_ndjson`."""
-    records = pl.scan_parquet(job.source).with_columns(map(cleaned, TEXTS)).with_columns(reason()).collect()
+    records = pl.scan_parquet(job.source).with_columns(map(clean, TEXTS)).with_columns(reject_reason()).collect()
     texts = records.filter(pl.col("reason").is_null()).select(TEXTS).unique()
     keys = [hashlib.sha256(f"{occp}\x1f{tasks}".encode()).hexdigest()[:32] for occp, tasks in texts.iter_rows()]
     texts = texts.with_columns(pl.Series("recordId", keys)).sort("recordId")
@@ -35,14 +35,14 @@ def prepare(job: Job) -> dict[str, int]:
     return {"texts": len(texts)}
 
 
-def cleaned(name: str) -> pl.Expr:
-    """NFKD to ASCII, single spaces."""
+def clean(name: str) -> pl.Expr:
+    """Return the texts of a column in ASCII (by NFKD) with single spaces."""
     without_accents = pl.col(name).fill_null("").str.normalize("NFKD").str.replace_all(r"\p{M}+", "")
     return without_accents.str.replace_all(r"[^ -~]+", " ").str.replace_all(" +", " ").str.strip_chars(" ")
 
 
-def reason() -> pl.Expr:
-    """Why a record is rejected, null if it is not."""
+def reject_reason() -> pl.Expr:
+    """Return the reason why a record is rejected, null if it is not."""
     characters = pl.col("occp_text").str.len_bytes() + pl.col("tasks_text").str.len_bytes()
     return (
         pl.when(characters == 0).then(pl.lit("blank")).when(characters > 300).then(pl.lit("too_long")).alias("reason")
@@ -67,8 +67,8 @@ def land(job: Job) -> dict[str, int]:
         .otherwise(pl.lit("coded"))
     )
     records = pl.scan_parquet(Path(job.coded) / "records.parquet").join(texts.lazy(), on="text_key", how="left")
-    written = Path(job.folder) / "coded_records.parquet"
-    records.with_columns(outcome.alias("outcome")).sink_parquet(written)
+    path = Path(job.folder) / "coded_records.parquet"
+    records.with_columns(outcome.alias("outcome")).sink_parquet(path)
     texts.write_parquet(Path(job.folder) / "coded_texts.parquet")
-    coded = pl.scan_parquet(written).filter(pl.col("outcome") == "coded").select(pl.len()).collect().item()
+    coded = pl.scan_parquet(path).filter(pl.col("outcome") == "coded").select(pl.len()).collect().item()
     return {"texts": len(texts), "coded": coded}

@@ -1,4 +1,4 @@
-"""One stack of containers for all tests here, with a project, an image and a port of its own."""
+"""One stack of containers for all tests in this folder, with a project name, images and a port of its own."""
 
 from __future__ import annotations
 
@@ -18,99 +18,105 @@ from include.stack.airflow_api import AirflowApi
 from include.stack.processes import USER, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-UP_SECONDS = 1800  # the first time, the image is built
+UP_TIMEOUT_S = 1800  # the first time, the images are built
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 180) -> Any:
-    """Wait for a condition and return what it gave."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+def wait_until(condition: Callable[[], Any], description: str, timeout: float = 180) -> Any:
+    """Return the value of a condition as soon as it is true."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"timed out after {timeout} s waiting for {description}"
         time.sleep(0.3)
-    return found
+    return value
 
 
 class Containers:
-    """The project of docker-compose.yaml and the questions that tests ask of it."""
+    """A running project of docker-compose.yaml."""
 
     def __init__(self) -> None:
         self._project = f"coding-test-{secrets.token_hex(4)}"
         self._port = free_port()
-        # what the caller's shell or .env says of the project does not count
-        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME") or "DOCKER" in name}
-        image = {"CODING_IMAGE": "occupation-coding:compose-test"}
-        self.environment = {**kept, **image, "AIRFLOW_PORT": str(self._port)}
+        # the settings of the caller's shell and of .env have no effect
+        inherited = {
+            name: value for name, value in os.environ.items() if name in ("PATH", "HOME") or "DOCKER" in name
+        }
+        images = {
+            "CODING_IMAGE": "occupation-coding:compose-test",
+            "CODING_LOCAL_SERVICE_IMAGE": "occupation-coding-local-service:compose-test",
+        }
+        self.environment = {**inherited, **images, "AIRFLOW_PORT": str(self._port)}
 
-    def compose(self, *arguments: str, seconds: float = 120, **environment: str) -> str:
-        """Call `docker compose` and return what it says."""
+    def compose(self, *arguments: str, timeout: float = 120, **environment: str) -> str:
+        """Run `docker compose` and return its output."""
         command = ["docker", "compose", "--project-name", self._project, "--env-file", os.devnull, *arguments]
-        done = subprocess.run(
+        process = subprocess.run(
             command, cwd=ROOT, env={**self.environment, **environment}, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=seconds, check=False,
+            capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-        return done.stdout
+        output = f"{process.stdout[-4000:]}\n{process.stderr[-4000:]}"
+        assert process.returncode == 0, f"{' '.join(command)}\n{output}"
+        return process.stdout
 
     def up(self, **environment: str) -> None:
-        """Bring everything up and wait until it is healthy."""
-        self.compose("up", "--detach", "--wait", seconds=UP_SECONDS, **environment)
+        """Start everything and wait until it is healthy."""
+        self.compose("up", "--detach", "--wait", timeout=UP_TIMEOUT_S, **environment)
 
     def down(self) -> None:
-        """Remove everything, volumes too."""
-        self.compose("--profile", "*", "down", "--volumes", "--timeout", "5", seconds=300)
+        """Remove everything, volumes included."""
+        self.compose("--profile", "*", "down", "--volumes", "--timeout", "5", timeout=300)
 
-    def execute(self, service: str, *command: str, seconds: float = 120) -> str:
-        """Run a command in a container of a service."""
-        return self.compose("exec", "-T", service, *command, seconds=seconds)
+    def execute(self, service: str, *command: str, timeout: float = 120) -> str:
+        """Run a command in a container of a service, and return its output."""
+        return self.compose("exec", "-T", service, *command, timeout=timeout)
 
     @property
     def api(self) -> AirflowApi:
-        """The REST API, as somebody on this machine calls it."""
+        """The REST API of Airflow, through the published port."""
         password = self.execute("api-server", "cat", "/opt/secrets/admin_password")
         return AirflowApi(f"http://127.0.0.1:{self._port}", USER, password)
 
     def query(self, sql: str) -> list[list[str]]:
-        """Ask the warehouse."""
-        asked = ("psql", "--no-psqlrc", "--tuples-only", "--no-align", "--username=postgres", "--dbname=warehouse")
-        return [line.split("|") for line in self.execute("postgres", *asked, "--command", sql).splitlines()]
+        """Return the rows of a query on the warehouse."""
+        psql = ("psql", "--no-psqlrc", "--tuples-only", "--no-align", "--username=postgres", "--dbname=warehouse")
+        return [line.split("|") for line in self.execute("postgres", *psql, "--command", sql).splitlines()]
 
     def number(self, sql: str) -> int:
-        """The one number that a query gives."""
+        """Return the only value of a query as a number."""
         return int(self.query(sql)[0][0])
 
     def knob(self, knob: str, **body: Any) -> Any:
-        """Turn a knob of the local coding service, or ask it with an empty body."""
+        """Set a knob of the local coding service, or read it if there is no body."""
         data = ["--data", json.dumps(body)] if body else []
         url = f"http://127.0.0.1:8070/_local/{knob}"
         return json.loads(self.execute("coding-service", "curl", "--fail", "--silent", *data, url))
 
     def journal(self, since: int = 0) -> list[dict[str, Any]]:
-        """Requests that the coding service has seen."""
+        """Return the requests that the coding service has received."""
         return list(self.knob(f"journal?since={since}")["entries"])
 
-    def mark(self) -> int:
-        """Where the journal stands now."""
+    def last_sequence(self) -> int:
+        """Return the sequence number of the last request in the journal."""
         entries = self.journal()
         return int(entries[-1]["sequence"]) if entries else 0
 
     def operations(self, since: int) -> tuple[int, int]:
-        """How many operations were created and how many input files sent since a mark."""
+        """Return the numbers of operations created and of input files uploaded after a sequence number."""
         entries = self.journal(since)
-        created = [entry for entry in entries if entry["method"] == "POST" and "batch-code" in entry["path"]]
-        sent = [entry for entry in entries if entry["method"] == "PUT" and entry["status"] == 200]
-        return len(created), len(sent)
+        creates = [entry for entry in entries if entry["method"] == "POST" and "batch-code" in entry["path"]]
+        uploads = [entry for entry in entries if entry["method"] == "PUT" and entry["status"] == 200]
+        return len(creates), len(uploads)
 
     def workers(self) -> set[str]:
-        """Hostnames of the workers that run."""
+        """Return the hostnames of the running workers."""
         return {line[:12] for line in self.compose("ps", "--quiet", "worker").split()}
 
 
 @pytest.fixture(scope="session")
 def containers() -> Iterator[Containers]:
-    assert shutil.which("docker"), "these tests take docker with compose"
-    found = Containers()
+    assert shutil.which("docker"), "these tests need docker with compose"
+    project = Containers()
     try:
-        found.up()
-        yield found
+        project.up()
+        yield project
     finally:
-        found.down()
+        project.down()
