@@ -11,9 +11,9 @@ import duckdb
 
 from bench.measure import ROOT
 from include.coding.files import path_from_uri
-from include.local_service.batch import Coding
-from include.local_service.records import read_lines
-from include.local_service.stub import StubCoder
+from include.local_service.core.batch import Coding
+from include.local_service.core.records import read_lines
+from include.local_service.coder.stub import StubCoder
 from include.stack.sample import write_sample
 
 FOLDER = ROOT / ".run" / "bench"

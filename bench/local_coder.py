@@ -28,10 +28,10 @@ from sklearn.svm import LinearSVC
 
 from bench.measure import ROOT
 from include.local_service.coder import CLASSIFICATION, Coder
-from include.local_service.evaluation import evaluate, make_texts, report_lines
-from include.local_service.features import Pair
-from include.local_service.hierarchy import Category, read_categories, write_categories
-from include.local_service.workbooks import import_workbooks
+from include.local_service.coder.evaluation import evaluate, make_texts, report_lines
+from include.local_service.coder.features import Pair
+from include.local_service.coder.hierarchy import Category, read_categories, write_categories
+from include.local_service.coder.workbooks import import_workbooks
 
 SHARED = Path(os.environ.get("SHARED_DATA", ROOT.parent / "shared" / "data"))
 DRAWS, ROUNDS = 5, 5

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from include.coding.plan import Plan
-from include.local_service.server import LocalService
+from include.local_service.http.server import LocalService
 from include.stack.processes import coding_connection
 
 PASSWORD, TOKEN = "the-password-of-the-user", "the-token-of-the-user"

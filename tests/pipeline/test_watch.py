@@ -11,7 +11,7 @@ import pytest
 import requests
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.local_service.server import LocalService
+from include.local_service.http.server import LocalService
 from include.pipeline import watch
 from include.pipeline.backfills import BackfillError
 from tests.pipeline.conftest import FakeAirflowApi
