@@ -1,4 +1,4 @@
-"""Airflow for tests: a home of its own, this project's plugins, and no connection but those that a test sets."""
+"""Airflow for tests: a home of its own, the plugins of this project, and only the connections that a test sets."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What points tests/contract to the real service; nothing else reads them
-KEPT = {f"CODING_{name}" for name in ("SERVICE_URL", "AUTH_URL", "CLIENT_ID", "CLIENT_SECRET")}
+# These settings point tests/contract to the real service. Nothing else reads them.
+REAL_SERVICE_SETTINGS = {f"CODING_{name}" for name in ("SERVICE_URL", "AUTH_URL", "CLIENT_ID", "CLIENT_SECRET")}
 
-# End-to-end tests with a stack of their own, which need not wait for those that share one
-OWN_STACK = {
+# End-to-end tests that start a stack of their own, so that they can run beside those that share one.
+OWN_STACK_TESTS = {
     "test_alerts_and_models.py", "test_budget.py", "test_history.py", "test_make_run.py", "test_two_workers.py",
 }  # fmt: skip
 
-# Airflow reads these when it is imported, which is after this file
+# Airflow reads these variables when it is imported, so they are set before any test imports it.
 _home = tempfile.mkdtemp(prefix="airflow-home-")
 atexit.register(shutil.rmtree, _home, ignore_errors=True)
 for name in [name for name in os.environ if name.startswith(("AIRFLOW_", "AIRFLOW__", "CODING_"))]:
-    if name not in KEPT:
+    if name not in REAL_SERVICE_SETTINGS:
         del os.environ[name]
 os.environ |= {
     "AIRFLOW_HOME": _home,
@@ -46,40 +46,43 @@ os.environ |= {
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
 }
-# here the PostgreSQL of the tests keeps its lock; without the folder it is one for all of the machine
+# The PostgreSQL server of the tests has its lock file in this folder. Without it, all test processes of the machine
+# would share one lock.
 (Path(_home) / "python_PostgresServer").mkdir()
 sys.path.insert(0, str(ROOT / "dags"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where the suite is shared out among processes, tests of real Airflow processes come first: they take longest."""
+    """Run the tests of real Airflow processes first if several processes share the suite, because they take longest."""
     for item in items:
-        if not item.nodeid.endswith(item.name):  # the ids of schemathesis lack the operation
+        if not item.nodeid.endswith(item.name):  # schemathesis leaves the API operation out of the id
             item._id = NodeId.parse(f"{item.nodeid.partition('::')[0]}::{item.name}")
     if hasattr(config, "workerinput"):
         if len({item.nodeid for item in items}) < len(items):
-            raise pytest.UsageError("tests with the same id: all but one of them would not run")
+            raise pytest.UsageError(
+                "several tests have the same id, and only one of them would run: rename the others"
+            )
         items.sort(key=lambda item: item.get_closest_marker("airflow") is None)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Share the suite out by files, in their order, and give all files that use one stack to one process."""
+    """Give each process whole files, in their order, and one process all files that share a stack."""
     from xdist.scheduler import LoadFileScheduling
 
-    class Lanes(LoadFileScheduling):
+    class ScheduleByStack(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             folder, _, name = nodeid.partition("::")[0].rpartition("/")
-            return folder if folder == "tests/end_to_end" and name not in OWN_STACK else f"{folder}/{name}"
+            return folder if folder == "tests/end_to_end" and name not in OWN_STACK_TESTS else f"{folder}/{name}"
 
     config.option.loadscopereorder = False
-    return Lanes(config, log)
+    return ScheduleByStack(config, log)
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server for the whole session."""
-    from tests.support.postgres import run_postgres  # it looks at the environment when it is imported
+    from tests.support.postgres import run_postgres  # imported here, because it reads the environment
 
     with run_postgres() as server:
         yield server

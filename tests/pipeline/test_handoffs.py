@@ -1,0 +1,194 @@
+"""What passes between the tasks: every dataclass survives its way through XCom, and wrong content is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, fields
+from typing import Any
+
+import pytest
+
+from coding_service.models import DownloadResult, Fingerprint, OperationOutcome
+from include.coding.errors import DataError, PlanError
+from include.coding.estimate import Estimate
+from include.coding.handoff import Handoff
+from include.coding.landing import LandingSummary
+from include.coding.parts import Fingerprint as PartFingerprint
+from include.coding.parts import Part
+from include.coding.plan import Plan
+from include.coding.prepare import Prepared
+from include.coding.results import PartResult
+from include.pipeline import handoffs
+from include.pipeline.run_metadata import PoolSize, RunMetadata
+from tests.pipeline.conftest import TaskInstance
+
+PART = Part(0, "osca", "model-1", False, "file:///s/part-0.jsonl", 3, 120, "abc", 61.5)
+LAST_PART = Part(1, "osca", "model-1", True, "file:///s/part-1.jsonl", 2, 80, "def")
+PLAN = Plan(
+    "run-1", "osca", "model-1", 2.0, "2026-10-05", "2026-10-06", "answers", "file:///s", {"occp_text": "job_title"},
+    selection="all", response_date="2026-10-05", max_records=10, dry_run=True, changed_only=True, records_per_part=2,
+    clean=False, max_uncoded_share=0.25, max_rejected_share=1.0, force_new=True, schema="codes", memory_mb=1024,
+    max_characters=200,
+)  # fmt: skip
+PREPARED = Prepared(
+    "2026-10-07T01:02:03", "checksum", False, "file:///s/records.parquet", (PART, LAST_PART), 9, 1, 2, 6, 1
+)
+ESTIMATE = Estimate(9, 1, 2, 6, 1, 5, 200, 2, 12, 12.0, 61.5)
+SUMMARY = LandingSummary(9, 5, 2, 2, 6, 5, 2, "2026-10-05", "2026-10-06", None, ("2026-10-05", "2026-10-06"))
+RESULT = PartResult(
+    0, "op-1", "complete", None, "file:///s/output.jsonl", "file:///s/metadata.json", "file:///s/part-0.jsonl",
+    PartFingerprint("osca", "model-1", "abc"), 61.5,
+)  # fmt: skip
+METADATA = RunMetadata("3 of 2026-10-07T00:00:00+00:00", PoolSize(4, True), 1)
+
+EXAMPLES = [
+    PLAN,
+    Plan("run-1", "osca", "model-1", None, "2026-10-05", "2026-10-05", "answers", "file:///s"),
+    PART,
+    LAST_PART,
+    PREPARED,
+    Prepared("2026-10-07T01:02:03", "checksum", True, None, (), 9, 0, 0, 6, 6),
+    ESTIMATE,
+    Estimate(9, 1, 2, 6, 6, 0, 0, 0, 2, 2.0, None),
+    SUMMARY,
+    LandingSummary(0, 0, 0, 0, 0, 0, 0, "2026-10-05", "2026-10-05", "run-0"),
+    RESULT,
+    PartResult(1, None, "unknown", "its output was not downloaded"),
+    METADATA,
+    RunMetadata(None, None, 0),
+]
+FULL_EXAMPLES = [PLAN, PART, PREPARED, ESTIMATE, SUMMARY, RESULT, METADATA]
+
+
+def name_type(example: Handoff) -> str:
+    return type(example).__name__
+
+
+def list_fields(required: bool) -> list[Any]:
+    return [
+        pytest.param(example, field.name, id=f"{name_type(example)}.{field.name}")
+        for example in FULL_EXAMPLES
+        for field in fields(example)  # type: ignore[arg-type]
+        if not required or field.default is field.default_factory is MISSING
+    ]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=name_type)
+def test_a_handoff_is_unchanged_by_its_way_through_xcom(example: Handoff) -> None:
+    assert type(example).from_dict(json.loads(json.dumps(example.to_dict()))) == example
+
+
+@pytest.mark.parametrize(("example", "name"), list_fields(required=True))
+def test_a_handoff_with_a_missing_field_is_refused_with_its_name(example: Handoff, name: str) -> None:
+    data = {key: value for key, value in example.to_dict().items() if key != name}
+    with pytest.raises(PlanError, match=rf"{name_type(example)} from an earlier task cannot be read: {name}: "):
+        type(example).from_dict(data)
+
+
+@pytest.mark.parametrize(("example", "name"), list_fields(required=False))
+def test_a_handoff_with_a_field_of_a_wrong_type_is_refused_with_its_name(example: Handoff, name: str) -> None:
+    with pytest.raises(PlanError, match=rf"{name_type(example)} from an earlier task cannot be read: {name}\b.*: "):
+        type(example).from_dict({**example.to_dict(), name: [["a list in a list"]]})
+
+
+def test_a_missing_field_inside_a_handoff_is_named_with_its_path() -> None:
+    data = PREPARED.to_dict()
+    del data["parts"][1]["sha256"]
+    with pytest.raises(PlanError, match=r"Prepared .* cannot be read: parts\.1\.sha256: "):
+        Prepared.from_dict(data)
+
+
+def test_what_is_pushed_is_what_later_tasks_pull() -> None:
+    ti = TaskInstance()
+    handoffs.push_prepared(ti, PREPARED, ESTIMATE)
+    assert set(ti.pushed) == {"prepared", "estimate"}
+    later = TaskInstance(
+        {
+            "plan": PLAN.to_dict(),
+            "land": SUMMARY.to_dict(),
+            **{("prepare", key): value for key, value in ti.pushed.items()},
+        }
+    )
+    assert handoffs.pull_plan(later) == PLAN
+    assert handoffs.pull_prepared(later) == PREPARED
+    assert handoffs.pull_estimate(later) == ESTIMATE
+    assert handoffs.pull_landing_summary(later) == SUMMARY
+
+
+@pytest.mark.parametrize(
+    ("pull", "task_id"),
+    [
+        (handoffs.pull_plan, "plan"),
+        (handoffs.pull_prepared, "prepare"),
+        (handoffs.pull_estimate, "prepare"),
+        (handoffs.pull_landing_summary, "land"),
+    ],
+)
+def test_a_missing_result_is_refused_with_the_task_that_did_not_succeed(pull: Any, task_id: str) -> None:
+    with pytest.raises(DataError, match=f"the result of task '{task_id}' is missing"):
+        pull(TaskInstance())
+
+
+# ---- how a part ended --------------------------------------------------------------------------------------------
+
+OUTCOME_KEY = ("code.poll[1]", "operation")
+FILES = DownloadResult(
+    "op-1", "file:///s/part-1.jsonl", "file:///s/op-1/output.jsonl", None, 200, "123", 2,
+    Fingerprint("osca", "model-1", "def"),
+).to_dict()  # fmt: skip
+
+
+def pull_last_part(xcoms: dict[Any, Any]) -> PartResult:
+    """Return how the last of two parts ended. The other one was not opened."""
+    first, last = handoffs.pull_part_results(TaskInstance(xcoms), [PART, LAST_PART])
+    assert first == PartResult(0, None, "unknown")
+    return last
+
+
+@pytest.mark.parametrize(
+    ("xcoms", "state", "message"),
+    [
+        ({}, "unknown", None),
+        ({"code.create[1]": "op-1"}, "unknown", None),
+        (
+            {"code.upload[1]": "op-1", OUTCOME_KEY: OperationOutcome("op-1", "failed", "out of memory", 7).to_dict()},
+            "failed",
+            "out of memory",
+        ),
+        (
+            {"code.upload[1]": "op-1", OUTCOME_KEY: OperationOutcome("op-1", "complete", "complete", 7).to_dict()},
+            "complete",
+            "its output was not downloaded; see the log of code.download[1]",
+        ),
+    ],
+    ids=["not created", "not uploaded", "failed", "not downloaded"],
+)
+def test_the_result_of_a_part_without_output_says_why(xcoms: dict[Any, Any], state: str, message: str | None) -> None:
+    assert pull_last_part(xcoms) == PartResult(1, "op-1" if xcoms else None, state, message)
+
+
+def test_the_operation_of_a_part_is_the_one_that_its_input_was_uploaded_to() -> None:
+    assert pull_last_part({"code.create[1]": "op-0", "code.upload[1]": "op-1"}).operation_id == "op-1"
+
+
+def test_a_part_with_output_has_its_files_and_what_was_coded() -> None:
+    outcome = OperationOutcome("op-1", "complete", "complete", 61.5).to_dict()
+    xcoms = {"code.create[1]": "op-0", "code.upload[1]": "op-1", OUTCOME_KEY: outcome, "code.download[1]": FILES}
+    assert pull_last_part(xcoms) == PartResult(
+        1,
+        "op-1",
+        "complete",
+        output_uri="file:///s/op-1/output.jsonl",
+        input_uri="file:///s/part-1.jsonl",
+        fingerprint=PartFingerprint("osca", "model-1", "def"),
+        seconds=61.5,
+    )
+
+
+def test_a_part_whose_poll_was_marked_as_success_in_the_ui_is_landed_like_any_other() -> None:
+    result = pull_last_part({"code.upload[1]": "op-1", "code.download[1]": FILES})
+    assert (result.state, result.output_uri, result.metadata_uri) == ("unknown", "file:///s/op-1/output.jsonl", None)
+    assert (result.input_uri, result.fingerprint) == (
+        "file:///s/part-1.jsonl",
+        PartFingerprint("osca", "model-1", "def"),
+    )

@@ -1,0 +1,277 @@
+"""The bodies of the tasks: what they decide, and what they say when the deployment is not set up for a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
+
+import duckdb
+import pytest
+from airflow.sdk.exceptions import AirflowSkipException
+
+from coding_service.errors import AuthorizationError, InputFileError, ServiceUnavailableError, SettingsError
+from include.coding.errors import DataError, PlanError
+from include.coding.landing import LandingSummary
+from include.coding.plan import Plan
+from include.coding.prepare import Prepared
+from include.coding.tables import create_tables
+from include.local_service.server import LocalService
+from include.pipeline import steps
+from include.pipeline.run_metadata import PoolSize, RunMetadata
+from include.stack.processes import coding_connection, free_port
+from include.warehouse.errors import WarehouseSettingsError
+from tests.pipeline.conftest import TaskInstance
+from tests.support.warehouses import open_warehouse
+
+MODELS = ("11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222")
+PREPARED = Prepared("2026-10-07T01:02:03", "checksum", True, None, (), 9, 1, 2, 6, 1)
+
+
+# ---- plan --------------------------------------------------------------------------------------------------------
+
+
+def make_run(run_type: str = "manual", **fields: Any) -> SimpleNamespace:
+    run_after = datetime(2026, 11, 23, 14, tzinfo=UTC)
+    return SimpleNamespace(
+        **{
+            "run_id": "run-1",
+            "partition_key": None,
+            "run_after": run_after,
+            "run_type": run_type,
+            "conf": {},
+            **fields,
+        }
+    )
+
+
+def read_form(**changes: Any) -> dict[str, Any]:
+    import recode_occupations
+
+    return {**recode_occupations.dag.params.validate(), **changes}
+
+
+@pytest.fixture
+def plan_with(
+    service: LocalService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., dict[str, Any]]:
+    """Make a plan with changes to a connection that works."""
+
+    def make(extra: Mapping[str, Any] = MappingProxyType({}), **changes: Any) -> dict[str, Any]:
+        connection = {**coding_connection(service.url), **changes}
+        connection["extra"] = {**connection["extra"], "state_dir": str(tmp_path), **extra}
+        monkeypatch.setenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT", json.dumps(connection))
+        monkeypatch.setenv("CODING_STAGING", tmp_path.as_uri())
+        return steps.make_plan(read_form(), make_run())
+
+    return make
+
+
+def test_a_working_connection_gives_a_plan_for_the_day_before_in_sydney(
+    plan_with: Callable[..., dict[str, Any]], service: LocalService, tmp_path: Path
+) -> None:
+    plan = Plan.from_dict(plan_with())
+    assert (plan.from_date, plan.to_date) == ("2026-11-23", "2026-11-23")  # it is the 24th in Sydney
+    assert (plan.run_id, plan.topic, plan.schema, plan.changed_only) == ("run-1", "osca", "coding", False)
+    assert plan.staging.startswith(f"{tmp_path.as_uri()}/occupation-coding-runs/run-1-")
+    models = service.service.catalogue.models(service.service.catalogue.topic("osca"))
+    assert (plan.model_id, plan.model_version) == (models[-1].model_id, models[-1].version)
+
+
+def test_a_trial_has_tables_of_its_own(plan_with: Callable[..., dict[str, Any]]) -> None:
+    plan_with()
+    assert steps.make_plan(read_form(max_records=10), make_run())["schema"] == "coding_trial"
+
+
+def test_wrong_credentials_are_named_as_such(plan_with: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(AuthorizationError, match=r"refused with HTTP 40[01].*check login \(client id\) and password"):
+        plan_with(password="wrong")
+
+
+def test_a_service_that_is_down_is_named_with_its_address(plan_with: Callable[..., dict[str, Any]]) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(
+        ServiceUnavailableError,
+        match=f"{url}/oauth2/token failed without an answer.*check that the service is running",
+    ):
+        plan_with(host=url, extra={"auth_host": url})
+
+
+def test_a_missing_service_connection_is_named_with_what_to_do() -> None:
+    run = make_run("scheduled", partition_key="2026-10-01", conf=None)
+    with pytest.raises(SettingsError, match=r"no Airflow connection 'coding_service_default'.*Admin > Connections"):
+        steps.make_plan(read_form(), run)
+
+
+def test_a_connection_over_plain_http_to_another_machine_is_refused(plan_with: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(SettingsError, match=r"'http://coder.example.org'.*use https"):
+        plan_with(host="http://coder.example.org")
+
+
+def test_a_missing_warehouse_connection_is_named_with_what_to_do(
+    plan_with: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_with()
+    monkeypatch.delenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", raising=False)
+    with pytest.raises(WarehouseSettingsError, match=r"no Airflow connection 'warehouse_default'.*type duckdb"):
+        steps.prepare_parts(TaskInstance({"plan": plan}), make_run())
+
+
+@pytest.mark.parametrize(
+    "staging", ["gs://bucket/staging", "/data/staging", "file://data/staging", "file:///data/#1"]
+)
+def test_a_staging_area_that_is_neither_local_nor_in_s3_is_refused(
+    plan_with: Callable[..., dict[str, Any]], staging: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_VAR_CODING_STAGING", staging)
+    with pytest.raises(InputFileError, match=f"'{staging}': use file:///... or s3://.*set CODING_STAGING"):
+        plan_with()
+
+
+def test_a_missing_pool_is_named_with_what_to_do() -> None:
+    with pytest.raises(PlanError, match=r"no pool 'coding_service'.*`airflow pools set coding_service 4"):
+        steps.check_airflow(RunMetadata(None, None, 0), "manual")
+
+
+def test_a_backfill_is_refused_if_the_scheduler_has_not_loaded_the_plugin() -> None:
+    with pytest.raises(PlanError, match=r"the scheduler has not loaded plugins/occupation_coding_plugin\.py"):
+        steps.check_airflow(None, "backfill")
+    assert (Path(__file__).resolve().parents[2] / "plugins" / "occupation_coding_plugin.py").is_file()
+
+
+@pytest.mark.parametrize("run_type", ["manual", "scheduled"])
+def test_other_runs_work_without_a_scheduler_as_in_airflow_dags_test(run_type: str) -> None:
+    steps.check_airflow(None, run_type)
+
+
+@pytest.mark.parametrize(
+    ("run_type", "metadata", "days"),
+    [
+        ("scheduled", None, 7),
+        ("scheduled", RunMetadata(None, PoolSize(4, True), 0), 7),
+        ("scheduled", RunMetadata(None, PoolSize(4, True), 1), 0),
+        ("manual", None, 0),
+        ("backfill", RunMetadata("3 of 2026-10-07", PoolSize(4, True), 0), 0),
+    ],
+    ids=["no scheduler", "scheduled", "an earlier night is unfinished", "manual", "backfill"],
+)
+def test_only_a_scheduled_run_looks_back_and_not_while_an_earlier_one_is_unfinished(
+    run_type: str, metadata: RunMetadata | None, days: int
+) -> None:
+    assert steps.choose_look_back(read_form(), metadata, run_type) == days
+
+
+# ---- land, report, announce, clean_up ----------------------------------------------------------------------------
+
+
+def test_a_dry_run_skips_landing(make_plan: Callable[..., Plan]) -> None:
+    xcoms = {"plan": make_plan(dry_run=True).to_dict(), ("prepare", "prepared"): PREPARED.to_dict()}
+    with pytest.raises(AirflowSkipException, match="a dry run sends nothing"):
+        steps.land_results(TaskInstance(xcoms))
+
+
+def test_landing_is_refused_if_nothing_was_sent(make_plan: Callable[..., Plan]) -> None:
+    part = {
+        "part": 0, "topic": "osca", "model_id": MODELS[0], "force_new": False, "input_uri": "file:///s/part-0.jsonl",
+        "records": 3, "bytes": 120, "sha256": "abc",
+    }  # fmt: skip
+    xcoms = {"plan": make_plan().to_dict(), ("prepare", "prepared"): {**PREPARED.to_dict(), "parts": [part]}}
+    with pytest.raises(DataError, match="nothing was sent, so there is nothing to land: see the log"):
+        steps.land_results(TaskInstance(xcoms))
+
+
+@pytest.mark.parametrize("task_id", ["plan", "prepare"])
+def test_landing_is_refused_if_an_earlier_task_did_not_succeed(task_id: str, make_plan: Callable[..., Plan]) -> None:
+    xcoms = {"plan": make_plan().to_dict()} if task_id == "prepare" else {}
+    with pytest.raises(DataError, match=f"task '{task_id}' is missing, because it did not succeed"):
+        steps.land_results(TaskInstance(xcoms))
+
+
+class OutletEvent:
+    """The event that a task emits for an asset."""
+
+    def __init__(self) -> None:
+        self.partitions: list[str] = []
+        self.extra: dict[str, Any] = {}
+
+    def add_partitions(self, keys: list[str]) -> None:
+        self.partitions += keys
+
+
+def announce(plan: Plan, days: tuple[str, ...], partition_key: str | None) -> OutletEvent:
+    summary = LandingSummary(9, 5, 2, 2, 6, 5, 2, "2026-10-05", "2026-10-06", None, days)
+    event = OutletEvent()
+    ti = TaskInstance({"plan": plan.to_dict(), "land": summary.to_dict()})
+    steps.announce_dates(ti, make_run(partition_key=partition_key), {"coded_records": event}, "coded_records")
+    return event
+
+
+def test_each_published_date_is_a_partition_of_the_asset_and_so_is_that_of_the_run(
+    make_plan: Callable[..., Plan],
+) -> None:
+    assert announce(make_plan(), ("2026-10-04", "2026-10-05"), None).partitions == ["2026-10-04", "2026-10-05"]
+    assert announce(make_plan(), ("2026-10-05",), "2026-10-05").partitions == ["2026-10-05"]
+    assert announce(make_plan(), (), "2026-10-05").partitions == ["2026-10-05"]
+
+
+def test_the_event_of_the_asset_has_the_counts_the_model_and_the_run(make_plan: Callable[..., Plan]) -> None:
+    assert announce(make_plan(), ("2026-10-05",), None).extra == {
+        "read": 9, "coded": 5, "uncoded": 2, "rejected": 2, "texts": 6, "texts_sent": 5, "operations": 2,
+        "from_date": "2026-10-05", "to_date": "2026-10-06", "topic": "osca", "model_id": MODELS[0],
+        "model_version": 2.0, "run_id": "run-1",
+    }  # fmt: skip
+
+
+def test_no_event_is_emitted_for_a_trial_or_if_nothing_was_published(make_plan: Callable[..., Plan]) -> None:
+    with pytest.raises(AirflowSkipException, match="nothing was published"):
+        announce(make_plan(max_records=10), ("2026-10-05",), None)
+    with pytest.raises(AirflowSkipException, match="nothing was published"):
+        announce(make_plan(), (), None)
+
+
+@pytest.mark.parametrize(("setting", "is_kept"), [("", False), ("false", False), ("TRUE", True), ("1", True)])
+def test_the_files_of_a_landed_run_are_removed_unless_a_setting_keeps_them(
+    setting: str, is_kept: bool, make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODING_KEEP_STAGING", setting)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("output.jsonl", "report.md"):
+        (folder / name).touch()
+    steps.clean_up(TaskInstance({"plan": make_plan().to_dict()}))
+    assert (folder / "output.jsonl").exists() == is_kept
+    assert (folder / "report.md").exists()
+
+
+# ---- compare_models, sweep_staging -------------------------------------------------------------------------------
+
+
+def test_the_report_of_a_comparison_is_not_removed_by_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import compare_models
+
+    path = tmp_path / "warehouse.duckdb"
+    with open_warehouse(path).session() as session:
+        create_tables(session, "coding")
+    with duckdb.connect(path) as warehouse:
+        for version, model in enumerate(MODELS):
+            warehouse.execute(
+                "INSERT INTO coding.coded_records VALUES ('1', 1, DATE '2026-10-05', 'osca', ?, ?, 'coded', ?, 'Chef',"
+                " 0.9, 6, NULL, NULL, 'key', 'op', 'run', TIMESTAMP '2026-11-01 00:00:00')",
+                [model, version, f"35131{version}"],
+            )
+    monkeypatch.setenv("CODING_STAGING", (tmp_path / "staging").as_uri())
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps({"conn_type": "duckdb", "host": str(path)}))
+    uri = steps.compare_models(compare_models.dag.params.validate(), "manual__1")
+    folder = Path(uri.removeprefix("file://")).parent
+    for file in folder.iterdir():
+        os.utime(file, (0, 0))
+    assert steps.sweep_staging() == []
+    assert folder.parent == tmp_path / "staging" / "occupation-coding-comparisons"
+    assert sorted(file.name for file in folder.iterdir()) == ["picture.svg", "report.md"]
+    assert "moved to another one: 1 (100.0%)" in (folder / "report.md").read_text(encoding="utf-8")
