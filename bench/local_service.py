@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bench.measure import ROOT, read_peak_bytes
-from include.local_service.stub import StubCoder
+from include.local_service.coder.stub import StubCoder
 
 GIGABYTE = 1_000_000_000
 MIB = 1 << 20
