@@ -11,9 +11,9 @@ import duckdb
 
 from bench.measure import ROOT
 from include.coding.files import path_from_uri
-from include.local_service.core.batch import Coding
-from include.local_service.core.records import read_lines
 from include.local_service.coder.stub import StubCoder
+from include.local_service.core.batch import LineCoder
+from include.local_service.core.records import read_lines
 from include.stack.sample import write_sample
 
 FOLDER = ROOT / ".run" / "bench"
@@ -63,7 +63,7 @@ def code_parts(folder: Path) -> None:
     for part in json.loads((folder / "handoffs.json").read_text())["prepared"]["parts"]:
         output = folder / f"output-{part['part']:04}.jsonl"
         with path_from_uri(part["input_uri"]).open("rb") as lines, output.open("wb") as file:
-            file.writelines(Coding(StubCoder(THRESHOLD), lambda: False).lines(read_lines(lines)))
+            file.writelines(LineCoder(StubCoder(THRESHOLD), lambda: False).code(read_lines(lines)))
 
 
 def count_bytes_of_all_records(folder: Path) -> int:

@@ -27,7 +27,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import LinearSVC
 
 from bench.measure import ROOT
-from include.local_service.coder import CLASSIFICATION, Coder
+from include.local_service.coder.classifications import SHIPPED_CLASSIFICATION
+from include.local_service.coder.coder import Coder
 from include.local_service.coder.evaluation import evaluate, make_texts, report_lines
 from include.local_service.coder.features import Pair
 from include.local_service.coder.hierarchy import Category, read_categories, write_categories
@@ -36,7 +37,7 @@ from include.local_service.coder.workbooks import import_workbooks
 SHARED = Path(os.environ.get("SHARED_DATA", ROOT.parent / "shared" / "data"))
 DRAWS, ROUNDS = 5, 5
 TEXTS = 20_000
-TRAIN_AND_EXIT = "import sys; from pathlib import Path; from include.local_service.coder import Coder; " \
+TRAIN_AND_EXIT = "import sys; from pathlib import Path; from include.local_service.coder.coder import Coder; " \
     "Coder.train(Path(sys.argv[1])).code([('cook', 'cooks')])"  # fmt: skip
 
 
@@ -61,7 +62,7 @@ def read_classification() -> list[Category]:
     folder = SHARED / "abs_original"
     if not folder.exists():
         print(f"local coder with the classification of this project; there are no workbooks in {folder}")
-        return read_categories(CLASSIFICATION.read_bytes())
+        return read_categories(SHIPPED_CLASSIFICATION.read_bytes())
     print("local coder with OSCA, imported from its workbooks")
     return import_workbooks(folder / "OSCA structure.xlsx", folder / "OSCA Category Descriptions.xlsx")
 
