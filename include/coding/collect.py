@@ -63,7 +63,9 @@ def _read_output(
     coded = result.fingerprint
     if result.output_uri is None or result.input_uri is None or result.operation_id is None or coded is None:
         return PartSummary(problem=result.message or "it has no output; see the logs of its tasks")
-    model_id = read_model_id(metadata or "") or coded.model_id
+    model_id = coded.model_id
+    if model_id == plan.model_id:  # the metadata can still name another one
+        model_id = read_model_id(metadata or "") or model_id
     if (coded.topic, model_id.lower()) != (plan.topic, plan.model_id.lower()) or coded.model_id != plan.model_id:
         return PartSummary(
             problem=f"it was coded by topic {coded.topic!r}, model {model_id!r}, but the run is pinned to topic"
