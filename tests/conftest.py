@@ -7,7 +7,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,15 +107,23 @@ def redshift(postgres: Postgres, s3: S3) -> Iterator[Redshift]:
         yield server
 
 
+@pytest.fixture
+def lend_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], str | Path]]:
+    """A function that lends the test an empty warehouse of a kind; it returns what `open_warehouse` takes."""
+    with ExitStack() as loans:
+
+        def lend(kind: str) -> str | Path:
+            if kind == "duckdb":
+                return tmp_path / "warehouse.duckdb"
+            server = request.getfixturevalue(kind)
+            if kind == "redshift":
+                return str(loans.enter_context(server.lend_place()))
+            return str(server.conninfo(loans.enter_context(server.lend_database())))
+
+        yield lend
+
+
 @pytest.fixture(params=["duckdb", "postgres", "redshift"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str | Path]:
-    """Where an empty warehouse is, once for each kind: see `open_warehouse`."""
-    if request.param == "duckdb":
-        yield tmp_path / "warehouse.duckdb"
-    elif request.param == "redshift":
-        with request.getfixturevalue("redshift").lend_place() as place:
-            yield place
-    else:
-        server = request.getfixturevalue("postgres")
-        with server.lend_database() as database:
-            yield server.conninfo(database)
+def place(request: pytest.FixtureRequest, lend_place: Callable[[str], str | Path]) -> str | Path:
+    """Where an empty warehouse is, once for each kind."""
+    return lend_place(request.param)

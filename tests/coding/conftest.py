@@ -23,6 +23,13 @@ OTHER_MODEL = "22222222-2222-4222-8222-222222222222"
 DAY, NEXT_DAY, LATER_DAY = "2026-10-05", "2026-10-06", "2026-10-09"
 CHEF = {"codeCategory": "351311", "codeLabel": "Chef", "codeConfidence": 0.92}
 
+#: A data test runs on DuckDB alone, unless one of these says that its claim depends on the SQL or the transactions of a
+#: warehouse. tests/warehouse proves that sessions of all kinds behave alike.
+on_all_warehouses = pytest.mark.parametrize("place", ["duckdb", "postgres", "redshift"], indirect=True)
+on_duckdb_and_postgres = pytest.mark.parametrize("place", ["duckdb", "postgres"], indirect=True)
+on_postgres = pytest.mark.parametrize("place", ["postgres"], indirect=True)
+on_redshift = pytest.mark.parametrize("place", ["redshift"], indirect=True)
+
 #: Lands what a JSON file describes, in a process of its own.
 LAND = """
 import json, sys
@@ -161,6 +168,12 @@ class Pipeline:
     def read_outcomes(self):
         """Return the record ids and outcomes of what is published, in order."""
         return self.query("SELECT record_id, outcome FROM coding.coded_records ORDER BY 1, 2")
+
+
+@pytest.fixture
+def place(request, lend_place):
+    """Where an empty warehouse is: a DuckDB file, unless the test asks for another kind."""
+    return lend_place(getattr(request, "param", "duckdb"))
 
 
 @pytest.fixture

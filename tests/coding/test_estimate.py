@@ -1,4 +1,4 @@
-"""What a run is going to send, and how long that takes, before anything is sent."""
+"""The estimate of what a run would send and how long that would take."""
 
 from dataclasses import replace
 
@@ -6,14 +6,14 @@ import pytest
 
 from include.coding.estimate import Estimate, estimate_run
 from include.coding.prepare import Prepared, expect_seconds
-from tests.coding.conftest import DAY, make_plan
+from tests.coding.conftest import DAY, make_plan, on_all_warehouses
 
 NOTHING_TO_SEND = Prepared("2026-10-06T00:00:00", "x", False, None, (), 10, 1, 2, 6, 6)
 
 
 @pytest.fixture
-def sized(pipeline):
-    """Lands operations of so many records that took so many seconds."""
+def land_operations(pipeline):
+    """A function that lands operations, each given by its number of records and its seconds."""
 
     def land(*operations):
         for number, (records, seconds) in enumerate(operations):
@@ -31,28 +31,28 @@ def expect(pipeline, records, **changes):
         return expect_seconds(session, make_plan(**changes), records)
 
 
-def test_an_operation_is_expected_to_take_what_those_of_its_size_took(sized):
-    pipeline = sized((1, 10.0), (1, 12.0), (1, 11.0), (8, 80.0), (9, 90.0), (10, 1000.0), (9, 100.0), (8, 85.0))
-    assert expect(pipeline, 9) == 90.0, "the middle one of five: one that took very long does not count"
-    assert expect(pipeline, 1) in (11.0, 12.0), "three of one record, and the next in size"
+@on_all_warehouses
+def test_the_expected_duration_is_the_median_of_operations_of_a_similar_size(land_operations):
+    pipeline = land_operations(
+        (1, 10.0), (1, 12.0), (1, 11.0), (8, 80.0), (9, 90.0), (10, 1000.0), (9, 100.0), (8, 85.0)
+    )
+    assert expect(pipeline, 9) == 90.0, "the median of five: one that took very long does not matter"
+    assert expect(pipeline, 1) in (11.0, 12.0), "three operations have one record, the others are the next in size"
 
 
-@pytest.mark.parametrize("place", ["duckdb"], indirect=True)
-def test_nothing_is_expected_where_nothing_was_seen(sized):
-    pipeline = sized((1, None))
+def test_no_duration_is_expected_without_earlier_operations(land_operations):
+    pipeline = land_operations((1, None))
     assert expect(pipeline, 1) is None
-    assert expect(sized((2, 5.0)), 1, topic="anzsco") is None
+    assert expect(land_operations((2, 5.0)), 1, topic="anzsco") is None
 
 
-@pytest.mark.parametrize("place", ["duckdb"], indirect=True)
-def test_parts_are_prepared_with_what_is_expected_of_them(sized):
-    pipeline = sized((2, 30.0))
+def test_each_part_has_its_expected_duration(land_operations):
+    pipeline = land_operations((2, 30.0))
     pipeline.fill(("new", DAY, "nurse", ""))
     pipeline.prepare(run_id="next")
     assert [part.expected_seconds for part in pipeline.prepared.parts] == [30.0]
 
 
-@pytest.mark.parametrize("place", ["duckdb"], indirect=True)
 def test_an_estimate_counts_texts_bytes_parts_calls_and_time(pipeline):
     pipeline.fill(*((str(number), DAY, f"job {number}", "") for number in range(5)))
     pipeline.prepare(records_per_part=2)
@@ -67,7 +67,7 @@ def test_an_estimate_counts_texts_bytes_parts_calls_and_time(pipeline):
     assert "about 0:20:00, judging by earlier operations" in estimate.as_markdown
 
 
-def test_an_estimate_says_what_is_not_known_and_that_nothing_takes_no_time():
+def test_an_estimate_without_parts_takes_no_time_and_names_an_unknown_duration():
     unknown = estimate_run(NOTHING_TO_SEND, 2, 5, 1.0, max_operations=None)
     assert (unknown.calls, unknown.coding_seconds) == (2, 0.0)
     assert "unknown" in replace(unknown, coding_seconds=None).as_markdown

@@ -1,22 +1,22 @@
-"""The model of a backfill: asked for once."""
+"""The model of a backfill: the service is asked once, and all runs use its answer."""
 
 import threading
 
 import pytest
 
 from include.coding.model_pins import pin_model
-from tests.coding.conftest import MODEL, OTHER_MODEL
+from tests.coding.conftest import MODEL, OTHER_MODEL, on_all_warehouses, on_postgres
 from tests.support.warehouses import open_warehouse
 
 
 class Service:
-    """Answers with the model that is the latest, and counts how often it was asked."""
+    """Answers with its latest model, and counts the calls."""
 
     def __init__(self):
-        self.asked, self.latest = 0, (MODEL, 1.0)
+        self.calls, self.latest = 0, (MODEL, 1.0)
 
     def ask(self):
-        self.asked += 1
+        self.calls += 1
         return self.latest
 
 
@@ -29,42 +29,43 @@ def pin(place, service, backfill="1 of today", topic="osca", model="latest"):
     return pin_model(open_warehouse(place), "coding", backfill, topic, model, service.ask)
 
 
-def test_all_runs_of_a_backfill_have_the_model_of_the_first_whatever_is_the_latest(place, service):
+@on_all_warehouses
+def test_all_runs_of_a_backfill_use_the_model_of_the_first_one(place, service):
     assert pin(place, service) == (MODEL, 1.0)
     service.latest = (OTHER_MODEL, 2.0)
     assert pin(place, service) == (MODEL, 1.0)
-    assert service.asked == 1
+    assert service.calls == 1
 
 
-def test_another_backfill_topic_or_question_is_answered_anew(place, service):
+def test_another_backfill_topic_or_requested_model_is_asked_for_again(place, service):
     pin(place, service)
     service.latest = (OTHER_MODEL, None)
-    for other in ({"backfill": "2 of today"}, {"topic": "anzsco"}, {"model": OTHER_MODEL}):
-        assert pin(place, service, **other) == (OTHER_MODEL, None)
-    assert service.asked == 4
+    for changes in ({"backfill": "2 of today"}, {"topic": "anzsco"}, {"model": OTHER_MODEL}):
+        assert pin(place, service, **changes) == (OTHER_MODEL, None)
+    assert service.calls == 4
 
 
-@pytest.mark.parametrize("place", ["postgres"], indirect=True)
-def test_of_runs_that_begin_at_once_all_have_one_model(place):
-    start, found = threading.Barrier(8), []
+@on_postgres
+def test_runs_that_start_at_the_same_time_use_one_model(place):
+    start, models = threading.Barrier(8), []
 
     def run(number):
         service = Service()
         service.latest = (f"model-{number}", float(number))
-        pin(place, service, backfill="tables are there", model="other")
+        pin(place, service, backfill="creates the tables", model="other")
         start.wait()
-        found.append(pin(place, service))
+        models.append(pin(place, service))
 
     threads = [threading.Thread(target=run, args=[number]) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 8
-    assert len(set(found)) == 1
+    assert len(models) == 8
+    assert len(set(models)) == 1
 
 
-def test_a_model_that_the_service_refuses_is_pinned_to_nothing(place, service):
+def test_a_model_that_the_service_refuses_is_not_pinned(place, service):
     def refuse():
         raise ValueError("no such model")
 

@@ -1,4 +1,4 @@
-"""The plan: which dates a run is for, and what it refuses."""
+"""The plan of a run: how its dates are resolved, and what is refused."""
 
 import json
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ DUE = datetime(2026, 11, 1, 0, 0, tzinfo=ZoneInfo("Australia/Sydney"))
 
 
 @pytest.mark.parametrize(
-    ("partition", "first", "last", "settled"),
+    ("partition", "first", "last", "dates"),
     [
         (None, None, None, ("2026-10-31", "2026-10-31")),
         (None, "", "", ("2026-10-31", "2026-10-31")),
@@ -30,8 +30,8 @@ DUE = datetime(2026, 11, 1, 0, 0, tzinfo=ZoneInfo("Australia/Sydney"))
         ("2026-10-05", "2026-10-05", "2026-10-05", ("2026-10-05", "2026-10-05")),
     ],
 )
-def test_the_partition_goes_first_then_the_form_then_the_day_before(partition, first, last, settled):
-    assert resolve_dates({"from_date": first, "to_date": last}, partition, DUE) == settled
+def test_dates_come_from_the_partition_then_the_form_then_the_day_before(partition, first, last, dates):
+    assert resolve_dates({"from_date": first, "to_date": last}, partition, DUE) == dates
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_the_partition_goes_first_then_the_form_then_the_day_before(partition, f
         (datetime(2026, 10, 3, 14, 30, tzinfo=UTC), "2026-10-03"),  # the night that loses an hour
     ],
 )
-def test_the_day_before_is_a_day_of_sydney(due, day):
+def test_the_day_before_is_a_day_in_sydney(due, day):
     assert resolve_dates({}, None, due.astimezone(ZoneInfo("Australia/Sydney"))) == (day, day)
 
 
@@ -51,20 +51,18 @@ def test_the_day_before_is_a_day_of_sydney(due, day):
     ("first", "last"), [("2026-10-04", None), (None, "2026-10-06"), ("2026-10-05", "2026-10-06")]
 )
 def test_dates_that_contradict_the_partition_are_refused(first, last):
-    with pytest.raises(PlanError, match="partition '2026-10-05' but its form names the dates") as caught:
+    with pytest.raises(PlanError, match="partition '2026-10-05' but its form selects the dates") as excinfo:
         resolve_dates({"from_date": first, "to_date": last}, "2026-10-05", DUE)
-    assert f"{first!r} to {last!r}" in str(caught.value)
-    assert "leave the dates empty" in str(caught.value)
+    assert f"{first!r} to {last!r}" in str(excinfo.value)
+    assert "leave the dates empty" in str(excinfo.value)
 
 
-def test_dates_the_wrong_way_round_are_refused():
+def test_dates_in_the_wrong_order_are_refused():
     with pytest.raises(PlanError, match="from_date '2026-10-06' is after to_date '2026-10-05': swap them"):
         resolve_dates({"from_date": "2026-10-06", "to_date": "2026-10-05"}, None, DUE)
 
 
-@pytest.mark.parametrize(
-    "garbage", ["yesterday", "31/10/2026", "2026-02-30", "2026-10-5", "2026-10-05T10:00:00", "'"]
-)
+@pytest.mark.parametrize("value", ["yesterday", "31/10/2026", "2026-02-30", "2026-10-5", "2026-10-05T10:00:00", "'"])
 @pytest.mark.parametrize(
     ("name", "params"),
     [
@@ -75,21 +73,21 @@ def test_dates_the_wrong_way_round_are_refused():
     ],
     ids=["key", "from", "to", "all"],
 )
-def test_what_is_no_date_is_refused_by_name_and_value(name, params, garbage):
-    partition = garbage if name == "the partition key" else None
-    with pytest.raises(PlanError) as caught:
-        resolve_dates(params if partition else {**params, name: garbage}, partition, DUE)
-    assert str(caught.value) == f"{name} is {garbage!r}; expected a date such as '2026-10-31'"
+def test_a_value_that_is_not_a_date_is_refused_with_its_name(name, params, value):
+    partition = value if name == "the partition key" else None
+    with pytest.raises(PlanError) as excinfo:
+        resolve_dates(params if partition else {**params, name: value}, partition, DUE)
+    assert str(excinfo.value) == f"{name} is {value!r}; expected a date such as '2026-10-31'"
 
 
 @pytest.mark.parametrize(
     ("days", "first"), [(0, "2026-10-05"), (1, "2026-10-04"), (7, "2026-09-28"), (366, "2025-10-04")]
 )
-def test_a_look_back_takes_days_before_the_partition_too(days, first):
+def test_a_look_back_includes_days_before_the_partition(days, first):
     assert resolve_dates({}, "2026-10-05", DUE, look_back_days=days) == (first, "2026-10-05")
 
 
-def test_a_source_without_dates_is_of_the_one_date_that_is_named():
+def test_a_source_without_dates_gets_the_single_date():
     params = {"from_date": None, "to_date": "", "response_date": "2026-06-30"}
     assert resolve_dates(params, None, DUE) == ("2026-06-30", "2026-06-30")
 
@@ -99,34 +97,36 @@ def test_a_source_without_dates_is_of_the_one_date_that_is_named():
     [
         (
             {"response_date": "2026-06-30", "from_date": "2026-06-30"}, None,
-            "`response_date` gives all records the date '2026-06-30', but the form also names the dates '2026-06-30'"
-            " to None of those to take: leave one of the two empty",
+            "`response_date` gives all records the date '2026-06-30', but the form also selects the dates"
+            " '2026-06-30' to None: leave one of the two empty",
         ),
         (
             {"response_date": "2026-06-30"}, "2026-10-05",
-            "the run is for the partition '2026-10-05', so it takes the records of that day, but `response_date` says"
-            " that the source has no dates: run it by hand, without a partition",
+            "the run is for the partition '2026-10-05', so it reads the records of that day, but `response_date` says"
+            " that the source has no dates: start a manual run without a partition",
         ),
         (
             {"max_records": 100, "dry_run": True}, "2026-10-05",
-            "max_records and dry_run would code nothing, or not all, of the partition '2026-10-05', and Airflow would"
-            " take it for done: run without a partition, and name the dates",
+            "max_records and dry_run would leave records of the partition '2026-10-05' uncoded, but Airflow would mark"
+            " it as done: start a manual run without a partition, and set its dates",
         ),
         (
             {"dry_run": True}, "2026-10-05",
-            "dry_run would code nothing, or not all, of the partition '2026-10-05', and Airflow would take it for"
-            " done: run without a partition, and name the dates",
+            "dry_run would leave records of the partition '2026-10-05' uncoded, but Airflow would mark it as done:"
+            " start a manual run without a partition, and set its dates",
         ),
     ],
 )  # fmt: skip
-def test_what_does_not_go_together_is_refused_with_a_sentence(params, partition, message):
-    with pytest.raises(PlanError) as caught:
+def test_params_that_contradict_each_other_are_refused(params, partition, message):
+    with pytest.raises(PlanError) as excinfo:
         resolve_dates(params, partition, DUE)
-    assert str(caught.value) == message
+    assert str(excinfo.value) == message
 
 
-def test_a_column_of_dates_and_one_date_for_all_do_not_go_together():
-    with pytest.raises(PlanError, match="`columns` names 'day' as the date of each record, `response_date` gives"):
+def test_a_date_column_and_a_single_date_are_refused_together():
+    with pytest.raises(
+        PlanError, match="`columns` names 'day' as the date of each record, but `response_date` gives"
+    ):
         make_plan(columns={"response_date": "day"}, response_date="2026-06-30")
 
 
@@ -136,12 +136,12 @@ def test_a_trial_of_no_records_is_refused(count):
         make_plan(max_records=count)
 
 
-def test_a_column_that_nobody_knows_is_refused():
-    with pytest.raises(PlanError, match=r"`columns` names \['job'\]; it may name \['record_id', 'response_date'"):
+def test_an_unknown_column_is_refused():
+    with pytest.raises(PlanError, match=r"`columns` names \['job'\]; it can name \['record_id', 'response_date'"):
         make_plan(columns={"job": "occp_text", "occp_text": "title"})
 
 
-def test_a_selection_that_nobody_knows_is_refused():
+def test_an_unknown_selection_is_refused():
     with pytest.raises(PlanError, match=r"`selection` is 'some'; expected one of \['uncoded', 'all'\]"):
         make_plan(selection="some")
 
@@ -152,18 +152,18 @@ def test_parts_that_are_too_small_or_too_large_are_refused(count):
         make_plan(records_per_part=count)
 
 
-def test_a_limit_of_memory_that_the_engines_cannot_keep_is_refused():
+def test_a_memory_limit_that_is_too_small_for_the_engine_is_refused():
     with pytest.raises(PlanError, match=f"`memory_mb` is {MIN_MEMORY_MB - 1}; expected {MIN_MEMORY_MB} or more"):
         make_plan(memory_mb=MIN_MEMORY_MB - 1)
     assert make_plan(memory_mb=512).engine_memory_mb == 192
 
 
 @pytest.mark.parametrize("count", [1, 500_000, MAX_RECORDS_PER_PART])
-def test_parts_within_the_bounds_are_taken(count):
+def test_parts_within_the_limits_are_accepted(count):
     assert make_plan(records_per_part=count).records_per_part == count
 
 
-def test_a_plan_error_is_an_error_of_the_data():
+def test_a_plan_error_is_a_data_error():
     assert issubclass(PlanError, DataError)
 
 
@@ -172,11 +172,11 @@ def test_a_plan_survives_json():
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
-def test_members_that_a_later_version_writes_are_ignored():
+def test_members_written_by_a_later_version_are_ignored():
     plan = make_plan()
     assert Plan.from_dict({**plan.to_dict(), "new_member": 1}) == plan
 
 
-def test_a_column_stands_for_itself_if_the_plan_does_not_say_otherwise():
+def test_a_column_has_its_own_name_unless_the_plan_gives_another():
     plan = make_plan(columns={"occp_text": "job_title"})
-    assert [plan.column("occp_text"), plan.column("tasks_text")] == ["job_title", "tasks_text"]
+    assert [plan.source_column("occp_text"), plan.source_column("tasks_text")] == ["job_title", "tasks_text"]

@@ -1,4 +1,4 @@
-"""Output files: every documented variant is read, and every line that is malformed is set aside by its number."""
+"""Output files: every documented variant is read, and every malformed line is discarded and named by its number."""
 
 import json
 import random
@@ -11,31 +11,31 @@ from include.coding.results import PartSummary, read_model_id, read_results
 from tests.coding.conftest import CHEF, make_key
 
 PAIRS = [("chef", "cooks"), ("driver", ""), ("", 'says "hello" \\ & goes'), ("baker", "bakes")]
-SENT = [{"recordId": make_key(*pair), "occp_text": pair[0], "tasks_text": pair[1]} for pair in PAIRS]
+INPUTS = [{"recordId": make_key(*pair), "occp_text": pair[0], "tasks_text": pair[1]} for pair in PAIRS]
 MISSING = object()
 SUGGESTIONS = [{**CHEF, "codeCategory": code} for code in ("351311", "3513", "3")]
 
 
 def line(number=0, **changes):
-    """The output line of one of the texts sent."""
-    sent = SENT[number]
-    told = {"recordId": sent["recordId"], "codeStatus": "successful", "input": sent, "result": CHEF, **changes}
-    return json.dumps({name: value for name, value in told.items() if value is not MISSING}) + "\n"
+    """Return the output line of one of the inputs."""
+    echo = INPUTS[number]
+    members = {"recordId": echo["recordId"], "codeStatus": "successful", "input": echo, "result": CHEF, **changes}
+    return json.dumps({name: value for name, value in members.items() if value is not MISSING}) + "\n"
 
 
 @pytest.fixture
 def read(tmp_path):
-    """Read an output file; returns what was read of it, the results and the lines set aside."""
-    sent, output = tmp_path / "part.jsonl", tmp_path / "output.jsonl"
-    sent.write_text("".join(json.dumps(text) + "\n" for text in SENT))
+    """A function that reads an output file, and returns its summary, its results and the discarded lines."""
+    input_file, output_file = tmp_path / "part.jsonl", tmp_path / "output.jsonl"
+    input_file.write_text("".join(json.dumps(text) + "\n" for text in INPUTS))
     with duckdb.connect() as engine:
         texts.install_macros(engine)
 
         def read_output(data):
-            output.write_bytes(data if isinstance(data, bytes) else data.encode())
-            found = read_results(engine, 3, "operation-3", sent, output)
+            output_file.write_bytes(data if isinstance(data, bytes) else data.encode())
+            summary = read_results(engine, 3, "operation-3", input_file, output_file)
             results = engine.sql("SELECT * FROM results").to_arrow_table().to_pylist()
-            return found, {row["text_key"]: row for row in results}, read_discarded_lines(engine)
+            return summary, {row["text_key"]: row for row in results}, read_discarded_lines(engine)
 
         yield read_output
 
@@ -45,8 +45,8 @@ def read_discarded_lines(engine):
 
 
 def test_a_coded_line_gives_a_result_with_all_its_columns(read):
-    found, results, aside = read(line())
-    assert (found, aside) == (PartSummary(usable=1), [])
+    summary, results, discarded = read(line())
+    assert (summary, discarded) == (PartSummary(usable=1), [])
     assert results[make_key("chef", "cooks")] == {
         **{"part": 3, "operation_id": "operation-3", "text_key": make_key("chef", "cooks")},
         **{"occp_text": "chef", "tasks_text": "cooks", "outcome": "coded", "code": "351311", "label": "Chef"},
@@ -56,13 +56,13 @@ def test_a_coded_line_gives_a_result_with_all_its_columns(read):
 
 @pytest.mark.parametrize("number", range(len(PAIRS)))
 @pytest.mark.parametrize("record_id", [None, "", MISSING], ids=["null", "empty", "missing"])
-def test_a_line_without_a_record_id_is_known_by_its_echo(read, record_id, number):
-    _, results, aside = read(line(number, recordId=record_id))
-    assert (list(results), aside) == ([SENT[number]["recordId"]], [])
+def test_a_line_without_a_record_id_is_matched_by_its_echo(read, record_id, number):
+    _, results, discarded = read(line(number, recordId=record_id))
+    assert (list(results), discarded) == ([INPUTS[number]["recordId"]], [])
 
 
 @pytest.mark.parametrize("echo", [None, MISSING, {}], ids=["null", "missing", "empty"])
-def test_a_line_without_an_echo_is_known_by_its_record_id(read, echo):
+def test_a_line_without_an_echo_is_matched_by_its_record_id(read, echo):
     assert read(line(input=echo))[0] == PartSummary(usable=1)
 
 
@@ -78,34 +78,34 @@ def test_a_result_with_a_code_is_coded(read, status, result):
     "result", [None, MISSING, {}, [], [{}], [None]], ids=["null", "missing", "{}", "[]", "[{}]", "[null]"]
 )
 def test_an_empty_result_is_uncoded(read, status, result):
-    found, results, _ = read(line(codeStatus=status, result=result))
+    summary, results, _ = read(line(codeStatus=status, result=result))
     (row,) = results.values()
-    assert found == PartSummary(usable=1)
+    assert summary == PartSummary(usable=1)
     assert (row["outcome"], row["code"], row["level"], row["confidence"]) == ("uncoded", None, None, None)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("status", ["unsuccessful", MISSING], ids=["unsuccessful", "missing"])
-def test_suggestions_are_kept_and_never_become_a_code(read, status, count):
+def test_suggestions_are_stored_and_never_become_a_code(read, status, count):
     (row,) = read(line(codeStatus=status, result=None, suggestions=SUGGESTIONS[:count]))[1].values()
     assert (row["outcome"], row["code"], row["label"]) == ("uncoded", None, None)
     assert json.loads(row["suggestions"]) == SUGGESTIONS[:count]
 
 
 @pytest.mark.parametrize("suggestions", [None, MISSING, []], ids=["null", "missing", "empty"])
-def test_there_may_be_no_suggestions(read, suggestions):
+def test_suggestions_are_optional(read, suggestions):
     (row,) = read(line(suggestions=suggestions))[1].values()
     assert row["suggestions"] is None
 
 
 @pytest.mark.parametrize(
-    ("told", "kept"),
+    ("value", "confidence"),
     [(0.92, 0.92), ("0.92", 0.92), (1, 1.0), ("92", 92.0), (None, None), (MISSING, None)],
 )
-def test_a_confidence_is_kept_as_it_is_given(read, told, kept):
-    result = {name: value for name, value in {**CHEF, "codeConfidence": told}.items() if value is not MISSING}
+def test_a_confidence_is_stored_as_the_service_gives_it(read, value, confidence):
+    result = {name: item for name, item in {**CHEF, "codeConfidence": value}.items() if item is not MISSING}
     (row,) = read(line(result=result))[1].values()
-    assert row["confidence"] == kept
+    assert row["confidence"] == confidence
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_the_form_of_the_file_does_not_matter(read, change):
     assert read(change(lines))[0] == PartSummary(usable=len(PAIRS))
 
 
-def test_letters_outside_ascii_are_read_as_they_are(read):
+def test_letters_outside_ascii_are_not_changed(read):
     label = 'Café “Chef”, 厨师 👍 \\ "'
     escaped = line(result={**CHEF, "codeLabel": label})
     for text in (escaped, json.dumps(json.loads(escaped), ensure_ascii=False) + "\n"):
@@ -154,7 +154,7 @@ def test_letters_outside_ascii_are_read_as_they_are(read):
         assert row["label"] == label
 
 
-def test_members_that_are_not_known_are_ignored(read):
+def test_unknown_members_are_ignored(read):
     assert read(line(newMember={"a": [1]}, result={**CHEF, "more": 1}))[0] == PartSummary(usable=1)
 
 
@@ -176,8 +176,8 @@ def test_members_that_are_not_known_are_ignored(read):
         (line(1, recordId="0" * 32), "its recordId was not sent"),
         (line(1, recordId=7), "its recordId was not sent"),
         (line(1, recordId=None, input={"occp_text": "x", "tasks_text": ""}), "its recordId was not sent"),
-        (line(1, input=SENT[2]), "its input is not what was sent"),
-        (line(1, input={**SENT[1], "tasks_text": " "}), "its input is not what was sent"),
+        (line(1, input=INPUTS[2]), "its input differs from what was sent"),
+        (line(1, input={**INPUTS[1], "tasks_text": " "}), "its input differs from what was sent"),
         (line(1, result="351311"), "its result is a JSON VARCHAR"),
         (line(1, result=351311), "its result is a JSON UBIGINT"),
         (line(1, result=[CHEF, CHEF]), "its result is a list of several"),
@@ -192,38 +192,38 @@ def test_members_that_are_not_known_are_ignored(read):
         (line(1, codeStatus=""), "its codeStatus is unknown"),
         (line(1, result=None), "its codeStatus is successful but it has no code"),
         (line(1, codeStatus="unsuccessful"), "its codeStatus is unsuccessful but it has a code"),
-        (line(1, result={**CHEF, "codeConfidence": "high"}), "its codeConfidence is no number"),
-        (line(1, result={**CHEF, "codeConfidence": True}), "its codeConfidence is no number"),
-        (line(1, result={**CHEF, "codeConfidence": float("nan")}), "its codeConfidence is no number"),
-        (line(1, result={**CHEF, "codeConfidence": "Infinity"}), "its codeConfidence is no number"),
-        (line(1, suggestions={"a": 1}), "its suggestions are no list"),
-        (line(1, suggestions="none"), "its suggestions are no list"),
+        (line(1, result={**CHEF, "codeConfidence": "high"}), "its codeConfidence is not a number"),
+        (line(1, result={**CHEF, "codeConfidence": True}), "its codeConfidence is not a number"),
+        (line(1, result={**CHEF, "codeConfidence": float("nan")}), "its codeConfidence is not a number"),
+        (line(1, result={**CHEF, "codeConfidence": "Infinity"}), "its codeConfidence is not a number"),
+        (line(1, suggestions={"a": 1}), "its suggestions are not a list"),
+        (line(1, suggestions="none"), "its suggestions are not a list"),
     ],
 )
-def test_a_malformed_line_is_set_aside_by_its_number_and_the_others_are_read(read, bad, problem):
-    found, results, aside = read(line(0) + "\n" + bad + line(3))
-    assert (found, aside) == (PartSummary(usable=2, discarded=1), [(3, problem)])
-    assert list(results) == [SENT[0]["recordId"], SENT[3]["recordId"]]
+def test_a_malformed_line_is_discarded_with_its_number_and_the_others_are_read(read, bad, problem):
+    summary, results, discarded = read(line(0) + "\n" + bad + line(3))
+    assert (summary, discarded) == (PartSummary(usable=2, discarded=1), [(3, problem)])
+    assert list(results) == [INPUTS[0]["recordId"], INPUTS[3]["recordId"]]
 
 
 @pytest.mark.parametrize("bad", [b"\xff\xfe oops\n", line(1).encode().replace(b"Chef", b"Ch\xe9f"), b"\x80\r\n"])
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
-def test_a_line_that_is_not_utf8_is_set_aside_by_its_number(read, tmp_path, bad, line_end):
+def test_a_line_that_is_not_utf8_is_discarded_with_its_number(read, tmp_path, bad, line_end):
     data = b"\xef\xbb\xbf" + line(0).encode().replace(b"\n", line_end) + bad + line(3).encode()
-    found, _, aside = read(data)
-    assert (found, aside) == (PartSummary(usable=2, discarded=1), [(2, "it is not a JSON object")])
+    summary, _, discarded = read(data)
+    assert (summary, discarded) == (PartSummary(usable=2, discarded=1), [(2, "it is not a JSON object")])
     assert {path.name for path in tmp_path.iterdir()} == {"part.jsonl", "output.jsonl"}
 
 
-def test_a_last_line_that_is_cut_is_set_aside(read):
-    found, _, aside = read((line(0) + line(1))[:-40])
-    assert (found, aside) == (PartSummary(usable=1, discarded=1), [(2, "it is not a JSON object")])
+def test_a_truncated_last_line_is_discarded(read):
+    summary, _, discarded = read((line(0) + line(1))[:-40])
+    assert (summary, discarded) == (PartSummary(usable=1, discarded=1), [(2, "it is not a JSON object")])
 
 
-def test_a_line_that_is_repeated_is_read_once(read):
-    found, results, aside = read(line(0) + line(1) + line(0, codeStatus=None) + line(0, input=None))
-    assert (found.usable, len(results)) == (2, 2)
-    assert aside == [(3, "it repeats line 1"), (4, "it repeats line 1")]
+def test_a_repeated_line_is_read_once(read):
+    summary, results, discarded = read(line(0) + line(1) + line(0, codeStatus=None) + line(0, input=None))
+    assert (summary.usable, len(results)) == (2, 2)
+    assert discarded == [(3, "it repeats line 1"), (4, "it repeats line 1")]
 
 
 @pytest.mark.parametrize(
@@ -235,17 +235,17 @@ def test_a_line_that_is_repeated_is_read_once(read):
         {"result": None, "codeStatus": "unsuccessful"},
     ],
 )
-def test_of_lines_that_disagree_none_is_read(read, other):
-    found, results, aside = read(line(0) + line(1) + line(0, **other))
-    problem = "its recordId stands on several lines that disagree, the first is line 1"
-    assert (found, aside) == (PartSummary(usable=1, discarded=2), [(1, problem), (3, problem)])
-    assert list(results) == [SENT[1]["recordId"]]
+def test_lines_of_one_text_that_disagree_are_all_discarded(read, other):
+    summary, results, discarded = read(line(0) + line(1) + line(0, **other))
+    problem = "its recordId is on several lines that disagree, the first is line 1"
+    assert (summary, discarded) == (PartSummary(usable=1, discarded=2), [(1, problem), (3, problem)])
+    assert list(results) == [INPUTS[1]["recordId"]]
 
 
 def test_a_file_of_garbage_gives_no_result(read):
-    found, results, aside = read(random.Random(1).randbytes(50_000))
-    assert (found.usable, results) == (0, {})
-    assert {problem for _, problem in aside} == {"it is not a JSON object"}
+    summary, results, discarded = read(random.Random(1).randbytes(50_000))
+    assert (summary.usable, results) == (0, {})
+    assert {problem for _, problem in discarded} == {"it is not a JSON object"}
 
 
 @pytest.mark.parametrize("data", ["", "\n", "\ufeff", "\r\n\r\n"])
@@ -255,9 +255,9 @@ def test_an_empty_file_gives_no_result(read, data):
 
 def test_lines_keep_their_numbers_in_a_large_file(read):
     filler = "x" * 120 + "\n"
-    found, _, aside = read(line(0) + filler * 200_000 + line(1) + "the last\n")
-    assert found == PartSummary(usable=2, discarded=200_001)
-    assert [number for number, _ in aside] == [*range(2, 200_002), 200_003]
+    summary, _, discarded = read(line(0) + filler * 200_000 + line(1) + "the last\n")
+    assert summary == PartSummary(usable=2, discarded=200_001)
+    assert [number for number, _ in discarded] == [*range(2, 200_002), 200_003]
 
 
 @pytest.mark.parametrize(
@@ -273,5 +273,5 @@ def test_lines_keep_their_numbers_in_a_large_file(read):
         ("[" * 100_000, None),
     ],
 )
-def test_the_model_of_a_metadata_file_is_read_if_it_names_one(metadata, model):
+def test_the_model_in_a_metadata_file_is_read_if_there_is_one(metadata, model):
     assert read_model_id(metadata) == model

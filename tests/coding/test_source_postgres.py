@@ -1,4 +1,4 @@
-"""What a source in PostgreSQL may be, and what becomes of it while others write."""
+"""Sources in PostgreSQL: their types, and reading them while others write."""
 
 import threading
 import time
@@ -33,24 +33,24 @@ def fill(pipeline, record_id, occp_text="'chef'", rows="generate_series(1, 1)"):
     ("expression", "record_id"),
     [("CAST('R1' AS CHAR(10))", "R1"), ("CAST(12345678901234567890 AS NUMERIC(20))", "12345678901234567890")],
 )
-def test_ids_are_taken_as_the_server_writes_them(pipeline, expression, record_id):
+def test_ids_are_read_as_the_server_writes_them(pipeline, expression, record_id):
     fill(pipeline, expression)
     pipeline.run()
     assert pipeline.read_outcomes() == [(record_id, "coded")]
 
 
-def test_a_reader_that_waits_for_a_loader_sees_what_it_has_loaded(pipeline, postgres, database):
+def test_a_reader_waits_for_a_loader_and_sees_its_records(pipeline, postgres, database):
     fill(pipeline, "'old'")
     pipeline.run()
     with psycopg.connect(postgres.conninfo(database)) as loader:
         loader.execute("TRUNCATE survey_responses")
         loader.execute(f"INSERT INTO survey_responses VALUES ('new', '{DAY}', 'baker', '')")
-        reading = threading.Thread(target=pipeline.prepare, kwargs={"run_id": "run-2"})
-        reading.start()
+        reader = threading.Thread(target=pipeline.prepare, kwargs={"run_id": "run-2"})
+        reader.start()
         deadline = time.monotonic() + 30
         while pipeline.query("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(0,)]:
             assert time.monotonic() < deadline, "the reader does not wait"
-    reading.join()
+    reader.join()
     assert pipeline.prepared.read == 1
     pipeline.land()
     assert pipeline.read_outcomes() == [("new", "coded")]
@@ -62,26 +62,26 @@ def test_a_materialized_view_is_read(pipeline):
     assert pipeline.run(source="answers").coded == 1
 
 
-def create_encoded(postgres: Postgres, encoding: str) -> str:
+def create_database_with_encoding(postgres: Postgres, encoding: str) -> str:
     name = f"{postgres.create_database()}_{encoding.lower()}"
     postgres.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
     return postgres.conninfo(name)
 
 
-def test_texts_of_a_database_of_another_encoding_are_what_they_are(tmp_path, postgres):
-    pipeline = Pipeline(tmp_path, create_encoded(postgres, "LATIN1"))
+def test_texts_of_a_database_with_another_encoding_are_read_correctly(tmp_path, postgres):
+    pipeline = Pipeline(tmp_path, create_database_with_encoding(postgres, "LATIN1"))
     fill(pipeline, "'é1'", "'café'")
     pipeline.run()
     assert pipeline.query("SELECT record_id, text_key FROM coding.coded_records") == [("é1", make_key("cafe", ""))]
 
 
-def test_a_database_that_does_not_say_its_encoding_is_refused(tmp_path, postgres):
-    pipeline = Pipeline(tmp_path, create_encoded(postgres, "SQL_ASCII"))
+def test_a_database_without_an_encoding_is_refused(tmp_path, postgres):
+    pipeline = Pipeline(tmp_path, create_database_with_encoding(postgres, "SQL_ASCII"))
     with pytest.raises(WarehouseSettingsError, match="has the encoding SQL_ASCII.*use a database in UTF8"):
         pipeline.prepare()
 
 
-def test_a_server_that_ends_the_connection_while_it_is_read_may_be_asked_again(pipeline):
+def test_a_connection_lost_while_a_source_is_read_is_a_retryable_error(pipeline):
     fill(pipeline, "CAST(n AS VARCHAR)", "'job ' || n", "generate_series(1, 1000)")
     pipeline.query(
         "CREATE FUNCTION break_off() RETURNS TEXT LANGUAGE plpgsql AS"
@@ -91,30 +91,30 @@ def test_a_server_that_ends_the_connection_while_it_is_read_may_be_asked_again(p
         "CREATE VIEW v AS SELECT record_id, response_date, tasks_text,"
         " CASE WHEN record_id = '900' THEN break_off() ELSE occp_text END AS occp_text FROM survey_responses"
     )
-    with pytest.raises(WarehouseError, match="broke off while 'v' was read"):
+    with pytest.raises(WarehouseError, match="lost the connection while 'v' was read"):
         pipeline.prepare(source="v")
 
 
-def test_what_a_person_wrote_stands_in_no_error_and_in_nothing_that_is_chained_to_it(pipeline):
+def test_neither_an_error_nor_its_chain_contains_the_texts_of_a_person(pipeline):
     fill(pipeline, "'1'", "'what a person wrote'")
     pipeline.query(
         "CREATE VIEW v AS SELECT record_id, response_date, tasks_text,"
         " CAST(CAST(occp_text AS INTEGER) AS TEXT) AS occp_text FROM survey_responses"
     )
-    with pytest.raises(SourceError, match="invalid input syntax for type integer: ; look at the view") as caught:
+    with pytest.raises(SourceError, match="invalid input syntax for type integer: ; check the view") as excinfo:
         pipeline.prepare(source="v")
-    assert "person" not in str(caught.value)
-    assert caught.value.__suppress_context__
+    assert "person" not in str(excinfo.value)
+    assert excinfo.value.__suppress_context__
 
 
-def test_wide_answers_are_rejected_within_the_memory(pipeline):
+def test_many_long_answers_are_rejected_within_the_memory_limit(pipeline):
     wide = "repeat(md5(CAST(n AS TEXT)), 40)"
     fill(pipeline, "CAST(n AS VARCHAR)", wide, "generate_series(1, 150000)")
     prepared = pipeline.prepare(memory_mb=384, max_rejected_share=1)
     assert (prepared.read, prepared.rejected, prepared.texts) == (150_000, 150_000, 0)
 
 
-def test_a_long_text_of_another_script_is_rejected_for_its_letters(pipeline):
+def test_a_long_text_in_another_script_is_rejected_for_its_letters(pipeline):
     fill(pipeline, "'1'", "repeat('护士', 400)")
     pipeline.run(max_rejected_share=1)
     assert pipeline.query("SELECT reason FROM coding.coded_records") == [("not_printable_ascii",)]

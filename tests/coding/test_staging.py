@@ -1,4 +1,4 @@
-"""A run's files in object storage: through an S3 server; and what becomes of them afterwards."""
+"""The files of a run in object storage (an S3 server) or a folder, and how they are removed."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from tests.coding.conftest import DAY, Pipeline, code_line
 
 RECORDS = [("1", DAY, "chef", "cooks"), ("2", DAY, "baker", ""), ("3", DAY, "nurse", ""), ("4", DAY, "", None)]
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
-OLD, LIVE, LANDED = (f"manual__{name}-00c0ffee" for name in ("old", "live", "landed"))
-STRANGERS = ["%2e%2e/x", "..-0badc0de#/x", "model/weights.bin"]
+OLD, LIVE, DONE = (f"manual__{name}-00c0ffee" for name in ("old", "live", "done"))
+OTHER_FILES = ["%2e%2e/x", "..-0badc0de#/x", "model/weights.bin"]
 
 
 @pytest.fixture
@@ -27,68 +27,73 @@ def bucket(s3):
 
 @pytest.fixture
 def remote(tmp_path, s3, bucket, place):
-    """A pipeline whose runs lie in a bucket."""
-    made = Pipeline(tmp_path / "scratch", place, (f"s3://{bucket}/runs", s3.file_system()))
-    made.fill(*RECORDS)
-    return made
+    """A pipeline whose runs keep their files in a bucket."""
+    pipeline = Pipeline(tmp_path / "scratch", place, (f"s3://{bucket}/runs", s3.file_system()))
+    pipeline.fill(*RECORDS)
+    return pipeline
 
 
-def come_back(pipeline, part):
-    """Put the output of a part where the download step puts it."""
+def upload_output(pipeline, part):
+    """Put the output of a part where the download step puts it, and return the result."""
     folder = f"{pipeline.staging.uri}/operation-{part.part}"
     lines = [json.loads(line) for line in pipeline.staging.fs.cat_file(part.input_uri).splitlines()]
     pipeline.staging.fs.pipe_file(f"{folder}/output.jsonl", "".join(map(code_line, lines)).encode())
     pipeline.staging.fs.pipe_file(f"{folder}/metadata.json", json.dumps({"modelId": part.model_id}).encode())
-    files = (f"{folder}/output.jsonl", f"{folder}/metadata.json", part.input_uri)
-    return PartResult(part.part, f"operation-{part.part}", "complete", None, *files, part.fingerprint)
+    return PartResult(
+        part.part,
+        f"operation-{part.part}",
+        "complete",
+        output_uri=f"{folder}/output.jsonl",
+        metadata_uri=f"{folder}/metadata.json",
+        input_uri=part.input_uri,
+        fingerprint=part.fingerprint,
+    )
 
 
-def files_here(folder):
+def list_files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_run_is_prepared_and_landed_through_a_bucket_and_leaves_nothing_here(remote, s3, bucket, tmp_path):
+def test_a_run_passes_through_a_bucket_and_leaves_no_local_files(remote, s3, bucket, tmp_path):
     parts = remote.prepare(records_per_part=2).parts
     assert s3.keys(bucket) == sorted(
         [*(part.input_uri.removeprefix(f"s3://{bucket}/") for part in parts), "runs/run-1/records.parquet"]
     )
-    assert files_here(tmp_path / "scratch") == []
-    landed = remote.land([come_back(remote, part) for part in parts])
-    assert (landed.coded, landed.rejected, landed.operations) == (3, 1, 2)
+    assert list_files(tmp_path / "scratch") == []
+    summary = remote.land([upload_output(remote, part) for part in parts])
+    assert (summary.coded, summary.rejected, summary.operations) == (3, 1, 2)
     assert remote.read_outcomes() == [("1", "coded"), ("2", "coded"), ("3", "coded"), ("4", "rejected")]
     assert remote.query("SELECT metadata FROM coding.coding_operations WHERE part = 0") == [
         (json.dumps({"modelId": remote.plan.model_id}),)
     ]
-    uri = write_report(remote.plan, remote.prepared.to_dict(), vars(landed), remote.warehouse, remote.staging)
+    uri = write_report(remote.plan, remote.prepared, summary, remote.warehouse, remote.staging)
     assert uri == f"s3://{bucket}/runs/run-1/report.md"
     assert s3.read(bucket, "runs/run-1/report.md").startswith(b"# Occupation coding")
-    assert files_here(tmp_path / "scratch") == []
+    assert list_files(tmp_path / "scratch") == []
     remote.staging.clear()
     assert s3.keys(bucket) == ["runs/run-1/report.md"]
 
 
-@pytest.mark.parametrize("place", ["duckdb"], indirect=True)
 @pytest.mark.parametrize(
-    ("gone", "message"),
+    ("name", "message"),
     [
-        ("output.jsonl", "part 0 .*its output file 's3://.*/operation-0/output.jsonl' is gone"),
-        ("part-0000", "part 0 .*its input file 's3://.*/part-0000-.*jsonl' is gone"),
-        ("records.parquet", "the staged records 's3://.*/records.parquet' are gone: run again"),
+        ("output.jsonl", "part 0 .*its output file 's3://.*/operation-0/output.jsonl' does not exist any more"),
+        ("part-0000", "part 0 .*its input file 's3://.*/part-0000-.*jsonl' does not exist any more"),
+        ("records.parquet", "the staged records 's3://.*/records.parquet' do not exist any more: start another run"),
     ],
 )
-def test_an_object_that_is_gone_is_named_and_loses_no_other_part(remote, s3, bucket, gone, message):
-    returned = [come_back(remote, part) for part in remote.prepare(records_per_part=2).parts]
-    (key,) = (key for key in s3.keys(bucket) if gone in key and "operation-1" not in key)
+def test_a_missing_object_is_named_and_does_not_lose_the_results_of_other_parts(remote, s3, bucket, name, message):
+    part_results = [upload_output(remote, part) for part in remote.prepare(records_per_part=2).parts]
+    (key,) = (key for key in s3.keys(bucket) if name in key and "operation-1" not in key)
     s3.client.delete_object(Bucket=bucket, Key=key)
     with pytest.raises(IncompleteError, match=message):
-        remote.land(returned)
-    kept = remote.query("SELECT count(*) FROM coding.coded_texts")
-    assert kept == [(3,)] if gone == "records.parquet" else kept == [(1,)]
+        remote.land(part_results)
+    texts = 3 if name == "records.parquet" else 1
+    assert remote.query("SELECT count(*) FROM coding.coded_texts") == [(texts,)]
     assert remote.read_outcomes() == []
 
 
-@pytest.mark.parametrize("place", ["duckdb"], indirect=True)
-def test_a_bucket_that_is_not_there_is_named_and_a_retry_succeeds_once_it_is(remote, s3):
+def test_a_missing_bucket_is_named_and_a_retry_succeeds_when_it_exists(remote, s3):
     remote.objects = ("s3://late-staging/runs", s3.file_system())
     with pytest.raises(
         StagingError, match="'s3://late-staging/runs/run-1/part-0000-.*jsonl' cannot be written: its bucket"
@@ -96,76 +101,75 @@ def test_a_bucket_that_is_not_there_is_named_and_a_retry_succeeds_once_it_is(rem
         remote.prepare()
     s3.client.create_bucket(Bucket="late-staging", CreateBucketConfiguration={"LocationConstraint": "ap-southeast-2"})
     parts = remote.prepare().parts
-    assert remote.land([come_back(remote, part) for part in parts]).coded == 3
+    assert remote.land([upload_output(remote, part) for part in parts]).coded == 3
 
 
-def test_a_large_file_is_kept_in_parts_and_comes_back_as_it_was(s3, bucket, tmp_path):
+def test_a_large_file_is_uploaded_in_parts_and_read_unchanged(s3, bucket, tmp_path):
     content = os.urandom(BLOCK_BYTES * 2 + 4321)
     staging = Staging(f"s3://{bucket}/runs/r", tmp_path, s3.file_system())
     (tmp_path / "big").write_bytes(content)
     uri = staging.keep(tmp_path / "big")
-    assert files_here(tmp_path) == []
+    assert list_files(tmp_path) == []
     with staging.open_local(uri) as path:
         assert path.read_bytes() == content
-    assert files_here(tmp_path) == []
+    assert list_files(tmp_path) == []
 
 
 def make_runs(write):
-    """Files of runs: one long untouched, one with a file of yesterday, one that has only its report; and strangers."""
+    """Write an old run, one with a file of yesterday, one that has only its report, and files of others."""
     for name, days in (
         (f"{OLD}/part-0.jsonl", 20), (f"{OLD}/op/output.jsonl", 19), (f"{OLD}/report.md", 20),
-        (f"{LIVE}/part-0.jsonl", 20), (f"{LIVE}/op/output.jsonl", 1), (f"{LANDED}/report.md", 30),
-        *((name, 99) for name in STRANGERS),
+        (f"{LIVE}/part-0.jsonl", 20), (f"{LIVE}/op/output.jsonl", 1), (f"{DONE}/report.md", 30),
+        *((name, 99) for name in OTHER_FILES),
     ):  # fmt: skip
         write(name, NOW - timedelta(days=days))
 
 
-def test_a_sweep_clears_what_nobody_has_touched_for_so_long_and_keeps_reports(tmp_path):
-    def write(name, changed):
+def test_a_sweep_clears_old_runs_and_keeps_their_reports(tmp_path):
+    def write(name, changed_at):
         path = tmp_path / "runs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
-        os.utime(path, (changed.timestamp(), changed.timestamp()))
+        os.utime(path, (changed_at.timestamp(), changed_at.timestamp()))
 
     make_runs(write)
     base = (tmp_path / "runs").as_uri()
     assert sweep(base, timedelta(days=14), NOW) == [f"{base}/{OLD}"]
-    left = [f"{LANDED}/report.md", f"{LIVE}/op/output.jsonl", f"{LIVE}/part-0.jsonl", f"{OLD}/report.md"]
-    assert files_here(tmp_path / "runs") == sorted([*left, *STRANGERS])
+    names = [f"{DONE}/report.md", f"{LIVE}/op/output.jsonl", f"{LIVE}/part-0.jsonl", f"{OLD}/report.md"]
+    assert list_files(tmp_path / "runs") == sorted([*names, *OTHER_FILES])
     assert sweep(base, timedelta(days=14), NOW) == []
 
 
-def test_a_sweep_of_a_bucket_touches_nothing_beside_the_runs_and_gives_up_old_uploads(s3, bucket):
+def test_a_sweep_of_a_bucket_removes_only_files_of_runs_and_aborts_old_uploads(s3, bucket):
     fs, base = s3.file_system(), f"s3://{bucket}/team/runs"
-    make_runs(lambda name, changed: s3.client.put_object(Bucket=bucket, Key=f"team/runs/{name}", Body=b"x"))
+    make_runs(lambda name, _: s3.client.put_object(Bucket=bucket, Key=f"team/runs/{name}", Body=b"x"))
     for key in (f"team/runs/{OLD}/op/half.jsonl", "team/other/half.jsonl"):
         s3.client.create_multipart_upload(Bucket=bucket, Key=key)
     s3.client.put_object(Bucket=bucket, Key="team/other/file", Body=b"x")
-    later = datetime.now(UTC) + timedelta(days=3)  # S3 says itself when an object was changed
+    later = datetime.now(UTC) + timedelta(days=3)  # S3 sets the time of a change itself
     assert sweep(base, timedelta(days=4), later, fs) == []
     assert sweep(base, timedelta(days=2), later, fs) == [f"{base}/{LIVE}", f"{base}/{OLD}"]
-    ours = [f"team/runs/{LANDED}/report.md", f"team/runs/{OLD}/report.md"]
-    assert s3.keys(bucket) == sorted(["team/other/file", *ours, *(f"team/runs/{name}" for name in STRANGERS)])
+    reports = [f"team/runs/{DONE}/report.md", f"team/runs/{OLD}/report.md"]
+    assert s3.keys(bucket) == sorted(["team/other/file", *reports, *(f"team/runs/{name}" for name in OTHER_FILES)])
     assert s3.unfinished(bucket) == ["team/other/half.jsonl"]
 
 
-@pytest.mark.parametrize("kind", ["here", "bucket"])
-def test_a_sweep_of_a_place_that_has_no_runs_yet_does_nothing(tmp_path, s3, bucket, kind):
-    base, fs = ((tmp_path / "runs").as_uri(), None) if kind == "here" else (f"s3://{bucket}/runs", s3.file_system())
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_a_sweep_without_any_runs_does_nothing(tmp_path, s3, bucket, kind):
+    base, fs = ((tmp_path / "runs").as_uri(), None) if kind == "folder" else (f"s3://{bucket}/runs", s3.file_system())
     assert sweep(base, timedelta(days=2), NOW, fs) == []
 
 
-def test_a_sweep_of_what_runs_still_use_is_refused(tmp_path):
-    with pytest.raises(PlanError, match="CODING_STAGING_DAYS is 0.5; expected 2 or more"):
+def test_a_sweep_of_recent_files_is_refused(tmp_path):
+    with pytest.raises(PlanError, match="CODING_STAGING_DAYS is 0.5; it must be at least 2 days"):
         sweep(tmp_path.as_uri(), timedelta(hours=12), NOW)
 
 
-def test_clearing_a_run_here_leaves_its_report_and_a_second_time_does_no_harm(pipeline):
+def test_clearing_a_local_run_leaves_its_report_and_can_be_repeated(pipeline):
     pipeline.fill(*RECORDS)
-    pipeline.run()
-    told = pipeline.prepared.to_dict()
-    landed = vars(pipeline.land())
-    report = path_from_uri(write_report(pipeline.plan, told, landed, pipeline.warehouse, pipeline.staging))
+    summary = pipeline.run()
+    uri = write_report(pipeline.plan, pipeline.prepared, summary, pipeline.warehouse, pipeline.staging)
+    report = path_from_uri(uri)
     pipeline.staging.clear()
     assert list(report.parent.iterdir()) == [report]
     pipeline.staging.clear()

@@ -1,4 +1,4 @@
-"""The project's tables: made, migrated forwards, and never taken for what they are not."""
+"""The project's tables: how they are created and migrated, and which versions are refused."""
 
 import threading
 
@@ -8,18 +8,19 @@ from include.coding import tables
 from include.coding.tables import create_tables
 from include.warehouse.errors import WarehouseSettingsError
 from include.warehouse.postgres_warehouse import PostgresWarehouse
+from tests.coding.conftest import on_all_warehouses, on_postgres
 from tests.support.warehouses import open_warehouse
 
 MIGRATIONS = (
-    "ALTER TABLE {schema}.coding_runs ADD COLUMN remark VARCHAR; -- said; by people\nCREATE TABLE {schema}.extra (a INTEGER)",
+    "ALTER TABLE {schema}.coding_runs ADD COLUMN remark VARCHAR; -- a remark; of people\nCREATE TABLE {schema}.extra (a INTEGER)",
     "UPDATE {schema}.coding_runs SET remark = 'none'; CREATE INDEX extra_a ON {schema}.extra (a)",
 )
 
 
-#: The version that a new schema gets.
-NOW = 1 + len(tables.MIGRATIONS)
-#: The tables as they were at first.
-FIRST = """
+#: The version of a new schema.
+VERSION = 1 + len(tables.MIGRATIONS)
+#: The tables of version 1 that differ from those of version 2.
+TABLES_VERSION_1 = """
 CREATE SCHEMA coding;
 CREATE TABLE coding.schema_version (version INTEGER NOT NULL, migrated_at TIMESTAMP NOT NULL);
 INSERT INTO coding.schema_version VALUES (1, TIMESTAMP '2026-11-01 00:00:00');
@@ -43,84 +44,91 @@ def create(warehouse, *migrations, schema="coding"):
         create_tables(session, schema, (*tables.MIGRATIONS, *migrations))
 
 
-def ask(warehouse, sql):
+def query(warehouse, sql):
     with warehouse.session(read_only=True) as session:
         return session.execute(sql)
 
 
-def test_tables_are_made_once_and_a_second_time_changes_nothing(warehouse):
+@on_all_warehouses
+def test_tables_are_created_once_and_stay_unchanged_the_second_time(warehouse):
     create(warehouse)
     create(warehouse)
-    assert ask(warehouse, "SELECT version FROM coding.schema_version") == [(NOW,)]
+    assert query(warehouse, "SELECT version FROM coding.schema_version") == [(VERSION,)]
 
 
-def test_tables_are_migrated_from_the_version_that_they_have(warehouse):
+@on_all_warehouses
+def test_tables_are_migrated_from_their_version(warehouse):
     create(warehouse)
     create(warehouse, *MIGRATIONS[:1])
-    assert ask(warehouse, "SELECT count(remark) FROM coding.coding_runs") == [(0,)]
+    assert query(warehouse, "SELECT count(remark) FROM coding.coding_runs") == [(0,)]
     create(warehouse, *MIGRATIONS)
-    assert ask(warehouse, "SELECT max(version), count(*) FROM coding.schema_version") == [(NOW + 2, 3)]
-    assert ask(warehouse, "SELECT count(*) FROM coding.extra") == [(0,)]
+    assert query(warehouse, "SELECT max(version), count(*) FROM coding.schema_version") == [(VERSION + 2, 3)]
+    assert query(warehouse, "SELECT count(*) FROM coding.extra") == [(0,)]
 
 
-def test_tables_that_an_earlier_project_made_without_a_version_are_taken_up(warehouse):
+@on_all_warehouses
+def test_tables_without_a_version_get_one(warehouse):
     create(warehouse)
     with warehouse.session() as session:
         session.execute("DROP TABLE coding.schema_version")
     create(warehouse)
-    assert ask(warehouse, "SELECT version FROM coding.schema_version") == [(NOW,)]
+    assert query(warehouse, "SELECT version FROM coding.schema_version") == [(VERSION,)]
 
 
-def test_the_tables_of_the_first_version_become_those_of_a_new_schema_and_keep_their_rows(warehouse):
+@on_all_warehouses
+def test_tables_of_version_1_get_the_columns_of_a_new_schema_and_keep_their_rows(warehouse):
     with warehouse.session() as session:
-        for statement in FIRST.split(";"):
+        for statement in TABLES_VERSION_1.split(";"):
             session.execute(statement)
         create_tables(session, "coding")
-        create_tables(session, "anew")
+        create_tables(session, "fresh")
     for table in ("coding_operations", "pinned_models"):
         with warehouse.session(read_only=True) as session:
-            assert session.columns(f'"coding"."{table}"').names == session.columns(f'"anew"."{table}"').names
-    assert ask(warehouse, "SELECT operation_id, seconds FROM coding.coding_operations") == [("o", None)]
+            assert session.columns(f'"coding"."{table}"').names == session.columns(f'"fresh"."{table}"').names
+    assert query(warehouse, "SELECT operation_id, seconds FROM coding.coding_operations") == [("o", None)]
 
 
+@on_all_warehouses
 def test_a_migration_that_fails_leaves_the_tables_as_they_were(warehouse):
     create(warehouse)
     with pytest.raises(Exception, match="nowhere"):
         create(warehouse, MIGRATIONS[0] + "; DROP TABLE {schema}.nowhere")
-    assert ask(warehouse, "SELECT max(version) FROM coding.schema_version") == [(NOW,)]
+    assert query(warehouse, "SELECT max(version) FROM coding.schema_version") == [(VERSION,)]
     create(warehouse, *MIGRATIONS[:1])
-    assert ask(warehouse, "SELECT max(version) FROM coding.schema_version") == [(NOW + 1,)]
+    assert query(warehouse, "SELECT max(version) FROM coding.schema_version") == [(VERSION + 1,)]
 
 
-def test_tables_of_a_later_project_are_left_alone(warehouse):
+@on_all_warehouses
+def test_tables_of_a_later_version_are_refused(warehouse):
     create(warehouse, *MIGRATIONS)
     with pytest.raises(
-        WarehouseSettingsError, match=f"are of version {NOW + 2}, this project knows them up to version {NOW}: update"
+        WarehouseSettingsError,
+        match=f"have version {VERSION + 2}, but this project supports them up to version {VERSION}: update",
     ):
         create(warehouse)
 
 
-@pytest.mark.parametrize("place", ["postgres"], indirect=True)
-def test_of_many_that_make_the_tables_at_once_all_succeed(warehouse):
+@on_postgres
+def test_runs_that_create_the_tables_at_the_same_time_all_succeed(warehouse):
     errors, start = [], threading.Barrier(6)
 
-    def make():
+    def create_at_once():
         start.wait()
         try:
             create(warehouse)
-        except Exception as error:  # noqa: BLE001 a thread's error is the test's
+        except Exception as error:  # noqa: BLE001 the test asserts that there is none
             errors.append(error)
 
-    threads = [threading.Thread(target=make) for _ in range(6)]
+    threads = [threading.Thread(target=create_at_once) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert errors == []
-    assert ask(warehouse, "SELECT max(version) FROM coding.schema_version") == [(NOW,)]
+    assert query(warehouse, "SELECT max(version) FROM coding.schema_version") == [(VERSION,)]
 
 
-def test_a_user_without_rights_is_told_what_is_missing_and_one_that_may_only_use_the_tables_can(postgres):
+def test_a_missing_permission_is_named_and_a_user_of_existing_tables_needs_no_other(postgres):
     database = postgres.create_database()
     postgres.execute("DROP ROLE IF EXISTS coder")
     postgres.execute("CREATE ROLE coder LOGIN")
@@ -131,21 +139,21 @@ def test_a_user_without_rights_is_told_what_is_missing_and_one_that_may_only_use
     postgres.execute("GRANT USAGE ON SCHEMA coding TO coder", database)
     postgres.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA coding TO coder", database)
     create(coder)
-    assert ask(coder, "SELECT count(*) FROM coding.coded_records") == [(0,)]
+    assert query(coder, "SELECT count(*) FROM coding.coded_records") == [(0,)]
 
 
-def test_a_user_who_owns_the_schema_but_may_make_none_gets_the_tables(postgres):
+def test_the_owner_of_a_schema_can_create_the_tables_without_the_right_to_create_schemas(postgres):
     database = postgres.create_database()
     postgres.execute("DROP ROLE IF EXISTS owner")
     postgres.execute("CREATE ROLE owner LOGIN")
     postgres.execute("CREATE SCHEMA coding AUTHORIZATION owner", database)
     owner = PostgresWarehouse(lambda: postgres.conninfo(database, "owner"), "postgres://tests")
     create(owner)
-    assert ask(owner, "SELECT version FROM coding.schema_version") == [(NOW,)]
+    assert query(owner, "SELECT version FROM coding.schema_version") == [(VERSION,)]
 
 
-@pytest.mark.parametrize("place", ["postgres"], indirect=True)
-def test_of_many_that_migrate_at_once_one_does(warehouse):
+@on_postgres
+def test_one_of_several_simultaneous_runs_migrates_the_tables(warehouse):
     create(warehouse)
     start = threading.Barrier(4)
 
@@ -158,4 +166,4 @@ def test_of_many_that_migrate_at_once_one_does(warehouse):
         thread.start()
     for thread in threads:
         thread.join()
-    assert ask(warehouse, "SELECT version FROM coding.schema_version ORDER BY 1") == [(NOW,), (NOW + 2,)]
+    assert query(warehouse, "SELECT version FROM coding.schema_version ORDER BY 1") == [(VERSION,), (VERSION + 2,)]

@@ -1,4 +1,4 @@
-"""What a text must be, how it is cleaned, and its key."""
+"""The rules for texts: how they are cleaned, which are rejected, and their keys."""
 
 import itertools
 import re
@@ -11,7 +11,8 @@ from tests.coding.conftest import make_key
 
 
 @pytest.fixture(scope="module")
-def ask():
+def evaluate():
+    """A function that evaluates an SQL expression with the rules."""
     with duckdb.connect() as engine:
         install_macros(engine)
         yield lambda sql, *values: engine.execute(f"SELECT {sql}", values).fetchall()[0][0]
@@ -50,13 +51,13 @@ def ask():
         ("a\x7fb", "a b"),
     ],
 )
-def test_a_text_is_cleaned_to_printable_ascii(ask, text, cleaned):
-    assert ask("clean_text(?)", text) == cleaned
+def test_a_text_is_cleaned_to_printable_ascii(evaluate, text, cleaned):
+    assert evaluate("clean_text(?)", text) == cleaned
 
 
 @pytest.mark.parametrize("text", ["护士", "медсестра", "nurse 护士", "नर्स", "간호사", "ممرضة", "½ day", "ŋ"])
-def test_letters_and_numbers_without_a_likeness_are_rejected_and_not_emptied(ask, text):
-    assert ask("reject_reason(clean_text(?), '', 300)", text) == "not_printable_ascii"
+def test_letters_and_numbers_without_an_ascii_equivalent_are_rejected_and_not_removed(evaluate, text):
+    assert evaluate("reject_reason(clean_text(?), '', 300)", text) == "not_printable_ascii"
 
 
 @pytest.mark.parametrize(
@@ -78,39 +79,39 @@ def test_letters_and_numbers_without_a_likeness_are_rejected_and_not_emptied(ask
         ("é" * 301, "", "not_printable_ascii"),
     ],
 )
-def test_a_text_is_judged_as_it_stands(ask, occp_text, tasks_text, reason):
-    assert ask("reject_reason(?, ?, 300)", occp_text, tasks_text) == reason
+def test_a_text_is_validated_unchanged(evaluate, occp_text, tasks_text, reason):
+    assert evaluate("reject_reason(?, ?, 300)", occp_text, tasks_text) == reason
 
 
-def test_length_is_judged_after_cleaning(ask):
-    assert ask("reject_reason(clean_text(?), '', 300)", "a" * 299 + "   🚚   b") == "too_long"
-    assert ask("reject_reason(clean_text(?), '', 300)", "  " + "a" * 300 + " 🚚 ") is None
+def test_the_length_is_checked_after_cleaning(evaluate):
+    assert evaluate("reject_reason(clean_text(?), '', 300)", "a" * 299 + "   🚚   b") == "too_long"
+    assert evaluate("reject_reason(clean_text(?), '', 300)", "  " + "a" * 300 + " 🚚 ") is None
 
 
 @pytest.mark.parametrize("length", [300, 301, 5000])
 @pytest.mark.parametrize("letter", ["a", "é"])
-def test_a_text_is_never_cut(ask, letter, length):
-    assert len(ask("clean_text(?)", letter * length)) == length
+def test_a_text_is_never_cut(evaluate, letter, length):
+    assert len(evaluate("clean_text(?)", letter * length)) == length
 
 
-def test_the_limit_is_what_the_plan_says(ask):
-    assert ask("reject_reason('abc', 'de', 5)") is None
-    assert ask("reject_reason('abc', 'def', 5)") == "too_long"
+def test_the_length_limit_is_an_argument(evaluate):
+    assert evaluate("reject_reason('abc', 'de', 5)") is None
+    assert evaluate("reject_reason('abc', 'def', 5)") == "too_long"
 
 
-def test_the_key_is_32_hexadecimal_digits(ask):
-    key = ask("text_key('chef', 'cooks')")
+def test_the_key_is_32_hexadecimal_digits(evaluate):
+    key = evaluate("text_key('chef', 'cooks')")
     assert re.fullmatch("[0-9a-f]{32}", key)
     assert key == make_key("chef", "cooks")
 
 
-def test_equal_pairs_have_equal_keys_and_no_others(ask):
+def test_only_equal_pairs_have_equal_keys(evaluate):
     words = ["", " ", "a", "ab", "abc", "b", "bc", "c", "A", "a b", "a,b", '"', "'", "\\", "31"]
-    keys = [ask("text_key(?, ?)", *pair) for pair in itertools.product(words, words)]
+    keys = [evaluate("text_key(?, ?)", *pair) for pair in itertools.product(words, words)]
     assert len(set(keys)) == len(words) ** 2
-    assert keys == [ask("text_key(?, ?)", *pair) for pair in itertools.product(words, words)]
+    assert keys == [evaluate("text_key(?, ?)", *pair) for pair in itertools.product(words, words)]
 
 
-def test_texts_that_differ_in_dirt_only_have_one_key(ask):
+def test_texts_that_are_equal_after_cleaning_have_one_key(evaluate):
     texts = ["cafe worker", " café  worker", "Cafe\tworker".lower(), "cafe worker 👍"]
-    assert len({ask("text_key(clean_text(?), '')", text) for text in texts}) == 1
+    assert len({evaluate("text_key(clean_text(?), '')", text) for text in texts}) == 1
