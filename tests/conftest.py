@@ -71,13 +71,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
     """Give each process whole files, in their order, and one process all files that share a stack."""
     from xdist.scheduler import LoadFileScheduling
 
-    class ScheduleByStack(LoadFileScheduling):
+    class StackScheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             folder, _, name = nodeid.partition("::")[0].rpartition("/")
             return folder if folder == "tests/end_to_end" and name not in OWN_STACK_TESTS else f"{folder}/{name}"
 
     config.option.loadscopereorder = False
-    return ScheduleByStack(config, log)
+    return StackScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
