@@ -24,7 +24,7 @@ class TaskInstance:
     :param values: by task id, or by task id and key. Those of a mapped task have an index: `code.poll[2]`.
     """
 
-    def __init__(self, values: Mapping[str | tuple[str, str], Any] | None = None) -> None:
+    def __init__(self, values: Mapping[Any, Any] | None = None) -> None:
         self._values = {
             name if isinstance(name, tuple) else (name, "return_value"): values[name] for name in values or {}
         }
