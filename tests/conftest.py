@@ -29,7 +29,7 @@ KEPT = {f"CODING_{name}" for name in ("SERVICE_URL", "AUTH_URL", "CLIENT_ID", "C
 
 # End-to-end tests with a stack of their own, which need not wait for those that share one
 OWN_STACK = {
-    "test_alerts_and_models.py", "test_budget.py", "test_history.py", "test_make_run.py", "test_two_workers.py",
+    "test_alerts_and_models.py", "test_history.py", "test_make_run.py", "test_two_workers.py",
 }  # fmt: skip
 
 # Airflow reads these when it is imported, which is after this file
