@@ -45,14 +45,14 @@ class FastStack(Stack):
     _migrated_database: ClassVar[bytes] = b""
 
     def start(self, print_line: Callable[[str], None] = lambda line: None) -> None:
-        config = self.folder / "airflow" / "config"
-        config.mkdir(parents=True, exist_ok=True)
-        (config / "airflow_local_settings.py").write_text(PRELOAD)
+        (self.folder / "preload").mkdir(parents=True, exist_ok=True)
+        (self.folder / "preload" / "airflow_local_settings.py").write_text(PRELOAD)
         super().start(print_line)
 
     def environment(self, state: StackState) -> dict[str, str]:
         return {
             **super().environment(state),
+            "PYTHONPATH": f"{PROJECT}{os.pathsep}{self.folder / 'preload'}",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port(self._first_port + 2)),
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port(self._first_port + 3)),
