@@ -26,7 +26,7 @@ FIRST_DAY: Final = date(2026, 10, 1)
 Answer: TypeAlias = tuple[str | None, str | None]  # occp_text, tasks_text
 MakeDirty: TypeAlias = Callable[[str, str, random.Random], Answer]
 
-_CLASSIFICATION = Path(__file__).parents[1] / "local_service" / "classification.jsonl"
+_CLASSIFICATION = Path(__file__).parents[1] / "local_service" / "coder" / "classification.jsonl"
 _DISTINCT_SHARE = 0.165  # distinct answers per record, before dirty answers add more
 _COMMON_ANSWER_COUNT = 400  # answers without variation, which many people give in the same words
 _RANK_OFFSET = 10.0  # the popularity of an answer is 1 / (rank + offset)
