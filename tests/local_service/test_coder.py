@@ -335,6 +335,17 @@ def test_a_changed_classification_is_not_served_from_the_old_cache(tmp_path: Pat
     assert coding.result.label == "Bakerwoman"
 
 
+def test_a_model_file_of_another_program_version_is_not_used(
+    tmp_path: Path, two_jobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Coder.load(tmp_path / "cache", two_jobs)
+    monkeypatch.setattr("include.local_service.coder.model_file.version", lambda package: "0.0")
+    steps: list[str] = []
+    Coder.load(tmp_path / "cache", two_jobs, lambda what, done, total: steps.append(what))
+    assert steps != []
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
 def test_a_cache_that_cannot_be_written_does_not_stop_the_coder(tmp_path: Path, two_jobs: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     (coding,) = Coder.load(tmp_path / "file" / "cache", two_jobs).code([("tailor", "")])
