@@ -11,9 +11,9 @@ import duckdb
 
 from bench.measure import ROOT
 from include.coding.files import path_of
-from include.local_service.batch import Coding
-from include.local_service.records import read_lines
-from include.local_service.stub import StubCoder
+from include.local_service.coder.stub import StubCoder
+from include.local_service.core.batch import LineCoder
+from include.local_service.core.records import read_lines
 from include.sample import write_sample
 
 FOLDER = ROOT / ".run" / "bench"
@@ -62,7 +62,7 @@ def code(folder: Path) -> None:
     for part in json.loads((folder / "prepared.json").read_text())["parts"]:
         output = folder / f"output-{part['part']:04}.jsonl"
         with path_of(part["uri"]).open("rb") as lines, output.open("wb") as file:
-            file.writelines(Coding(StubCoder(THRESHOLD), lambda: False).lines(read_lines(lines)))
+            file.writelines(LineCoder(StubCoder(THRESHOLD), lambda: False).code(read_lines(lines)))
 
 
 def bytes_of_every_record(folder: Path) -> int:

@@ -29,17 +29,18 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import LinearSVC
 
-from include.local_service.coder import CLASSIFICATION, Coder
-from include.local_service.evaluation import evaluate, make_texts, report_lines
-from include.local_service.features import Pair
-from include.local_service.hierarchy import Category, read_categories, write_categories
-from include.local_service.workbooks import import_workbooks
+from include.local_service.coder.classifications import SHIPPED_CLASSIFICATION
+from include.local_service.coder.coder import Coder
+from include.local_service.coder.evaluation import evaluate, make_texts, report_lines
+from include.local_service.coder.features import Pair
+from include.local_service.coder.hierarchy import Category, read_categories, write_categories
+from include.local_service.coder.workbooks import import_workbooks
 
 SHARED = Path(os.environ.get("SHARED_DATA", ROOT.parent / "shared" / "data"))
 SEEDS = range(5)
 ROUNDS = 5
 TEXTS = 20_000
-TRAINS_AND_EXITS = "import sys; from pathlib import Path; from include.local_service.coder import Coder; " \
+TRAINS_AND_EXITS = "import sys; from pathlib import Path; from include.local_service.coder.coder import Coder; " \
     "Coder.train(Path(sys.argv[1])).code([('cook', 'cooks')])"  # fmt: skip
 
 
@@ -61,7 +62,7 @@ def read_classification() -> list[Category]:
     released = SHARED / "abs_original"
     if not released.exists():
         print(f"local coder on the shipped classification; there are no workbooks in {released}")
-        return read_categories(CLASSIFICATION.read_bytes())
+        return read_categories(SHIPPED_CLASSIFICATION.read_bytes())
     print("local coder on OSCA as imported")
     return import_workbooks(released / "OSCA structure.xlsx", released / "OSCA Category Descriptions.xlsx")
 

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from include.local_service.stub import StubCoder  # noqa: E402
+from include.local_service.coder.stub import StubCoder  # noqa: E402
 
 GIGABYTE = 1_000_000_000
 MIB = 1 << 20

@@ -26,7 +26,7 @@ FIRST_DAY: Final = date(2026, 10, 1)
 Answer: TypeAlias = tuple[str | None, str | None]  # occp_text, tasks_text
 Dirt: TypeAlias = Callable[[str, str, random.Random], Answer]
 
-_CLASSIFICATION = Path(__file__).parent / "local_service" / "classification.jsonl"
+_CLASSIFICATION = Path(__file__).parent / "local_service" / "coder" / "classification.jsonl"
 _DISTINCT_SHARE = 0.165  # distinct answers per record, before the dirt adds some
 _COMMON_ANSWERS = 400  # so many are written plainly: the answers that thousands give in the same words
 _HEAD = 10.0  # of the popularity of answers, 1 / (rank + head): how far down its flat top reaches

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from coding_service.errors import AuthorizationError, ServiceUnavailableError, SettingsError
-from include.local_service.server import LocalService
+from include.local_service.http.server import LocalService
 from include.stack.processes import free_port
 from include.warehouse.errors import WarehouseSettingsError
 

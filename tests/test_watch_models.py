@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from coding_backfills import BackfillError
 from coding_service.errors import SettingsError
-from include.local_service.server import LocalService
+from include.local_service.http.server import LocalService
 from include.stack.processes import coding_connection
 
 PASSWORD, TOKEN = "the-password-of-the-user", "the-token-of-the-user"

@@ -15,7 +15,7 @@ import pytest
 import requests
 from cryptography.fernet import Fernet
 
-from include.local_service.server import LocalService
+from include.local_service.http.server import LocalService
 
 ROOT = Path(__file__).parents[2]
 CONN_ID = "coding_service_default"
