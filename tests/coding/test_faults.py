@@ -79,7 +79,7 @@ def test_a_restart_of_the_warehouse_fails_a_landing_with_its_reason_and_a_retry_
         restart_during(landing, pipeline, server)
     landing.join()
     assert isinstance(landing.error, WarehouseError)
-    assert "warehouse 'postgres://tests' lost the connection or failed: " in str(landing.error)
+    assert "warehouse 'postgres://tests' rejected a statement or closed the connection: " in str(landing.error)
     assert count_published(pipeline) == before == [("run-1", "3512", RECORDS)]
     pipeline.land()
     assert count_published(pipeline) == [("run-2", "351311", RECORDS)]
