@@ -142,14 +142,14 @@ def test_a_day_without_records_succeeds_and_says_so(harness: Harness) -> None:
 
 
 def test_no_operation_is_repeated_if_the_triggerer_is_killed(harness: Harness, texts_file: Path) -> None:
-    harness.control_service("progression", progression="by_polls", polls=6)
+    harness.control_service("progression", progression="by_time", seconds=3600)
     position = harness.last_request()
     run_id = harness.api.trigger(
         {"source": texts_file.as_uri(), "from_date": "2026-09-01", "selection": "all", "records_per_part": 25}
     )
     wait_until(lambda: list(harness.api.tasks(run_id).values()).count("deferred") == 2, "both polls are deferred")
     harness.stack.process("triggerer").kill()
+    harness.control_service("progression", progression="by_time", seconds=1)
     harness.stack.restart("triggerer")
     assert harness.wait(run_id) == "success"
     assert (len(harness.creations(position)), len(harness.uploads(position))) == (2, 2)
-    harness.control_service("progression", progression="by_polls", polls=2)
