@@ -10,7 +10,7 @@ from include.warehouse.warehouse import Dialect, Session, quote_table
 
 _SQL = Path(__file__).with_name("tables.sql")
 #: Each entry brings tables of version 1, 2, ... to the next version; its statements are separated by `;`. A change of
-#: `tables.sql` comes with a new entry, and no entry is ever changed. {schema} is the quote_table name of the schema.
+#: `tables.sql` comes with a new entry, and no entry is ever changed. {schema} is the quoted name of the schema.
 MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE {schema}.coding_operations ADD COLUMN seconds DOUBLE PRECISION;
@@ -27,7 +27,7 @@ MIGRATIONS: tuple[str, ...] = (
 
 
 def table(schema: str, name: str) -> str:
-    """Return the quote_table name of one of the project's tables."""
+    """Return the quoted name of one of the project's tables."""
     return f"{quote_table(schema)}.{name}"
 
 
