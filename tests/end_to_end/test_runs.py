@@ -124,6 +124,10 @@ def test_bad_input_fails_with_a_clear_message_and_changes_nothing(harness: Harne
     cases = {
         "the service has no topic 'oska'; it has ['anzsco', 'osca']": {"topic": "oska"},
         f"source {unreadable.as_uri()!r} cannot be read": {"source": unreadable.as_uri()},
+        "lacks the columns ['job']; it has ['record_id', 'response_date', 'occp_text', 'tasks_text']": {
+            "source": texts_file.as_uri(),
+            "columns": {"occp_text": "job"},
+        },
         "source 'answers' is neither a table or view of warehouse": {"source": "answers"},
     }
     count = "SELECT count(*), (SELECT count(*) FROM coding.coded_texts), max(coded_at) FROM coding.coded_records"
