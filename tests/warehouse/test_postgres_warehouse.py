@@ -40,10 +40,9 @@ def test_an_error_contains_nothing_of_a_row(postgres, database):
 
 @pytest.mark.parametrize("user", ["nobody", "postgres"])
 def test_a_refused_connection_gives_the_reason(postgres, user):
-    with (
-        pytest.raises(WarehouseSettingsError, match="'postgres://tests' cannot be reached: .*does not exist"),
-        open_warehouse(postgres, "no_such_database", user).session(),
-    ):
+    warehouse = open_warehouse(postgres, "no_such_database", user)
+    message = "'postgres://tests' cannot be reached: .*does not exist"
+    with pytest.raises(WarehouseSettingsError, match=message), warehouse.session():
         pass
 
 

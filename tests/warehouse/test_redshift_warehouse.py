@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 import traceback
+from contextlib import nullcontext
 from datetime import datetime
 from urllib.parse import urlsplit
 
@@ -144,12 +145,8 @@ def test_files_are_removed_after_a_failure(warehouse, keys):
 @pytest.mark.parametrize("is_in_transaction", [True, False])
 def test_a_failed_copy_leaves_no_files_and_no_table(session, access, keys, is_in_transaction):
     def stage():
-        if not is_in_transaction:
-            with session.staged("t", pa.table({"a": [1]})):
-                pass
-        else:
-            with session.transaction(), session.staged("t", pa.table({"a": [1]})):
-                pass
+        with session.transaction() if is_in_transaction else nullcontext(), session.staged("t", pa.table({"a": [1]})):
+            pass
 
     access.credentials = "aws_iam_role=nobody"
     with pytest.raises(WarehouseError, match="rejected a statement"):
@@ -217,9 +214,8 @@ def test_a_query_is_unloaded_once_for_all_its_readers(session, access):
         engine.register("rows_out", session.query("SELECT a FROM t"))
         before = engine.execute("SELECT * FROM rows_out").fetchall()
         session.execute("INSERT INTO t VALUES (2)")
-        assert (
-            engine.execute("SELECT * FROM rows_out AS x JOIN rows_out AS y USING (a)").fetchall() == before == [(1,)]
-        )
+        joined = engine.execute("SELECT * FROM rows_out AS x JOIN rows_out AS y USING (a)").fetchall()
+        assert joined == before == [(1,)]
     assert sum(sql.startswith("UNLOAD") for sql in access.statements) == 1
 
 
@@ -282,11 +278,9 @@ def test_both_sides_use_the_encryption_of_the_file_system(
 
 
 def test_an_encryption_that_unload_does_not_support_is_refused(place):
-    access = Access(encryption={"ServerSideEncryption": "aws:kms:dsse"})
-    with (
-        pytest.raises(WarehouseSettingsError, match=r"'aws:kms:dsse': use 'AES256' or 'aws:kms'"),
-        open_redshift(place, access).session() as session,
-    ):
+    warehouse = open_redshift(place, Access(encryption={"ServerSideEncryption": "aws:kms:dsse"}))
+    message = "'aws:kms:dsse': use 'AES256' or 'aws:kms'"
+    with warehouse.session() as session, pytest.raises(WarehouseSettingsError, match=message):
         session.read("SELECT 1 AS a")
 
 
@@ -319,9 +313,10 @@ def test_the_credentials_are_in_no_message_representation_or_log(place, access, 
 )
 def test_a_failed_connection_gives_the_reason(place, change, message):
     place = re.sub(change, "socket=/nowhere", place) if change else place
+    warehouse = open_redshift(place, Access(user="nobody"))
     with (
         pytest.raises(WarehouseError, match=f"'redshift://tests' cannot be reached: .*{message}"),
-        open_redshift(place, Access(user="nobody")).session(),
+        warehouse.session(),
     ):
         pass
     gc.collect()
@@ -330,13 +325,10 @@ def test_a_failed_connection_gives_the_reason(place, change, message):
 def test_an_unreachable_exchange_fails_reading_but_not_the_removal_of_files(place, caplog):
     unreachable = re.sub("s3=.*", "s3=http://127.0.0.1:9", place)
     filesystem = open_redshift(unreachable)._filesystem
-    warehouse = RedshiftWarehouse(
-        open_redshift(place)._connect, "w", "s3://exchange/x", lambda: "aws_iam_role=r", filesystem
-    )
-    with (
-        warehouse.session() as session,
-        pytest.raises(WarehouseError, match=r"exchanged through 's3://exchange/x/\w+': Could"),
-    ):
+    connect = open_redshift(place)._connect
+    warehouse = RedshiftWarehouse(connect, "w", "s3://exchange/x", lambda: "aws_iam_role=r", filesystem)
+    message = r"exchanged through 's3://exchange/x/\w+': Could"
+    with warehouse.session() as session, pytest.raises(WarehouseError, match=message):
         session.read("SELECT 1 AS a")
     assert "It can contain people's texts; remove it" in caplog.text
 
