@@ -27,7 +27,7 @@ import duckdb, fsspec, httpx, pandas, pyarrow.compute, pyarrow.parquet, requests
 __all__ = ["task_policy"]
 
 def task_policy(task):
-    task.retry_delay = timedelta(seconds=1)
+    task.retry_delay = timedelta(seconds=2)
 """
 #: Options of the local service: operations take a second.
 SERVICE_OPTIONS = ("--coder", "stub", "--progression", "by_time", "--seconds", "1")
@@ -73,6 +73,16 @@ class FastStack(Stack):
 
     def _choose_ports(self) -> tuple[int, int]:
         return free_port(self._first_port), free_port(self._first_port + 1)
+
+    def _commands(self, state: StackState) -> dict[str, list[str]]:
+        commands = super()._commands(state)
+        scheduler = commands.pop("scheduler")
+        return {**commands, "scheduler": scheduler}
+
+    def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> None:
+        if name == "scheduler":  # its first tasks would fail without the API server
+            wait_until(lambda: bool(self.api.healthy_components()), "the API server answers")
+        super()._spawn(name, command, environment)
 
     def _run_once(self, command: list[str], environment: dict[str, str]) -> None:
         database = self.folder / "airflow" / "airflow.db"
