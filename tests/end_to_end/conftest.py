@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,8 +19,18 @@ from include.pipeline.names import RECODE_DAG_ID
 from include.stack.airflow_api import FINAL_STATES
 from include.stack.processes import PROJECT, Stack, StackState, free_port
 
-#: Modules that the scheduler and the dag processor load once, instead of every task and every parsed file.
-PRELOAD = "import duckdb, fsspec, httpx, pandas, pyarrow.compute, pyarrow.parquet, requests\n"
+#: Settings of Airflow itself: its processes load these modules once instead of in each task, and retries start soon.
+AIRFLOW_LOCAL_SETTINGS = """
+from datetime import timedelta
+import duckdb, fsspec, httpx, pandas, pyarrow.compute, pyarrow.parquet, requests
+
+__all__ = ["task_policy"]
+
+def task_policy(task):
+    task.retry_delay = timedelta(seconds=1)
+"""
+#: Options of the local service: operations take a second.
+SERVICE_OPTIONS = ("--coder", "stub", "--progression", "by_time", "--seconds", "1")
 
 
 def wait_until(condition: Callable[[], bool], description: str, timeout_s: float = 180) -> None:
@@ -37,26 +48,27 @@ def copy_dags(folder: Path) -> Path:
 class FastStack(Stack):
     """A stack that starts while another one does, in another process of the tests: they prefer different ports.
 
-    To save time, its processes are forked with their libraries loaded, DAG files are parsed once, and all such stacks
-    start with a copy of one migrated metadata database.
+    To save time, tasks are forked from processes with loaded libraries, retries do not wait, a dead triggerer is
+    noticed soon, DAG files are parsed once, and all such stacks start with a copy of one migrated metadata database.
     """
 
     _first_port = 8100 + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     _migrated_database: ClassVar[bytes] = b""
 
     def start(self, print_line: Callable[[str], None] = lambda line: None) -> None:
-        (self.folder / "preload").mkdir(parents=True, exist_ok=True)
-        (self.folder / "preload" / "airflow_local_settings.py").write_text(PRELOAD)
+        (self.folder / "settings").mkdir(parents=True, exist_ok=True)
+        (self.folder / "settings" / "airflow_local_settings.py").write_text(AIRFLOW_LOCAL_SETTINGS)
         super().start(print_line)
 
     def environment(self, state: StackState) -> dict[str, str]:
         return {
             **super().environment(state),
-            "PYTHONPATH": f"{PROJECT}{os.pathsep}{self.folder / 'preload'}",
+            "PYTHONPATH": f"{PROJECT}{os.pathsep}{self.folder / 'settings'}",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port(self._first_port + 2)),
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port(self._first_port + 3)),
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
+            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "12",
         }
 
     def _choose_ports(self) -> tuple[int, int]:
@@ -70,6 +82,8 @@ class FastStack(Stack):
             return
         super()._run_once(command, environment)
         if is_new:
+            with closing(sqlite3.connect(database)) as connection:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             FastStack._migrated_database = database.read_bytes()
 
 
@@ -157,7 +171,7 @@ def run_stack(stack: Stack) -> Iterator[Stack]:
 
 @pytest.fixture(scope="package")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
-    with run_stack(FastStack(tmp_path_factory.mktemp("stack"), service_options=("--coder", "stub"))) as stack:
+    with run_stack(FastStack(tmp_path_factory.mktemp("stack"), service_options=SERVICE_OPTIONS)) as stack:
         yield Harness(stack)
 
 

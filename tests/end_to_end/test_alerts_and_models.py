@@ -14,7 +14,7 @@ import requests
 
 from include.pipeline.names import AIRFLOW_API_CONN_ID, CODED_RECORDS, CODING_MODELS, RECODE_DAG_ID, TIMEZONE
 from include.stack.processes import Stack
-from tests.end_to_end.conftest import FastStack, Harness, copy_dags, run_stack, wait_until
+from tests.end_to_end.conftest import SERVICE_OPTIONS, FastStack, Harness, copy_dags, run_stack, wait_until
 from tests.support.file_notifier import read_alerts
 from tests.support.smtp import Mailbox, read_body, run_mailbox
 
@@ -86,7 +86,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AlertHarness]:
             "CODING_ALERT_EMAIL": "night@agency.example",
             "AIRFLOW_CONN_SMTP_DEFAULT": mailbox.connection(),
         }
-        with run_stack(FastStack(folder / "stack", settings, ("--coder", "stub"))) as stack:
+        with run_stack(FastStack(folder / "stack", settings, SERVICE_OPTIONS)) as stack:
             yield AlertHarness(stack, mailbox, folder / "alerts.jsonl")
 
 

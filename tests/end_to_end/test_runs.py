@@ -124,6 +124,10 @@ def test_bad_input_fails_with_a_clear_message_and_changes_nothing(harness: Harne
     cases = {
         "the service has no topic 'oska'; it has ['anzsco', 'osca']": {"topic": "oska"},
         f"source {unreadable.as_uri()!r} cannot be read": {"source": unreadable.as_uri()},
+        "lacks the columns ['job']; it has ['record_id', 'response_date', 'occp_text', 'tasks_text']": {
+            "source": texts_file.as_uri(),
+            "columns": {"occp_text": "job"},
+        },
         "source 'answers' is neither a table or view of warehouse": {"source": "answers"},
     }
     count = "SELECT count(*), (SELECT count(*) FROM coding.coded_texts), max(coded_at) FROM coding.coded_records"
@@ -142,14 +146,14 @@ def test_a_day_without_records_succeeds_and_says_so(harness: Harness) -> None:
 
 
 def test_no_operation_is_repeated_if_the_triggerer_is_killed(harness: Harness, texts_file: Path) -> None:
-    harness.control_service("progression", progression="by_polls", polls=6)
+    harness.control_service("progression", progression="by_time", seconds=3600)
     position = harness.last_request()
     run_id = harness.api.trigger(
         {"source": texts_file.as_uri(), "from_date": "2026-09-01", "selection": "all", "records_per_part": 25}
     )
     wait_until(lambda: list(harness.api.tasks(run_id).values()).count("deferred") == 2, "both polls are deferred")
     harness.stack.process("triggerer").kill()
+    harness.control_service("progression", progression="by_time", seconds=1)
     harness.stack.restart("triggerer")
     assert harness.wait(run_id) == "success"
     assert (len(harness.creations(position)), len(harness.uploads(position))) == (2, 2)
-    harness.control_service("progression", progression="by_polls", polls=2)

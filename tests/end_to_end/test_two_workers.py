@@ -14,7 +14,7 @@ from adbc_driver_postgresql import dbapi
 
 from include.stack.processes import StackState
 from include.stack.sample import write_sample
-from tests.end_to_end.conftest import FastStack, run_stack, wait_until
+from tests.end_to_end.conftest import SERVICE_OPTIONS, FastStack, run_stack, wait_until
 from tests.support.postgres import Postgres
 from tests.support.s3 import S3, SECRET
 
@@ -50,7 +50,7 @@ class Cluster(FastStack):
         }
         with kombu.Connection(settings["AIRFLOW__CELERY__BROKER_URL"]) as broker:
             broker.SimpleQueue("default").close()  # creates its tables: two workers cannot at the same time
-        super().__init__(folder, settings, ("--coder", "stub"))
+        super().__init__(folder, settings, SERVICE_OPTIONS)
 
     def disk(self, worker: str) -> Path:
         """Return the folder of all files that a worker writes."""
