@@ -86,9 +86,8 @@ class CodedRecords:
     def write(self, **changes):
         """Return the report and the picture as text."""
         comparison = Comparison(**{"topic": "osca", **changes})
-        report = path_from_uri(
-            write_comparison(comparison, self.warehouse, Staging.in_folder(self.folder / "report"))
-        )
+        staging = Staging.in_folder(self.folder / "report")
+        report = path_from_uri(write_comparison(comparison, self.warehouse, staging))
         return report.read_text(encoding="utf-8"), (report.parent / "picture.svg").read_text(encoding="utf-8")
 
 
