@@ -59,7 +59,7 @@ def make_plan(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
             "to_date": last,
             "changed_only": look_back_days > 0,
             "staging": settings.run_folder(dag_run.run_id),
-            # A trial has its own tables, so that its rows are never taken for published ones.
+            # A trial has its own tables, so that its rows are never mistaken for published ones.
             "schema": settings.read_schema() + ("_trial" if params["max_records"] else ""),
             "memory_mb": settings.read_memory_mb(),
         }

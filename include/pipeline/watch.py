@@ -39,7 +39,7 @@ def detect_new_model(topic: str, run_id: str, store: Any, event: Any) -> dict[st
         }
         store.set(topic, change)
     if change["model_before"] is None:
-        raise AirflowSkipException(f"the first model seen of topic {topic!r} is {latest.model_id}")
+        raise AirflowSkipException(f"topic {topic!r} is watched for the first time; its model is {latest.model_id}")
     if change["noticed_by"] != run_id:
         raise AirflowSkipException(f"the latest model of topic {topic!r} is still {latest.model_id}")
     event.extra = change
