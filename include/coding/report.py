@@ -104,10 +104,10 @@ def _format_plan(plan: Plan) -> str:
 
 
 def _format_summary(plan: Plan, prepared: Prepared, summary: LandingSummary) -> str:
-    trial = f": trial of {plan.max_records} records" if plan.max_records else ""
+    trial = f": a trial of {plan.max_records} records" if plan.max_records else ""
     lines = [f"# Occupation coding, {plan.from_date} to {plan.to_date}{trial}", "", _format_plan(plan), ""]
     if trial:
-        lines += [f"- The rows of this trial are in the tables of the schema `{plan.schema}`; nothing is published."]
+        lines += [f"- Its rows are in the tables of the schema `{plan.schema}`, separate from all others."]
     if plan.changed_only:
         days = ", ".join(summary.days) or "none"
         lines += [f"- Records checked for changes: {prepared.read}; dates that changed: {days}."]

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import subprocess
-import sys
+import multiprocessing
 from datetime import date
 from pathlib import Path
 
@@ -30,23 +29,9 @@ on_duckdb_and_postgres = pytest.mark.parametrize("place", ["duckdb", "postgres"]
 on_postgres = pytest.mark.parametrize("place", ["postgres"], indirect=True)
 on_redshift = pytest.mark.parametrize("place", ["redshift"], indirect=True)
 
-#: Lands what a JSON file describes, in a process of its own.
-LAND = """
-import json, sys
-from pathlib import Path
-from include.coding.landing import land
-from include.coding.plan import Plan
-from include.coding.prepare import Prepared
-from include.coding.results import PartResult
-from include.coding.staging import Staging
-from tests.support.warehouses import open_warehouse
-job = json.loads(Path(sys.argv[1]).read_text())
-warehouse = open_warehouse(job["place"], lock_timeout_s=60)
-results = [PartResult.from_dict(result) for result in job["part_results"]]
-plan, prepared = Plan.from_dict(job["plan"]), Prepared.from_dict(job["prepared"])
-print("ready", flush=True)
-land(plan, prepared, results, warehouse, Staging.in_folder(Path(job["folder"])))
-"""
+#: Starts processes by a fork of one that has imported this module, since the imports take seconds.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
 
 
 def make_plan(**changes):
@@ -78,6 +63,13 @@ def code_line(line, result=CHEF, **changes):
     status = "successful" if result else "unsuccessful"
     members = {"recordId": line["recordId"], "codeStatus": status, "input": line, "result": result, **changes}
     return json.dumps(members) + "\n"
+
+
+def land_when_ready(ready, place, plan, prepared, part_results, staging):
+    """Land a run in the process of :meth:`Pipeline.start_landing`."""
+    warehouse = open_warehouse(place, lock_timeout_s=60)
+    ready.set()
+    land(plan, prepared, part_results, warehouse, staging)
 
 
 class Pipeline:
@@ -151,19 +143,14 @@ class Pipeline:
         return self.land(code=code)
 
     def start_landing(self):
-        """Land what was prepared last in another process; it prints `ready` before it begins."""
-        folder = self.folder / self.plan.run_id
-        job = {
-            "place": str(self.place),
-            "folder": str(folder),
-            "plan": self.plan.to_dict(),
-            "prepared": self.prepared.to_dict(),
-            "part_results": [self.code_part(part).to_dict() for part in self.prepared.parts],
-        }
-        path = folder / "job.json"
-        path.write_text(json.dumps(job), encoding="utf-8")
-        command = [sys.executable, "-c", LAND, str(path)]
-        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        """Land what was prepared last in another process, and return the process as soon as it is ready to land."""
+        part_results = [self.code_part(part) for part in self.prepared.parts]
+        ready = PROCESSES.Event()
+        arguments = (ready, self.place, self.plan, self.prepared, part_results, self.staging)
+        process = PROCESSES.Process(target=land_when_ready, args=arguments, daemon=True)
+        process.start()
+        assert ready.wait(60), "the process does not start"
+        return process
 
     def read_outcomes(self):
         """Return the record ids and outcomes of what is published, in order."""

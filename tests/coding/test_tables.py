@@ -1,14 +1,16 @@
 """The project's tables: how they are created and migrated, and which versions are refused."""
 
 import threading
+from pathlib import Path
 
 import pytest
 
 from include.coding import tables
+from include.coding.model_pins import pin_model
 from include.coding.tables import create_tables
 from include.warehouse.errors import WarehouseSettingsError
 from include.warehouse.postgres_warehouse import PostgresWarehouse
-from tests.coding.conftest import on_all_warehouses, on_postgres
+from tests.coding.conftest import MODEL, on_all_warehouses, on_duckdb_and_postgres, on_postgres
 from tests.support.warehouses import open_warehouse
 
 MIGRATIONS = (
@@ -19,7 +21,7 @@ MIGRATIONS = (
 
 #: The version of a new schema.
 VERSION = 1 + len(tables.MIGRATIONS)
-#: The tables of version 1 that differ from those of version 2.
+#: The tables of version 1 that later versions change.
 TABLES_VERSION_1 = """
 CREATE SCHEMA coding;
 CREATE TABLE coding.schema_version (version INTEGER NOT NULL, migrated_at TIMESTAMP NOT NULL);
@@ -29,9 +31,20 @@ CREATE TABLE coding.coding_operations (
     model_id VARCHAR NOT NULL, records BIGINT NOT NULL, bytes BIGINT NOT NULL, state VARCHAR NOT NULL, error VARCHAR,
     usable BIGINT NOT NULL, set_aside BIGINT NOT NULL, metadata VARCHAR, landed_at TIMESTAMP NOT NULL
 );
+CREATE TABLE coding.coding_runs (
+    run_id VARCHAR NOT NULL, topic VARCHAR NOT NULL, model_id VARCHAR NOT NULL, model_version DOUBLE PRECISION,
+    source VARCHAR NOT NULL, selection VARCHAR NOT NULL, from_date DATE NOT NULL, to_date DATE NOT NULL,
+    read_at TIMESTAMP NOT NULL, checksum VARCHAR, rows_of VARCHAR NOT NULL, records BIGINT NOT NULL,
+    coded BIGINT NOT NULL, uncoded BIGINT NOT NULL, rejected BIGINT NOT NULL, texts BIGINT NOT NULL,
+    texts_sent BIGINT NOT NULL, operations INTEGER NOT NULL, landed_at TIMESTAMP NOT NULL
+);
 INSERT INTO coding.coding_operations
 VALUES ('o', 'r', 0, 'osca', 'm', 1, 1, 'complete', NULL, 1, 0, NULL, TIMESTAMP '2026-11-01 00:00:00')
 """
+
+#: All tables of version 2, and the source that a run of that version read.
+TABLES_VERSION_2 = Path(__file__).with_name("tables_version_2.sql")
+TABLES = ("coded_texts", "coded_records", "coding_operations", "coding_runs", "pinned_models")
 
 
 @pytest.fixture
@@ -82,10 +95,65 @@ def test_tables_of_version_1_get_the_columns_of_a_new_schema_and_keep_their_rows
             session.execute(statement)
         create_tables(session, "coding")
         create_tables(session, "fresh")
-    for table in ("coding_operations", "pinned_models"):
+    for table in ("coding_operations", "coding_runs", "pinned_models"):
         with warehouse.session(read_only=True) as session:
             assert session.columns(f'"coding"."{table}"').names == session.columns(f'"fresh"."{table}"').names
     assert query(warehouse, "SELECT operation_id, seconds FROM coding.coding_operations") == [("o", None)]
+
+
+@pytest.fixture
+def old_pipeline(pipeline):
+    """A pipeline whose warehouse has the tables of version 2."""
+    for statement in TABLES_VERSION_2.read_text(encoding="utf-8").strip().removesuffix(";").split(";"):
+        pipeline.query(statement)
+    return pipeline
+
+
+def read_rows(pipeline):
+    return {name: pipeline.query(f"SELECT * FROM coding.{name} ORDER BY 1, 2") for name in TABLES}
+
+
+@on_duckdb_and_postgres
+def test_tables_of_version_2_get_the_columns_of_a_new_schema_and_keep_their_rows(old_pipeline):
+    rows = read_rows(old_pipeline)
+    with old_pipeline.warehouse.session() as session:
+        create_tables(session, "coding")
+        create_tables(session, "fresh")
+        for table in TABLES:
+            assert session.columns(f'"coding"."{table}"') == session.columns(f'"fresh"."{table}"')
+    assert old_pipeline.query("SELECT max(version) FROM coding.schema_version") == [(VERSION,)]
+    assert read_rows(old_pipeline) == rows
+    operations = "SELECT operation_id, discarded_lines FROM coding.coding_operations ORDER BY 1"
+    assert old_pipeline.query(operations) == [("run-1-operation-0", 2), ("run-1-operation-1", 0)]
+    runs = "SELECT run_id, published_by_run FROM coding.coding_runs ORDER BY 1"
+    assert old_pipeline.query(runs) == [("run-1", "run-1"), ("run-2", "run-1")]
+    model = pin_model(old_pipeline.warehouse, "coding", "7 of 2026-10-07T01:02:03", "osca", "latest", pytest.fail)
+    assert model == (MODEL, 1.0)
+
+
+@on_duckdb_and_postgres
+def test_a_run_on_tables_of_version_2_sends_nothing_and_publishes_the_same_records(old_pipeline):
+    records = (
+        "SELECT record_id, occurrence, response_date, topic, model_id, model_version, outcome, code, label, confidence,"
+        " level, suggestions, reason, text_key, operation_id FROM coding.coded_records ORDER BY 1, 2"
+    )
+    before, texts = old_pipeline.query(records), read_rows(old_pipeline)["coded_texts"]
+    assert len(before) == 9
+    prepared = old_pipeline.prepare(run_id="run-3")
+    assert (prepared.parts, prepared.texts, prepared.known_texts) == ((), 4, 4)
+    summary = old_pipeline.land()
+    assert (summary.read, summary.coded, summary.uncoded, summary.rejected, summary.texts_sent) == (9, 5, 1, 3, 0)
+    assert old_pipeline.query(records) == before
+    assert read_rows(old_pipeline)["coded_texts"] == texts
+    assert old_pipeline.prepare(run_id="run-4").unchanged
+
+
+@on_duckdb_and_postgres
+def test_a_look_back_on_tables_of_version_2_writes_nothing(old_pipeline):
+    before = read_rows(old_pipeline)["coded_records"]
+    summary = old_pipeline.run(run_id="run-3", changed_only=True)
+    assert (summary.days, summary.operations) == ((), 0)
+    assert read_rows(old_pipeline)["coded_records"] == before
 
 
 @on_all_warehouses

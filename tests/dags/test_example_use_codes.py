@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,8 @@ def test_it_counts_the_codes_of_the_newest_model_by_their_first_digit(
         "topic": "osca",
     }  # fmt: skip
     event = SimpleNamespace(timestamp=datetime.now(UTC), extra=summary)
-    rows = example_use_codes.dag.get_task("count_codes").python_callable(
+    task: Any = example_use_codes.dag.get_task("count_codes")
+    rows = task.python_callable(
         dag_run=SimpleNamespace(partition_key="2026-10-05"),
         triggering_asset_events={example_use_codes.CODED_RECORDS: [event]},
     )

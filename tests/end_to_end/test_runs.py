@@ -1,162 +1,159 @@
-"""The main job on real Airflow processes: scheduler, dag processor, triggerer and API server."""
+"""Runs of `recode_occupations` on real Airflow processes: scheduler, dag processor, triggerer and API server."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 from include.stack.processes import PROJECT
-from tests.end_to_end.conftest import Harness, until
+from tests.end_to_end.conftest import Harness, wait_until
 
 pytestmark = pytest.mark.airflow
 MAKE_RESPONSES = PROJECT.parent / "shared" / "tools" / "make_responses.py"
 
 
+class FirstRun(NamedTuple):
+    """A successful run over two of the three days of a file.
+
+    :param conf: its params
+    :param records, answers: records of its days, and how many different answers they have
+    :param uploads: input files that it uploaded
+    """
+
+    run_id: str
+    conf: dict[str, Any]
+    records: int
+    answers: int
+    uploads: int
+
+
 @pytest.fixture(scope="module")
-def responses(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """200,000 survey responses over 30 days, as the URI of a Parquet file."""
+def first_run(harness: Harness, tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
     if not MAKE_RESPONSES.exists():
         pytest.skip(f"there is no {MAKE_RESPONSES.name} beside the project")
     path = tmp_path_factory.mktemp("responses") / "responses.parquet"
-    command = [sys.executable, str(MAKE_RESPONSES), str(path), "--rows", "200000", "--days", "30"]
+    command = [sys.executable, str(MAKE_RESPONSES), str(path), "--rows", "20000", "--days", "3"]
     subprocess.run(command, check=True, capture_output=True)
-    return path.as_uri()
-
-
-def test_every_record_read_ends_in_one_outcome_and_the_second_run_sends_nothing(
-    harness: Harness, responses: str
-) -> None:
-    conf = {"source": responses, "from_date": "2026-10-05", "to_date": "2026-10-06", "records_per_part": 1500}
-    path = responses.removeprefix("file://")
-    in_dates = "response_date BETWEEN DATE '2026-10-05' AND DATE '2026-10-06'"
-    ((read, pairs),) = harness.query(
-        f"SELECT count(*), count(DISTINCT (occp_text, tasks_text)) FROM '{path}' WHERE {in_dates}"
+    dates = {"from_date": "2026-10-01", "to_date": "2026-10-02"}
+    ((records, answers),) = harness.query(
+        f"SELECT count(*), count(DISTINCT (occp_text, tasks_text)) FROM '{path}' WHERE response_date BETWEEN ? AND ?",
+        *dates.values(),
     )
-
-    mark = harness.mark()
-    run_id, state = harness.code(**conf)
+    conf = {"source": path.as_uri(), **dates, "records_per_part": answers // 4}
+    position = harness.last_request()
+    run_id, state = harness.run(**conf)
     assert state == "success"
-    landed = harness.api.xcom(run_id, "land")
-    outcomes = dict(
-        harness.query("SELECT outcome, count(*) FROM coding.coded_records WHERE run_id = ? GROUP BY ALL", run_id)
+    return FirstRun(run_id, conf, records, answers, len(harness.uploads(position)))
+
+
+def test_every_record_ends_in_exactly_one_outcome(harness: Harness, first_run: FirstRun) -> None:
+    summary = harness.api.xcom(first_run.run_id, "land")
+    outcomes = harness.query(
+        "SELECT outcome, count(*) FROM coding.coded_records WHERE run_id = ? GROUP BY ALL", first_run.run_id
     )
-    assert sum(outcomes.values()) == read == landed["read"]
-    assert set(outcomes) == {"coded", "uncoded", "rejected"}
+    assert sum(count for _, count in outcomes) == first_run.records == summary["read"]
+    assert {outcome for outcome, _ in outcomes} == {"coded", "uncoded", "rejected"}
     assert harness.query(
         "SELECT count(*) FROM (SELECT record_id, occurrence, response_date FROM coding.coded_records"
-        " WHERE run_id = ? GROUP BY ALL HAVING count(*) > 1)", run_id
+        " WHERE run_id = ? GROUP BY ALL HAVING count(*) > 1)", first_run.run_id
     ) == [(0,)]  # fmt: skip
-    assert landed["texts_sent"] == landed["texts"] <= pairs < read
-    assert len(harness.uploads(mark)) == landed["operations"] > 1
-
-    mark = harness.mark()
-    second, state = harness.code(**conf)
-    assert state == "success"
-    assert harness.api.xcom(second, "land")["texts_sent"] == 0
-    assert harness.uploads(mark) == []
-    assert not [
-        entry for entry in harness.journal(mark) if entry["method"] == "POST" and "batch-code" in entry["path"]
-    ]
-    assert harness.api.xcom(second, "land")["rows_of"] == run_id
-    assert harness.query("SELECT count(*) FROM coding.coded_records WHERE run_id = ?", run_id) == [(read,)]
+    assert summary["texts_sent"] == summary["texts"] <= first_run.answers < first_run.records
+    assert first_run.uploads == summary["operations"] > 1
 
 
-def test_a_part_that_fails_publishes_nothing_and_the_next_run_sends_its_texts_only(
-    harness: Harness, texts_file: Path
-) -> None:
-    conf = {"source": texts_file.as_uri(), "from_date": "2026-09-01", "records_per_part": 10}
-    harness.knob("faults", name="operation_fails", skip=2, count=1, error="inference job ran out of luck")
-    run_id, state = harness.code(**conf)
-    assert state == "failed"
-    tasks = harness.api.tasks(run_id)
-    assert [tasks[f"code.poll[{part}]"] for part in range(5)].count("failed") == 1
-    (failed,) = (part for part in range(5) if tasks[f"code.poll[{part}]"] == "failed")
-
-    (row,) = harness.query("SELECT operation_id, part, error FROM coding.coding_operations WHERE state = 'failed'")
-    assert row[1] == failed
-    log = harness.log(run_id)
-    assert f"part {failed} (operation {row[0]}): the service failed it: inference job ran out of luck" in log
-    assert "the results of 40 of 50 texts are kept" in log
-    assert harness.query("SELECT count(*) FROM coding.coded_records WHERE response_date = DATE '2026-09-01'") == [
-        (0,)
-    ]
-
-    mark = harness.mark()
-    second, state = harness.code(**conf)
-    assert state == "success"
-    assert harness.api.xcom(second, "land")["texts_sent"] == 10
-    assert len(harness.uploads(mark)) == 1
-    assert harness.query("SELECT count(*) FROM coding.coded_records WHERE response_date = DATE '2026-09-01'") == [
-        (50,)
-    ]
-
-
-def test_a_step_further_down_goes_first_so_what_is_created_is_uploaded_before_the_next_is_created(
-    harness: Harness, texts_file: Path
-) -> None:
-    run_id, state = harness.code(
-        source=texts_file.as_uri(), from_date="2026-09-01", selection="all", records_per_part=10
-    )
-    assert state == "success"
-    instances = harness.api.task_instances(run_id)
+def test_a_grant_is_used_before_the_next_one_is_created(harness: Harness, first_run: FirstRun) -> None:
+    instances = harness.api.task_instances(first_run.run_id)
     weights = {item["task_id"]: item["priority_weight"] for item in instances}
     steps = [weights[f"code.{step}"] for step in ("create", "upload", "poll", "download")]
-    assert steps == sorted(set(steps))
+    assert steps == sorted(set(steps)), "a later step has a higher priority"
 
-    moments = [(item["start_date"], item["task_id"]) for item in instances if item["map_index"] >= 0]
-    begun = most = 0
-    for _, task_id in sorted(moments):
-        begun += {"code.create": 1, "code.upload": -1}.get(task_id, 0)
-        most = max(most, begun)
-    assert most <= 2, "one may be created while the upload of the one before begins, no more"
+    starts = sorted((item["start_date"], item["task_id"]) for item in instances if item["map_index"] >= 0)
+    assert len(starts) >= 4 * 4
+    grants = max_grants = 0
+    for _, task_id in starts:
+        grants += {"code.create": 1, "code.upload": -1}.get(task_id, 0)
+        max_grants = max(max_grants, grants)
+    assert max_grants <= 2, "one can be created while the upload of the one before starts, no more"
 
 
-def test_bad_input_fails_with_a_clear_word_and_changes_nothing(harness: Harness, texts_file: Path) -> None:
-    broken = texts_file.with_name("broken.parquet")
-    broken.write_text("this is not Parquet")
+def test_a_second_run_sends_nothing(harness: Harness, first_run: FirstRun) -> None:
+    position = harness.last_request()
+    run_id, state = harness.run(**first_run.conf)
+    assert state == "success"
+    summary = harness.api.xcom(run_id, "land")
+    assert (summary["texts_sent"], summary["published_by_run"]) == (0, first_run.run_id)
+    assert (harness.creations(position), harness.uploads(position)) == ([], [])
+    count = "SELECT count(*) FROM coding.coded_records WHERE run_id = ?"
+    assert harness.query(count, first_run.run_id) == [(first_run.records,)]
+
+
+def test_a_failed_part_prevents_publishing_and_the_next_run_sends_only_its_texts(
+    harness: Harness, texts_file: Path
+) -> None:
+    conf = {"source": texts_file.as_uri(), "from_date": "2026-09-01", "records_per_part": 20}
+    count = "SELECT count(*) FROM coding.coded_records WHERE response_date = DATE '2026-09-01'"
+    harness.control_service("faults", name="operation_fails", skip=1, count=1, error="the inference job crashed")
+    run_id, state = harness.run(**conf)
+    assert state == "failed"
+    tasks = harness.api.tasks(run_id)
+    (part,) = (part for part in range(3) if tasks[f"code.poll[{part}]"] == "failed")
+    (operation,) = harness.query(
+        "SELECT operation_id, part, records FROM coding.coding_operations WHERE state = 'failed'"
+    )
+    assert operation[1] == part
+    log = harness.log(run_id)
+    assert f"part {part} (operation {operation[0]}): the service failed it: the inference job crashed" in log
+    assert f"the results of {50 - operation[2]} of 50 texts are kept" in log
+    assert harness.query(count) == [(0,)]
+
+    position = harness.last_request()
+    second_id, state = harness.run(**conf)
+    assert state == "success"
+    assert harness.api.xcom(second_id, "land")["texts_sent"] == operation[2]
+    assert len(harness.uploads(position)) == 1
+    assert harness.query(count) == [(50,)]
+
+
+def test_bad_input_fails_with_a_clear_message_and_changes_nothing(harness: Harness, texts_file: Path) -> None:
+    unreadable = texts_file.with_name("unreadable.parquet")
+    unreadable.write_text("this is not Parquet")
     cases = {
         "the service has no topic 'oska'; it has ['anzsco', 'osca']": {"topic": "oska"},
-        "topic 'osca' has no model '123'; it has [": {"model": "123"},
-        "from_date '2026-10-09' is after to_date '2026-10-08': swap them": {
-            "from_date": "2026-10-09",
-            "to_date": "2026-10-08",
-        },
+        f"source {unreadable.as_uri()!r} cannot be read": {"source": unreadable.as_uri()},
         "lacks the columns ['job']; it has ['record_id', 'response_date', 'occp_text', 'tasks_text']": {
-            "columns": {"occp_text": "job"}
+            "source": texts_file.as_uri(),
+            "columns": {"occp_text": "job"},
         },
-        f"source {broken.as_uri()!r} cannot be read": {"source": broken.as_uri()},
-        "source 'answers' is no table or view of warehouse": {"source": "answers"},
+        "source 'answers' is neither a table or view of warehouse": {"source": "answers"},
     }
     count = "SELECT count(*), (SELECT count(*) FROM coding.coded_texts), max(coded_at) FROM coding.coded_records"
     before = harness.query(count)
     runs = {message: harness.api.trigger(conf) for message, conf in cases.items()}
     for message, run_id in runs.items():
-        assert harness.api.wait(run_id) == "failed"
-        assert message in harness.log(run_id).replace('\\"', '"')
+        assert harness.wait(run_id) == "failed"
+        assert message in harness.log(run_id)
     assert harness.query(count) == before
 
 
-def test_a_day_without_records_is_a_success_that_says_so(harness: Harness) -> None:
-    run_id, state = harness.code(from_date="2020-01-01")
+def test_a_day_without_records_succeeds_and_says_so(harness: Harness) -> None:
+    run_id, state = harness.run(from_date="2020-01-01")
     assert state == "success"
-    assert "no records of these dates: nothing to send" in harness.log(run_id)
+    assert "Nothing was sent: the source has no records of these dates." in harness.log(run_id)
 
 
-def test_a_killed_triggerer_costs_no_second_operation(harness: Harness, texts_file: Path) -> None:
-    harness.knob("progression", progression="by_polls", polls=6)
-    mark = harness.mark()
+def test_no_operation_is_repeated_if_the_triggerer_is_killed(harness: Harness, texts_file: Path) -> None:
+    harness.control_service("progression", progression="by_time", seconds=3600)
+    position = harness.last_request()
     run_id = harness.api.trigger(
         {"source": texts_file.as_uri(), "from_date": "2026-09-01", "selection": "all", "records_per_part": 25}
     )
-    until(lambda: list(harness.api.tasks(run_id).values()).count("deferred") == 2, "both polls deferred")
+    wait_until(lambda: list(harness.api.tasks(run_id).values()).count("deferred") == 2, "both polls are deferred")
     harness.stack.process("triggerer").kill()
+    harness.control_service("progression", progression="by_time", seconds=1)
     harness.stack.restart("triggerer")
-    assert harness.api.wait(run_id) == "success"
-    created = [
-        entry for entry in harness.journal(mark) if entry["method"] == "POST" and "batch-code" in entry["path"]
-    ]
-    assert (len(created), len(harness.uploads(mark))) == (2, 2)
-    harness.knob("progression", progression="by_polls", polls=2)
+    assert harness.wait(run_id) == "success"
+    assert (len(harness.creations(position)), len(harness.uploads(position))) == (2, 2)

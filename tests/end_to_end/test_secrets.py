@@ -1,4 +1,4 @@
-"""Nothing that a run leaves behind holds a secret: no presigned URL, no token, no client secret."""
+"""Nothing that a run stores or logs contains a secret: no presigned URL, no token, no client secret."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.end_to_end.conftest import Harness
 
 pytestmark = pytest.mark.airflow
 
-#: What only a presigned URL has.
+#: What only a presigned URL contains.
 PRESIGNED = re.compile(rb"X-Amz-(Signature|Credential|Security-Token|Algorithm)", re.IGNORECASE)
 
 
-def rows_of_database(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Every value of every table of Airflow's metadata database, as (table.column, bytes)."""
+def read_database(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield every value of every table of Airflow's metadata database, as (table.column, bytes)."""
     with sqlite3.connect(path) as database:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:
@@ -33,13 +33,13 @@ def rows_of_database(path: Path) -> Iterator[tuple[str, bytes]]:
                         yield f"{table}.{name}", value.encode() if isinstance(value, str) else value
 
 
-def token_of(harness: Harness) -> bytes:
-    """The access token that the tasks use, read as they do."""
+def read_token(harness: Harness) -> bytes:
+    """Return the access token that the tasks use, read as they do."""
     environment = harness.stack.environment(harness.stack.state)
     connection = json.loads(environment["AIRFLOW_CONN_CODING_SERVICE_DEFAULT"])
     settings = ServiceSettings(connection["host"], "", connection["login"], connection["password"])
-    place = harness.stack.folder / "airflow" / "coding_service" / f"{settings.account}.token"
-    with TokenStore(place, settings.client_id, settings.client_secret).slot() as slot:
+    path = harness.stack.folder / "airflow" / "coding_service" / f"{settings.account}.token"
+    with TokenStore(path, settings.client_id, settings.client_secret).slot() as slot:
         token = slot.get() if slot else None
     assert token
     return token.encode()
@@ -49,8 +49,8 @@ def test_no_presigned_url_and_no_token_in_logs_metadata_database_warehouse_or_st
     harness: Harness, texts_file: Path
 ) -> None:
     for fault in ("expired_upload", "cut_download", "expired_link", "reset_upload"):
-        harness.knob("faults", name=fault, count=1)
-    run_id, state = harness.code(
+        harness.control_service("faults", name=fault, count=1)
+    run_id, state = harness.run(
         source=texts_file.as_uri(), from_date="2026-09-01", selection="all", records_per_part=25
     )
     assert state == "success"
@@ -59,20 +59,22 @@ def test_no_presigned_url_and_no_token_in_logs_metadata_database_warehouse_or_st
     )
 
     logs = [path for folder in ("logs", "airflow/logs") for path in (harness.stack.folder / folder).rglob("*.log")]
-    places = [(str(path), path.read_bytes()) for path in logs]
-    places += list(rows_of_database(harness.stack.folder / "airflow" / "airflow.db"))
-    # the bytes of the file hold deleted rows as well, such as those of triggers that have fired
-    places += [(path.name, path.read_bytes()) for path in (harness.stack.folder / "airflow").glob("airflow.db*")]
+    contents = [(str(path), path.read_bytes()) for path in logs]
+    contents += list(read_database(harness.stack.folder / "airflow" / "airflow.db"))
+    # The file also contains deleted rows, such as those of triggers that have fired.
+    contents += [(path.name, path.read_bytes()) for path in (harness.stack.folder / "airflow").glob("airflow.db*")]
     tables = ("coded_records", "coded_texts", "coding_operations")
-    places += [(table, str(harness.query(f"SELECT * FROM coding.{table}")).encode()) for table in tables]
-    token = token_of(harness)
+    contents += [(table, str(harness.query(f"SELECT * FROM coding.{table}")).encode()) for table in tables]
+    token = read_token(harness)
     leaks = [
         name
-        for name, content in places
+        for name, content in contents
         if token in content or b"local-secret" in content or PRESIGNED.search(content)
     ]
     assert leaks == []
 
-    holding = {name.partition("/task_id=")[2] or name for name, content in places if operation_id.encode() in content}
-    assert {"xcom.value", "task_state_store.value"} <= holding, "the search does not see what is there"
-    assert any("upload" in name for name in holding), "the search does not see the task logs"
+    matches = {
+        name.partition("/task_id=")[2] or name for name, content in contents if operation_id.encode() in content
+    }
+    assert {"xcom.value", "task_state_store.value"} <= matches, "the search misses values of the database"
+    assert any("upload" in name for name in matches), "the search misses the task logs"

@@ -1,4 +1,4 @@
-"""Two Celery workers on disks of their own: they share the metadata database, the warehouse and staging in S3."""
+"""Two Celery workers with separate disks: they share the metadata database, the warehouse and staging in S3."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 
 import kombu
 import psycopg
+import pyarrow.parquet as pq
 import pytest
 from adbc_driver_postgresql import dbapi
 
+from include.stack.processes import StackState
 from include.stack.sample import write_sample
-from tests.end_to_end.conftest import LaneStack, until
+from tests.end_to_end.conftest import SERVICE_OPTIONS, FastStack, run_stack, wait_until
 from tests.support.postgres import Postgres
 from tests.support.s3 import S3, SECRET
 
@@ -20,10 +22,10 @@ pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("ignore:The ``nolo
 WORKERS = ("worker-a", "worker-b")
 
 
-class Cluster(LaneStack):
-    """The stack with two workers in place of the scheduler's own, and servers in place of its files.
+class Cluster(FastStack):
+    """A stack with two workers instead of the scheduler's own, and with servers instead of files.
 
-    Celery's broker is a table here; a deployment has Redis. All else is as it is there.
+    Celery's broker is a table here; a deployment has Redis. Everything else is as in a deployment.
     """
 
     def __init__(self, folder: Path, postgres: Postgres, s3: S3) -> None:
@@ -47,70 +49,61 @@ class Cluster(LaneStack):
             "CODING_STAGING": f"s3://{self.bucket}/team",
         }
         with kombu.Connection(settings["AIRFLOW__CELERY__BROKER_URL"]) as broker:
-            broker.SimpleQueue("default").close()  # makes its tables, for which two workers at once would quarrel
-        super().__init__(folder, settings, ("--coder", "stub"))
+            broker.SimpleQueue("default").close()  # creates its tables: two workers cannot at the same time
+        super().__init__(folder, settings, SERVICE_OPTIONS)
 
     def disk(self, worker: str) -> Path:
-        """Folder of all that a worker writes."""
+        """Return the folder of all files that a worker writes."""
         return self.folder / "disks" / worker
 
-    def log(self, name: str) -> str:
-        """What a process has said so far."""
-        return (self.logs / f"{name}.log").read_text()
+    def is_ready(self, worker: str) -> bool:
+        log = (self.logs / f"{worker}.log").read_text()
+        return f"{worker}@" in log and " ready." in log
 
     def query(self, sql: str) -> list[tuple]:
-        """Ask the warehouse."""
+        """Query the warehouse."""
         with psycopg.connect(self._postgres.conninfo(self.coding)) as connection:
             return connection.execute(sql).fetchall()
 
     def _load_sample(self) -> None:
-        import pyarrow.parquet as pq
-
         write_sample(self.folder / "sample.parquet")
         with dbapi.connect(self._postgres.conninfo(self.coding)) as connection, connection.cursor() as cursor:
             cursor.adbc_ingest("survey_responses", pq.read_table(self.folder / "sample.parquet"), mode="create")
             connection.commit()
 
-    def _commands(self, running):  # type: ignore[no-untyped-def]
+    def _commands(self, state: StackState) -> dict[str, list[str]]:
         worker = ["airflow", "celery", "worker", "--skip-serve-logs", "--celery-hostname"]
-        return {**super()._commands(running), **{name: [*worker, f"{name}@%h"] for name in WORKERS}}
+        return {**super()._commands(state), **{name: [*worker, f"{name}@%h"] for name in WORKERS}}
 
-    def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> tuple[int, float]:
+    def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         if name in WORKERS:
-            (self.disk(name) / "tmp").mkdir(parents=True)
-            own = {"AIRFLOW_HOME": str(self.disk(name)), "TMPDIR": str(self.disk(name) / "tmp")}
-            environment = {**environment, **own}
-        return super()._spawn(name, command, environment)
+            temporary = self.disk(name) / "tmp"
+            temporary.mkdir(parents=True)
+            environment = {**environment, "AIRFLOW_HOME": str(self.disk(name)), "TMPDIR": str(temporary)}
+        super()._spawn(name, command, environment)
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, s3: S3) -> Iterator[Cluster]:
-    made = Cluster(tmp_path_factory.mktemp("cluster"), postgres, s3)
-    made.start()
-    try:
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), postgres, s3)
+    with run_stack(cluster):
         for name in WORKERS:
-            until(lambda name=name: f"{name}@" in made.log(name) and " ready." in made.log(name), f"{name} is ready")
-        yield made
-    finally:
-        made.stop()
+            wait_until(lambda name=name: cluster.is_ready(name), f"{name} is ready")
+        yield cluster
 
 
-def test_a_run_is_coded_by_both_and_no_file_of_it_stays_on_either(cluster: Cluster, s3: S3) -> None:
-    run_id = cluster.api.trigger({"from_date": "2026-10-01", "to_date": "2026-10-30", "records_per_part": 1000})
+def test_both_workers_code_a_run_and_keep_no_file_of_it(cluster: Cluster, s3: S3) -> None:
+    run_id = cluster.api.trigger({"from_date": "2026-10-01", "to_date": "2026-10-30", "records_per_part": 1200})
     assert cluster.api.wait(run_id) == "success"
-    landed = cluster.api.xcom(run_id, "land")
-    assert landed["operations"] > 2
+    assert cluster.api.xcom(run_id, "land")["operations"] > 2
     assert cluster.query("SELECT count(*) FROM coding.coded_records") == cluster.query(
         "SELECT count(*) FROM survey_responses"
     )
     for name in WORKERS:
         logs = cluster.disk(name) / "logs"
-        assert list(logs.glob(f"dag_id=*/run_id={run_id}/task_id=*")), f"{name} has done nothing"
-        left = [
-            path.name for path in cluster.disk(name).rglob("*") if path.suffix in (".jsonl", ".parquet", ".duckdb")
-        ]
-        assert left == []
-    logs = [path for path in cluster.folder.rglob("*.log") if SECRET in path.read_text(errors="replace")]
-    assert logs == []
-    # a night's run may have landed as well
+        assert list(logs.glob(f"dag_id=*/run_id={run_id}/task_id=*")), f"{name} ran no task"
+        files = cluster.disk(name).rglob("*")
+        assert [path.name for path in files if path.suffix in (".jsonl", ".parquet", ".duckdb")] == []
+    assert [path for path in cluster.folder.rglob("*.log") if SECRET in path.read_text(errors="replace")] == []
+    # the scheduled run can have landed too
     assert {key.rpartition("/")[2] for key in s3.keys(cluster.bucket)} == {"report.md"}

@@ -1,18 +1,26 @@
 """Fixtures: a running local service, and a caller that uses it over HTTP like any client."""
 
+import fcntl
 import json
+import os
+import pickle
 import socket
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import requests
 
+from include.local_service.coder.coder import Coder
+from include.local_service.coder.workbooks import import_workbooks
+from include.local_service.core.coders import MODEL_FOLDER
 from include.local_service.http.server import LocalService
 
 SSE = "x-amz-server-side-encryption"
 SSE_KEY = "x-amz-server-side-encryption-aws-kms-key-id"
+SHARED_DATA = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 TIMEOUT_S = 20
 OTHER_CLIENT = ("second-client", "second-secret")
 SETTINGS = {"coder": "stub", "progression": "immediate", "other_clients": dict([OTHER_CLIENT])}
@@ -143,6 +151,58 @@ def make_input(count, prefix="worker"):
 
 def read_lines(text):
     return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory):
+    """A folder of this pytest run; all xdist workers share it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "local_service"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def once_per_run(run_dir):
+    """A function that returns a value which is computed only once per pytest run, whatever the number of workers."""
+
+    def get(name, compute):
+        path = run_dir / f"{name}.pickle"
+        with (run_dir / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                path.write_bytes(pickle.dumps(compute()))
+        return pickle.loads(path.read_bytes())
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def released_workbooks():
+    """The folder of the ABS workbooks as released."""
+    folder = SHARED_DATA / "abs_original"
+    if not folder.exists():
+        pytest.skip(f"no ABS workbooks in {folder}. Set SHARED_DATA to the folder that contains them.")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def osca(released_workbooks, once_per_run):
+    """The categories of OSCA."""
+    files = [released_workbooks / f"OSCA {name}.xlsx" for name in ("structure", "Category Descriptions")]
+    return once_per_run("osca", lambda: import_workbooks(*files))
+
+
+@pytest.fixture(scope="session")
+def data_dir_with_model(run_dir):
+    """A data folder for the model file of the shipped classification, which the fixture `coder` trains."""
+    return run_dir / "data"
+
+
+@pytest.fixture(scope="session")
+def coder(data_dir_with_model, once_per_run):
+    """The coder on the shipped classification."""
+    return once_per_run("coder", lambda: Coder.load(data_dir_with_model / MODEL_FOLDER))
 
 
 @pytest.fixture(scope="session")

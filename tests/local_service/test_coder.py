@@ -13,6 +13,7 @@ from include.local_service.coder.coder import Coder, Coding
 from include.local_service.coder.evaluation import calibration_curve, calibration_error
 from include.local_service.coder.hierarchy import ClassificationError
 from include.local_service.coder.spelling import Spelling
+from include.local_service.core.coders import MODEL_FOLDER
 
 Row = dict[str, Any]  # a line of the classification
 Pair = tuple[str, str]
@@ -53,16 +54,6 @@ def occupations() -> list[Row]:
 
 
 @pytest.fixture(scope="session")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("coder")
-
-
-@pytest.fixture(scope="session")
-def coder(cache_dir: Path) -> Coder:
-    return Coder.load(cache_dir)
-
-
-@pytest.fixture(scope="session")
 def answers(occupations: list[Row]) -> list[Answer]:
     """(code, title, task) for every title of every occupation."""
     return [
@@ -73,7 +64,7 @@ def answers(occupations: list[Row]) -> list[Answer]:
 
 
 @pytest.fixture(scope="session")
-def held_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[Coder, list[Answer]]:
+def held_out(run_dir: Path, once_per_run: Callable[..., Coder]) -> tuple[Coder, list[Answer]]:
     """A coder trained without one title and one task of each occupation, and these as (code, title, task)."""
     rng, rows, unseen = random.Random(5), read_rows(), []
     for row in rows:
@@ -81,7 +72,7 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[Coder, list[Answ
             title, task = (row[key].pop(rng.randrange(len(row[key]))) for key in ("titles", "tasks"))
             if title.casefold() != row["label"].casefold():  # the label remains in the training set
                 unseen.append((row["code"], title, task))
-    return Coder.train(write_rows(tmp_path_factory.mktemp("held") / "rows.jsonl", rows)), unseen
+    return once_per_run("held_out", lambda: Coder.train(write_rows(run_dir / "held_out.jsonl", rows))), unseen
 
 
 # ---------------------------------------------------------------- the classification
@@ -302,12 +293,12 @@ def test_the_coding_of_a_text_does_not_depend_on_the_rest_of_the_batch(coder: Co
 
 
 def test_training_twice_and_loading_from_the_cache_give_the_same_coder(
-    coder: Coder, cache_dir: Path, answers: list[Answer]
+    coder: Coder, data_dir_with_model: Path, answers: list[Answer]
 ) -> None:
     pairs = [(title, "") for _, title, _ in answers]
     codings = coder.code(pairs)
     assert Coder.train().code(pairs) == codings
-    assert Coder.load(cache_dir).code(pairs) == codings
+    assert Coder.load(data_dir_with_model / MODEL_FOLDER).code(pairs) == codings
 
 
 # ---------------------------------------------------------------- model files and other classifications
@@ -342,6 +333,17 @@ def test_a_changed_classification_is_not_served_from_the_old_cache(tmp_path: Pat
     (coding,) = Coder.load(tmp_path / "cache", two_jobs).code([("bread maker", "")])
     assert coding.result is not None
     assert coding.result.label == "Bakerwoman"
+
+
+def test_a_model_file_of_another_program_version_is_not_used(
+    tmp_path: Path, two_jobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Coder.load(tmp_path / "cache", two_jobs)
+    monkeypatch.setattr("include.local_service.coder.model_file.version", lambda package: "0.0")
+    steps: list[str] = []
+    Coder.load(tmp_path / "cache", two_jobs, lambda what, done, total: steps.append(what))
+    assert steps != []
+    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_a_cache_that_cannot_be_written_does_not_stop_the_coder(tmp_path: Path, two_jobs: Path) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from include.local_service.coder.workbooks import (
     import_classification,
     import_workbooks,
 )
+from tests.local_service.conftest import SHARED_DATA
 
-SHARED = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 OSCA_LEVELS = {1: 8, 2: 53, 3: 111, 4: 421, 6: 1156}
 ANZSCO_LEVELS = {1: 8, 2: 43, 3: 99, 4: 364, 6: 1076}
 
@@ -77,22 +76,10 @@ def descriptions(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def released() -> Path:
-    folder = SHARED / "abs_original"
-    if not folder.exists():
-        pytest.skip(f"no ABS workbooks in {folder}. Set SHARED_DATA to the folder that contains them.")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def osca(released: Path) -> list[Category]:
-    return import_workbooks(released / "OSCA structure.xlsx", released / "OSCA Category Descriptions.xlsx")
-
-
-@pytest.fixture(scope="session")
-def anzsco(released: Path) -> list[Category]:
-    (index,) = released.glob("anzsco 2022 index*.xlsx")
-    return import_workbooks(released / "anzsco 2022 structure 062023.xlsx", index=index)
+def anzsco(released_workbooks: Path, once_per_run: Callable[..., list[Category]]) -> list[Category]:
+    (index,) = released_workbooks.glob("anzsco 2022 index*.xlsx")
+    structure = released_workbooks / "anzsco 2022 structure 062023.xlsx"
+    return once_per_run("anzsco", lambda: import_workbooks(structure, index=index))
 
 
 def titles_by_code(categories: Sequence[Category]) -> dict[str, set[str]]:
@@ -115,7 +102,7 @@ def test_anzsco_is_imported_with_every_category_of_every_level(anzsco: list[Cate
 
 
 def test_osca_has_the_same_titles_and_tasks_as_an_independent_import(osca: list[Category]) -> None:
-    lines = (SHARED / "osca2024_occupations.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (SHARED_DATA / "osca2024_occupations.jsonl").read_text(encoding="utf-8").splitlines()
     rows = {row["code"]: row for row in map(json.loads, lines)}
     kinds = ("alternative_titles", "specialisations", "nec")
     labels = {one.code: one.label.casefold() for one in osca}
@@ -129,7 +116,7 @@ def test_osca_has_the_same_titles_and_tasks_as_an_independent_import(osca: list[
 
 def test_the_same_tables_as_csv_give_the_same_classification(osca: list[Category], anzsco: list[Category]) -> None:
     for name, imported in (("osca2024", osca), ("anzsco2022", anzsco)):
-        from_csv = import_workbooks(SHARED / f"{name}.csv", index=SHARED / f"{name}_index.csv")
+        from_csv = import_workbooks(SHARED_DATA / f"{name}.csv", index=SHARED_DATA / f"{name}_index.csv")
         assert [(one.code, one.label) for one in from_csv] == [(one.code, one.label) for one in imported]
         differing = {c for c, titles in titles_by_code(from_csv).items() if titles != titles_by_code(imported)[c]}
         # For one label of OSCA the wording of the index differs from that of the structure.

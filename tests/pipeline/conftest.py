@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -24,9 +25,9 @@ class TaskInstance:
     :param values: by task id, or by task id and key. Those of a mapped task have an index: `code.poll[2]`.
     """
 
-    def __init__(self, values: Mapping[str | tuple[str, str], Any] | None = None) -> None:
+    def __init__(self, values: Mapping[Any, Any] = MappingProxyType({})) -> None:
         self._values = {
-            name if isinstance(name, tuple) else (name, "return_value"): values[name] for name in values or {}
+            name if isinstance(name, tuple) else (name, "return_value"): value for name, value in values.items()
         }
         self.pushed: dict[str, Any] = {}
 

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from airflow.models import import_all_models
+from airflow.models.backfill import Backfill
+from airflow.models.base import Base
+from airflow.models.dagrun import DagRun
+from airflow.models.pool import Pool
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
 
 from include.coding.errors import PlanError
 from include.pipeline import run_metadata
@@ -47,3 +57,70 @@ def test_the_plugin_registers_the_listener_and_the_deadline() -> None:
 
     assert OccupationCodingPlugin.listeners == (run_metadata,)
     assert OccupationCodingPlugin.deadline_references == (ScheduledRunDue,)
+
+
+# ---- in the scheduler --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    """A session of an Airflow database in memory."""
+    import_all_models()
+    engine = create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        yield session
+    engine.dispose()
+
+
+def add_run(
+    session: Session, day: int, run_type: str = "scheduled", state: str = "running", *, pool: str = "coding_service"
+) -> Any:
+    """Add a run of a DAG with one task in a pool."""
+    date = datetime(2026, 10, day, tzinfo=UTC)
+    run: Any = DagRun(
+        dag_id="recode_occupations", run_id=f"{run_type}-{day}", run_type=run_type, state=state, run_after=date,
+        logical_date=date, conf={"model": "latest"},
+    )  # fmt: skip
+    run.dag = SimpleNamespace(tasks=[SimpleNamespace(pool="default_pool"), SimpleNamespace(pool=pool)])
+    session.add(run)
+    session.flush()
+    return run
+
+
+def test_a_run_that_starts_gets_its_pool_and_the_unfinished_nights_before_it(session: Session) -> None:
+    session.add(Pool(pool="coding_service", slots=4, include_deferred=True, description=""))
+    for day, run_type, state in [
+        (1, "scheduled", "running"), (2, "scheduled", "queued"), (3, "scheduled", "success"), (4, "manual", "running"),
+        (6, "scheduled", "queued"),
+    ]:  # fmt: skip
+        add_run(session, day, run_type, state)
+    run = add_run(session, 5)
+    run_metadata.on_dag_run_running(run, "")
+    assert read_metadata(run) == RunMetadata(None, PoolSize(4, True), 2)
+    assert run.conf["model"] == "latest"
+
+
+def test_a_run_of_a_backfill_gets_its_number_and_when_it_was_created(session: Session) -> None:
+    date = datetime(2026, 10, 7, tzinfo=UTC)
+    run = add_run(session, 5, "backfill")
+    run.backfill = Backfill(
+        id=3, dag_id=run.dag_id, from_date=date, to_date=date, dag_run_conf={}, max_active_runs=2, created_at=date
+    )
+    run_metadata.on_dag_run_running(run, "")
+    assert read_metadata(run) == RunMetadata("3 of 2026-10-07T00:00:00+00:00", None, 0)
+
+
+def test_a_run_of_a_dag_without_tasks_in_the_pool_gets_no_metadata(session: Session) -> None:
+    run = add_run(session, 5, pool="another_pool")
+    run_metadata.on_dag_run_running(run, "")
+    assert run.conf == {"model": "latest"}
+
+
+@pytest.mark.parametrize("run_type", ["scheduled", "manual", "backfill"])
+def test_only_a_scheduled_run_has_a_deadline_and_it_counts_from_when_the_run_was_due(
+    session: Session, run_type: str
+) -> None:
+    run = add_run(session, 5, run_type)
+    due = ScheduledRunDue()._evaluate_with(session=session, dag_id=run.dag_id, run_id=run.run_id)
+    assert due == (datetime(2026, 10, 5, tzinfo=UTC) if run_type == "scheduled" else None)

@@ -17,7 +17,7 @@ from include.pipeline.backfills import BackfillError
 from tests.pipeline.conftest import FakeAirflowApi
 
 
-class Store(dict):  # type: ignore[type-arg]
+class Store(dict[str, Any]):
     """A state store of an asset, which keeps JSON."""
 
     def set(self, key: str, value: Any) -> None:

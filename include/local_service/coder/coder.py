@@ -15,6 +15,7 @@ batch and not to each record, which makes a million records cheap.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -133,6 +134,7 @@ class Coder:
         path = model_path(cache_dir, content)
         model = read_model(path)
         if model is None:
+            logging.getLogger("local_service").info("no valid model file %s: training the coder", path)
             model = _train(hierarchy, on_progress)
             write_model(path, model)
         return cls(hierarchy, model)
