@@ -49,10 +49,11 @@ def read_parts(
     collected = []
     for part, result in zip(parts, part_results, strict=True):
         metadata = staging.read_text(result.metadata_uri) if result.metadata_uri else None
+        if metadata is not None:
+            metadata = metadata.replace("\0", "\ufffd")  # PostgreSQL stores no NUL
         model_id = read_model_id(metadata or "") or plan.model_id
         summary = _read_output(engine, plan, part, result, model_id, staging)
-        # PostgreSQL stores no NUL
-        collected.append(CollectedPart(part, result, summary, metadata and metadata.replace("\0", "\ufffd")))
+        collected.append(CollectedPart(part, result, summary, metadata))
     return collected
 
 

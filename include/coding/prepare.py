@@ -39,7 +39,8 @@ class Prepared(Handoff):
     :param unchanged: whether exactly these records are published already, so that there is nothing to do
     :param records_uri: Parquet file of the run's records: record_id, occurrence, response_date, text_key, reason;
         None if unchanged
-    :param read, undated, rejected: records of the dates, without a date, and that the service would refuse
+    :param read, undated: records of the dates, and records of the source that have no date
+    :param rejected: records that the service would refuse
     :param texts, known_texts: distinct texts of the other records, and how many of them this model has coded already
     """
 

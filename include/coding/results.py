@@ -131,7 +131,7 @@ class PartResult(Handoff):
     :param state: how the operation ended; `unknown` if that was not recorded
     :param message: why there is no output, in words
     :param output_uri, metadata_uri: output files; None if not downloaded
-    :param input_uri, fingerprint: input file that was coded, and what it was coded for
+    :param input_uri, fingerprint: the input file that was coded; and its topic, model and hash
     :param seconds: duration from the upload to the end of the operation; None if unknown
     """
 

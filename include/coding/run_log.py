@@ -22,8 +22,8 @@ def run_filter_values(plan: Plan) -> list[Any]:
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """What is published for a run's dates: the run that wrote the rows, its records by outcome, and their distinct
-    texts without those of rejected records."""
+    """What is published for a run's dates: the run that wrote the rows, its number of records by outcome, and the
+    number of distinct texts of those that were not rejected."""
 
     run_id: str
     read: int

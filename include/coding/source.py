@@ -47,7 +47,7 @@ class SourceSnapshot:
 def open_source(plan: Plan, engine: Engine, warehouse: Warehouse) -> Iterator[SourceSnapshot]:
     """Create the view `source` in the engine: the records of the plan's dates, with a DATE and three text columns.
 
-    :raises SourceError: the table or file cannot be read, or a needed column is missing or has an unsuitable type
+    :raises SourceError: the source cannot be read, a needed column is missing or unsuitable, or a date is not a date
     """
     path = _find_file(plan.source)
     source = _open_table(plan, engine, warehouse) if path is None else _open_file(plan, engine, path)

@@ -1,4 +1,4 @@
-"""The rules for texts: how a text is cleaned, when it can be sent, and its key."""
+"""The rules for texts: how they are cleaned, which ones can be sent, and what their keys are."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ CREATE OR REPLACE TEMP MACRO reject_reason(occp_text, tasks_text, max_characters
 def install_macros(engine: duckdb.DuckDBPyConnection) -> None:
     """Define the rules as macros of `engine`.
 
-    * `clean_text(text)`: the text in printable ASCII as far as its characters have an equivalent there, with single
-      spaces and none at either end; `''` for NULL. Nothing is ever cut off.
+    * `clean_text(text)`: the text, transliterated to printable ASCII where possible, with single spaces and none at
+      either end; `''` for NULL. It is never truncated.
     * `text_key(occp_text, tasks_text)`: 32 hexadecimal digits (128 bits of SHA-256), the same for equal pairs. It is
       the `recordId` that the service sees: identifiers of the source are not sent (docs/service-contract.md 8.29).
     * `reject_reason(occp_text, tasks_text, max_characters)`: NULL for texts that can be sent, else `blank` (both),
