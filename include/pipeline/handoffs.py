@@ -6,18 +6,20 @@ Each `pull` function returns what a task left, and raises :class:`DataError` if 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from coding_service.models import DownloadResult, OperationOutcome
 from coding_service.sensors import OPERATION_KEY
 from include.coding.errors import DataError
 from include.coding.estimate import Estimate
 from include.coding.handoff import Handoff
-from include.coding.landing import LandingSummary
-from include.coding.parts import Fingerprint, Part
 from include.coding.plan import Plan
-from include.coding.prepare import Prepared
-from include.coding.results import PartResult
+
+if TYPE_CHECKING:  # imported by the functions that need them, because they load the data engine
+    from include.coding.landing import LandingSummary
+    from include.coding.parts import Part
+    from include.coding.prepare import Prepared
+    from include.coding.results import PartResult
 
 H = TypeVar("H", bound=Handoff)
 
@@ -53,6 +55,7 @@ def pull_landing_summary(ti: Any) -> LandingSummary:
 
 def pull_part_results(ti: Any, parts: Sequence[Part]) -> list[PartResult]:
     """Return how each part ended, even if some of its tasks failed."""
+
     return [_pull_part_result(ti, part.part) for part in parts]
 
 
@@ -64,6 +67,9 @@ def _pull(ti: Any, task_id: str, key: str, kind: type[H]) -> H:
 
 
 def _pull_part_result(ti: Any, part: int) -> PartResult:
+    from include.coding.parts import Fingerprint
+    from include.coding.results import PartResult
+
     def pull(task_id: str, key: str = RETURN_KEY) -> Any:
         return ti.xcom_pull(task_ids=task_id, key=key, map_indexes=part)
 
