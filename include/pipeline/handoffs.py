@@ -42,6 +42,8 @@ def pull_plan(ti: Any) -> Plan:
 
 
 def pull_prepared(ti: Any) -> Prepared:
+    from include.coding.prepare import Prepared
+
     return _pull(ti, PREPARE, PREPARED_KEY, Prepared)
 
 
@@ -50,12 +52,13 @@ def pull_estimate(ti: Any) -> Estimate:
 
 
 def pull_landing_summary(ti: Any) -> LandingSummary:
+    from include.coding.landing import LandingSummary
+
     return _pull(ti, LAND, RETURN_KEY, LandingSummary)
 
 
 def pull_part_results(ti: Any, parts: Sequence[Part]) -> list[PartResult]:
     """Return how each part ended, even if some of its tasks failed."""
-
     return [_pull_part_result(ti, part.part) for part in parts]
 
 
