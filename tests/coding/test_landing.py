@@ -383,8 +383,10 @@ def test_results_of_an_input_file_that_was_replaced_are_stored_but_not_published
     assert survey.read_outcomes() == []
 
 
-def test_results_of_a_part_for_another_model_are_not_stored(survey):
-    other_results = [survey.code_part(part) for part in survey.prepare(model_id=OTHER_MODEL).parts]
+@pytest.mark.parametrize("metadata", [None, json.dumps({"modelId": MODEL}).encode()], ids=["none", "of this model"])
+def test_results_of_a_part_for_another_model_are_not_stored(survey, metadata):
+    parts = survey.prepare(model_id=OTHER_MODEL).parts
+    other_results = [survey.code_part(part, metadata=metadata) for part in parts]
     survey.prepare()
     with pytest.raises(
         IncompleteError,
