@@ -1,9 +1,8 @@
 """
-Compare the codes that two models gave the same records, and write a report: which records kept, changed, gained or
-lost their code.
+Compare the codes that two models gave the same records, and report which kept, changed, gained or lost a code.
 
-Use it after history was coded again with a new model or a new classification. It only reads the warehouse: nothing is
-sent to the service, and nothing in the warehouse changes. docs/comparison.md explains the report.
+Use it after coding history again with a new model or classification. It only reads the warehouse: nothing is sent to
+the service, and nothing in the warehouse changes. docs/comparison.md explains the report.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from include.pipeline.dag_arguments import PERMANENT_ERRORS
 PARAMS = {
     "topic": Param(
         "osca", type="string", minLength=1, title="Topic", section="What to compare",
-        description="uriName of the classification",
+        description="uriName of the classification.",
     ),
     "model_before": Param(
         "previous", type="string", minLength=1, title="Model before", section="What to compare",
-        description="`previous` or `newest` by version, among the models with records of the topic, or a GUID",
+        description="`previous` or `newest` (by version, of the models that coded records), or the GUID of a model.",
     ),
     "model_after": Param(
         "newest", type="string", minLength=1, title="Model after", section="What to compare",
-        description="`newest` or `previous`, or the GUID of a model",
+        description="`newest`, `previous`, or the GUID of a model.",
     ),
     "from_date": Param(
         None, type=["null", "string"], format="date", title="From", section="What to compare",
@@ -39,22 +38,22 @@ PARAMS = {
     ),
     "topic_after": Param(
         None, type=["null", "string"], title="Topic after", section="Another classification",
-        description="uriName of the classification of the model after, if it differs. Then set the model before to"
-        " `newest` or a GUID, and name a crosswalk.",
+        description="uriName of the classification of the second model, if it differs. Then set the model before"
+        " to `newest` or a GUID, and name a crosswalk.",
     ),
     "crosswalk": Param(
         None, type=["null", "string"], title="Crosswalk", section="Another classification",
-        description="Table or view of the warehouse with the columns from_code and to_code, one row for each pair: a"
-        " record keeps its code if the new code is one of those that the old code maps to.",
+        description="Table or view with the columns from_code and to_code, one row for each pair. A record keeps its"
+        " code if the new code is one of those that the old code maps to.",
     ),
     "samples": Param(
         50, type="integer", minimum=0, maximum=1000, title="Samples", section="Report",
-        description="Maximum number of moved records to list, one for each text.",
+        description="Maximum number of records with another code to list, one for each text.",
     ),
     "with_texts": Param(
         False, type="boolean", title="With texts", section="Report",
-        description="Include the texts of the samples in the report. People wrote them, and the report stays until"
-        " it is removed by hand. They are never logged.",
+        description="Include the texts of the samples, which people wrote. The report stays until somebody removes"
+        " it; the texts are never logged.",
     ),
 }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """
 An example to copy: use the codes of a response date as soon as they are published.
 
-It is paused until it is switched on. When `recode_occupations` has published a date, nightly, on demand or in a
+It is paused until you switch it on. When `recode_occupations` has published a date, nightly, on demand or in a
 backfill, it emits an event of the asset `coded_records`, and this DAG runs once for that date.
 """
 
@@ -35,7 +35,7 @@ def count_codes(*, dag_run: Any = None, triggering_asset_events: Any = None) -> 
 
     from include.pipeline.settings import open_warehouse, qualified_table
 
-    # What the publishing run says about all of its dates. This date can have been published more than once by now.
+    # The event describes all dates of the publishing run. If this date was published several times, use the last one.
     summary = max(triggering_asset_events[CODED_RECORDS], key=lambda event: event.timestamp).extra
     log.info("Run %(run_id)s, model %(model_id)s: %(read)s records from %(from_date)s to %(to_date)s", summary)
 

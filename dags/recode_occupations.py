@@ -1,9 +1,8 @@
 """
 Code occupation free text with the WoAG Occupation Coding Service, and publish the codes in the warehouse.
 
-It runs every night for the responses of the day before, on demand for any dates, and as a backfill. Each distinct
-text is sent to a model once. A run replaces its dates for its topic and model in `coded_records`, or publishes
-nothing.
+It runs every night for the responses of the day before, on demand for any dates, and as a backfill. A model codes
+each distinct text once. A run replaces the rows of its topic, model and dates in `coded_records`, or changes nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from include.pipeline.alerts import alert_on_failure, landing_deadline
 from include.pipeline.approval import ApproveSendingOperator
 from include.pipeline.dag_arguments import MAX_RECORDS_PER_PART, PERMANENT_ERRORS, SELECTIONS
 
-#: False for a deployment without a triggerer: the wait is then rescheduled between status calls.
+#: Set it to False for a deployment without a triggerer: the wait is then rescheduled between status calls.
 DEFERRABLE = True
 CODED_RECORDS = Asset(names.CODED_RECORDS)
 
@@ -54,8 +53,7 @@ PARAMS = {
     ),
     "look_back_days": Param(
         7, type="integer", minimum=0, maximum=names.MAX_LOOK_BACK_DAYS, title="Look back", section=_SCOPE,
-        description="Days before its own that a **scheduled** run checks again for late answers. Manual runs and"
-        " backfills code only their own dates.",
+        description="Earlier days that a **scheduled** run checks for late answers; others code only their dates.",
     ),
     "selection": Param(
         "uncoded", type="string", enum=list(SELECTIONS), title="Texts", section=_SCOPE,
@@ -73,13 +71,12 @@ PARAMS = {
     ),
     "response_date": Param(
         None, type=["null", "string"], format="date", title="Single response date", section=_SOURCE,
-        description="For a file or table **without dates**: the date under which all of its records are stored. No"
-        " other source can have this date. Leave From and To empty.",
+        description="For a file or table **without dates**: the date of all its records. No other source can have"
+        " this date. Leave From and To empty.",
     ),
     "clean": Param(
         True, type="boolean", title="Clean texts", section=_SOURCE,
-        description="Convert accents, curly quotes and the like to plain ASCII first. If off, texts are validated as"
-        " they are.",
+        description="Convert accents, curly quotes etc. to plain ASCII. If off, texts are validated as they are.",
     ),
     "dry_run": Param(
         False, type="boolean", title="Dry run", section=_TRIAL,
@@ -93,8 +90,8 @@ PARAMS = {
     ),
     "approve_above": Param(
         None, type=["null", "integer"], minimum=0, title="Require approval above", section=_TRIAL,
-        description="Number of distinct texts above which a person must approve the run (Required Actions) before it"
-        " sends them. Empty: the setting `CODING_APPROVE_ABOVE`, if there is one.",
+        description="Number of distinct texts above which a person must approve sending them (Required Actions)."
+        " Empty: the setting `CODING_APPROVE_ABOVE`, if there is one.",
     ),
     "max_uncoded_share": Param(
         0.5, type="number", minimum=0, maximum=1, title="Maximum uncoded share", section=_LIMITS,
@@ -110,8 +107,7 @@ PARAMS = {
     ),
     "force_new": Param(
         False, type="boolean", title="New operations", section=_SENDING,
-        description="Open a new operation at every attempt instead of resuming the one that an earlier attempt"
-        " opened. **A retry sends its texts again.**",
+        description="Never resume the operation of an earlier attempt. **Every retry sends its texts again.**",
     ),
 }  # fmt: skip
 
@@ -126,7 +122,7 @@ DEFAULT_ARGS = {
 
 @task(multiple_outputs=False)
 def plan(*, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
-    """Decide topic, model, dates and source of the run, and check what can be checked before any work is done."""
+    """Determine topic, model, dates and source of the run, and check what can be checked before any work is done."""
     from include.pipeline import steps
 
     return steps.make_plan(params, dag_run)

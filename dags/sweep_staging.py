@@ -17,7 +17,7 @@ from include.pipeline import names
 
 @task
 def sweep() -> list[str]:
-    """Clear the folders that have not changed for that long, and return their URIs."""
+    """Clear the folders of abandoned runs, and return their URIs."""
     from include.pipeline import steps
 
     return steps.sweep_staging()

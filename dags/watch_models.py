@@ -1,10 +1,9 @@
 """
 Check once a day whether the coding service has a new model, with one call for each watched topic.
 
-A new model is an event of the asset `coding_models`, on which other DAGs can start. If `CODING_RECODE_HISTORY_FROM`
-is set to a response date, a backfill of `recode_occupations` with the new model starts too, from that date to
-yesterday.
-The first run for a topic only stores its model.
+A new model emits an event of the asset `coding_models`, which can start other DAGs. If `CODING_RECODE_HISTORY_FROM`
+is a response date, the run also starts a backfill of `recode_occupations` with the new model, from that date to
+yesterday. The first run for a topic only stores its model.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def topics() -> list[str]:
 def look(
     topic: str, *, run_id: Any = None, asset_state_store: Any = None, outlet_events: Any = None
 ) -> dict[str, Any]:
-    """Ask for the latest model and emit an event if it is new. Otherwise skip, because success always emits one."""
+    """Ask for the latest model and emit an event if it is new; otherwise skip, because success always emits one."""
     from include.pipeline import watch
 
     return watch.detect_new_model(topic, run_id, asset_state_store[CODING_MODELS], outlet_events[CODING_MODELS])

@@ -1,4 +1,4 @@
-"""Collecting results: the usable results of every part are kept, whatever became of the others."""
+"""Collecting results: the usable results of every part are kept, even if other parts failed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from datetime import datetime
 
 import duckdb
 
+from include.coding.engine import Engine
 from include.coding.errors import IncompleteError
 from include.coding.parts import Part
 from include.coding.plan import Plan
@@ -19,7 +20,7 @@ from include.coding.tables import table
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.warehouse import Dialect, Session
 
-#: Discarded lines that a message lists at most.
+#: Maximum number of discarded lines that a message lists.
 MAX_LISTED_LINES = 5
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CollectedPart:
-    """A part, how its operation ended, what was read of it, and the content of its metadata file."""
+    """A part, how its operation ended, what its output file contained, and the text of its metadata file."""
 
     part: Part
     result: PartResult
@@ -41,36 +42,29 @@ class CollectedPart:
 
 
 def read_parts(
-    engine: duckdb.DuckDBPyConnection,
-    plan: Plan,
-    parts: Sequence[Part],
-    part_results: Sequence[PartResult],
-    staging: Staging,
+    engine: Engine, plan: Plan, parts: Sequence[Part], part_results: Sequence[PartResult], staging: Staging
 ) -> list[CollectedPart]:
     """Read the results of every part into the engine's table `results`."""
     engine.execute(RESULTS)
-    return [_read_part(engine, plan, *pair, staging) for pair in zip(parts, part_results, strict=True)]
-
-
-def _read_part(
-    engine: duckdb.DuckDBPyConnection, plan: Plan, part: Part, result: PartResult, staging: Staging
-) -> CollectedPart:
-    metadata = staging.read_text(result.metadata_uri) if result.metadata_uri else None
-    if metadata is not None:
-        metadata = metadata.replace("\0", "\ufffd")  # PostgreSQL stores no NUL
-    model_id = read_model_id(metadata or "") or plan.model_id
-    return CollectedPart(part, result, _read_output(engine, plan, part, result, model_id, staging), metadata)
+    collected = []
+    for part, result in zip(parts, part_results, strict=True):
+        metadata = staging.read_text(result.metadata_uri) if result.metadata_uri else None
+        if metadata is not None:
+            metadata = metadata.replace("\0", "\ufffd")  # PostgreSQL stores no NUL
+        model_id = read_model_id(metadata or "") or plan.model_id
+        summary = _read_output(engine, plan, part, result, model_id, staging)
+        collected.append(CollectedPart(part, result, summary, metadata))
+    return collected
 
 
 def _read_output(
-    engine: duckdb.DuckDBPyConnection, plan: Plan, part: Part, result: PartResult, model_id: str, staging: Staging
+    engine: Engine, plan: Plan, part: Part, result: PartResult, model_id: str, staging: Staging
 ) -> PartSummary:
-    """Read the results of one part.
+    """Read the results of one part, unless another model coded it.
 
-    Results of another model are not used. Results of an input file that `prepare` has replaced since are used, but
-    the part counts as incomplete.
+    If `prepare` has written another input file since, the results are used but the part counts as incomplete.
 
-    :param model_id: model in the metadata file
+    :param model_id: model that the metadata file names
     """
     coded = result.fingerprint
     if result.output_uri is None or coded is None:
@@ -93,7 +87,7 @@ def _read_output(
     return summary
 
 
-def _read_files(engine: duckdb.DuckDBPyConnection, result: PartResult, staging: Staging) -> PartSummary:
+def _read_files(engine: Engine, result: PartResult, staging: Staging) -> PartSummary:
     with ExitStack() as files:
         paths = {}
         for kind, uri in (("output", result.output_uri), ("input", result.input_uri)):
@@ -104,12 +98,12 @@ def _read_files(engine: duckdb.DuckDBPyConnection, result: PartResult, staging: 
         return read_results(engine, result.part, str(result.operation_id), paths["input"], paths["output"])
 
 
-def store_results(engine: duckdb.DuckDBPyConnection, session: Session, plan: Plan, read_at: str) -> None:
+def store_results(engine: Engine, session: Session, plan: Plan, read_at: str) -> None:
     """Add the results to `coded_texts`.
 
-    A text that another run stored first keeps its result, unless all texts are recoded and that run stored it before
-    this one read the source. After recoding, the checksums of earlier runs are removed, so that the next run of any
-    dates joins its records with their texts again.
+    A text that is stored already keeps its result. With the selection `all`, results that were stored before this run
+    read the source are replaced, and the checksums of earlier runs are removed, so that the next run of any dates
+    publishes its records again with the new results.
 
     :param read_at: when this run read the source, ISO 8601, UTC
     """
@@ -156,7 +150,7 @@ def store_operations(session: Session, plan: Plan, collected: Iterable[Collected
         part, result, summary = entry.part, entry.result, entry.summary
         if result.operation_id is None:
             continue
-        # A row with more usable results stays: the files of the operation may have been removed since.
+        # A row with more usable results stays, because the files of the operation may have been removed since.
         session.execute(
             f"DELETE FROM {operations} WHERE operation_id = ? AND usable <= ?", [result.operation_id, summary.usable]
         )
@@ -171,7 +165,7 @@ def store_operations(session: Session, plan: Plan, collected: Iterable[Collected
 
 
 def _fit_metadata(metadata: str | None, result: PartResult, dialect: Dialect) -> str | None:
-    """Return the metadata, or None if the warehouse cannot store it: that must not cost the results."""
+    """Return the metadata; None if it is too long for the warehouse, because that must not cost the results."""
     if metadata is None or dialect.text_bytes is None or len(metadata.encode()) <= dialect.text_bytes:
         return metadata
     log.warning(
@@ -181,11 +175,8 @@ def _fit_metadata(metadata: str | None, result: PartResult, dialect: Dialect) ->
     return None
 
 
-def check_complete(engine: duckdb.DuckDBPyConnection, plan: Plan, collected: Sequence[CollectedPart]) -> None:
-    """Check that every text of every part has a result.
-
-    :raises IncompleteError: one has none
-    """
+def check_complete(engine: Engine, plan: Plan, collected: Sequence[CollectedPart]) -> None:
+    """Check that every text of every part has a result, and raise :class:`IncompleteError` if not."""
     problems = [
         f"part {entry.part.part} (operation {entry.result.operation_id}): {_describe_problem(engine, entry)}"
         for entry in collected
@@ -203,7 +194,7 @@ def check_complete(engine: duckdb.DuckDBPyConnection, plan: Plan, collected: Seq
         log.warning("Part %d: output line %d was discarded: %s", number, line, problem)
 
 
-def _describe_problem(engine: duckdb.DuckDBPyConnection, entry: CollectedPart) -> str:
+def _describe_problem(engine: Engine, entry: CollectedPart) -> str:
     if entry.summary.problem:
         return entry.summary.problem
     lines = engine.execute(

@@ -13,13 +13,15 @@ from include.coding.errors import StagingError
 from include.coding.texts import install_macros
 from include.warehouse.warehouse import quote_literal
 
+Engine = duckdb.DuckDBPyConnection
+
 
 @contextmanager
-def open_engine(folder: Path, name: str, memory_mb: int) -> Iterator[duckdb.DuckDBPyConnection]:
+def open_engine(folder: Path, name: str, memory_mb: int) -> Iterator[Engine]:
     """Yield an engine that works in `folder` and leaves nothing there; files of a killed attempt are removed first.
 
-    :param folder: folder of the run; created if missing
-    :param name: name of the work, for its files
+    :param folder: created if missing
+    :param name: prefix of its files
     :param memory_mb: megabytes that the engine uses before it spills to disk
     :raises StagingError: the disk or the memory is full
     """
@@ -47,7 +49,7 @@ def _remove(database: Path, spill: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def copy_to_file(engine: duckdb.DuckDBPyConnection, select: str, path: Path, options: str) -> None:
+def copy_to_file(engine: Engine, select: str, path: Path, options: str) -> None:
     """Write the rows of a query to a file that appears only when it is complete.
 
     :param options: options of COPY, such as `FORMAT json`

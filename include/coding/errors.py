@@ -1,12 +1,4 @@
-"""Errors of the data work. All but the last are permanent: a retry does not help, somebody has to act.
-
-DataError
-├── PlanError         the run was asked for something impossible
-├── SourceError       the source is missing, unreadable, or lacks a column that is needed
-├── IncompleteError   the output of a part is missing or incomplete; the results that arrived are kept
-└── AuditError        counts do not add up, or a threshold is exceeded; nothing was published
-StagingError          the disk or the object storage refuses a file of the run; retryable
-"""
+"""Errors of the data work. Only :class:`StagingError` is retryable; for all others, somebody has to act."""
 
 from __future__ import annotations
 
@@ -16,11 +8,11 @@ class DataError(Exception):
 
 
 class PlanError(DataError):
-    """The run was asked for something impossible."""
+    """The params or settings of the run are impossible or contradict each other."""
 
 
 class SourceError(DataError):
-    """The source is missing, unreadable, or lacks a column that is needed."""
+    """The source is missing, unreadable, or lacks a needed column."""
 
 
 class IncompleteError(DataError):

@@ -1,4 +1,4 @@
-"""What a run would send and how long that would take, before anything is sent."""
+"""The estimate of a run before anything is sent: how much it would send, and how long that would take."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from include.coding.prepare import Prepared
 
 @dataclass(frozen=True)
 class Estimate(Handoff):
-    """What a run would send.
+    """What a run would send: counts of records, of distinct texts, and of parts (one operation each).
 
-    :param read, undated, rejected: records
-    :param texts, known_texts: distinct texts, and how many of them are coded already
-    :param texts_to_send: distinct texts to send
+    :param known_texts: texts that are coded already
     :param bytes: size of all parts
-    :param parts: operations to open
     :param calls: calls of the service, planning included
     :param call_seconds: time that these calls take within the call budget
     :param coding_seconds: time that the service needs, judging by earlier operations; None if unknown

@@ -1,4 +1,4 @@
-"""Local files: from their URI, as a pattern for the data engine, and written as a whole."""
+"""Local files: their paths as URIs and as glob patterns, and atomic writing."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from include.coding.errors import PlanError
 
 
 def escape_glob(path: Path) -> str:
-    """Return a path that the data engine takes literally: it would read 'answers1.csv' for 'answers[1].csv'."""
+    """Return the path as a pattern that only matches itself: 'answers[1].csv' would match 'answers1.csv'."""
     return re.sub(r"[*?[]", r"[\g<0>]", str(path))
 
 
 def path_from_uri(uri: str) -> Path:
     """Return the path that a `file:///...` URI names; `Path.as_uri` is the reverse.
 
-    :raises PlanError: another kind of URI, a relative one, or one with a host (as `file://data` has)
+    :raises PlanError: another kind of URI, or one with a host (as `file://data` has)
     """
     parts = urlsplit(uri)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost") or parts.query or parts.fragment:

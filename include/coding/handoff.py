@@ -1,4 +1,4 @@
-"""The base of everything that one task hands to another: a dataclass that passes through XCom as JSON values."""
+"""The base class of all values that one task passes to another, as JSON through XCom."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ class Handoff:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        values: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
-        return values
+        return TypeAdapter(type(self)).dump_python(self, mode="json")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -25,8 +24,7 @@ class Handoff:
         :raises PlanError: a field is missing or has the wrong type
         """
         try:
-            value: Self = TypeAdapter(cls).validate_python(data)
+            return TypeAdapter(cls).validate_python(data)
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
             raise PlanError(f"{cls.__name__} from an earlier task cannot be read: {problems}") from None
-        return value

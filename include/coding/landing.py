@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +28,7 @@ log = logging.getLogger(__name__)
 class LandingSummary(Handoff):
     """What a run published: counts of its records by outcome, of its texts and of its operations.
 
-    :param published_by_run: earlier run that had published the same records, so that nothing was written; None if
-        there is none
+    :param published_by_run: earlier run that published the same records, so that nothing was written; else None
     :param days: response dates whose rows this run wrote, ISO 8601
     """
 
@@ -56,8 +55,8 @@ def land(
     :raises AuditError: counts do not add up, or a threshold is exceeded; nothing was published
     """
     parts = prepared.parts
-    runs = table(plan.schema, "coding_runs")  # locked by everyone who writes results or codes: one run at a time
-    with open_engine(staging.scratch, "land", plan.engine_memory_mb) as engine:
+    runs = table(plan.schema, "coding_runs")  # locked by every writer of results or codes, so that they take turns
+    with ExitStack() as files, open_engine(staging.scratch, "land", plan.engine_memory_mb) as engine:
         collected = read_parts(engine, plan, parts, part_results, staging)
         with warehouse.session() as session:
             with session.transaction(lock=runs):
@@ -65,7 +64,8 @@ def land(
                 store_operations(session, plan, collected)
             check_complete(engine, plan, collected)
             sent = sum(part.records for part in parts)
-            with _open_records(staging, prepared) as records, session.transaction(lock=runs):
+            records = _open_records(files, staging, prepared)
+            with session.transaction(lock=runs):
                 check_sources(session, plan)
                 later_spans = find_later_spans(session, plan, prepared.read_at)
                 if records is None:
@@ -88,18 +88,14 @@ def land(
     )  # fmt: skip
 
 
-@contextmanager
-def _open_records(staging: Staging, prepared: Prepared) -> Iterator[Path | None]:
-    """Yield the records that `prepare` staged as a local file; None if it found nothing to do."""
+def _open_records(files: ExitStack, staging: Staging, prepared: Prepared) -> Path | None:
+    """Return the records that `prepare` staged as a local file; None if it found nothing to do."""
     if prepared.records_uri is None:
-        yield None
-        return
-    with ExitStack() as files:
-        try:
-            path = files.enter_context(staging.open_local(prepared.records_uri))
-        except FileNotFoundError:
-            raise IncompleteError(
-                f"nothing was published: the staged records {prepared.records_uri!r} do not exist any more: start"
-                " another run"
-            ) from None
-        yield path
+        return None
+    try:
+        return files.enter_context(staging.open_local(prepared.records_uri))
+    except FileNotFoundError:
+        raise IncompleteError(
+            f"nothing was published: the staged records {prepared.records_uri!r} do not exist any more: start"
+            " another run"
+        ) from None

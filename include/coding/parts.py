@@ -6,9 +6,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 
-import duckdb
-
-from include.coding.engine import copy_to_file
+from include.coding.engine import Engine, copy_to_file
 from include.coding.errors import PlanError
 from include.coding.handoff import Handoff
 from include.coding.plan import Plan
@@ -24,12 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What an operation codes.
-
-    :param topic: uriName of the classification
-    :param model_id: GUID of the model
-    :param input_sha256: hash of the input file, hexadecimal
-    """
+    """What an operation codes: the topic, the GUID of the model, and the SHA-256 (hexadecimal) of the input file."""
 
     topic: str
     model_id: str
@@ -42,9 +35,7 @@ class Part(Handoff):
 
     :param part: number of the part, from 0
     :param input_uri: input file: JSONL, each line with `recordId` (the key of the text), `occp_text`, `tasks_text`
-    :param records: lines of the file
-    :param bytes: size of the file
-    :param sha256: hash of the file, hexadecimal
+    :param records, bytes, sha256: number of lines, size, and hexadecimal hash of the file
     :param expected_seconds: expected duration of its operation, judging by earlier ones; None if unknown
     """
 
@@ -64,7 +55,7 @@ class Part(Handoff):
         return Fingerprint(self.topic, self.model_id, self.sha256)
 
 
-def write_parts(engine: duckdb.DuckDBPyConnection, plan: Plan, staging: Staging) -> tuple[Part, ...]:
+def write_parts(engine: Engine, plan: Plan, staging: Staging) -> tuple[Part, ...]:
     """Write the engine's table `new_texts` (text_key, occp_text, tasks_text, position) as parts to `staging`.
 
     The same texts give the same parts, byte by byte. Each file appears complete or not at all.
@@ -81,7 +72,7 @@ def write_parts(engine: duckdb.DuckDBPyConnection, plan: Plan, staging: Staging)
     return tuple(_write_part(engine, plan, staging, number, lines) for number in range(count))
 
 
-def _write_part(engine: duckdb.DuckDBPyConnection, plan: Plan, staging: Staging, number: int, lines: int) -> Part:
+def _write_part(engine: Engine, plan: Plan, staging: Staging, number: int, lines: int) -> Part:
     first = number * plan.records_per_part
     last = min(first + plan.records_per_part, lines)
     draft = staging.scratch / f"part-{number:04}.jsonl"

@@ -1,4 +1,4 @@
-"""The plan of a run: made once by the first task, then read by every other."""
+"""The plan of a run, which its first task makes and all others read."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from include.coding.handoff import Handoff
 #: Columns that a source must have, under these names or under those that `columns` gives them.
 COLUMNS = ("record_id", "response_date", "occp_text", "tasks_text")
 SELECTIONS = ("uncoded", "all")
-#: A line has at most 300 characters of text, all of them escaped, a key and the names of its fields: less than 700
-#: bytes. This many lines stay below the 5 GB that the service accepts (docs/service-contract.md 2.8).
+#: This many lines stay below the 5 GB that the service accepts (docs/service-contract.md 2.8): a line has less than
+#: 700 bytes, with a key, the names of its fields, and at most 300 characters of text, all of them escaped.
 MAX_RECORDS_PER_PART = 7_000_000
 #: Below this limit the data engine cannot spill to disk, because it needs several blocks at once.
 MIN_MEMORY_MB = 384
@@ -24,20 +24,18 @@ MIN_MEMORY_MB = 384
 class Plan(Handoff):
     """What a run codes, with which model, and from which source.
 
-    :param run_id: id of the Airflow run
     :param topic: uriName of the classification
-    :param model_id: GUID of the model; the whole run uses this one
-    :param model_version: the service's number of that model, if it gives one
+    :param model_id, model_version: GUID of the model of the whole run, and its number if the service states one
     :param from_date, to_date: response dates, ISO 8601, both inclusive
     :param source: table or view of the warehouse, or URI of a file
     :param staging: folder of the run's files, a `file://` or `s3://` URI
-    :param columns: names that the source has for `COLUMNS`, where they differ
+    :param columns: the source's names of `COLUMNS`, where they differ
     :param selection: `uncoded`: texts that this model has not coded; `all`: every text again
     :param response_date: date of all records, ISO 8601, for a source without dates; None if it has dates
     :param max_records: number of records in a trial, sampled from all; None to code all
-    :param dry_run: whether the run ends when it is known what would be sent
+    :param dry_run: whether to stop after the estimate
     :param changed_only: whether to publish only the dates whose records differ from what is published
-    :param records_per_part: most lines in the input file of one operation
+    :param records_per_part: maximum number of lines in the input file of one operation
     :param clean: whether texts are converted to printable ASCII before they are validated
     :param max_uncoded_share, max_rejected_share: 0 to 1; above these nothing is published
     :param force_new: whether every attempt opens a new operation
@@ -106,7 +104,7 @@ class Plan(Handoff):
         return tuple(name for name in COLUMNS if not (name == "response_date" and self.response_date))
 
     def source_column(self, name: str) -> str:
-        """Return the name that the source has for the column `name`."""
+        """Return the source's name of the column `name`."""
         return self.columns.get(name, name)
 
 

@@ -1,4 +1,4 @@
-"""From records to parts: clean and validate each distinct answer once, skip what is coded, write what to send."""
+"""From records to parts: clean and validate each distinct answer once, skip coded texts, and write the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from statistics import median
 
 import duckdb
 
-from include.coding.engine import copy_to_file, open_engine
+from include.coding.engine import Engine, copy_to_file, open_engine
 from include.coding.errors import SourceError
 from include.coding.files import escape_glob
 from include.coding.handoff import Handoff
@@ -24,7 +24,7 @@ from include.coding.texts import MACROS
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.warehouse import Session, Warehouse
 
-#: How many earlier operations of a similar size an expected duration is the median of.
+#: Number of earlier operations of a similar size whose median is the expected duration.
 SIMILAR_OPERATIONS = 5
 
 log = logging.getLogger(__name__)
@@ -35,16 +35,13 @@ class Prepared(Handoff):
     """What was read and what has to be sent.
 
     :param read_at: when the source was read, ISO 8601, UTC
-    :param checksum: checksum of the records
+    :param checksum: of the records
     :param unchanged: whether exactly these records are published already, so that there is nothing to do
     :param records_uri: Parquet file of the run's records: record_id, occurrence, response_date, text_key, reason;
         None if unchanged
-    :param parts: what to send
-    :param read: records of the dates
-    :param undated: records of the source that have no date
+    :param read, undated: records of the dates, and records of the source that have no date
     :param rejected: records that the service would refuse
-    :param texts: distinct texts of the other records
-    :param known_texts: distinct texts that this model has coded already
+    :param texts, known_texts: distinct texts of the other records, and how many of them this model has coded already
     """
 
     read_at: str
@@ -84,10 +81,8 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
                     published = find_published_run(session, plan, checksum, read)
                 if published:
                     log.info("Run %r has published exactly these records: nothing to do", published.run_id)
-                    texts = published.texts
-                    return Prepared(
-                        read_at, checksum, True, None, (), read, undated, published.rejected, texts, known_texts=texts
-                    )
+                    rejected, texts = published.rejected, published.texts
+                    return Prepared(read_at, checksum, True, None, (), read, undated, rejected, texts, texts)
             materialize_source(plan, engine)
             validate_answers(engine, plan)
             records = staging.scratch / "records.parquet"
@@ -98,33 +93,23 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
             rejected, texts, known_texts,
         )  # fmt: skip
         parts = _add_expected_durations(write_parts(engine, plan, staging), plan, warehouse)
-    return Prepared(
-        read_at,
-        checksum,
-        False,
-        staging.keep(records),
-        parts,
-        read,
-        undated,
-        rejected,
-        texts,
-        known_texts=known_texts,
-    )
+    records_uri = staging.keep(records)
+    return Prepared(read_at, checksum, False, records_uri, parts, read, undated, rejected, texts, known_texts)
 
 
-def compute_checksum(engine: duckdb.DuckDBPyConnection, plan: Plan) -> tuple[int, str]:
-    """Return the number of records in the engine's `source`, and a checksum that is equal for equal records in any
-    order, validated by equal rules."""
+def compute_checksum(engine: Engine, plan: Plan) -> tuple[int, str]:
+    """Return the number of records in the engine's `source`, and a checksum of the records (in any order) and of the
+    rules that validate them."""
     ((records, total),) = engine.execute(
         "SELECT count(*), sum(hash(record_id, response_date, occp_text, tasks_text)) FROM source"
     ).fetchall()
-    # Another version of the engine may hash differently; then the run does its work again.
+    # Another version of the engine can hash differently; then the run does its work again.
     rules = f"{MACROS} {plan.clean} {plan.max_characters} {plan.model_version}"
     content = f"{records} {total} {duckdb.__version__} {rules}"
     return records, hashlib.sha256(content.encode()).hexdigest()
 
 
-def validate_answers(engine: duckdb.DuckDBPyConnection, plan: Plan) -> None:
+def validate_answers(engine: Engine, plan: Plan) -> None:
     """Create the table `answers`: each distinct pair of raw texts with its key, or the reason why it is rejected.
 
     Most answers occur many times, so validating each pair once saves most of the time.
@@ -145,11 +130,10 @@ def validate_answers(engine: duckdb.DuckDBPyConnection, plan: Plan) -> None:
     )
 
 
-def write_records(engine: duckdb.DuckDBPyConnection, plan: Plan, path: Path, read: int) -> int:
+def write_records(engine: Engine, plan: Plan, path: Path, read: int) -> int:
     """Write all records of the run, and return how many are rejected.
 
-    If a record id occurs more than once on a day, its records are numbered in the order of their text keys, which is
-    the same at every attempt.
+    Records with the same id and day are numbered by their text keys, so that every attempt numbers them equally.
     """
     engine.execute(
         "CREATE TABLE repeated_ids AS SELECT response_date, coalesce(record_id, '') AS record_id"
@@ -184,8 +168,8 @@ _VALIDATED_RECORDS = """
 """
 
 
-def _find_new_texts(engine: duckdb.DuckDBPyConnection, plan: Plan, warehouse: Warehouse) -> tuple[int, int]:
-    """Create the table `new_texts`, ordered by key; return the number of texts and how many of them are known."""
+def _find_new_texts(engine: Engine, plan: Plan, warehouse: Warehouse) -> tuple[int, int]:
+    """Create the table `new_texts`, ordered by key; return the numbers of all texts and of those coded already."""
     engine.execute(
         "CREATE TABLE texts AS SELECT text_key,"
         " any_value(occp_text) AS occp_text, any_value(tasks_text) AS tasks_text"
@@ -198,7 +182,7 @@ def _find_new_texts(engine: duckdb.DuckDBPyConnection, plan: Plan, warehouse: Wa
             warehouse.session(read_only=True) as session,
             session.staged("run_texts", Query(engine, "SELECT text_key FROM texts")),
         ):
-            # The run's keys go to the warehouse and not the reverse, because a night usually has few of them.
+            # The keys go to the warehouse, not the reverse, because a night usually has few of them.
             rows = session.read(
                 f"SELECT DISTINCT text_key FROM {coded_texts} WHERE topic = ? AND model_id = ?"
                 " AND text_key IN (SELECT text_key FROM run_texts)",
@@ -226,8 +210,8 @@ def _add_expected_durations(parts: tuple[Part, ...], plan: Plan, warehouse: Ware
 
 
 def expect_seconds(session: Session, plan: Plan, records: int) -> float | None:
-    """Return how long an operation with this many records takes from its upload to its end: the median of the
-    complete operations of this topic that are closest in size. None if there are none."""
+    """Return the expected seconds from the upload to the end of an operation with this many records: the median of
+    the complete operations of this topic that are closest in size; None if there are none."""
     rows = session.execute(
         f"""
         SELECT seconds FROM {table(plan.schema, "coding_operations")}

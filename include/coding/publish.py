@@ -1,4 +1,4 @@
-"""Publishing a run's dates in `coded_records`: write, audit, and commit only then."""
+"""Publishing a run's dates in `coded_records`: its rows are written, audited, and only then committed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
+from include.coding.engine import Engine
 from include.coding.errors import AuditError, IncompleteError
 from include.coding.files import escape_glob
 from include.coding.plan import Plan
@@ -20,20 +19,18 @@ from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.warehouse import Session
 
 _SKIPPED_FOR_LATER_RUN = "Skipped these dates, because another run read them later: %s"
-#: Spans of dates that a message lists at most.
+#: Maximum number of spans of dates that a message lists.
 MAX_LISTED_SPANS = 10
+#: First and last date of a span.
+Span = tuple[date, date]
 
 log = logging.getLogger(__name__)
 
 
-#: First and last date of a span.
-Span = tuple[date, date]
-
-
 def confirm_published(plan: Plan, published: PublishedRun | None, later_spans: Sequence[Span]) -> PublishedRun:
-    """Return the run that has published exactly the records of this one, as `prepare` found.
+    """Return the run that published exactly the records of this one, which `prepare` found.
 
-    :param published: that run, if its rows are still there
+    :param published: that run; None if its rows are not there any more
     :param later_spans: spans of dates that other runs read later
     :raises AuditError: a threshold is exceeded
     :raises IncompleteError: what `prepare` found published has changed since
@@ -52,12 +49,7 @@ def confirm_published(plan: Plan, published: PublishedRun | None, later_spans: S
 
 
 def publish(
-    engine: duckdb.DuckDBPyConnection,
-    session: Session,
-    plan: Plan,
-    prepared: Prepared,
-    path: Path,
-    later_spans: Sequence[Span],
+    engine: Engine, session: Session, plan: Plan, prepared: Prepared, path: Path, later_spans: Sequence[Span]
 ) -> PublishedRun:
     """Replace the published rows of the run's dates with its records, within a transaction of `session`.
 
@@ -72,10 +64,12 @@ def publish(
             f"nothing was changed: source {plan.source!r} has no records of {plan.from_date} to {plan.to_date}, but"
             f" {count} are published: check that the source is loaded. To remove them, delete them from coded_records"
         )
-    records = _records_table(plan)
+    records = table(plan.schema, "coded_records")
+    columns = "record_id, CAST(occurrence AS INTEGER) AS occurrence, response_date, text_key, reason"
+    staged_records = Query(engine, f"SELECT {columns} FROM read_parquet($path)", {"path": escape_glob(path)})
     model, text = [plan.topic, plan.model_id], session.dialect.text
     read, rejected = prepared.read, prepared.rejected
-    with session.staged("staged_records", _query_records(engine, path)):
+    with session.staged("staged_records", staged_records):
         skipped = _merge_into_spans(_find_skipped_dates(session, plan, later_spans))
         condition = "".join(" AND NOT response_date BETWEEN ? AND ?" for _ in skipped)
         values = [day for span in skipped for day in span]
@@ -107,10 +101,10 @@ def _find_skipped_dates(session: Session, plan: Plan, later_spans: Sequence[Span
     """Return the dates whose published rows stay unchanged, and log why.
 
     These are the dates that another run read later, and those of which the source has no record any more, because it
-    may keep records only for some time. A plan for changes only also skips the dates on which nothing changed, and
-    dates before its last that exceed a limit, because they must not block the night.
+    may keep records only for some time. With `changed_only`, they are also the dates on which nothing changed, and
+    those before the last that exceed a limit, because an old date must not block the night.
     """
-    published_dates = f"SELECT DISTINCT response_date FROM {_records_table(plan)} WHERE {RUN_FILTER}"
+    published_dates = f"SELECT DISTINCT response_date FROM {table(plan.schema, 'coded_records')} WHERE {RUN_FILTER}"
     published = _select_dates(session, published_dates, run_filter_values(plan))
     staged = _select_dates(session, "SELECT DISTINCT response_date FROM staged_records")
     later = {day for day in published if any(first <= day <= last for first, last in later_spans)}
@@ -139,7 +133,7 @@ def _find_unchanged_dates(session: Session, plan: Plan, staged: set[date]) -> se
             FROM staged_records LEFT JOIN {table(plan.schema, "coded_texts")} AS texts
                 ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
         ), published AS (
-            SELECT {columns.format("")} FROM {_records_table(plan)} WHERE {RUN_FILTER} AND run_id <> ?
+            SELECT {columns.format("")} FROM {table(plan.schema, "coded_records")} WHERE {RUN_FILTER} AND run_id <> ?
         ), differences AS (
             (SELECT * FROM fresh EXCEPT SELECT * FROM published)
             UNION ALL
@@ -152,9 +146,9 @@ def _find_unchanged_dates(session: Session, plan: Plan, staged: set[date]) -> se
 
 
 def _find_dates_over_limit(session: Session, plan: Plan, days: set[date]) -> set[date]:
-    """Return those of these dates, before the plan's last, that have too many uncoded or rejected records.
+    """Return which of these dates have too many uncoded or rejected records.
 
-    :raises AuditError: the last date has too many
+    :raises AuditError: the plan's last date has too many
     """
     counts = session.execute(
         f"""
@@ -200,17 +194,8 @@ def _format_dates(days: Iterable[date]) -> str:
     return ", ".join(names) + (f" and {len(spans) - MAX_LISTED_SPANS} more" if len(spans) > MAX_LISTED_SPANS else "")
 
 
-def _records_table(plan: Plan) -> str:
-    return table(plan.schema, "coded_records")
-
-
-def _query_records(engine: duckdb.DuckDBPyConnection, path: Path) -> Query:
-    columns = "record_id, CAST(occurrence AS INTEGER) AS occurrence, response_date, text_key, reason"
-    return Query(engine, f"SELECT {columns} FROM read_parquet($path)", {"path": escape_glob(path)})
-
-
 def _count_published(session: Session, plan: Plan) -> int:
-    query = f"SELECT count(*) FROM {_records_table(plan)} WHERE {RUN_FILTER}"
+    query = f"SELECT count(*) FROM {table(plan.schema, 'coded_records')} WHERE {RUN_FILTER}"
     ((count,),) = session.execute(query, run_filter_values(plan))
     return int(count)
 
@@ -218,12 +203,9 @@ def _count_published(session: Session, plan: Plan) -> int:
 def _audit(
     session: Session, plan: Plan, where: tuple[str, list[Any]], read: int, rejected: int
 ) -> tuple[int, int, int]:
-    """Check the rows in the table against every count; return the records coded, uncoded and rejected.
-
-    :param where: condition that selects the run's rows, and its values
-    :param read, rejected: expected numbers of records
-    """
-    query = f"SELECT outcome, count(*) FROM {_records_table(plan)} WHERE {where[0]} GROUP BY outcome"
+    """Check the rows that `where` (a condition and its values) selects against the expected counts, and return the
+    numbers of coded, uncoded and rejected records."""
+    query = f"SELECT outcome, count(*) FROM {table(plan.schema, 'coded_records')} WHERE {where[0]} GROUP BY outcome"
     rows = dict(session.execute(query, where[1]))
     lost = rows.pop("lost", 0)
     counts = {name: rows.get(name, 0) for name in ("coded", "uncoded", "rejected")}
@@ -236,7 +218,7 @@ def _audit(
 
 
 def _check_run_shares(plan: Plan, run: PublishedRun) -> None:
-    if not plan.changed_only:  # otherwise each date is checked by itself
+    if not plan.changed_only:  # otherwise each date was checked by itself
         _check_shares(plan, run.read, run.rejected, run.uncoded)
 
 

@@ -1,4 +1,4 @@
-"""The report of a run, for people: what was coded, what was not and why, and what it cost."""
+"""The report of a run for people: what was coded, what was not and why, and what was sent."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ log = logging.getLogger(__name__)
 
 #: Columns and queries over the run's rows of `coded_records`; none of them contains a person's text.
 _SECTIONS = {
-    "Outcomes": (
-        ("outcome", "records"),
-        "SELECT outcome, count(*) FROM rows GROUP BY outcome ORDER BY 2 DESC, 1",
-    ),
+    "Outcomes": (("outcome", "records"), "SELECT outcome, count(*) FROM rows GROUP BY outcome ORDER BY 2 DESC, 1"),
     "Why records were rejected": (
         ("reason", "records"),
         "SELECT reason, count(*) FROM rows WHERE outcome = 'rejected' GROUP BY reason ORDER BY 2 DESC, 1",
@@ -75,7 +72,7 @@ def _store(text: str, staging: Staging) -> str:
 
 
 def _query_rows(session: Session, plan: Plan, run_id: str, query: str) -> list[tuple[Any, ...]]:
-    """Run a query over `rows`, the rows that the run with this id wrote."""
+    """Run a query over `rows`, the rows of the plan's dates that the run with this id wrote."""
     records = table(plan.schema, "coded_records")
     rows = f"WITH rows AS (SELECT * FROM {records} WHERE {RUN_FILTER} AND run_id = ?) "
     return session.execute(rows + query, [*run_filter_values(plan), run_id])
@@ -107,10 +104,10 @@ def _format_plan(plan: Plan) -> str:
 
 
 def _format_summary(plan: Plan, prepared: Prepared, summary: LandingSummary) -> str:
-    trial = f": trial of {plan.max_records} records" if plan.max_records else ""
+    trial = f": a trial of {plan.max_records} records" if plan.max_records else ""
     lines = [f"# Occupation coding, {plan.from_date} to {plan.to_date}{trial}", "", _format_plan(plan), ""]
     if trial:
-        lines += [f"- The rows of this trial are in the tables of the schema `{plan.schema}`; nothing is published."]
+        lines += [f"- Its rows are in the tables of the schema `{plan.schema}`, separate from all others."]
     if plan.changed_only:
         days = ", ".join(summary.days) or "none"
         lines += [f"- Records checked for changes: {prepared.read}; dates that changed: {days}."]

@@ -1,4 +1,4 @@
-"""From the lines of an output file to results: every documented variant is read, every other line is discarded."""
+"""From the lines of an output file to results: every documented variant is accepted, other lines are discarded."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 
 import duckdb
 
+from include.coding.engine import Engine
 from include.coding.files import escape_glob
 from include.coding.handoff import Handoff
 from include.coding.parts import Fingerprint
 
-#: A line of the output is far shorter; a longer one cannot come from the service.
+#: Output lines of the service are far shorter.
 MAX_LINE_BYTES = 2_000_000
 
 RESULTS = """
@@ -35,9 +36,8 @@ _LINE_TYPE = json.dumps(
     }
 )
 
-#: The lines, and the first problem of each one by itself. A contradiction is never resolved by guessing
-#: (docs/service-contract.md 8.23, 8.24). The lines are stored before they are joined, to use the engine's memory for
-#: one step at a time.
+#: The lines, and the first problem of each. A contradiction is never resolved by guessing (docs/service-contract.md
+#: 8.23, 8.24). They are stored before they are joined, so that the engine needs memory for one step at a time.
 _PARSE_LINES = f"""
 CREATE OR REPLACE TEMP TABLE lines AS
 WITH numbered_lines AS (
@@ -80,7 +80,7 @@ SELECT line, text_key, echo, code, label, confidence_text, confidence, suggestio
 FROM fields
 """
 
-#: The lines with the texts that were sent.
+#: The lines, matched with the texts that were sent.
 _MATCH_LINES = """
 CREATE OR REPLACE TEMP TABLE matched_lines AS
 SELECT lines.* EXCLUDE (echo, problem), input.occp_text, input.tasks_text, CASE
@@ -127,14 +127,12 @@ WHERE problem IS NULL AND (repeated_keys.text_key IS NULL OR (is_consistent AND 
 class PartResult(Handoff):
     """How the operation of one part ended, and its files.
 
-    :param part: number of the part
-    :param operation_id: GUID of its operation, None if none was opened
-    :param state: how the operation ended, `unknown` if that was not recorded
+    :param operation_id: GUID; None if no operation was opened
+    :param state: how the operation ended; `unknown` if that was not recorded
     :param message: why there is no output, in words
-    :param output_uri, metadata_uri: files of the output, None if not downloaded
-    :param input_uri: input file that was coded
-    :param fingerprint: what was coded, and by which model
-    :param seconds: duration from the upload to the end of the operation, None if unknown
+    :param output_uri, metadata_uri: output files; None if not downloaded
+    :param input_uri, fingerprint: the input file that was coded; and its topic, model and hash
+    :param seconds: duration from the upload to the end of the operation; None if unknown
     """
 
     part: int
@@ -150,11 +148,10 @@ class PartResult(Handoff):
 
 @dataclass(frozen=True)
 class PartSummary:
-    """What was read of one part.
+    """What the output of one part contained.
 
-    :param usable: texts with a result
-    :param discarded: lines that could not be used
-    :param problem: why the part is incomplete as a whole, None if it is not
+    :param usable, discarded: texts with a result, and lines that could not be used
+    :param problem: why the part as a whole is incomplete; None if it is not
     """
 
     usable: int = 0
@@ -162,9 +159,7 @@ class PartSummary:
     problem: str | None = None
 
 
-def read_results(
-    engine: duckdb.DuckDBPyConnection, part: int, operation_id: str, input_file: Path, output_file: Path
-) -> PartSummary:
+def read_results(engine: Engine, part: int, operation_id: str, input_file: Path, output_file: Path) -> PartSummary:
     """Add the results of one output file to the engine's table `results`, its other lines to `discarded_lines`.
 
     A line is matched to its text by `recordId`, or by the echoed input if that is null, empty or missing. `result`
@@ -186,8 +181,8 @@ def read_results(
     return PartSummary(usable, discarded)
 
 
-def _parse_repaired_copy(engine: duckdb.DuckDBPyConnection, output_file: Path) -> None:
-    """Parse the lines of a file that is not all text: `?` replaces the lines that are not, so they are discarded."""
+def _parse_repaired_copy(engine: Engine, output_file: Path) -> None:
+    """Parse a file with lines that are not text. `?` replaces them, so that they are discarded as invalid JSON."""
     repaired = output_file.with_name(output_file.name + ".repaired")
     try:
         with output_file.open("rb") as file, repaired.open("wb") as copy:
@@ -206,7 +201,7 @@ def _is_text(line: bytes) -> bool:
     return len(line) < MAX_LINE_BYTES and not any(character < " " for character in text if character != "\t")
 
 
-def _count_lines(engine: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+def _count_lines(engine: Engine) -> tuple[int, int]:
     ((usable, discarded),) = engine.execute(
         "SELECT (SELECT count(*) FROM results), (SELECT count(*) FROM discarded_lines)"
     ).fetchall()

@@ -1,4 +1,4 @@
-"""The run log, table `coding_runs`: which reading of a source is published for which dates."""
+"""The run log, table `coding_runs`: which dates each run published, and when it read its source."""
 
 from __future__ import annotations
 
@@ -22,12 +22,8 @@ def run_filter_values(plan: Plan) -> list[Any]:
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """What is published for a run's dates.
-
-    :param run_id: run that wrote the rows
-    :param read, coded, uncoded, rejected: records
-    :param texts: distinct texts of the records that were not rejected
-    """
+    """What is published for a run's dates: the run that wrote the rows, its number of records by outcome, and the
+    number of distinct texts of those that were not rejected."""
 
     run_id: str
     read: int
@@ -38,7 +34,7 @@ class PublishedRun:
 
 
 def find_published_run(session: Session, plan: Plan, checksum: str, records: int) -> PublishedRun | None:
-    """Return the run that published the plan's dates, if its rows are exactly the `records` with this checksum."""
+    """Return the run that published exactly the records with this checksum for the plan's dates; None without one."""
     rows = session.execute(
         f"""
         SELECT published_by_run, records, coded, uncoded, rejected, texts FROM {table(plan.schema, "coding_runs")}
@@ -59,7 +55,7 @@ def find_published_run(session: Session, plan: Plan, checksum: str, records: int
 
 
 def find_later_spans(session: Session, plan: Plan, read_at: str) -> list[tuple[date, date]]:
-    """Return the spans of dates (first, last), overlapping the plan's, that other runs read after `read_at`."""
+    """Return the spans of dates (first, last) that overlap the plan's and that other runs read after `read_at`."""
     rows = session.execute(
         f"""
         SELECT DISTINCT from_date, to_date FROM {table(plan.schema, "coding_runs")}
@@ -111,15 +107,15 @@ def record_run(
     """Add a run whose dates are published to the log.
 
     :param read_at: when the source was read, ISO 8601, UTC
-    :param checksum: checksum of the records, None if not all of them were published
-    :param sent: texts that were sent
+    :param checksum: of the records; None if not all of them were published
+    :param sent, operations: numbers of texts that were sent, and of operations
     """
     runs = table(plan.schema, "coding_runs")
     earlier = session.execute(f"SELECT texts_sent, operations FROM {runs} WHERE run_id = ?", [plan.run_id])
     if earlier and not operations:  # the run was cleared and had nothing left to send
         sent, operations = earlier[0]
     session.execute(f"DELETE FROM {runs} WHERE run_id = ?", [plan.run_id])
-    if run.run_id == plan.run_id:  # its new rows replace those that other runs found unchanged
+    if run.run_id == plan.run_id:  # its rows have replaced those that other runs found unchanged
         session.execute(f"UPDATE {runs} SET checksum = NULL WHERE published_by_run = ?", [plan.run_id])
     row = (
         plan.run_id, plan.topic, plan.model_id, plan.model_version, plan.source, plan.selection, *plan.dates,

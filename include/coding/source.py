@@ -16,6 +16,7 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 
+from include.coding.engine import Engine
 from include.coding.errors import SourceError
 from include.coding.files import escape_glob, path_from_uri
 from include.coding.plan import Plan
@@ -26,7 +27,7 @@ from include.warehouse.warehouse import Session, Warehouse, quote_column, quote_
 FILE_TYPES = (".parquet", ".csv", ".jsonl", ".ndjson", ".xlsx")
 #: Characters that can separate the values of a CSV file.
 DELIMITERS = ",;\t|"
-#: A text above this size is too long, however much white space it contains.
+#: A longer text is rejected, however much white space it contains.
 MAX_TEXT_BYTES = 100_000
 #: Longest line of CSV that the engine reads.
 MAX_LINE_BYTES = 2_000_000
@@ -36,22 +37,17 @@ _REWRITE_HINT = "write the file again, completely, and in UTF-8 if it is a text 
 
 @dataclass(frozen=True)
 class SourceSnapshot:
-    """A source at one moment.
-
-    :param read_at: when the source was read, ISO 8601, UTC
-    :param undated: records without a date: they belong to no day, so no run codes them
-    """
+    """When a source was read (ISO 8601, UTC), and how many of its records no run codes, because they have no date."""
 
     read_at: str
     undated: int
 
 
 @contextmanager
-def open_source(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[SourceSnapshot]:
+def open_source(plan: Plan, engine: Engine, warehouse: Warehouse) -> Iterator[SourceSnapshot]:
     """Create the view `source` in the engine: the records of the plan's dates, with a DATE and three text columns.
 
-    :raises SourceError: the table or file does not exist or cannot be read, a needed column is missing or has another
-        type, or a date is not a date
+    :raises SourceError: the source cannot be read, a needed column is missing or unsuitable, or a date is not a date
     """
     path = _find_file(plan.source)
     source = _open_table(plan, engine, warehouse) if path is None else _open_file(plan, engine, path)
@@ -76,7 +72,7 @@ def open_source(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: Wareho
 
 
 @contextmanager
-def _open_file(plan: Plan, engine: duckdb.DuckDBPyConnection, path: Path) -> Iterator[SourceSnapshot]:
+def _open_file(plan: Plan, engine: Engine, path: Path) -> Iterator[SourceSnapshot]:
     scan, schema = _scan_file(path, plan, engine)
     _check_columns(plan, schema)
     read_at, before = utc_now(), _identify_content(path)
@@ -88,7 +84,7 @@ def _open_file(plan: Plan, engine: duckdb.DuckDBPyConnection, path: Path) -> Ite
 
 
 @contextmanager
-def _open_table(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[SourceSnapshot]:
+def _open_table(plan: Plan, engine: Engine, warehouse: Warehouse) -> Iterator[SourceSnapshot]:
     table = quote_table(plan.source)
     with warehouse.session(read_only=True) as session:
         try:
@@ -114,7 +110,7 @@ def _open_table(plan: Plan, engine: duckdb.DuckDBPyConnection, warehouse: Wareho
             raise SourceError(f"source {plan.source!r} cannot be read: {detail}; check the view") from None
 
 
-def materialize_source(plan: Plan, engine: duckdb.DuckDBPyConnection) -> None:
+def materialize_source(plan: Plan, engine: Engine) -> None:
     """Copy `source` into a table of the engine, except a Parquet file, which is faster to read again than to copy."""
     if not plan.source.lower().endswith(".parquet"):
         engine.execute("CREATE TABLE source_copy AS FROM source")
@@ -128,7 +124,7 @@ def _identify_content(path: Path) -> tuple[int, int, int]:
 
 
 def _summarize_error(error: Exception) -> str:
-    """Return the engine's message on one line, without the row that it quotes: answers must not be logged."""
+    """Return the engine's message on one line, without the row that it quotes, because answers must not be logged."""
     return " ".join(re.sub(r"Original Line:.*", "", str(error)).split())[:400]
 
 
@@ -152,7 +148,7 @@ def _find_file(source: str) -> Path | None:
     return path
 
 
-def _scan_file(path: Path, plan: Plan, engine: duckdb.DuckDBPyConnection) -> tuple[str, pa.Schema]:
+def _scan_file(path: Path, plan: Plan, engine: Engine) -> tuple[str, pa.Schema]:
     """Return the SQL expression that reads the file, to follow FROM, and the columns of the file."""
     match path.suffix.lower():
         case ".csv":
@@ -166,7 +162,7 @@ def _scan_file(path: Path, plan: Plan, engine: duckdb.DuckDBPyConnection) -> tup
     return scan, _read_schema(engine, scan)
 
 
-def _read_schema(engine: duckdb.DuckDBPyConnection, scan: str) -> pa.Schema:
+def _read_schema(engine: Engine, scan: str) -> pa.Schema:
     return engine.sql(f"SELECT * FROM {scan} LIMIT 0").to_arrow_reader().schema
 
 
@@ -179,8 +175,8 @@ def _define_text_columns(names: Iterable[str]) -> str:
 
 
 def _scan_csv(path: Path, plan: Plan) -> str:
-    """Every value is read as text, so that '007' stays '007'. Only the delimiter is guessed, from the header: the
-    engine's own detection takes rows that begin with '#' for comments and loses them."""
+    """Return the expression that reads every value as text, so that '007' stays '007'. Only the delimiter is
+    detected, from the header; the engine's own detection would drop rows that begin with '#' as comments."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             line = file.readline()
@@ -202,7 +198,7 @@ def _scan_csv(path: Path, plan: Plan) -> str:
 
 
 def _check_last_line(path: Path, plan: Plan) -> None:
-    """Refuse a last line that is too long: the engine refuses any other such line, but silently loses the last."""
+    """Refuse a last line that is too long, because the engine would silently drop it; it refuses any other."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - MAX_LINE_BYTES - 2))
         end = file.read().rstrip(b"\r\n")
@@ -212,9 +208,9 @@ def _check_last_line(path: Path, plan: Plan) -> None:
         )
 
 
-def _scan_json(path: Path, plan: Plan, engine: duckdb.DuckDBPyConnection) -> tuple[str, pa.Schema]:
-    """Types are detected to check them, but values are read as text: the engine would turn a record id such as
-    '2026-10-01' into a date, and would put quotes around strings in a column that has numbers as well."""
+def _scan_json(path: Path, plan: Plan, engine: Engine) -> tuple[str, pa.Schema]:
+    """Return the expression that reads every value as text, and the detected types, to be checked. With these types,
+    the engine would turn a record id such as '2026-10-01' into a date, and quote strings in a column with numbers."""
     options = f"{_path_literal(path)}, format='newline_delimited'"
     detected = _read_schema(engine, f"read_json({options}, sample_size=-1, convert_strings_to_integers=false)")
     day = plan.source_column("response_date")
@@ -226,10 +222,10 @@ def _scan_json(path: Path, plan: Plan, engine: duckdb.DuckDBPyConnection) -> tup
     return f"read_json({options}, columns={_define_text_columns(names)})", schema
 
 
-def _scan_sheet(path: Path, plan: Plan, engine: duckdb.DuckDBPyConnection) -> str:
+def _scan_sheet(path: Path, plan: Plan, engine: Engine) -> str:
     types = {plan.source_column(name): str for name in plan.required_columns if name != "response_date"}
     try:
-        # 'None' and 'N/A' are answers like any other; only an empty cell is empty
+        # 'None' and 'N/A' are answers like any other, so only empty cells count as missing
         sheet = pd.read_excel(path, dtype=types, engine="openpyxl", keep_default_na=False, na_values=[""])
         engine.register("sheet", sheet)
     except Exception as error:  # openpyxl raises the errors of its zip and XML readers
@@ -255,9 +251,9 @@ def _check_columns(plan: Plan, schema: pa.Schema) -> None:
         _check_type(plan.source, name, column, schema.field(column).type)
 
 
-def _create_table_view(plan: Plan, engine: duckdb.DuckDBPyConnection, session: Session, schema: pa.Schema) -> int:
-    """Create `source` from a table, and return how many of its records have no date. The warehouse selects the dates
-    if the column has a date type; otherwise the engine does."""
+def _create_table_view(plan: Plan, engine: Engine, session: Session, schema: pa.Schema) -> int:
+    """Create `source` from a table, and return how many of its records have no date. If the column has a date type,
+    the warehouse selects the dates, else the engine."""
     table, day = quote_table(plan.source), quote_column(plan.source_column("response_date"))
     columns = {name: quote_column(plan.source_column(name)) for name in plan.required_columns}
     columns["record_id"] = f"CAST({columns['record_id']} AS {session.dialect.text})"  # without padding of CHAR(20)
@@ -280,9 +276,7 @@ def _create_table_view(plan: Plan, engine: duckdb.DuckDBPyConnection, session: S
     return _read_count(session.execute(f"SELECT count(*) FROM {table} WHERE {day} IS NULL OR {infinite}"))
 
 
-def _create_view(
-    plan: Plan, engine: duckdb.DuckDBPyConnection, relation: str, names: dict[str, str], schema: pa.Schema
-) -> str:
+def _create_view(plan: Plan, engine: Engine, relation: str, names: dict[str, str], schema: pa.Schema) -> str:
     """Create `source` from a relation of the engine, and return the query that counts its records without a date.
 
     :param names: the relation's name for each needed column
@@ -291,15 +285,14 @@ def _create_view(
     texts = ", ".join(
         f"{_text_expression(quote_column(names[name]), plan)} AS {name}" for name in ("occp_text", "tasks_text")
     )
-    record_id = (
-        f"replace(CAST({quote_column(names['record_id'])} AS VARCHAR), chr(0), '\ufffd')"  # no server stores NUL
-    )
+    # no server stores NUL
+    record_id = f"replace(CAST({quote_column(names['record_id'])} AS VARCHAR), chr(0), '\ufffd')"
     dates = f"BETWEEN DATE '{plan.from_date}' AND DATE '{plan.to_date}'"
     engine.execute(
         f"CREATE TEMP VIEW source AS SELECT {record_id} AS record_id, {texts}, {day} AS response_date"
         f" FROM {relation} WHERE {day} {dates}{_sample_clause(plan)}"
     )
-    # Both queries have the cast, so that running this one finds a value that is not a date.
+    # This query casts as well, so that it fails at once if a value is not a date.
     return f"SELECT count(*) FROM {relation} WHERE {day} IS NULL OR NOT isfinite({day})"
 
 
@@ -309,14 +302,14 @@ def _date_expression(plan: Plan, names: dict[str, str], schema: pa.Schema) -> st
     column = quote_column(names["response_date"])
     if not _is_text(schema.field(plan.source_column("response_date")).type):
         return f"CAST({column} AS DATE)"
-    # A time with an offset can be another day here, but a cast would return the day as it is written.
+    # A time with an offset can be on another day here, but a cast would ignore the offset.
     has_offset = f"length({column}) > 10 AND regexp_matches({column}, '([A-Za-z]|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
     return f"CAST(CASE WHEN {has_offset} THEN {column} || ' (has a time zone)' ELSE {column} END AS DATE)"
 
 
 def _sample_clause(plan: Plan) -> str:
-    """Return the end of a query that samples the records of a trial: the same ones at each reading, and from the
-    whole source, because first rows tend to be similar."""
+    """Return the end of a query that samples the records of a trial: each time the same ones, from the whole source,
+    because its first rows can be similar."""
     if plan.max_records is None:
         return ""
     return f" ORDER BY hash(record_id, response_date, occp_text, tasks_text), record_id LIMIT {plan.max_records}"
@@ -327,8 +320,8 @@ def _read_count(rows: list[tuple[Any, ...]]) -> int:
 
 
 def _text_expression(column: str, plan: Plan) -> str:
-    """Return the column as text. A text that will be rejected as too long is replaced by a short placeholder that is
-    rejected for the same reason, because the engine holds each distinct text in memory."""
+    """Return the column as text. To save memory, a text that is too long is replaced by the shortest one that is
+    rejected for the same reason."""
     text = f"CAST({column} AS VARCHAR)"
     clean = f"clean_text({text})" if plan.clean else text
     letter = f"CASE WHEN is_printable({clean}) THEN 'x' ELSE '\u0436' END"

@@ -1,4 +1,4 @@
-"""The staging area: where the files of a run are between its tasks, in a local folder or in object storage."""
+"""The staging area: the files that a run's tasks hand to each other, in a local folder or in object storage."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fsspec.implementations.local import LocalFileSystem
 from include.coding.errors import PlanError, StagingError
 from include.coding.files import path_from_uri
 
-#: Size of the blocks in which an object is uploaded, and how many are sent at once.
+#: Size of the blocks of an upload to object storage, and how many are sent at once.
 BLOCK_BYTES, CONCURRENT_BLOCKS = 16 << 20, 2
-#: Names of the folders that the sweep can remove: they end as those of runs and of exchanges with Redshift do.
+#: Names of the folders that can be swept: they end like those of runs and of exchanges with Redshift.
 FOLDER_NAME = re.compile(r"[A-Za-z0-9._-]*[0-9a-f]{8}")
 MIN_SWEEP_AGE = timedelta(days=2)
-#: What stays of a run after its files are removed; it contains no person's text.
+#: The only file that stays when those of a run are removed; it contains no person's text.
 REPORT = "report.md"
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Staging:
     """The files of one run.
 
     :param uri: their folder: `file:///...`, or a URI of object storage
-    :param scratch: local folder for files in progress; the run's folder itself, if that is local
+    :param scratch: local folder for files in progress; the run's own folder if that is local
     :param fs: fsspec file system of the object storage; None for `file://`
     """
 
@@ -73,7 +73,7 @@ class Staging:
                 raise FileNotFoundError(uri)
             yield path
             return
-        # The name of the folder is part of the name, because each part has an output.jsonl.
+        # The name includes the folder, because each part has an output.jsonl.
         copy = self.scratch / "-".join(uri.rsplit("/", 2)[1:])
         try:
             with _translate_errors(uri, "read"):
@@ -103,7 +103,7 @@ class Staging:
 
 
 def sweep(base: str, min_age: timedelta, now: datetime, fs: Any = None) -> list[str]:
-    """Clear the folders of abandoned runs below `base`: those whose files have not changed for `min_age`.
+    """Clear the folders of abandoned runs, whose files have not changed for `min_age`, and return their URIs.
 
     Incomplete uploads to object storage are aborted too. A folder with a name that is not ours is never touched.
 
@@ -111,7 +111,6 @@ def sweep(base: str, min_age: timedelta, now: datetime, fs: Any = None) -> list[
     :param min_age: at least two days, because an operation can take one
     :param now: with a timezone
     :param fs: fsspec file system of the object storage; None for `file://`
-    :return: URIs of the folders that were cleared
     :raises PlanError: `min_age` is too short
     :raises StagingError: the folders cannot be listed or cleared
     """
@@ -133,7 +132,7 @@ def sweep(base: str, min_age: timedelta, now: datetime, fs: Any = None) -> list[
 
 
 def _find_last_changes(fs: Any, base: str) -> dict[str, datetime]:
-    """Return when a file last changed in each folder in `base` that contains more than a report."""
+    """Return for each folder in `base`, except those with nothing but a report, when a file in it last changed."""
     changes: dict[str, datetime] = {}
     root = fs._strip_protocol(base).rstrip("/")
     for path, info in fs.find(base, detail=True).items():
@@ -145,7 +144,7 @@ def _find_last_changes(fs: Any, base: str) -> dict[str, datetime]:
 
 
 def _abort_uploads(fs: Any, base: str, limit: datetime) -> None:
-    """Abort the uploads that began before `limit`. S3 lists a thousand at a time; the next sweep finds the rest."""
+    """Abort the uploads that began before `limit`. S3 lists a thousand of them; the next sweep finds the rest."""
     bucket, _, prefix = fs._strip_protocol(base).partition("/")
     try:
         response = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")

@@ -9,8 +9,8 @@ from include.warehouse.errors import NoSuchTableError, WarehouseError, Warehouse
 from include.warehouse.warehouse import Dialect, Session, quote_table
 
 _SQL = Path(__file__).with_name("tables.sql")
-#: Each entry brings tables of version 1, 2, ... to the next version; its statements are separated by `;`. A change of
-#: `tables.sql` comes with a new entry, and no entry is ever changed. {schema} is the quoted name of the schema.
+#: The entries migrate tables from version 1 to 2, from 2 to 3, and so on; `;` separates their statements. A change
+#: of `tables.sql` needs a new entry, and no entry is ever changed. {schema} is the quoted name of the schema.
 MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE {schema}.coding_operations ADD COLUMN seconds DOUBLE PRECISION;
@@ -47,7 +47,7 @@ def create_tables(session: Session, schema: str, migrations: Sequence[str] = MIG
     versions = table(schema, "schema_version")
     try:
         with session.transaction(lock=None if current is None else versions):
-            if current is None or _read_version(session, schema) == current:  # otherwise another run migrated them
+            if current is None or _read_version(session, schema) == current:  # else another run has migrated them
                 scripts = [_SQL.read_text(encoding="utf-8")] if current is None else migrations[current - 1 :]
                 _run_scripts(session, schema, scripts)
                 session.execute(f"INSERT INTO {versions} VALUES (?, ?)", [target, session.now()])

@@ -64,7 +64,7 @@ CREATE TABLE IF NOT EXISTS {schema}.coding_operations (
     records       BIGINT NOT NULL,    -- texts sent
     bytes         BIGINT NOT NULL,    -- of the input file
     state         VARCHAR NOT NULL,   -- complete, failed, timed_out, deadline, refused; unknown if not recorded
-    error         VARCHAR,            -- in the service's words
+    error         VARCHAR,            -- why the part as a whole is incomplete; NULL if it is not
     usable        BIGINT NOT NULL,    -- results that were stored
     discarded_lines BIGINT NOT NULL,  -- output lines that could not be used
     metadata      VARCHAR,            -- content of the metadata file, usually JSON; NULL if too long for a column

@@ -1,4 +1,4 @@
-"""The rules for texts: how a text is cleaned, when it can be sent, and its key."""
+"""The rules for texts: how they are cleaned, which ones can be sent, and what their keys are."""
 
 from __future__ import annotations
 
@@ -6,46 +6,22 @@ import duckdb
 
 from include.warehouse.warehouse import quote_literal
 
-#: Characters that keyboards and word processors produce, and the ASCII characters that replace them.
+#: Characters that keyboards and word processors produce, and the ASCII characters that replace them: one for all
+#: characters of a group, or one for each.
 _ASCII_CHARACTERS = {
-    "‘’‚‛′ʼ`´": "'",
-    "“”„‟″«»": '"',
-    "‐‑‒–—―−": "-",
-    "øØ": "oO",
-    "łŁ": "lL",
-    "đĐðÐ": "dDdD",
-    "ı": "i",
-    "×": "x",
-}
+    "‘’‚‛′ʼ`´": "'", "“”„‟″«»": '"', "‐‑‒–—―−": "-", "øØ": "oO", "łŁ": "lL", "đĐðÐ": "dDdD", "ı": "i", "×": "x",
+}  # fmt: skip
 _ASCII_SEQUENCES = {
-    "ß": "ss",
-    "æ": "ae",
-    "Æ": "Ae",
-    "œ": "oe",
-    "Œ": "Oe",
-    "þ": "th",
-    "Þ": "Th",
-    "ﬀ": "ff",
-    "ﬁ": "fi",
-    "ﬂ": "fl",
-    "ﬃ": "ffi",
-    "ﬄ": "ffl",
-    "…": "...",
-    "&amp;": "&",
-}
-
-
-def _translation_table() -> tuple[str, str]:
-    """Return the arguments of SQL's `translate`: characters, and their replacements at the same positions."""
-    characters, replacements = "", ""
-    for group, replacement in _ASCII_CHARACTERS.items():
-        characters += group
-        replacements += replacement if len(replacement) == len(group) else replacement * len(group)
-    return characters, replacements
+    "ß": "ss", "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe", "þ": "th", "Þ": "Th",
+    "ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "…": "...", "&amp;": "&",
+}  # fmt: skip
 
 
 def _transliteration() -> str:
-    characters, replacements = _translation_table()
+    characters = "".join(_ASCII_CHARACTERS)
+    replacements = "".join(
+        replacement.ljust(len(group), replacement[0]) for group, replacement in _ASCII_CHARACTERS.items()
+    )
     sql = f"translate(strip_accents(t), {quote_literal(characters)}, {quote_literal(replacements)})"
     for sequence, replacement in _ASCII_SEQUENCES.items():
         sql = f"replace({sql}, {quote_literal(sequence)}, {quote_literal(replacement)})"
@@ -74,8 +50,8 @@ CREATE OR REPLACE TEMP MACRO reject_reason(occp_text, tasks_text, max_characters
 def install_macros(engine: duckdb.DuckDBPyConnection) -> None:
     """Define the rules as macros of `engine`.
 
-    * `clean_text(text)`: the text in printable ASCII as far as its characters have an equivalent there, with single
-      spaces and none at either end; `''` for NULL. Nothing is ever cut off.
+    * `clean_text(text)`: the text, transliterated to printable ASCII where possible, with single spaces and none at
+      either end; `''` for NULL. It is never truncated.
     * `text_key(occp_text, tasks_text)`: 32 hexadecimal digits (128 bits of SHA-256), the same for equal pairs. It is
       the `recordId` that the service sees: identifiers of the source are not sent (docs/service-contract.md 8.29).
     * `reject_reason(occp_text, tasks_text, max_characters)`: NULL for texts that can be sent, else `blank` (both),

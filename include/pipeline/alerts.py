@@ -33,13 +33,13 @@ TEMPLATES = SandboxedEnvironment(undefined=StrictUndefined)
 
 log = logging.getLogger(__name__)
 
-#: {"notifier": dotted class, "kwargs": its arguments, templates that can use `subject`, `message` and `dag_run`}
+#: {"notifier": path of its class, "kwargs": its arguments, templates that can use `subject`, `message`, `dag_run`}
 Channel = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class AlertSubject:
-    """The run that an alert is about, the same in all of Airflow's processes."""
+    """The run that an alert is about, whichever process of Airflow sends it."""
 
     dag_id: str
     run_id: str
@@ -48,20 +48,20 @@ class AlertSubject:
 
     @property
     def dates(self) -> str:
-        """The response dates that it was started for; empty if it was started without dates."""
+        """The response dates that the run was started for; empty if it was started without dates."""
         dates = [str(self.conf[name]) for name in ("from_date", "to_date") if self.conf.get(name)]
         return self.partition_key or " to ".join(dates)
 
     @property
     def url(self) -> str:
-        """Its page in Airflow's UI."""
+        """The page of the run in Airflow's UI."""
         base = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
         return f"{base}/dags/{quote(self.dag_id)}/runs/{quote(self.run_id)}"
 
 
 class ScheduledRunDue(BaseDeadlineReference):
-    """The moment at which a scheduled run was due, whether or not a scheduler was there to start it. Other runs have
-    no deadline, because the runs of a backfill are all queued at once.
+    """The time when a scheduled run was due, even if no scheduler was running then. Other runs have no deadline,
+    because the runs of a backfill are all queued at once.
 
     It replaces Airflow's DAGRUN_QUEUED_AT, with which Airflow 3.3.2 cannot clear a task of a run that is not late.
     """
@@ -73,8 +73,7 @@ class ScheduledRunDue(BaseDeadlineReference):
         from sqlalchemy import select
 
         runs = select(DagRun.run_after).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
-        due: datetime | None = session.scalar(runs.where(DagRun.run_type == "scheduled"))
-        return due
+        return session.scalar(runs.where(DagRun.run_type == "scheduled"))
 
 
 def landing_deadline() -> DeadlineAlert:
@@ -98,17 +97,13 @@ def landing_deadline() -> DeadlineAlert:
 
 
 def alert_on_failure(context: Mapping[str, Any]) -> None:
-    """Send an alert that a run failed: the `on_failure_callback` of a DAG, called in the dag processor.
+    """Send an alert that a run failed: the `on_failure_callback` of a DAG, called in the DAG processor.
 
-    It is not for tasks: the callback of a task is not called if its worker is killed.
+    It is not set on tasks, because the callback of a task is not called if its worker is killed.
     """
     run, task = context.get("dag_run"), context.get("ti")  # both are missing if the run timed out
-    subject = AlertSubject(
-        context["dag"].dag_id,
-        context["run_id"],
-        getattr(run, "partition_key", None),
-        getattr(run, "conf", None) or {},
-    )
+    partition_key, run_conf = getattr(run, "partition_key", None), getattr(run, "conf", None) or {}
+    subject = AlertSubject(context["dag"].dag_id, context["run_id"], partition_key, run_conf)
     states = task.get_task_states(subject.dag_id, run_ids=[subject.run_id])[subject.run_id] if task else {}
     failed = sorted(name for name, state in states.items() if state == "failed")
     alert = _compose_alert(
@@ -126,7 +121,7 @@ def alert_on_failure(context: Mapping[str, Any]) -> None:
 async def alert_on_missed_deadline(context: Mapping[str, Any]) -> None:
     """Send an alert that the codes of a scheduled run have not landed in time: the callback of a deadline.
 
-    Airflow calls it in the triggerer, with the run as its REST API describes it; it must not block the event loop.
+    Airflow calls it in the triggerer, whose event loop it must not block, with the run as in the REST API.
     """
     run = context["dag_run"]
     subject = AlertSubject(run["dag_id"], run["dag_run_id"], run["partition_key"], run["conf"] or {})
@@ -143,9 +138,9 @@ async def alert_on_missed_deadline(context: Mapping[str, Any]) -> None:
 
 
 async def _notify(notifier: BaseNotifier, context: Any) -> None:
-    """Call the notifier as the dag processor does, but in a thread, so that it behaves as it does for failed runs.
+    """Call the notifier in a thread, so that it behaves as for failed runs.
 
-    Its asynchronous method is used only if it has no other: that of SmtpNotifier 3.2.0, for one, fails with STARTTLS.
+    Its asynchronous method is only used if it has no other, because that of SmtpNotifier 3.2.0 fails with STARTTLS.
     """
     if type(notifier).notify is not BaseNotifier.notify:
         await asyncio.to_thread(notifier, context)
@@ -187,7 +182,7 @@ def _read_channels(alert: Mapping[str, Any]) -> list[Channel]:
 def parse_channels(text: str) -> list[Channel]:
     """Return the channels in the value of `CODING_ALERTS`, one or a list of them.
 
-    :raises SettingsError: it has another form; the message does not repeat the value, because it can be secret
+    :raises SettingsError: it has another form; the message omits the value, because it can be secret
     """
     try:
         value = json.loads(text)
@@ -208,20 +203,15 @@ def parse_channels(text: str) -> list[Channel]:
 
 
 def email_channel(addresses: str) -> Channel:
-    """Return the channel for e-mail through the Airflow connection `smtp_default`.
-
-    :param addresses: separated by commas
-    """
+    """Return the channel for e-mail to these addresses (comma-separated), through the connection `smtp_default`."""
     to = [address.strip() for address in addresses.split(",") if address.strip()]
     kwargs = {"to": to, "subject": "{{ subject }}", "html_content": "<pre>{{ message | e }}</pre>"}
     return {"notifier": SMTP_NOTIFIER, "kwargs": kwargs}
 
 
 def _make_notifier(channel: Channel, alert: dict[str, Any]) -> BaseNotifier:
-    """Return the notifier of a channel, with its arguments rendered.
-
-    A notifier renders its arguments itself too, but its own `subject` or `message` would hide those of the alert.
-    """
+    """Return the notifier of a channel. Its arguments are rendered here, because when it renders them itself, its own
+    `subject` or `message` hides that of the alert."""
     notifier = import_string(channel["notifier"])
     if not (isinstance(notifier, type) and issubclass(notifier, BaseNotifier)):
         raise SettingsError(f"{CHANNELS}: {channel['notifier']!r} is not a notifier of Airflow")
@@ -231,7 +221,7 @@ def _make_notifier(channel: Channel, alert: dict[str, Any]) -> BaseNotifier:
 
 @contextmanager
 def _log_errors(alert: Mapping[str, Any]) -> Iterator[None]:
-    """Log whatever prevents an alert, so that it is not lost silently."""
+    """Log any error that prevents an alert, which would be lost silently otherwise."""
     try:
         yield
     except Exception:

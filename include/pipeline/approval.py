@@ -1,4 +1,4 @@
-"""The approval of a person before many texts are sent."""
+"""Approval by a person before many texts are sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backfills of this Airflow, through its own REST API."""
+"""Backfills, which tasks find and start through Airflow's REST API."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from coding_service.errors import SettingsError
 from coding_service.transfer import NoAuth
 from include.pipeline.names import AIRFLOW_API_CONN_ID, RECODE_DAG_ID
 
-#: Backfills that the API returns at most in one response.
+#: Maximum number of backfills in one response of the API.
 PAGE_SIZE = 100
 TIMEOUT_S = 60
 
 
 class BackfillError(Exception):
-    """Airflow does not start the backfill now; a later attempt may succeed."""
+    """Airflow did not accept the request; a later attempt may succeed."""
 
 
 def find_backfill(conf: dict[str, Any]) -> int | None:
@@ -34,7 +34,7 @@ def start_backfill(conf: dict[str, Any], from_date: str, to_date: str, max_activ
     """
     body = {
         "dag_id": RECODE_DAG_ID,
-        # midnight UTC stands for midnight in the timezone of the DAG
+        # Airflow takes midnight UTC for midnight in the timezone of the DAG
         "from_date": f"{from_date}T00:00:00Z",
         "to_date": f"{to_date}T00:00:00Z",
         "run_backwards": True,
@@ -59,7 +59,7 @@ def _call(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
 
 
 def _send(method: str, path: str, body: Any, headers: dict[str, str] | None = None) -> Any:
-    # NoAuth, because HttpHook would send the login of the connection with every request, in place of the token.
+    # NoAuth, because HttpHook would send the login of the connection instead of the token.
     hook = HttpHook(method, AIRFLOW_API_CONN_ID, auth_type=lambda login, password: NoAuth())
     response = hook.run(
         path, json=body, headers=headers, extra_options={"check_response": False, "timeout": TIMEOUT_S}

@@ -1,4 +1,4 @@
-"""Arguments of the DAGs that come from the data work. DAG files import it, so it imports no heavy library."""
+"""Constants of the data work that DAG files need. It imports no heavy library, because Airflow parses DAGs often."""
 
 from include.coding.errors import DataError
 from include.coding.plan import MAX_RECORDS_PER_PART, SELECTIONS

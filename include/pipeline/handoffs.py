@@ -1,6 +1,6 @@
 """What passes between the tasks of `recode_occupations`: dataclasses, with their task ids and XCom keys.
 
-Each `pull` function raises :class:`DataError` if the task that it depends on has not succeeded.
+Each `pull` function returns what a task left, and raises :class:`DataError` if that task has not succeeded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from include.coding.results import PartResult
 
 H = TypeVar("H", bound=Handoff)
 
-#: Ids of the tasks that leave something for others.
+#: Ids of the tasks whose results others use.
 PLAN, PREPARE, LAND = "plan", "prepare", "land"
 CREATE, UPLOAD, POLL, DOWNLOAD = "code.create", "code.upload", "code.poll", "code.download"
 #: XCom keys of `prepare`, beside its return value, the list of parts that the task group `code` is mapped over.
@@ -30,33 +30,29 @@ RETURN_KEY = "return_value"
 
 
 def push_prepared(ti: Any, prepared: Prepared, estimate: Estimate) -> None:
-    """Leave what `prepare` counted and estimated for later tasks."""
+    """Store what `prepare` counted and estimated for later tasks."""
     ti.xcom_push(key=PREPARED_KEY, value=prepared.to_dict())
     ti.xcom_push(key=ESTIMATE_KEY, value=estimate.to_dict())
 
 
 def pull_plan(ti: Any) -> Plan:
-    """Return the plan of the run."""
     return _pull(ti, PLAN, RETURN_KEY, Plan)
 
 
 def pull_prepared(ti: Any) -> Prepared:
-    """Return what was prepared."""
     return _pull(ti, PREPARE, PREPARED_KEY, Prepared)
 
 
 def pull_estimate(ti: Any) -> Estimate:
-    """Return what the run would send."""
     return _pull(ti, PREPARE, ESTIMATE_KEY, Estimate)
 
 
 def pull_landing_summary(ti: Any) -> LandingSummary:
-    """Return what was published."""
     return _pull(ti, LAND, RETURN_KEY, LandingSummary)
 
 
 def pull_part_results(ti: Any, parts: Sequence[Part]) -> list[PartResult]:
-    """Return how each part ended, judging by what its tasks left, failed ones included."""
+    """Return how each part ended, even if some of its tasks failed."""
     return [_pull_part_result(ti, part.part) for part in parts]
 
 
@@ -79,12 +75,6 @@ def _pull_part_result(ti: Any, part: int) -> PartResult:
         return PartResult(part, pull(UPLOAD) or pull(CREATE), end.state, message)
     download = DownloadResult.from_dict(files)
     return PartResult(
-        part,
-        download.operation_id,
-        end.state,
-        output_uri=download.output_uri,
-        metadata_uri=download.metadata_uri,
-        input_uri=download.input_uri,
-        fingerprint=Fingerprint(**download.fingerprint.to_dict()),
-        seconds=end.seconds,
-    )
+        part, download.operation_id, end.state, output_uri=download.output_uri, metadata_uri=download.metadata_uri,
+        input_uri=download.input_uri, fingerprint=Fingerprint(**download.fingerprint.to_dict()), seconds=end.seconds,
+    )  # fmt: skip

@@ -1,6 +1,6 @@
-"""What the scheduler knows about a run and its tasks cannot ask for: its backfill, its pool, earlier runs.
+"""What the scheduler knows about a run but its tasks cannot ask for: its backfill, its pool, earlier runs.
 
-The scheduler writes it into the conf of the run (:func:`on_dag_run_running`), tasks read it (:func:`read_metadata`).
+The scheduler writes it to the conf of the run (:func:`on_dag_run_running`), tasks read it (:func:`read_metadata`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,7 @@ CONF_KEY = "_airflow"
 
 @dataclass(frozen=True)
 class PoolSize:
-    """The pool of the tasks that call the service.
-
-    :param slots: -1 for unlimited
-    :param include_deferred: whether deferred tasks occupy a slot
-    """
+    """The pool of tasks that call the service: its slots (-1: unlimited), and whether deferred tasks occupy some."""
 
     slots: int
     include_deferred: bool
@@ -38,7 +34,7 @@ class PoolSize:
 class RunMetadata(Handoff):
     """What the scheduler knows about a run.
 
-    :param backfill: number of the backfill and when it was created; None if the run belongs to none
+    :param backfill: number of its backfill and when that was created; None without one
     :param pool: None if the pool does not exist
     :param earlier: unfinished scheduled runs of the DAG before this one
     """
@@ -49,15 +45,14 @@ class RunMetadata(Handoff):
 
 
 def read_metadata(dag_run: Any) -> RunMetadata | None:
-    """Return what the scheduler wrote into the conf of a run; None without a scheduler, as in `airflow dags test`."""
+    """Return what the scheduler wrote to the conf of a run; None without a scheduler, as in `airflow dags test`."""
     data = (dag_run.conf or {}).get(CONF_KEY)
     return None if data is None else RunMetadata.from_dict(data)
 
 
 @hookimpl
 def on_dag_run_running(dag_run: Any, msg: str) -> None:
-    """Write the metadata into the conf of a run that starts. It runs in the scheduler, within the transaction that
-    starts the run."""
+    """Write the metadata to the conf of a run that starts, in the scheduler and the transaction that starts it."""
     from airflow.models.dagrun import DagRun
     from airflow.models.pool import Pool
     from sqlalchemy import func, select

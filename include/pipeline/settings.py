@@ -1,4 +1,4 @@
-"""Settings of the deployment, and what tasks open with them.
+"""Settings of the deployment, and the warehouse and staging area that they define.
 
 A setting is an Airflow Variable, or an environment variable of the same name. docs/settings.md lists them all.
 """
@@ -26,11 +26,10 @@ from include.coding.tables import table
 from include.pipeline.names import STAGING_CONN_ID, WAREHOUSE_CONN_ID
 from include.warehouse.warehouse import Warehouse
 
-#: Folders of the staging area: files of runs, rows exchanged with Redshift, and reports of comparisons. The last one
-#: is never swept.
+#: Folders of the staging area: files of runs, rows exchanged with Redshift, and (never swept) reports of comparisons.
 RUNS, EXCHANGE = "occupation-coding-runs", "occupation-coding-exchange"
 COMPARISONS = "occupation-coding-comparisons"
-#: Scratch folders have this prefix. One that has not changed for this long belongs to no running task.
+#: Prefix of scratch folders, and the time without a change after which one belongs to no running task.
 SCRATCH_PREFIX, MAX_TASK_S = "occupation-coding-", 86_400.0
 
 
@@ -40,7 +39,7 @@ def read_setting(name: str, default: str = "") -> str:
 
 
 def read_memory_mb() -> int:
-    """Return the megabytes that all data engines of a task use (`CODING_MEMORY_MB`)."""
+    """Return the megabytes that all data engines of a task use together (`CODING_MEMORY_MB`)."""
     return int(read_setting("CODING_MEMORY_MB", "512"))
 
 
@@ -61,9 +60,7 @@ def read_approval_limit() -> int | None:
     """
     value = read_setting("CODING_APPROVE_ABOVE")
     if value and not value.isdecimal():
-        raise PlanError(
-            f"the setting CODING_APPROVE_ABOVE is {value!r}; expected a whole number of texts, or nothing"
-        )
+        raise PlanError(f"CODING_APPROVE_ABOVE is {value!r}; expected a whole number of texts, or nothing")
     return int(value) if value else None
 
 
@@ -83,7 +80,7 @@ def staging_base() -> str:
 
 def run_folder(run_id: str, area: str = RUNS) -> str:
     """Return the URI of the folder of a run."""
-    # The hash distinguishes run ids that become equal when special characters are replaced.
+    # The hash distinguishes run ids that differ only in special characters.
     name = re.sub(r"[^A-Za-z0-9._-]", "-", run_id)[:80]
     return f"{staging_base()}/{area}/{name}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
 
@@ -114,8 +111,8 @@ def open_warehouse(memory_mb: int | None = None) -> Warehouse:
 def open_staging(uri: str) -> Iterator[Staging]:
     """Yield the files of a run, given the URI of their folder.
 
-    Files in progress are in the same folder if it is local. If it is in object storage, they are in a temporary
-    folder of this attempt below `CODING_SCRATCH` (by default the system's folder for temporary files).
+    Files in progress are in the same folder if it is local, else in a temporary folder of this attempt below
+    `CODING_SCRATCH` (by default the system's folder for temporary files).
     """
     path = storage_path(uri, STAGING_CONN_ID)
     if isinstance(path, Path):

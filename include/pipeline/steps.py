@@ -24,27 +24,24 @@ from include.pipeline.names import POOL, TIMEZONE
 from include.pipeline.run_metadata import RunMetadata, read_metadata
 from include.pipeline.settings import open_staging, open_warehouse
 
-#: Calls of the service to plan a run (topics, model), and to code a part if nothing goes wrong (create, the status
-#: before the upload, twice while the operation runs, and for the links).
+#: Calls of the service to plan a run (topics, model), and to code a part without errors (create; the status before
+#: the upload, twice while the operation runs, and for the links).
 PLANNING_CALLS, CALLS_PER_PART = 2, 5
 #: Params of the form that a plan has under the same name.
 PLAN_PARAMS = (
     "topic", "source", "columns", "selection", "response_date", "max_records", "dry_run", "records_per_part", "clean",
     "max_uncoded_share", "max_rejected_share", "force_new",
 )  # fmt: skip
-#: What an event of the asset says about the run.
+#: Counts and dates of the run in an event of the asset.
 ANNOUNCED_FIELDS = (
     "read", "coded", "uncoded", "rejected", "texts", "texts_sent", "operations", "from_date", "to_date",
 )  # fmt: skip
 
 
-# ---- recode_occupations ------------------------------------------------------------------------------------------
-
-
 def make_plan(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
-    """Return the plan of a run, after checking what can be checked before any work is done.
+    """Return the plan of a run, and check what can be checked before any work is done.
 
-    :raises PlanError: the run was asked for something impossible, or Airflow is not set up for it
+    :raises PlanError: the params of the run are impossible, or Airflow is not set up for it
     :raises CodingServiceError: the service does not know the topic or the model, or cannot be reached
     """
     metadata = read_metadata(dag_run)
@@ -62,7 +59,7 @@ def make_plan(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
             "to_date": last,
             "changed_only": look_back_days > 0,
             "staging": settings.run_folder(dag_run.run_id),
-            # A trial has its own tables, so that its rows are never taken for published ones.
+            # A trial has its own tables, so that its rows are never mistaken for published ones.
             "schema": settings.read_schema() + ("_trial" if params["max_records"] else ""),
             "memory_mb": settings.read_memory_mb(),
         }
@@ -71,12 +68,8 @@ def make_plan(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
 
 
 def check_airflow(metadata: RunMetadata | None, run_type: str) -> None:
-    """Check two things that Airflow itself would not report: a missing pool, for which its scheduler waits
-    indefinitely, and a missing plugin, without which the runs of a backfill have no common model.
-
-    :param metadata: what the scheduler knows about the run; None if it has not loaded the plugin
-    :raises PlanError: one of them is missing
-    """
+    """Raise :class:`PlanError` for two problems that Airflow does not report: a missing pool, for which its scheduler
+    waits indefinitely, and a missing plugin (`metadata` is None), without which a backfill has no common model."""
     if metadata is None and run_type == "backfill":
         raise PlanError(
             "the runs of this backfill would not all use the same model, because the scheduler has not loaded"
@@ -91,16 +84,14 @@ def check_airflow(metadata: RunMetadata | None, run_type: str) -> None:
 
 
 def choose_look_back(params: Mapping[str, Any], metadata: RunMetadata | None, run_type: str) -> int:
-    """Return how many days before its own a run reads again.
-
-    None while an earlier night is unfinished: that run reads most of these days, and its texts are not stored yet.
-    """
-    has_earlier = metadata is not None and metadata.earlier > 0
-    return int(params["look_back_days"]) if run_type == "scheduled" and not has_earlier else 0
+    """Return how many earlier days a scheduled run reads again: 0 for other runs, and while an earlier night is
+    unfinished, because that run reads most of these days and its texts are not stored yet."""
+    has_unfinished = metadata is not None and metadata.earlier > 0
+    return int(params["look_back_days"]) if run_type == "scheduled" and not has_unfinished else 0
 
 
 def _pin_model(plan: Plan, metadata: RunMetadata | None) -> Plan:
-    """Return the plan with the GUID of its model, which is the same for all runs of a backfill."""
+    """Return the plan with the GUID of its model, the same for all runs of a backfill."""
 
     def ask_service() -> tuple[str, float | None]:
         model = CodingServiceHook().pin_model(plan.topic, plan.model_id)
@@ -194,7 +185,7 @@ def compare_models(params: Mapping[str, Any], run_id: str) -> str:
     from include.comparison.report import write_comparison
 
     comparison = Comparison(**params, schema=settings.read_schema())
-    # A quarter remains for what an engine uses beyond its limit.
+    # A quarter is left for what an engine uses beyond its limit.
     warehouse = open_warehouse(settings.read_memory_mb() * 3 // 4)
     with open_staging(settings.run_folder(run_id, settings.COMPARISONS)) as staging:
         return write_comparison(comparison, warehouse, staging)

@@ -19,12 +19,11 @@ def list_topics() -> list[str]:
 
 
 def detect_new_model(topic: str, run_id: str, store: Any, event: Any) -> dict[str, Any]:
-    """Ask for the latest model; if it is new, describe the change in the asset event and return it, else skip.
+    """Ask for the latest model; if it is new, describe the change in the asset's event and return it, else skip.
 
-    The last change stays in the state store of the asset with the run that noticed it, so that a retry of that run
-    emits the same event.
+    The last change stays in the asset's state store with the run that noticed it, so that a retry of that run emits
+    the same event.
 
-    :param store: state store of the asset
     :param event: event that the asset emits if the task succeeds
     """
     latest = CodingServiceHook().latest_model(topic)
@@ -40,7 +39,7 @@ def detect_new_model(topic: str, run_id: str, store: Any, event: Any) -> dict[st
         }
         store.set(topic, change)
     if change["model_before"] is None:
-        raise AirflowSkipException(f"the first model seen of topic {topic!r} is {latest.model_id}")
+        raise AirflowSkipException(f"topic {topic!r} is watched for the first time; its model is {latest.model_id}")
     if change["noticed_by"] != run_id:
         raise AirflowSkipException(f"the latest model of topic {topic!r} is still {latest.model_id}")
     event.extra = change
@@ -51,8 +50,6 @@ def recode_history(topic: str, store: Any) -> int:
     """Start the backfill with the newest model, unless it was started already, and return its id.
 
     If another backfill is running, the run of the next day tries again.
-
-    :param store: state store of the asset
     """
     from_date = read_setting("CODING_RECODE_HISTORY_FROM")
     change = store.get(topic)

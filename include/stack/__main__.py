@@ -84,28 +84,26 @@ def code() -> int:
     while not has_parsed_dag(api) and time.monotonic() < deadline:
         time.sleep(1)
     api.unpause()
-    run_id, state = _run_sample(api)
-    if state != "success":
-        print(f"Run {run_id} ended in state {state!r}. See the logs of its tasks in Airflow's UI")
+    if (run_id := _run_sample(api, "the logs of its tasks in Airflow's UI")) is None:
         return 1
     print("\n" + "\n".join(f"{name:<16} {value}" for name, value in api.xcom(run_id, "land").items()))
     return 0
 
 
-def _run_sample(api: AirflowApi) -> tuple[str, str]:
-    """Run the sample, print each change of state, and return (run id, final state)."""
+def _run_sample(api: AirflowApi, logs: str) -> str | None:
+    """Run the sample and print each change of state. Return the run id, or None if the run failed."""
     run_id = api.trigger(SAMPLE_PARAMS)
     print(f"Run {run_id}")
     state = ""
     for moment, name, state in api.watch(run_id, RUN_TIMEOUT_S):
         print(f"  {moment:%H:%M:%S}  {name:<20} {state}", flush=True)
-    return run_id, state
+    if state != "success":
+        print(f"Run {run_id} ended in state {state!r}. See {logs}")
+    return run_id if state == "success" else None
 
 
 def _code_sample(stack: Stack) -> int:
-    run_id, state = _run_sample(stack.api)
-    if state != "success":
-        print(f"Run {run_id} ended in state {state!r}. See the logs in {stack.folder / 'airflow' / 'logs'}")
+    if (run_id := _run_sample(stack.api, f"the logs in {stack.folder / 'airflow' / 'logs'}")) is None:
         return 1
     report = path_from_uri(stack.api.xcom(run_id, "report"))
     print("\n" + "\n".join(line for line in report.read_text().splitlines() if line.startswith("- ")))

@@ -75,14 +75,6 @@ class AirflowApi:
         pool = {"name": name, "slots": slots, "include_deferred": True, "description": "Concurrent operations"}
         self.request("POST", "/pools", json=pool, ignore=(409,))
 
-    def has_dag(self) -> bool:
-        """Return whether the DAG has been parsed."""
-        return self.request("GET", f"/dags/{RECODE_DAG_ID}", ignore=(404,)) is not None
-
-    def import_errors(self) -> list[str]:
-        """Return the stack traces of DAG files that cannot be imported."""
-        return [str(error["stack_trace"]) for error in self.request("GET", "/importErrors")["import_errors"]]
-
     def unpause(self) -> None:
         """Unpause the DAG."""
         self.request("PATCH", f"/dags/{RECODE_DAG_ID}", json={"is_paused": False})

@@ -33,11 +33,6 @@ SAMPLE_TABLE = "survey_responses"
 LOCAL_REGION = "us-east-1"
 
 
-def make_secrets() -> None:
-    """Write every secret to a file of its own."""
-    SecretFiles().make(os.environ)
-
-
 def initialise() -> None:
     """Create the databases and users, migrate Airflow's tables, and create its pool and connections."""
     secrets = SecretFiles()
@@ -140,7 +135,7 @@ def _make_staging_connection(environment: Mapping[str, str], secrets: SecretFile
 
 
 STEPS: dict[str, Callable[[], None]] = {
-    "secrets": make_secrets,
+    "secrets": lambda: SecretFiles().make(os.environ),
     "init": initialise,
     "sample": load_sample,
     "bucket": make_bucket,

@@ -21,7 +21,7 @@ import psutil
 from cryptography.fernet import Fernet
 
 from include.coding.files import write_atomically
-from include.pipeline.names import CODING_SERVICE_CONN_ID, POOL, POOL_SLOTS, WAREHOUSE_CONN_ID
+from include.pipeline.names import CODING_SERVICE_CONN_ID, POOL, POOL_SLOTS, RECODE_DAG_ID, WAREHOUSE_CONN_ID
 from include.stack.airflow_api import AirflowApi
 from include.stack.sample import write_sample
 
@@ -209,13 +209,12 @@ class Stack:
         """Stop the processes of this stack and all processes that they started, but no others."""
         if not self.is_running:
             return
-        families = [process for ids in self.state.processes.values() for process in _find_family(*ids)]
-        for process in families:
-            _send_signal(process, signal.SIGTERM)
-        _, alive = psutil.wait_procs(families, timeout=STOP_TIMEOUT_S)
-        for process in alive:
-            _send_signal(process, signal.SIGKILL)
-        psutil.wait_procs(alive, timeout=STOP_TIMEOUT_S)
+        alive = [process for ids in self.state.processes.values() for process in _find_family(*ids)]
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in alive:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+            _, alive = psutil.wait_procs(alive, timeout=STOP_TIMEOUT_S)
         for child in self._children:
             child.wait()
         self._state_file.unlink(missing_ok=True)
@@ -288,19 +287,15 @@ class Stack:
         if not sample.exists():
             write_sample(sample)
         with duckdb.connect(str(self.warehouse)) as connection:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS survey_responses AS SELECT * FROM read_parquet(?)", [str(sample)]
-            )
+            query = "CREATE TABLE IF NOT EXISTS survey_responses AS SELECT * FROM read_parquet(?)"
+            connection.execute(query, [str(sample)])
 
     def _read_state(self) -> StackState | None:
         """Return the state of the stack in this folder, None if none of its processes is alive."""
         if not self._state_file.exists():
             return None
-        state = json.loads(self._state_file.read_text())
-        processes = {name: (pid, created) for name, (pid, created) in state["processes"].items()}
-        if not any(_find_process(*process) for process in processes.values()):
-            return None
-        return StackState(state["api_port"], state["service_port"], processes)
+        state = StackState(**json.loads(self._state_file.read_text()))
+        return state if any(_find_process(*ids) for ids in state.processes.values()) else None
 
 
 def _find_process(pid: int, created: float) -> psutil.Process | None:
@@ -315,10 +310,12 @@ def _find_process(pid: int, created: float) -> psutil.Process | None:
 
 def _find_family(pid: int, created: float) -> set[psutil.Process]:
     """Return a process, its descendants, and the processes of its session, which can outlive it."""
-    leader = _find_process(pid, created)
-    if leader is None and _is_reused(pid, created):
-        return set()
-    family = {leader, *leader.children(recursive=True)} if leader else set()
+    family: set[psutil.Process] = set()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        leader = psutil.Process(pid)
+        if leader.create_time() != created:  # another process has this id now
+            return family
+        family = {leader, *leader.children(recursive=True)}
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if os.getsid(process.pid) == pid:
@@ -326,27 +323,14 @@ def _find_family(pid: int, created: float) -> set[psutil.Process]:
     return family
 
 
-def _is_reused(pid: int, created: float) -> bool:
-    """Return whether another process has this id now."""
-    try:
-        return psutil.Process(pid).create_time() != created
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _send_signal(process: psutil.Process, number: int) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.send_signal(number)
-
-
 def has_parsed_dag(api: AirflowApi) -> bool:
     """Return whether Airflow has parsed the DAG.
 
     :raises StackError: a DAG file cannot be imported
     """
-    if errors := api.import_errors():
-        raise StackError(f"a DAG file cannot be imported: {errors[0]}")
-    return api.has_dag()
+    if errors := api.request("GET", "/importErrors")["import_errors"]:
+        raise StackError(f"a DAG file cannot be imported: {errors[0]['stack_trace']}")
+    return api.request("GET", f"/dags/{RECODE_DAG_ID}", ignore=(404,)) is not None
 
 
 def _is_listening(port: int) -> bool:

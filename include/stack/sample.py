@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 FIRST_DAY: Final = date(2026, 10, 1)
 
 Answer: TypeAlias = tuple[str | None, str | None]  # occp_text, tasks_text
-MakeDirty: TypeAlias = Callable[[str, str, random.Random], Answer]
+Integers: TypeAlias = NDArray[np.intp]
 
 _CLASSIFICATION = Path(__file__).parents[1] / "local_service" / "coder" / "classification.jsonl"
 _DISTINCT_SHARE = 0.165  # distinct answers per record, before dirty answers add more
@@ -37,93 +37,18 @@ _MISSING_TASKS_SHARE = 0.25
 _TYPO_SHARE = 0.08
 _ABBREVIATION_SHARE = 0.15
 
-_ABBREVIATIONS = {
-    "and": "&",
-    "manager": "mgr",
-    "assistant": "asst",
-    "operator": "op",
-    "officer": "off",
-    "supervisor": "supv",
-    "administration": "admin",
-    "customer": "cust",
-    "customers": "custs",
-    "department": "dept",
-    "equipment": "equip",
-    "government": "govt",
-    "maintenance": "maint",
-    "management": "mgmt",
-    "service": "svc",
-    "technician": "tech",
-    "university": "uni",
-    "with": "w/",
-}
-_TITLE_TEMPLATES = (
-    *["{}"] * 14,
-    "casual {}",
-    "{} casual",
-    "{} FT",
-    "{} PT",
-    "{} (part time)",
-    "{} - full time",
-    "senior {}",
-    "trainee {}",
-    "I am a {}",
-    "im a {}",
-    "work as a {}",
-    "{}, own business",
-)
-_TASK_TEMPLATES = (
-    *["{}"] * 10,
-    "I {}",
-    "i {}",
-    "I mostly {}",
-    "my job is to {}",
-    "I have to {}",
-    "mainly {}",
-    "{} etc",
-    "{} and other duties",
-    "{} every day",
-)
+_WORDS: dict[str, Any] = json.loads(Path(__file__).with_name("sample_words.json").read_text(encoding="utf-8"))
+_TITLE_TEMPLATES = ["{}"] * 14 + _WORDS["title_templates"]
+_TASK_TEMPLATES = ["{}"] * 10 + _WORDS["task_templates"]
+_VAGUE_ANSWERS: list[Answer] = [(title, tasks) for title, tasks in _WORDS["vague_answers"]]
 _SEPARATORS = (", ", ", ", "; ", " and ", " + ", ". ", " / ")
-_LETTER_CASES: tuple[Callable[[str], str], ...] = (
-    str.lower,
-    str.lower,
-    str,
-    str,
-    str.capitalize,
-    str.title,
-    str.upper,
-)
-_MISSING_TASKS_VALUES = (None, None, None, "")
+_TASK_CASES: tuple[Callable[[str], str], ...] = (str.lower, str.lower, str, str, str.capitalize, str.title)
+_TITLE_CASES = (*_TASK_CASES, str.upper)
 _NEIGHBOUR_KEYS = {
     letter: row[max(place - 1, 0) : place] + row[place + 1 : place + 2]
     for row in ("qwertyuiop", "asdfghjkl", "zxcvbnm")
     for place, letter in enumerate(row)
 }
-_VAGUE_ANSWERS: tuple[Answer, ...] = (
-    ("self employed", None),
-    ("worker", None),
-    ("retired", None),
-    ("Self-employed", "various"),
-    ("n/a", "n/a"),
-    ("none", ""),
-    ("student", None),
-    ("home duties", None),
-    ("own business", "everything"),
-    ("various", None),
-    ("employee", "work"),
-    ("unemployed", None),
-    ("?", "-"),
-    ("prefer not to say", None),
-    ("my job", "my job"),
-)
-_OTHER_SCRIPT_TITLES = ("护士", "厨师", "бухгалтер", "νοσοκόμα", "سائق شاحنة", "शिक्षक")
-_EMOJI = ("😀", "👍", "🚚", "👩‍🍳", "💪🏽")
-
-
-class _Occupation(NamedTuple):
-    titles: list[str]
-    tasks: list[str]
 
 
 def write_sample(path: Path, rows: int = 20_000, first_day: date = FIRST_DAY, days: int = 30, seed: int = 1) -> None:
@@ -158,34 +83,26 @@ def _make_table(rows: int, first_day: date, days: int, seed: int) -> pa.Table:
     _replace_answers(answers, answer_index, order[vague : vague + dirty], lambda answer: _make_dirty(answer, rng))
     numbers, day = np.arange(1, rows + 1), np.sort(numpy_rng.integers(0, days, rows))
     _duplicate_ids(numbers, day, answers, answer_index, numpy_rng)
-    return _to_arrow(numbers, day + (first_day - date(1970, 1, 1)).days, answers, answer_index)
-
-
-def _to_arrow(
-    numbers: NDArray[np.intp], day: NDArray[np.intp], answers: Sequence[Answer], answer_index: NDArray[np.intp]
-) -> pa.Table:
-    indices = pa.array(answer_index)
-    titles, tasks = (pa.array(texts, pa.string()).take(indices) for texts in zip(*answers, strict=True))
+    titles, tasks = (
+        pa.array(texts, pa.string()).take(pa.array(answer_index)) for texts in zip(*answers, strict=True)
+    )
     columns = {
         "record_id": pa.array([f"R{number:08d}" for number in numbers], pa.string()),
-        "response_date": pa.array(day.astype(np.int32)).cast(pa.date32()),
+        "response_date": pa.array((day + (first_day - date(1970, 1, 1)).days).astype(np.int32)).cast(pa.date32()),
         "occp_text": titles,
         "tasks_text": tasks,
     }
     return pa.table(columns).take(pa.array(np.argsort(day, kind="stable")))
 
 
-def _assign_answers(answers: int, rows: int, numpy_rng: np.random.Generator) -> NDArray[np.intp]:
+def _assign_answers(answers: int, rows: int, numpy_rng: np.random.Generator) -> Integers:
     """Return the index of the answer of each record. Every answer occurs; low indices occur most often."""
     ranks = _RANK_OFFSET * ((1 + answers / _RANK_OFFSET) ** numpy_rng.random(rows - answers) - 1)
     return numpy_rng.permutation(np.concatenate([np.arange(answers), ranks.astype(np.intp)]))
 
 
 def _replace_answers(
-    answers: list[Answer],
-    answer_index: NDArray[np.intp],
-    records: NDArray[np.intp],
-    rewrite: Callable[[Answer], Answer],
+    answers: list[Answer], answer_index: Integers, records: Integers, rewrite: Callable[[Answer], Answer]
 ) -> None:
     """Replace the answers of these records by answers made from them, without changing other records."""
     for record in records:
@@ -194,10 +111,10 @@ def _replace_answers(
 
 
 def _duplicate_ids(
-    numbers: NDArray[np.intp],
-    day: NDArray[np.intp],
+    numbers: Integers,
+    day: Integers,
     answers: Sequence[Answer],
-    answer_index: NDArray[np.intp],
+    answer_index: Integers,
     numpy_rng: np.random.Generator,
 ) -> None:
     """Give some records the number and the day of a record with a different answer."""
@@ -213,45 +130,35 @@ def _duplicate_ids(
 
 
 def _write_answers(count: int, rng: random.Random) -> list[Answer]:
-    occupations = _read_occupations()
+    categories = map(json.loads, _CLASSIFICATION.read_text(encoding="utf-8").splitlines())
+    occupations = [(row["titles"], row["tasks"]) for row in categories if "titles" in row]
     rng.shuffle(occupations)
     weights = [1 / (rank + 20) for rank in range(len(occupations))]
     workers = rng.choices(occupations, weights, k=count)
-    return [
-        _write_common_answer(worker, rng) if rank < _COMMON_ANSWER_COUNT else _write_varied_answer(worker, rng)
-        for rank, worker in enumerate(workers)
+    common = [
+        (rng.choice(titles[:3]), rng.choice((None, *tasks[:2]))) for titles, tasks in workers[:_COMMON_ANSWER_COUNT]
     ]
-
-
-def _read_occupations() -> list[_Occupation]:
-    categories = map(json.loads, _CLASSIFICATION.read_text(encoding="utf-8").splitlines())
-    return [_Occupation(row["titles"], row["tasks"]) for row in categories if "titles" in row]
-
-
-def _write_common_answer(occupation: _Occupation, rng: random.Random) -> Answer:
-    return rng.choice(occupation.titles[:3]), rng.choice((None, *occupation.tasks[:2]))
-
-
-def _write_varied_answer(occupation: _Occupation, rng: random.Random) -> Answer:
-    return _write_title(occupation.titles, rng), _write_tasks(occupation.tasks, rng)
+    return common + [
+        (_write_title(titles, rng), _write_tasks(tasks, rng)) for titles, tasks in workers[_COMMON_ANSWER_COUNT:]
+    ]
 
 
 def _write_title(titles: Sequence[str], rng: random.Random) -> str:
     title = rng.choice(_TITLE_TEMPLATES).format(rng.choice(titles))
-    return rng.choice(_LETTER_CASES)(_add_mistakes(title, rng))
+    return rng.choice(_TITLE_CASES)(_add_mistakes(title, rng))
 
 
 def _write_tasks(tasks: Sequence[str], rng: random.Random) -> str | None:
     if rng.random() < _MISSING_TASKS_SHARE:
-        return rng.choice(_MISSING_TASKS_VALUES)
+        return rng.choice((None, None, None, ""))
     selection = rng.sample(tasks, rng.choice((1, 1, 1, 2, 2, 3)))
     text = rng.choice(_TASK_TEMPLATES).format(rng.choice(_SEPARATORS).join(selection))
-    return rng.choice(_LETTER_CASES[:-1])(_add_mistakes(text, rng)) + rng.choice(("", "", "", ".", " "))
+    return rng.choice(_TASK_CASES)(_add_mistakes(text, rng)) + rng.choice(("", "", "", ".", " "))
 
 
 def _add_mistakes(text: str, rng: random.Random) -> str:
     if rng.random() < _ABBREVIATION_SHARE:
-        text = re.sub(r"\w+", lambda word: _ABBREVIATIONS.get(word[0].lower(), word[0]), text)
+        text = re.sub(r"\w+", lambda word: _WORDS["abbreviations"].get(word[0].lower(), word[0]), text)
     return _add_typo(text, rng) if rng.random() < _TYPO_SHARE else text
 
 
@@ -277,69 +184,26 @@ def _insert(text: str, addition: str, rng: random.Random) -> str:
     return text[:at] + addition + text[at:]
 
 
-def _make_blank(_title: str, _tasks: str, _rng: random.Random) -> Answer:
-    return "", ""
+def _make_too_long(text: str) -> str:
+    story = f"{text} and after that whatever else has to be done. "
+    return story * (1 + 300 // len(story))
 
 
-def _make_spaces(_title: str, _tasks: str, rng: random.Random) -> Answer:
-    return " " * rng.randint(1, 5), " " * rng.randint(0, 3)
-
-
-def _make_null(_title: str, _tasks: str, _rng: random.Random) -> Answer:
-    return None, None
-
-
-def _add_accents(title: str, tasks: str, rng: random.Random) -> Answer:
-    return f"{title} {rng.choice(('café', 'crèche', 'pâtisserie', 'jalapeño bar'))}", tasks
-
-
-def _add_typography(title: str, tasks: str, _rng: random.Random) -> Answer:
-    return f"“{title}”", f"I’m the one who does it – {tasks}…"
-
-
-def _add_white_space(title: str, tasks: str, rng: random.Random) -> Answer:
-    return title.replace(" ", "\t"), _insert(tasks, rng.choice(("\n", "\r\n", "\t", "\n\n")), rng)
-
-
-def _add_control_character(title: str, tasks: str, rng: random.Random) -> Answer:
-    return _insert(title, "\x1a", rng), tasks
-
-
-def _add_emoji(title: str, tasks: str, rng: random.Random) -> Answer:
-    return title, f"{tasks} {rng.choice(_EMOJI)}"
-
-
-def _use_other_script(_title: str, tasks: str, rng: random.Random) -> Answer:
-    return rng.choice(_OTHER_SCRIPT_TITLES), rng.choice((tasks, None))
-
-
-def _make_too_long(title: str, tasks: str, _rng: random.Random) -> Answer:
-    story = f"{tasks or title} and after that whatever else has to be done. "
-    return title, story * (1 + 300 // len(story))
-
-
-_DIRTY_VARIANTS: tuple[MakeDirty, ...] = (
-    _make_blank,
-    _make_spaces,
-    _make_null,
-    _add_accents,
-    _add_typography,
-    _add_white_space,
-    _add_control_character,
-    _add_emoji,
-    _use_other_script,
-    _make_too_long,
+_DIRTY_VARIANTS: tuple[Callable[[str, str, random.Random], Answer], ...] = (
+    lambda title, tasks, rng: ("", ""),
+    lambda title, tasks, rng: (" " * rng.randint(1, 5), " " * rng.randint(0, 3)),
+    lambda title, tasks, rng: (None, None),
+    lambda title, tasks, rng: (f"{title} {rng.choice(_WORDS['accented_words'])}", tasks),
+    lambda title, tasks, rng: (f"“{title}”", f"I’m the one who does it – {tasks}…"),
+    lambda title, tasks, rng: (
+        title.replace(" ", "\t"),
+        _insert(tasks, rng.choice(("\n", "\r\n", "\t", "\n\n")), rng),
+    ),
+    lambda title, tasks, rng: (_insert(title, "\x1a", rng), tasks),
+    lambda title, tasks, rng: (title, f"{tasks} {rng.choice(_WORDS['emoji'])}"),
+    lambda title, tasks, rng: (rng.choice(_WORDS["titles_in_other_scripts"]), rng.choice((tasks, None))),
+    lambda title, tasks, rng: (title, _make_too_long(tasks or title)),
 )
-
-
-def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m include.stack.sample", description="Write sample survey answers.")
-    parser.add_argument("path", type=Path, metavar="OUT.parquet", help="the file to write")
-    parser.add_argument("--rows", type=int, default=20_000, help="number of records (%(default)s)")
-    parser.add_argument("--first-day", type=date.fromisoformat, default=FIRST_DAY, help="first date (%(default)s)")
-    parser.add_argument("--days", type=int, default=30, help="number of dates (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="a different seed gives different answers (%(default)s)")
-    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -347,7 +211,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     :param arguments: arguments without the program's name; None for those of this process
     """
-    write_sample(**vars(_parse_arguments(arguments)))
+    parser = argparse.ArgumentParser("python -m include.stack.sample", description="Write sample survey answers.")
+    parser.add_argument("path", type=Path, metavar="OUT.parquet", help="the file to write")
+    parser.add_argument("--rows", type=int, default=20_000, help="number of records (%(default)s)")
+    parser.add_argument("--first-day", type=date.fromisoformat, default=FIRST_DAY, help="first date (%(default)s)")
+    parser.add_argument("--days", type=int, default=30, help="number of dates (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="a different seed gives different answers (%(default)s)")
+    write_sample(**vars(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,15 +21,8 @@ BACKEND_GROUP_ID = 50001
 #: Each database (its user has the same name) and the name of the secret with its password.
 DATABASES = {"airflow": "airflow_database_password", "warehouse": "warehouse_password"}
 
-
-def _generate_password() -> str:
-    return secrets.token_urlsafe(24)
-
-
-def _generate_signing_key() -> str:
-    return secrets.token_urlsafe(64)
-
-
+_generate_password = partial(secrets.token_urlsafe, 24)
+_generate_signing_key = partial(secrets.token_urlsafe, 64)
 #: How a secret is generated, unless the environment variable with its name in capitals sets it.
 GENERATORS: dict[str, Callable[[], str]] = {
     "admin_password": _generate_password,

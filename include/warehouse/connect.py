@@ -18,6 +18,13 @@ from include.warehouse.errors import WarehouseSettingsError
 from include.warehouse.postgres_warehouse import PostgresWarehouse
 from include.warehouse.warehouse import Warehouse
 
+#: The types of connections, and what their host is.
+_HOSTS = {
+    "duckdb": "the path of the DuckDB file",
+    "postgres": "that of the server",
+    "redshift": "that of the cluster",
+}
+
 
 def connect(
     conn_id: str,
@@ -45,40 +52,28 @@ def connect(
             f"there is no Airflow connection {conn_id!r}: create one of type duckdb, postgres or redshift, under"
             f" Admin > Connections or as AIRFLOW_CONN_{conn_id.upper()}={example}"
         ) from error
-    match connection.conn_type:
-        case "duckdb":
-            return _open_duckdb(connection, memory_mb)
-        case "postgres":
-            return _open_postgres(connection)
-        case "redshift":
-            return _open_redshift(connection, exchange_uri, open_exchange, storage_conn_id)
-        case other:
-            raise WarehouseSettingsError(
-                f"connection {conn_id!r} is of type {other!r}; supported: 'duckdb', 'postgres', 'redshift'"
-            )
+    kind, host = connection.conn_type, connection.host
+    if kind not in _HOSTS:
+        raise WarehouseSettingsError(
+            f"connection {conn_id!r} is of type {kind!r}; supported: {', '.join(map(repr, _HOSTS))}"
+        )
+    if not host:
+        raise WarehouseSettingsError(f"connection {conn_id!r} has no host: set it to {_HOSTS[kind]}")
+    if kind == "duckdb":
+        return DuckDBWarehouse(partial(_open_duckdb_file, conn_id), host, memory_mb=memory_mb)
+    name = f"{kind}://{host}/{connection.schema or ''}"
+    if kind == "postgres":
+        return PostgresWarehouse(partial(_get_conninfo, connection), name)
+    return _open_redshift(connection, name, exchange_uri, open_exchange, storage_conn_id)
 
 
-def _open_duckdb(connection: Any, memory_mb: int) -> DuckDBWarehouse:
-    conn_id = connection.conn_id
-    if not connection.host:
-        raise WarehouseSettingsError(f"connection {conn_id!r} has no host: set it to the path of the DuckDB file")
-    return DuckDBWarehouse(
-        lambda read_only: DuckDBHook(duckdb_conn_id=conn_id, read_only=read_only).get_conn(),
-        connection.host,
-        memory_mb=memory_mb,
-    )
-
-
-def _open_postgres(connection: Any) -> PostgresWarehouse:
-    """Read the fields as Airflow's PostgresHook does: extras are options of libpq (`sslmode`, `options`, ...), or
-    `iam` for a token of AWS or Azure instead of the password."""
-    if not connection.host:
-        raise WarehouseSettingsError(f"connection {connection.conn_id!r} has no host: set it to that of the server")
-    name = f"postgres://{connection.host}/{connection.schema or ''}"
-    return PostgresWarehouse(partial(_get_conninfo, connection), name)
+def _open_duckdb_file(conn_id: str, read_only: bool) -> Any:
+    return DuckDBHook(duckdb_conn_id=conn_id, read_only=read_only).get_conn()
 
 
 def _get_conninfo(connection: Any) -> str:
+    """Return the connection string. As in Airflow's PostgresHook, extras are options of libpq (`sslmode`, `options`,
+    ...), or `iam` for a token of AWS or Azure instead of the password."""
     extra = connection.extra_dejson
     login, password, port = connection.login, connection.password, connection.port
     if extra.get("iam"):
@@ -102,6 +97,7 @@ def _get_conninfo(connection: Any) -> str:
 
 def _open_redshift(
     connection: Any,
+    name: str,
     exchange_uri: str | None,
     open_exchange: Callable[[str], Any] | None,
     storage_conn_id: str | None,
@@ -114,14 +110,12 @@ def _open_redshift(
     from include.warehouse.exchange import check_exchange_uri
     from include.warehouse.redshift_warehouse import RedshiftWarehouse
 
-    if not connection.host:
-        raise WarehouseSettingsError(f"connection {connection.conn_id!r} has no host: set it to that of the cluster")
     uri = check_exchange_uri(exchange_uri)
     if open_exchange is None:
         raise TypeError("connect() needs open_exchange for Redshift")
     return RedshiftWarehouse(
         RedshiftSQLHook(redshift_conn_id=connection.conn_id).get_conn,
-        f"redshift://{connection.host}/{connection.schema or ''}",
+        name,
         uri,
         partial(_get_storage_credentials, _get_storage_hook(storage_conn_id)),
         open_exchange(uri),

@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from include.warehouse.errors import NoSuchTableError, WarehouseBusyError, WarehouseError
-from include.warehouse.warehouse import BATCH_ROWS, DUCKDB, ArrowRows, QueryRows, utc_now
+from include.warehouse.warehouse import BATCH_ROWS, DUCKDB, ArrowRows, QueryRows, Session, utc_now
 
 #: How long a session waits for a file that another process locks, how often it retries, and how often it logs that.
 LOCK_TIMEOUT_S, LOCK_POLL_INTERVAL_S, LOCK_LOG_INTERVAL_S = 3600.0, 0.2, 10.0
@@ -38,7 +38,7 @@ class Query(QueryRows):
         super().__init__(lambda: run(sql), lambda: run(f"SELECT * FROM ({sql}) LIMIT 0").schema)
 
 
-class DuckDBSession:
+class DuckDBSession(Session):
     """One connection to the warehouse.
 
     :param memory_mb: megabytes that it uses before it spills to disk
@@ -54,14 +54,12 @@ class DuckDBSession:
         connection.execute("SET enable_progress_bar = false")  # else it is written to the task's log
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement with bound values and return its rows."""
         try:
             return self._connection.execute(sql, values).fetchall()
         except duckdb.CatalogException as error:
             raise NoSuchTableError(str(error)) from error
 
     def read(self, sql: str, values: Sequence[Any] = ()) -> pa.RecordBatchReader:
-        """Run a query and stream its rows as Arrow."""
         try:
             return self._connection.sql(sql, params=values or None).to_arrow_reader(BATCH_ROWS)
         except duckdb.CatalogException as error:
@@ -72,7 +70,6 @@ class DuckDBSession:
         return Query(self._connection, sql)
 
     def columns(self, table: str) -> pa.Schema:
-        """Return the names and types of the columns of a table or view."""
         return self.read(f"SELECT * FROM {table} LIMIT 0").schema
 
     def lock_and_timestamp(self, table: str) -> datetime:
@@ -80,7 +77,6 @@ class DuckDBSession:
         return utc_now()
 
     def now(self) -> datetime:
-        """Return the current time in UTC."""
         return utc_now()
 
     def is_open(self) -> bool:
@@ -89,7 +85,6 @@ class DuckDBSession:
 
     @contextmanager
     def staged(self, name: str, rows: ArrowRows) -> Iterator[None]:
-        """Make `rows` available as the relation `name` to the statements of the block, any number of times."""
         self._connection.register(name, rows)
         try:
             yield

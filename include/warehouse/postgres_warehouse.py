@@ -58,13 +58,11 @@ class PostgresSession(ServerSession):
         self._cursors: list[dbapi.Cursor] = []
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement with bound values and return its rows."""
         with _translate_errors(self._name), self._connection.cursor() as cursor:
             cursor.execute(number_placeholders(sql), values or None)
             return cursor.fetchall() if cursor.description else []
 
     def read(self, sql: str, values: Sequence[Any] = ()) -> pa.RecordBatchReader:
-        """Run a query and stream its rows as Arrow."""
         cursor = self._connection.cursor()
         self._cursors.append(cursor)  # closing the cursor would end the stream
         with _translate_errors(self._name):
@@ -76,7 +74,6 @@ class PostgresSession(ServerSession):
         return QueryRows(lambda: self.read(sql), lambda: self.columns(f"({sql}) AS query"))
 
     def columns(self, table: str) -> pa.Schema:
-        """Return the names and types of the columns of a table or view."""
         return self.read(f"SELECT * FROM {table} LIMIT 0").schema
 
     def lock_and_timestamp(self, table: str) -> datetime:

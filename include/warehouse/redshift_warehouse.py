@@ -79,12 +79,10 @@ class RedshiftSession(ServerSession):
         self._exchange, self._get_credentials = exchange, get_credentials
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement with bound values and return its rows."""
         with self._run(sql, values) as cursor:
             return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
 
     def read(self, sql: str, values: Sequence[Any] = ()) -> pa.RecordBatchReader:
-        """Run a query and stream its rows as Arrow."""
         query = inline_values(sql, values, quote_text=_quote_text)
         return self._read_folder(self._unload(query), query)
 
@@ -98,7 +96,6 @@ class RedshiftSession(ServerSession):
         return QueryRows(read, cache(lambda: read().schema))
 
     def columns(self, table: str) -> pa.Schema:
-        """Return the names and types of the columns of a table or view."""
         with self._run(f"SELECT * FROM {table} LIMIT 0") as cursor:
             return pa.schema([(column[0], _ARROW_TYPES.get(column[1], pa.binary())) for column in cursor.description])
 
@@ -135,9 +132,7 @@ class RedshiftSession(ServerSession):
         """Stream the rows of an unloaded query. If there are none, there can be no file with their types either; they
         are then queried."""
         reader = self._exchange.read(folder)
-        if reader is None:
-            reader = self.columns(f"({sql}) AS unloaded").empty_table().to_reader()
-        return reader
+        return reader or self.columns(f"({sql}) AS unloaded").empty_table().to_reader()
 
     def _create_staging_table(self, name: str, rows: ArrowRows) -> str:
         table, reader = quote_column(name), pa.RecordBatchReader.from_stream(rows)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
-from include.warehouse.warehouse import ArrowRows
+from include.warehouse.warehouse import ArrowRows, Session
 
 #: SQLSTATE of a missing permission.
 _PERMISSION_DENIED = "42501"
@@ -62,7 +62,7 @@ def translate_errors(
         raise error_class(f"{prefix} {failure}: {error.message}") from None
 
 
-class ServerSession(ABC):
+class ServerSession(Session):
     """One connection to a server.
 
     :param connection: connection of the server's driver, which commits each statement outside a transaction
@@ -76,15 +76,10 @@ class ServerSession(ABC):
         self._connection, self._name = connection, name
 
     @abstractmethod
-    def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement with bound values and return its rows."""
-
-    @abstractmethod
     def _create_staging_table(self, name: str, rows: ArrowRows) -> str:
         """Copy rows into a new temporary table and return its name as SQL."""
 
     def is_open(self) -> bool:
-        """Return whether the connection still works. An open transaction is rolled back."""
         try:
             self.execute("ROLLBACK")
         except WarehouseError:
@@ -105,7 +100,6 @@ class ServerSession(ABC):
 
     @contextmanager
     def transaction(self, lock: str | None = None) -> Iterator[None]:
-        """Commit all statements of the block together, or none of them."""
         self.execute("BEGIN")
         try:
             if lock:  # this comes first, since the first statement can determine the snapshot

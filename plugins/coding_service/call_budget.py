@@ -10,8 +10,8 @@ from coding_service.shared_state import SharedFile, SharedRow
 
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
-#: Share of the daily budget that must be free again before a refused caller is asked to retry. The few calls of a
-#: quiet hour would be used up at once, and every caller that is refused again loses one of its attempts.
+#: Share of the daily budget that must be free again before refused callers retry. If it were only a few calls, most
+#: callers would be refused again, and each refusal costs one of their attempts.
 DAILY_HEADROOM = 0.1
 
 
@@ -19,12 +19,11 @@ class CallBudget:
     """Reserves evenly spaced moments for calls, across all processes that share the state.
 
     The service does not document when its day begins (docs/service-contract.md 8.9), so the daily budget applies to
-    any 24 hours. Calls are counted by the hour, and an hour counts until 24 hours after its end. A stored time that
-    is further ahead than any wait was written by a clock that was wrong, and is ignored.
+    any 24 hours. Calls are counted by the hour, and an hour counts until 24 hours after its end. A stored time beyond
+    any possible wait comes from a wrong clock and is ignored.
 
     :param state: where the budget is kept, with a clock that is the same for all callers
-    :param per_second: calls a second
-    :param per_day: calls in any 24 hours
+    :param per_second, per_day: calls a second, and calls in any 24 hours
     """
 
     def __init__(self, state: SharedFile | SharedRow, per_second: float, per_day: int) -> None:
@@ -68,10 +67,11 @@ class CallBudget:
         calls = {hour: count for hour, count in state.get("calls", {}).items() if oldest <= int(hour) <= latest}
         if sum(calls.values()) >= self._per_day:
             reason = f"all {self._per_day} calls allowed in 24 hours have been made"
-            raise _quota_error(reason, self._headroom_time(calls), now)
+            raise _quota_error(reason, self._find_headroom(calls), now)
         return calls
 
-    def _headroom_time(self, calls: dict[str, int]) -> float:
+    def _find_headroom(self, calls: dict[str, int]) -> float:
+        """Return when so many of these calls no longer count that the headroom is free."""
         hours = sorted(map(int, calls))
         totals = accumulate(calls[str(hour)] for hour in hours)
         pairs = zip(hours, totals, strict=True)

@@ -1,4 +1,4 @@
-"""The steps of a call to the service, without any HTTP, so that both hooks can perform them."""
+"""The steps of a call to the service, without HTTP, so that both hooks can perform them."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ CodingServiceError
 │   ├── ServiceUnavailableError   the service could not be reached, or answered HTTP 5xx
 │   ├── TooManyRequestsError      HTTP 429: calls too close together
 │   ├── QuotaExceededError        HTTP 429: the daily quota is used up
-│   ├── BudgetError               the database of the call budget is down or refuses
+│   ├── BudgetError               the database of the call budget is unavailable
 │   ├── TransferError             an upload or a download was interrupted
 │   └── StagingError              a file cannot be read or written on disk or in object storage
 ├── FinalError                    the same call will fail again until somebody acts
@@ -77,7 +77,7 @@ class QuotaExceededError(RetryableError):
 
 
 class BudgetError(RetryableError):
-    """The database that holds the call budget of several machines is down or refuses."""
+    """The database that holds the call budget of several machines is unavailable."""
 
 
 class TransferError(RetryableError):

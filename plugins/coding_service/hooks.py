@@ -68,21 +68,21 @@ class CodingServiceHook(HttpHook):
         """Return the model of `topic` that has the GUID `model`, or the latest one if `model` is `latest`.
 
         :raises NotFoundError: there is no such topic or model; the message lists those that exist
-        :raises RequestRefusedError: the model needs other input fields than the ones that are sent
+        :raises RequestRefusedError: the model needs input fields that are not sent
         """
-        topics = sorted(one.uri_name for one in self.topics())
-        if topic not in topics:
-            raise errors.NotFoundError(f"the service has no topic {topic!r}; it has {topics}")
+        uri_names = sorted(entry.uri_name for entry in self.topics())
+        if topic not in uri_names:
+            raise errors.NotFoundError(f"the service has no topic {topic!r}; it has {uri_names}")
         if model == "latest":
             return _check_input_fields(self.latest_model(topic))
-        models = {one.model_id: one for one in self.models(topic)}
+        models = {entry.model_id: entry for entry in self.models(topic)}
         if model not in models:
-            choices = [f"{one.model_id} (version {one.version})" for one in models.values()]
+            choices = [f"{entry.model_id} (version {entry.version})" for entry in models.values()]
             raise errors.NotFoundError(f"topic {topic!r} has no model {model!r}; use 'latest' or one of {choices}")
         return _check_input_fields(models[model])
 
     def create_operation(self, topic: str, model_id: str) -> UploadGrant:
-        """Open a new operation. It is charged for: store its id before doing anything else."""
+        """Open a new operation, which is charged for: store its id before doing anything else."""
         return self._call(protocol.create_operation(topic, model_id))
 
     def operation(self, topic: str, operation_id: str) -> Operation:
@@ -105,9 +105,9 @@ class CodingServiceHook(HttpHook):
     ) -> tuple[transfer.Download, transfer.Download | None]:
         """Download the output file and the metadata file of a complete operation.
 
-        A download that an earlier attempt began is resumed. One status call returns both links; an expired link costs
-        one more. If the metadata file is not offered or cannot be downloaded, None is returned in its place, because
-        it must not cost the output file (docs/service-contract.md 8.28).
+        The download of an earlier attempt is resumed. One status call returns both links; an expired link costs one
+        more. A metadata file that is not offered or cannot be downloaded is returned as None, because it must not
+        cost the output file (docs/service-contract.md 8.28).
 
         :raises OutputExpiredError: the operation is complete, but its files have been deleted
         :raises OperationFailedError: the operation is not complete
@@ -195,10 +195,11 @@ class CodingServiceHook(HttpHook):
             raise errors.OutputExpiredError(
                 f"operation {operation_id!r} is complete but offers no output: it was deleted; code its texts again"
             )
-        links = {"output": operation.output_url, "metadata": operation.metadata_url}
+        urls = {"output": operation.output_url, "metadata": operation.metadata_url}
+        links = {name: url for name, url in urls.items() if url}
         for name, url in links.items():
-            self.settings.check_url(url or operation.output_url, f"the link to the {name} file")
-        return {name: url for name, url in links.items() if url}
+            self.settings.check_url(url, f"the link to the {name} file")
+        return links
 
     def _call(self, call: Call[T]) -> T:
         steps = self._flow.steps(call)
@@ -232,10 +233,7 @@ class CodingServiceHook(HttpHook):
 
 
 class CodingServiceAsyncHook(HttpAsyncHook):
-    """Calls the service from a trigger: no method blocks the event loop.
-
-    :param coding_service_conn_id: as for :class:`CodingServiceHook`
-    """
+    """Calls the service without blocking the event loop of a trigger; configured as :class:`CodingServiceHook`."""
 
     conn_name_attr = "coding_service_conn_id"
     default_conn_name = CONN_ID

@@ -29,7 +29,7 @@ def _object(data: Any, source: str) -> Mapping[str, Any]:
 
 
 class DictMixin:
-    """Conversion of a dataclass to a dict that JSON can hold, and back."""
+    """A dataclass that can be converted to a dict of JSON values and back."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)  # type: ignore[call-overload]
@@ -40,7 +40,7 @@ class DictMixin:
 
         :raises TypeError: a field that has no default is missing
         """
-        names = [one.name for one in fields(cls)]  # type: ignore[arg-type]
+        names = [entry.name for entry in fields(cls)]  # type: ignore[arg-type]
         return cls(**{name: data[name] for name in names if name in data})
 
 
@@ -156,12 +156,11 @@ class Fingerprint(DictMixin):
 
 @dataclass(frozen=True)
 class InputPart(DictMixin):
-    """The fields of a part that the operators use: one input file, coded by one operation.
+    """One input file, coded by one operation: the fields of a part that the operators use.
 
-    :param input_uri: of the input file (JSONL; `file://` or `s3://`)
-    :param sha256: of the input file, hexadecimal
+    :param input_uri, sha256: the input file (JSONL; `file://` or `s3://`) and its hash, hexadecimal
     :param force_new: whether every attempt opens a new operation instead of resuming an earlier one
-    :param expected_seconds: how long the operation is expected to take, None if that is not known
+    :param expected_seconds: expected duration of the operation; None if unknown
     """
 
     topic: str
@@ -180,8 +179,6 @@ class InputPart(DictMixin):
 class DownloadResult(DictMixin):
     """The files of a complete operation, as the download step returns them.
 
-    :param input_uri: of the input file that was coded
-    :param metadata_uri: None if there is no metadata file
     :param bytes, sha256, records: size, hexadecimal hash and number of lines of the output file
     """
 

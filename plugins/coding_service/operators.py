@@ -58,7 +58,7 @@ class CodingServiceOperator(BaseOperator):
         return InputPart.from_dict(self.part)
 
     def _open_operation(self, store: Any) -> UploadGrant:
-        """Open a new operation and store its id at once: nothing else leads to it (docs/service-contract.md 2.7)."""
+        """Open a new operation and store its id at once, because the service cannot list operations."""
         cipher = get_fernet()
         if not cipher.is_encrypted:
             raise SettingsError(
@@ -75,10 +75,8 @@ class CodingServiceOperator(BaseOperator):
 
     def _resumable_state(self, store: Any) -> dict[str, Any] | None:
         """Return the state that an earlier attempt stored for the same part, if its operation can still be used."""
-        state = store.get(OPERATION_STATE_KEY)
-        if state is None or self.input_part.force_new:
-            return None
-        if Fingerprint.from_dict(state["fingerprint"]) != self.input_part.fingerprint:
+        part, state = self.input_part, store.get(OPERATION_STATE_KEY)
+        if state is None or part.force_new or Fingerprint.from_dict(state["fingerprint"]) != part.fingerprint:
             return None
         operation = self._find_operation(state["operation_id"])
         return state if operation is not None and operation.is_usable else None
@@ -147,7 +145,7 @@ class CodingServiceUploadOperator(CodingServiceOperator):
         return self._upload(self._open_operation(store))
 
     def _candidate_grants(self, store: Any) -> Iterator[UploadGrant]:
-        """Yield the grant with which an earlier attempt replaced an expired one, if any, and the create step's."""
+        """Yield the grant of the operation that an earlier attempt opened here, if any, then the create step's."""
         state = self._resumable_state(store)
         if state is not None and state["operation_id"] != self.operation_id:
             yield decrypt_grant(state["grant"])

@@ -1,4 +1,4 @@
-"""A file during its download: on this machine, or in object storage."""
+"""Files during their download, on this machine or in object storage."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def open_partial_download(path: FilePath) -> PartialDownload:
 
 
 def _read_etag(path: Path) -> str:
-    """Return the ETag that an earlier attempt stored; "" (start over) if the file is damaged."""
+    """Return the ETag that an earlier attempt stored; "" if the file is damaged, so that the download starts over."""
     try:
         etag = json.loads(path.read_text())["etag"]
     except (ValueError, KeyError, TypeError):

@@ -1,10 +1,10 @@
 """When to make the next status call. Pure arithmetic: time and randomness are arguments.
 
-The first call is made a little before the expected end of the operation and the second at the expected end, with at
-most two hours between calls; without an expectation, the first call is made after the first interval. From then on,
-the interval is the first interval plus a quarter of the time since the expected end, up to 15 minutes. So the end is
-noticed late by at most about a quarter of that time, and until the maximum is reached, the number of calls grows with
-the logarithm of the duration. With a first interval of 10 s and without jitter:
+If the duration of the operation can be estimated, the first call is made a little before its expected end and the
+second at that end, at most two hours apart. Otherwise, the first call is made after the first interval. From then on,
+each interval is the first interval plus a quarter of the time since the expected end, up to 15 minutes. So the end is
+noticed late by at most about a quarter of that time, and the number of calls grows with the logarithm of the duration
+until the maximum is reached. With a first interval of 10 s and without jitter:
 
 | duration of the operation | 1 min | 10 min | 1 h | 24 h |
 |---|---:|---:|---:|---:|
@@ -23,8 +23,8 @@ from typing import Any
 
 from coding_service.errors import CodingServiceError, RetryableError, TooManyRequestsError
 
-#: The first call is made after this share of the expected time. Expectations come from earlier waits: if no call were
-#: made before the expected end, an expectation that is too long would never be corrected.
+#: The first call is made after this share of the expected duration. Expectations come from earlier waits: without a
+#: call before the expected end, an expectation that is too long would never be corrected.
 FIRST_POLL_SHARE = 0.8
 #: Maximum wait for the first call, because outputs are deleted after a day.
 MAX_FIRST_WAIT_S = 7200.0
@@ -55,7 +55,7 @@ def next_wait(
     interval = min(first_interval + INTERVAL_GROWTH * max(0.0, elapsed - due), max(first_interval, MAX_INTERVAL_S))
     if isinstance(error, TooManyRequestsError):
         interval *= SLOW_DOWN_FACTOR
-    # a call that would be due within the interval is skipped in favour of the one after it
+    # a call that is due in less than the interval is skipped, and the next one is made instead
     wait = next((poll - elapsed for poll in (FIRST_POLL_SHARE * due, due) if poll - elapsed > interval), interval)
     wait = min(wait, max(interval, MAX_FIRST_WAIT_S))
     return max(wait, _min_wait_after(error)) + interval * JITTER_SHARE * random()

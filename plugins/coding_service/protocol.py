@@ -58,9 +58,9 @@ class Answer:
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds to wait according to the Retry-After header (seconds or an HTTP date); None without one.
+        """Seconds to wait according to the Retry-After header (a number or an HTTP date); None without one.
 
-        The value is limited to the longest wait in the contract; a service that still refuses then can say so again.
+        At most the longest wait in the contract: a service that still refuses then sends another header.
         """
         value = self.headers.get("retry-after", "").strip()
         if value.isdecimal():

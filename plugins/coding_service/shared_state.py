@@ -129,7 +129,7 @@ class SharedRow:
     def lock(self) -> Iterator[tuple[dict[str, Any], float]]:
         """Lock the row and yield its state, to be changed in place, with the server's time (s since the epoch).
 
-        :raises BudgetError: the database is down or refuses
+        :raises BudgetError: the database is unavailable
         """
         try:
             with psycopg.connect(self._conninfo) as connection:

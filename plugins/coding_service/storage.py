@@ -1,4 +1,4 @@
-"""The files of a run by their URI: on this machine or in object storage."""
+"""Files by their URI, on this machine or in object storage."""
 
 from __future__ import annotations
 

@@ -45,12 +45,7 @@ class BlockAdapter(HTTPAdapter):
 
 @dataclass(frozen=True)
 class Download:
-    """A file that was downloaded completely.
-
-    :param bytes: size of the file
-    :param sha256: of its content, hexadecimal
-    :param lines: number of line feeds
-    """
+    """A file that was downloaded completely: its size, its SHA-256 (hexadecimal) and its number of line feeds."""
 
     path: FilePath
     bytes: int
@@ -246,20 +241,16 @@ def _content_range(response: requests.Response) -> tuple[int, int]:
 
 def _actual_size(response: requests.Response) -> int:
     """Return the file size from the error document for a range that is not satisfiable; -1 if it is missing."""
-    size = _element(_error_document(response), "ActualObjectSize")
+    size = _error_element(response, "ActualObjectSize")
     return int(size) if size.isdecimal() else -1
 
 
 def _reason(response: requests.Response) -> str:
     """Return code and message of a storage error (XML), and nothing else from the body."""
-    xml = _error_document(response)
-    words = [_element(xml, name) for name in ("Code", "Message")]
+    words = [_error_element(response, name) for name in ("Code", "Message")]
     return f" ({': '.join(filter(None, words))})" if any(words) else ""
 
 
-def _error_document(response: requests.Response) -> str:
-    return response.content[:2000].decode("utf-8", "replace")
-
-
-def _element(xml: str, name: str) -> str:
+def _error_element(response: requests.Response, name: str) -> str:
+    xml = response.content[:2000].decode("utf-8", "replace")
     return xml.partition(f"<{name}>")[2].partition(f"</{name}>")[0][:200]

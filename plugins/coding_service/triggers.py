@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from coding_service.errors import CodingServiceError, NotFoundError, SettingsError
+from coding_service.errors import CodingServiceError, NotFoundError, SettingsError, redact
 from coding_service.hooks import CodingServiceAsyncHook
 from coding_service.models import Operation
 from coding_service.polling import next_wait
@@ -54,7 +54,7 @@ def make_event(reason: Reason, operation_id: str, message: str, seconds: float) 
         "status": "success" if reason is Reason.COMPLETE else "error",
         "reason": reason.value,
         "operation_id": operation_id,
-        "message": str(CodingServiceError(message)),
+        "message": redact(message),
         "seconds": round(seconds, 3),
     }
 
@@ -62,17 +62,13 @@ def make_event(reason: Reason, operation_id: str, message: str, seconds: float) 
 class BatchCodeTrigger(BaseTrigger):
     """Waits until an operation ends and yields exactly one event.
 
-    A failed status call does not end the wait, unless the service does not know the operation. The deadline and the
-    polling interval depend on points in time, so a restart of the triggerer neither extends the wait nor polls more
-    often.
+    A failed status call ends the wait only for one of :data:`FATAL_POLL_ERRORS`. Deadline and start are points in
+    time, so a restart of the triggerer neither extends the wait nor polls more often.
 
-    :param topic: uriName of the topic
-    :param operation_id: GUID of the operation
-    :param coding_service_conn_id: Airflow connection of the service
     :param deadline: when to stop waiting, in seconds since the epoch
-    :param poll_interval: seconds between the first two status calls; None: the value in the connection
-    :param expected_seconds: how long the operation is expected to take; the first status call is a little earlier
     :param started: when the wait began, in seconds since the epoch; None: now
+
+    The other parameters are those of :class:`coding_service.sensors.BatchCodeSensor`.
     """
 
     def __init__(
@@ -95,15 +91,10 @@ class BatchCodeTrigger(BaseTrigger):
         self.started = time.time() if started is None else started
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        names = [
-            "topic",
-            "operation_id",
-            "coding_service_conn_id",
-            "deadline",
-            "poll_interval",
-            "expected_seconds",
+        names = (
+            "topic", "operation_id", "coding_service_conn_id", "deadline", "poll_interval", "expected_seconds",
             "started",
-        ]
+        )  # fmt: skip
         return "coding_service.triggers.BatchCodeTrigger", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:

@@ -4,26 +4,30 @@ from dataclasses import replace
 
 import pytest
 
+from include.coding.collect import store_operations
 from include.coding.estimate import Estimate, estimate_run
+from include.coding.parts import Part
 from include.coding.prepare import Prepared, expect_seconds
-from tests.coding.conftest import DAY, make_plan, on_all_warehouses
+from include.coding.results import PartResult, PartSummary
+from include.coding.tables import create_tables
+from tests.coding.conftest import DAY, MODEL, make_plan, on_all_warehouses
 
 NOTHING_TO_SEND = Prepared("2026-10-06T00:00:00", "x", False, None, (), 10, 1, 2, 6, 6)
 
 
 @pytest.fixture
-def land_operations(pipeline):
-    """A function that lands operations, each given by its number of records and its seconds."""
+def store(pipeline):
+    """A function that stores complete operations, each given by its number of records and its seconds."""
 
-    def land(*operations):
-        for number, (records, seconds) in enumerate(operations):
-            texts = [(f"{number}-{text}", DAY, f"job {number} {text}", "") for text in range(records)]
-            pipeline.fill(*texts)
-            pipeline.prepare(run_id=f"run-{number}")
-            pipeline.land([replace(pipeline.code_part(part), seconds=seconds) for part in pipeline.prepared.parts])
-        return pipeline
+    def store(*operations):
+        with pipeline.warehouse.session() as session:
+            create_tables(session, "coding")
+            for number, (records, seconds) in enumerate(operations):
+                part = Part(number, "osca", MODEL, False, "file:///part", records, 1, "hash")
+                result = PartResult(number, f"{records} in {seconds}", "complete", seconds=seconds)
+                store_operations(session, make_plan(), [part], [result], [PartSummary(usable=records)])
 
-    return land
+    return store
 
 
 def expect(pipeline, records, **changes):
@@ -32,22 +36,21 @@ def expect(pipeline, records, **changes):
 
 
 @on_all_warehouses
-def test_the_expected_duration_is_the_median_of_operations_of_a_similar_size(land_operations):
-    pipeline = land_operations(
-        (1, 10.0), (1, 12.0), (1, 11.0), (8, 80.0), (9, 90.0), (10, 1000.0), (9, 100.0), (8, 85.0)
-    )
+def test_the_expected_duration_is_the_median_of_operations_of_a_similar_size(pipeline, store):
+    store((1, 10.0), (1, 12.0), (1, 11.0), (8, 80.0), (9, 90.0), (10, 1000.0), (9, 100.0), (8, 85.0))
     assert expect(pipeline, 9) == 90.0, "the median of five: one that took very long does not matter"
     assert expect(pipeline, 1) in (11.0, 12.0), "three operations have one record, the others are the next in size"
 
 
-def test_no_duration_is_expected_without_earlier_operations(land_operations):
-    pipeline = land_operations((1, None))
+def test_no_duration_is_expected_without_earlier_operations(pipeline, store):
+    store((1, None))
     assert expect(pipeline, 1) is None
-    assert expect(land_operations((2, 5.0)), 1, topic="anzsco") is None
+    store((2, 5.0))
+    assert expect(pipeline, 1, topic="anzsco") is None
 
 
-def test_each_part_has_its_expected_duration(land_operations):
-    pipeline = land_operations((2, 30.0))
+def test_each_part_has_its_expected_duration(pipeline, store):
+    store((2, 30.0))
     pipeline.fill(("new", DAY, "nurse", ""))
     pipeline.prepare(run_id="next")
     assert [part.expected_seconds for part in pipeline.prepared.parts] == [30.0]

@@ -3,6 +3,7 @@
 import subprocess
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -33,7 +34,7 @@ def pipeline(server, tmp_path):
         f"INSERT INTO survey_responses SELECT CAST(i AS VARCHAR), DATE '{DAY}', 'job ' || i % 20000, ''"
         f" FROM generate_series(1, {RECORDS}) AS s(i)"
     )
-    pipeline.run(code=lambda line: code_line(line, result=BAKER))
+    pipeline.run(code=partial(code_line, result=BAKER))
     pipeline.prepare(run_id="run-2", selection="all")
     return pipeline
 
@@ -41,9 +42,10 @@ def pipeline(server, tmp_path):
 class Landing(threading.Thread):
     """A landing of the run that was prepared last, in a thread of its own."""
 
-    def __init__(self, pipeline):
+    def __init__(self, pipeline, result=CHEF):
         super().__init__()
-        part_results = [pipeline.code_part(part) for part in pipeline.prepared.parts]
+        code = partial(code_line, result=result)
+        part_results = [pipeline.code_part(part, code) for part in pipeline.prepared.parts]
         self._run = (pipeline.plan, pipeline.prepared, part_results, pipeline.warehouse)
         self.staging, self.error = pipeline.staging, None
 
@@ -88,20 +90,20 @@ def test_a_restart_of_the_warehouse_fails_a_landing_with_its_reason_and_a_retry_
 def test_published_rows_are_unchanged_or_complete_whenever_the_warehouse_restarts(pipeline, server):
     start = time.monotonic()
     pipeline.land()
-    duration, after = time.monotonic() - start, count_published(pipeline)
-    for moment in (0.3, 0.5, 0.7, 0.9):
-        pipeline.run(run_id="run-1", selection="all", code=lambda line: code_line(line, result=BAKER))
-        before = count_published(pipeline)
-        pipeline.prepare(run_id="run-2", selection="all")
-        landing = Landing(pipeline)
+    duration = time.monotonic() - start
+    for moment, result in ((0.3, BAKER), (0.5, CHEF), (0.7, BAKER), (0.9, CHEF)):
+        before, run_id = count_published(pipeline), f"run-{moment}"
+        after = [(run_id, result["codeCategory"], RECORDS)]
+        pipeline.prepare(run_id=run_id, selection="all")
+        landing = Landing(pipeline, result)
         landing.start()
         landing.join(moment * duration)
         server.restart()
         landing.join()
         assert landing.error is None or isinstance(landing.error, WarehouseError)
         assert count_published(pipeline) == (before if landing.error else after)
-        pipeline.land()
-        assert count_published(pipeline) == after
+        landing.run()
+        assert (landing.error, count_published(pipeline)) == (None, after)
 
 
 @pytest.fixture

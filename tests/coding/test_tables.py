@@ -21,7 +21,7 @@ MIGRATIONS = (
 
 #: The version of a new schema.
 VERSION = 1 + len(tables.MIGRATIONS)
-#: The tables of version 1 that differ from those of version 2.
+#: The tables of version 1 that later versions change.
 TABLES_VERSION_1 = """
 CREATE SCHEMA coding;
 CREATE TABLE coding.schema_version (version INTEGER NOT NULL, migrated_at TIMESTAMP NOT NULL);
@@ -30,6 +30,13 @@ CREATE TABLE coding.coding_operations (
     operation_id VARCHAR NOT NULL, run_id VARCHAR NOT NULL, part INTEGER NOT NULL, topic VARCHAR NOT NULL,
     model_id VARCHAR NOT NULL, records BIGINT NOT NULL, bytes BIGINT NOT NULL, state VARCHAR NOT NULL, error VARCHAR,
     usable BIGINT NOT NULL, set_aside BIGINT NOT NULL, metadata VARCHAR, landed_at TIMESTAMP NOT NULL
+);
+CREATE TABLE coding.coding_runs (
+    run_id VARCHAR NOT NULL, topic VARCHAR NOT NULL, model_id VARCHAR NOT NULL, model_version DOUBLE PRECISION,
+    source VARCHAR NOT NULL, selection VARCHAR NOT NULL, from_date DATE NOT NULL, to_date DATE NOT NULL,
+    read_at TIMESTAMP NOT NULL, checksum VARCHAR, rows_of VARCHAR NOT NULL, records BIGINT NOT NULL,
+    coded BIGINT NOT NULL, uncoded BIGINT NOT NULL, rejected BIGINT NOT NULL, texts BIGINT NOT NULL,
+    texts_sent BIGINT NOT NULL, operations INTEGER NOT NULL, landed_at TIMESTAMP NOT NULL
 );
 INSERT INTO coding.coding_operations
 VALUES ('o', 'r', 0, 'osca', 'm', 1, 1, 'complete', NULL, 1, 0, NULL, TIMESTAMP '2026-11-01 00:00:00')
@@ -88,7 +95,7 @@ def test_tables_of_version_1_get_the_columns_of_a_new_schema_and_keep_their_rows
             session.execute(statement)
         create_tables(session, "coding")
         create_tables(session, "fresh")
-    for table in ("coding_operations", "pinned_models"):
+    for table in ("coding_operations", "coding_runs", "pinned_models"):
         with warehouse.session(read_only=True) as session:
             assert session.columns(f'"coding"."{table}"').names == session.columns(f'"fresh"."{table}"').names
     assert query(warehouse, "SELECT operation_id, seconds FROM coding.coding_operations") == [("o", None)]

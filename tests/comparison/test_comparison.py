@@ -44,7 +44,6 @@ class CodedRecords:
 
     def __init__(self, place, folder):
         self.warehouse, self.folder = open_warehouse(place), folder
-        self.run("SELECT 1")
         with self.warehouse.session() as session:
             create_tables(session, "coding")
 
@@ -87,7 +86,8 @@ class CodedRecords:
     def write(self, **changes):
         """Return the report and the picture as text."""
         comparison = Comparison(**{"topic": "osca", **changes})
-        report = path_from_uri(write_comparison(comparison, self.warehouse, Staging.here(self.folder / "report")))
+        staging = Staging.in_folder(self.folder / "report")
+        report = path_from_uri(write_comparison(comparison, self.warehouse, staging))
         return report.read_text(encoding="utf-8"), (report.parent / "picture.svg").read_text(encoding="utf-8")
 
 

@@ -20,7 +20,7 @@ from include.coding.landing import LandingSummary
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
 from include.coding.tables import create_tables
-from include.local_service.server import LocalService
+from include.local_service.http.server import LocalService
 from include.pipeline import steps
 from include.pipeline.run_metadata import PoolSize, RunMetadata
 from include.stack.processes import coding_connection, free_port

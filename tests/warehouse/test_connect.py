@@ -46,19 +46,16 @@ def test_the_connection_can_have_any_id(monkeypatch, tmp_path):
 def test_a_missing_connection_is_named_with_a_way_to_create_it():
     with pytest.raises(WarehouseError) as excinfo:
         connect("no_such_warehouse")
-    assert (
-        "there is no Airflow connection 'no_such_warehouse': create one of type duckdb, postgres or redshift"
-        in str(excinfo.value)
-    )
+    message = "there is no Airflow connection 'no_such_warehouse': create one of type duckdb, postgres or redshift"
+    assert message in str(excinfo.value)
     assert 'AIRFLOW_CONN_NO_SUCH_WAREHOUSE=\'{"conn_type": "duckdb", "host": ' in str(excinfo.value)
 
 
 @pytest.mark.parametrize("kind", ["mysql", "http", "sqlite"])
 def test_a_connection_of_an_unsupported_type_is_refused(define, kind):
     define(conn_type=kind, host="somewhere")
-    with pytest.raises(
-        WarehouseError, match=f"'warehouse_default' is of type '{kind}'; supported: 'duckdb', 'postgres', 'redshift'"
-    ):
+    message = f"'warehouse_default' is of type '{kind}'; supported: 'duckdb', 'postgres', 'redshift'"
+    with pytest.raises(WarehouseError, match=message):
         connect(CONN_ID)
 
 
@@ -138,9 +135,8 @@ def test_a_redshift_connection_opens_a_warehouse_that_exchanges_rows_through_s3(
     warehouse = connect_redshift()
     with warehouse.session() as session:
         ((database, user),) = session.execute("SELECT current_database(), current_user")
-        session._exchange.write(
-            session._exchange.make_folder(), pa.table({"a": [1]}).to_reader(), pa.schema({"a": "int64"})
-        )
+        rows, folder = pa.table({"a": [1]}), session._exchange.make_folder()
+        session._exchange.write(folder, rows.to_reader(), rows.schema)
         assert len(keys_below(redshift.s3, f"s3://{BUCKET}/{database}/exchange")) == 1
     assert (warehouse.name, user) == (f"redshift://cluster/{database}", "postgres")
 

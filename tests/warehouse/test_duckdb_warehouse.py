@@ -87,33 +87,24 @@ def test_any_number_of_processes_can_read_at_the_same_time(warehouse, lock_file)
 def test_the_timeout_error_names_the_file_and_the_waiting_time(path, lock_file):
     lock_file("write")
     start = time.monotonic()
-    with (
-        pytest.raises(
-            WarehouseBusyError, match=r"warehouse '.*warehouse.duckdb' was locked by another process for 1 s"
-        ),
-        open_warehouse(path, lock_timeout_s=1).session(),
-    ):
+    message = "warehouse '.*warehouse.duckdb' was locked by another process for 1 s"
+    with pytest.raises(WarehouseBusyError, match=message), open_warehouse(path, lock_timeout_s=1).session():
         pass
     assert 1 <= time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("folder", ["missing", "clock", "Could not set aside"])
 def test_a_file_that_cannot_be_opened_fails_at_once(tmp_path, folder):
-    path = tmp_path / folder / "lock.duckdb"
-    with (
-        pytest.raises(WarehouseError, match=r"warehouse '.*lock.duckdb' cannot be opened: .*No such file") as excinfo,
-        open_warehouse(path).session(),
-    ):
+    path, message = tmp_path / folder / "lock.duckdb", "warehouse '.*lock.duckdb' cannot be opened: .*No such file"
+    with pytest.raises(WarehouseError, match=message) as excinfo, open_warehouse(path).session():
         pass
     assert not isinstance(excinfo.value, WarehouseBusyError)
 
 
 def test_a_file_that_is_not_a_database_is_refused(tmp_path):
-    (tmp_path / "a.duckdb").write_bytes(b"no database" * 1000)
-    with (
-        pytest.raises(WarehouseError, match="not a valid DuckDB database"),
-        open_warehouse(tmp_path / "a.duckdb").session(),
-    ):
+    path = tmp_path / "a.duckdb"
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(WarehouseError, match="not a valid DuckDB database"), open_warehouse(path).session():
         pass
 
 

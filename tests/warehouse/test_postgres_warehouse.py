@@ -2,7 +2,7 @@
 
 import pytest
 
-from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
+from include.warehouse.errors import WarehouseError, WarehouseSettingsError
 from include.warehouse.postgres_warehouse import PostgresWarehouse
 from tests.support.postgres import run_postgres
 
@@ -17,33 +17,16 @@ def open_warehouse(postgres, database, user="postgres"):
 
 
 @pytest.mark.parametrize(
-    ("sql", "error", "message"),
+    ("sql", "message"),
     [
-        (
-            "SELECT * FROM secrets",
-            WarehouseSettingsError,
-            "permission denied for table secrets; grant it to the user",
-        ),
-        ("CREATE SCHEMA coding", WarehouseSettingsError, "permission denied for database"),
-        ("SELECT * FROM hidden.t", WarehouseSettingsError, "permission denied for schema hidden"),
-        ("SELECT * FROM nowhere", NoSuchTableError, 'relation "nowhere" does not exist'),
-        ("SELECT 1 / 0", WarehouseError, "division by zero (SQLSTATE 22012)"),
-        (
-            "SELECT CAST('what a person wrote' AS INTEGER)",
-            WarehouseError,
-            "connection: invalid input syntax for type integer (SQLSTATE 22P02)",
-        ),
-        ("SELEC 1", WarehouseError, "syntax error"),
+        ("SELECT 1 / 0", "connection: division by zero (SQLSTATE 22012)"),
+        ("SELECT CAST('a person' AS INTEGER)", "connection: invalid input syntax for type integer (SQLSTATE 22P02)"),
     ],
 )
-def test_the_class_of_a_server_error_tells_whether_it_is_retryable(postgres, database, sql, error, message):
-    postgres.execute("DROP ROLE IF EXISTS guest")
-    postgres.execute("CREATE ROLE guest LOGIN")
-    for statement in ("CREATE TABLE secrets (a INT)", "CREATE SCHEMA hidden", "CREATE TABLE hidden.t (a INT)"):
-        postgres.execute(statement, database)
-    with open_warehouse(postgres, database, "guest").session() as session, pytest.raises(error) as excinfo:
+def test_an_error_about_a_value_does_not_contain_it(postgres, database, sql, message):
+    with open_warehouse(postgres, database).session() as session, pytest.raises(WarehouseError) as excinfo:
         session.execute(sql)
-    assert (type(excinfo.value), message in str(excinfo.value)) == (error, True)
+    assert message in str(excinfo.value)
 
 
 def test_an_error_contains_nothing_of_a_row(postgres, database):
@@ -57,10 +40,9 @@ def test_an_error_contains_nothing_of_a_row(postgres, database):
 
 @pytest.mark.parametrize("user", ["nobody", "postgres"])
 def test_a_refused_connection_gives_the_reason(postgres, user):
-    with (
-        pytest.raises(WarehouseSettingsError, match="'postgres://tests' cannot be reached: .*does not exist"),
-        open_warehouse(postgres, "no_such_database", user).session(),
-    ):
+    warehouse = open_warehouse(postgres, "no_such_database", user)
+    message = "'postgres://tests' cannot be reached: .*does not exist"
+    with pytest.raises(WarehouseSettingsError, match=message), warehouse.session():
         pass
 
 

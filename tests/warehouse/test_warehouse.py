@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from include.warehouse.duckdb_warehouse import Query
-from include.warehouse.errors import NoSuchTableError
+from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
 from include.warehouse.warehouse import quote_column, quote_table
 from tests.support.warehouses import open_warehouse
 
@@ -58,6 +58,34 @@ def test_a_missing_table_has_its_own_error(warehouse, method, name):
         getattr(session, method)(f"SELECT * FROM {quote_table(name)}")
 
 
+@pytest.mark.parametrize("place", ["postgres", "redshift"], indirect=True)
+@pytest.mark.parametrize(
+    ("sql", "error", "message"),
+    [
+        (
+            "SELECT * FROM secrets",
+            WarehouseSettingsError,
+            "permission denied for table secrets; grant it to the user",
+        ),
+        ("CREATE SCHEMA coding", WarehouseSettingsError, "permission denied for database"),
+        ("SELECT * FROM hidden.t", WarehouseSettingsError, "permission denied for schema hidden"),
+        ("SELECT * FROM nowhere", NoSuchTableError, 'relation "nowhere" does not exist'),
+        ("SELECT 1 / 0", WarehouseError, "://tests' rejected a statement or closed the connection: division by zero"),
+        ("SELEC 1", WarehouseError, "syntax error"),
+    ],
+)
+def test_the_class_of_a_server_error_tells_whether_it_is_retryable(postgres, warehouse, sql, error, message):
+    postgres.execute("DROP ROLE IF EXISTS guest")
+    postgres.execute("CREATE ROLE guest")
+    create = ["CREATE TABLE secrets (a INT)", "CREATE SCHEMA hidden", "CREATE TABLE hidden.t (a INT)"]
+    with warehouse.session() as session:
+        for statement in (*create, "SET ROLE guest"):
+            session.execute(statement)
+        with pytest.raises(error) as excinfo:
+            session.execute(sql)
+    assert (type(excinfo.value), message in str(excinfo.value)) == (error, True)
+
+
 def test_rows_are_read_in_batches(warehouse):
     with warehouse.session() as session:
         reader = session.read("SELECT n, repeat('x', 300) AS t FROM generate_series(1, ?) AS s(n)", [250_000])
@@ -68,12 +96,9 @@ def test_rows_are_read_in_batches(warehouse):
 
 
 def test_a_query_with_values_can_be_read(warehouse):
-    query, values = (
-        "SELECT ? AS t, ? AS n, '?' AS mark, a FROM t WHERE b = ? AND DATE '2026-10-05' = ?",
-        ["it's", 7, "x", date(2026, 10, 5)],
-    )
+    query = "SELECT ? AS t, ? AS n, '?' AS mark, a FROM t WHERE b = ? AND DATE '2026-10-05' = ?"
     with warehouse.session() as session:
-        (row,) = session.read(query, values).read_all().to_pylist()
+        (row,) = session.read(query, ["it's", 7, "x", date(2026, 10, 5)]).read_all().to_pylist()
     assert list(row.values()) == ["it's", 7, "?", 1]
 
 
