@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from math import ceil
+from typing import TYPE_CHECKING
 
 from include.coding.handoff import Handoff
-from include.coding.prepare import Prepared
+
+if TYPE_CHECKING:
+    from include.coding.prepare import Prepared
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from include.coding.estimate import Estimate
-from include.coding.landing import LandingSummary
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
 from include.coding.run_log import RUN_FILTER, run_filter_values
 from include.coding.staging import REPORT, Staging
 from include.coding.tables import table
 from include.warehouse.warehouse import Session, Warehouse
+
+if TYPE_CHECKING:
+    from include.coding.landing import LandingSummary
 
 log = logging.getLogger(__name__)
 

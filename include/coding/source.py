@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import duckdb
-import pandas as pd
 import pyarrow as pa
 
 from include.coding.engine import Engine
@@ -223,6 +222,8 @@ def _scan_json(path: Path, plan: Plan, engine: Engine) -> tuple[str, pa.Schema]:
 
 
 def _scan_sheet(path: Path, plan: Plan, engine: Engine) -> str:
+    import pandas as pd  # imported here, because only Excel files need it
+
     types = {plan.source_column(name): str for name in plan.required_columns if name != "response_date"}
     try:
         # 'None' and 'N/A' are answers like any other, so only empty cells count as missing

@@ -6,18 +6,20 @@ Each `pull` function returns what a task left, and raises :class:`DataError` if 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from coding_service.models import DownloadResult, OperationOutcome
 from coding_service.sensors import OPERATION_KEY
 from include.coding.errors import DataError
 from include.coding.estimate import Estimate
 from include.coding.handoff import Handoff
-from include.coding.landing import LandingSummary
-from include.coding.parts import Fingerprint, Part
 from include.coding.plan import Plan
-from include.coding.prepare import Prepared
-from include.coding.results import PartResult
+
+if TYPE_CHECKING:  # imported by the functions that need them, because they load the data engine
+    from include.coding.landing import LandingSummary
+    from include.coding.parts import Part
+    from include.coding.prepare import Prepared
+    from include.coding.results import PartResult
 
 H = TypeVar("H", bound=Handoff)
 
@@ -40,6 +42,8 @@ def pull_plan(ti: Any) -> Plan:
 
 
 def pull_prepared(ti: Any) -> Prepared:
+    from include.coding.prepare import Prepared
+
     return _pull(ti, PREPARE, PREPARED_KEY, Prepared)
 
 
@@ -48,6 +52,8 @@ def pull_estimate(ti: Any) -> Estimate:
 
 
 def pull_landing_summary(ti: Any) -> LandingSummary:
+    from include.coding.landing import LandingSummary
+
     return _pull(ti, LAND, RETURN_KEY, LandingSummary)
 
 
@@ -64,6 +70,9 @@ def _pull(ti: Any, task_id: str, key: str, kind: type[H]) -> H:
 
 
 def _pull_part_result(ti: Any, part: int) -> PartResult:
+    from include.coding.parts import Fingerprint
+    from include.coding.results import PartResult
+
     def pull(task_id: str, key: str = RETURN_KEY) -> Any:
         return ti.xcom_pull(task_ids=task_id, key=key, map_indexes=part)
 

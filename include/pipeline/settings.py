@@ -14,17 +14,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Variable
 
 from coding_service.errors import InputFileError
 from coding_service.storage import storage_path
 from include.coding.errors import PlanError
-from include.coding.staging import Staging
-from include.coding.tables import table
 from include.pipeline.names import STAGING_CONN_ID, WAREHOUSE_CONN_ID
-from include.warehouse.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from include.coding.staging import Staging
+    from include.warehouse.warehouse import Warehouse
 
 #: Folders of the staging area: files of runs, rows exchanged with Redshift, and (never swept) reports of comparisons.
 RUNS, EXCHANGE = "occupation-coding-runs", "occupation-coding-exchange"
@@ -50,6 +51,8 @@ def read_schema() -> str:
 
 def qualified_table(name: str) -> str:
     """Return the SQL name of one of the project's tables or views, with its schema."""
+    from include.coding.tables import table
+
     return table(read_schema(), name)
 
 
@@ -114,6 +117,8 @@ def open_staging(uri: str) -> Iterator[Staging]:
     Files in progress are in the same folder if it is local, else in a temporary folder of this attempt below
     `CODING_SCRATCH` (by default the system's folder for temporary files).
     """
+    from include.coding.staging import Staging
+
     path = storage_path(uri, STAGING_CONN_ID)
     if isinstance(path, Path):
         yield Staging(uri, path)

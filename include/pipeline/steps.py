@@ -1,11 +1,14 @@
-"""The bodies of the tasks of `recode_occupations`, `compare_models` and `sweep_staging`."""
+"""The bodies of the tasks of `recode_occupations`, `compare_models` and `sweep_staging`.
+
+Each one imports the data work that it needs, so that a small task loads no engine.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pendulum
 from airflow.sdk.exceptions import AirflowSkipException
@@ -13,16 +16,14 @@ from airflow.sdk.exceptions import AirflowSkipException
 from coding_service import CodingServiceHook
 from include.coding.errors import DataError, PlanError
 from include.coding.estimate import Estimate, estimate_run
-from include.coding.landing import land
-from include.coding.model_pins import pin_model
 from include.coding.plan import Plan, resolve_dates
-from include.coding.prepare import Prepared, prepare
-from include.coding.report import write_estimate, write_report
-from include.coding.staging import sweep
 from include.pipeline import handoffs, settings
 from include.pipeline.names import POOL, TIMEZONE
 from include.pipeline.run_metadata import RunMetadata, read_metadata
 from include.pipeline.settings import open_staging, open_warehouse
+
+if TYPE_CHECKING:
+    from include.coding.prepare import Prepared
 
 #: Calls of the service to plan a run (topics, model), and to code a part without errors (create; the status before
 #: the upload, twice while the operation runs, and for the links).
@@ -92,6 +93,7 @@ def choose_look_back(params: Mapping[str, Any], metadata: RunMetadata | None, ru
 
 def _pin_model(plan: Plan, metadata: RunMetadata | None) -> Plan:
     """Return the plan with the GUID of its model, the same for all runs of a backfill."""
+    from include.coding.model_pins import pin_model
 
     def ask_service() -> tuple[str, float | None]:
         model = CodingServiceHook().pin_model(plan.topic, plan.model_id)
@@ -109,6 +111,8 @@ def _pin_model(plan: Plan, metadata: RunMetadata | None) -> Plan:
 
 def prepare_parts(ti: Any, dag_run: Any) -> list[dict[str, Any]]:
     """Read and validate the records, write what has to be sent, and return the parts to code; none in a dry run."""
+    from include.coding.prepare import prepare
+
     plan = handoffs.pull_plan(ti)
     with open_staging(plan.staging) as staging:
         prepared = prepare(plan, open_warehouse(plan.engine_memory_mb), staging)
@@ -128,6 +132,8 @@ def land_results(ti: Any) -> dict[str, Any]:
 
     :raises DataError: an earlier task failed, so that there is nothing to land
     """
+    from include.coding.landing import land
+
     plan, prepared = handoffs.pull_plan(ti), handoffs.pull_prepared(ti)
     if plan.dry_run:
         raise AirflowSkipException("a dry run sends nothing, so there is nothing to land")
@@ -140,6 +146,8 @@ def land_results(ti: Any) -> dict[str, Any]:
 
 def report_run(ti: Any) -> str:
     """Write the report of the run, or the estimate of a dry run, and return its URI."""
+    from include.coding.report import write_estimate, write_report
+
     plan = handoffs.pull_plan(ti)
     with open_staging(plan.staging) as staging:
         if plan.dry_run:
@@ -193,6 +201,8 @@ def compare_models(params: Mapping[str, Any], run_id: str) -> str:
 
 def sweep_staging() -> list[str]:
     """Clear the folders of abandoned runs and exchanges, and return their URIs."""
+    from include.coding.staging import sweep
+
     base, min_age = settings.staging_base(), timedelta(days=float(settings.read_setting("CODING_STAGING_DAYS", "14")))
     fs, now = settings.open_file_system(base), pendulum.now("UTC")
     return [
