@@ -83,7 +83,7 @@ def test_a_trial_stores_its_records_in_separate_tables(harness: Harness, wave: s
     assert harness.api.xcom(run_id, "land")["read"] == 5
     assert harness.query("SELECT count(*) FROM coding_trial.coded_records WHERE run_id = ?", run_id) == [(5,)]
     assert harness.query("SELECT count(*) FROM coding.coded_records WHERE run_id = ?", run_id) == [(0,)]
-    assert ": trial of 5 records" in harness.log(run_id)
+    assert ": a trial of 5 records" in harness.log(run_id)
     assert harness.api.tasks(run_id)["announce"] == "skipped"
 
 

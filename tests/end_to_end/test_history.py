@@ -53,7 +53,7 @@ class HistoryStack(FastStack):
         text = (dags / f"{RECODE_DAG_ID}.py").read_text()
         for dag_id, nights in CATCH_UP.items():
             (dags / f"{dag_id}.py").write_text(make_catch_up_dag(text, dag_id, *nights))
-        options = ("--coder", "stub", "--progression", "by_time", "--seconds", "8")
+        options = ("--coder", "stub", "--progression", "by_time", "--seconds", "4")
         super().__init__(folder, {"AIRFLOW__CORE__DAGS_FOLDER": str(dags)}, options)
 
     def _load_sample(self) -> None:
