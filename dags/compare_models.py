@@ -22,7 +22,7 @@ PARAMS = {
     ),
     "model_before": Param(
         "previous", type="string", minLength=1, title="Model before", section="What to compare",
-        description="`previous` or `newest` (by version, of the models that coded records), or the GUID of a model.",
+        description="`previous` or `newest` (by version, among models with records of the topic), or a GUID.",
     ),
     "model_after": Param(
         "newest", type="string", minLength=1, title="Model after", section="What to compare",

@@ -24,4 +24,4 @@ class AuditError(DataError):
 
 
 class StagingError(Exception):
-    """The disk or the object storage refuses a file of the run; a retry may succeed."""
+    """The disk or the object storage refuses a file of the run; a retry can succeed."""

@@ -17,7 +17,7 @@ TIMEOUT_S = 60
 
 
 class BackfillError(Exception):
-    """Airflow did not accept the request; a later attempt may succeed."""
+    """Airflow did not accept the request; a later attempt can succeed."""
 
 
 def find_backfill(conf: dict[str, Any]) -> int | None:

@@ -71,7 +71,7 @@ class CallBudget:
         return calls
 
     def _find_headroom(self, calls: dict[str, int]) -> float:
-        """Return when so many of these calls no longer count that the headroom is free."""
+        """Return when enough of these calls have expired to free the headroom (seconds since the epoch)."""
         hours = sorted(map(int, calls))
         totals = accumulate(calls[str(hour)] for hour in hours)
         pairs = zip(hours, totals, strict=True)

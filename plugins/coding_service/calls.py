@@ -43,7 +43,7 @@ class Send:
 
 @dataclass(frozen=True)
 class RunBlocking:
-    """A step: return the result of this function, which may block on a lock or a database."""
+    """A step: return the result of this function, which can block on a lock or a database."""
 
     function: Callable[[], Any]
 
