@@ -60,23 +60,3 @@ class NoModelsError(ServiceError):
 
 class RequestFailedError(ServiceError):
     """The service failed to perform the request."""
-
-
-class ObjectError(Exception):
-    """A request that the object storage refuses; the class names the reason."""
-
-
-class UnknownObjectError(ObjectError):
-    """There is no object under the key that the error holds as its text."""
-
-
-class OperationGoneError(ObjectError):
-    """The operation of an upload does not exist, or no longer."""
-
-
-class IncompleteObjectError(ObjectError):
-    """The number of bytes differs from the announced one."""
-
-
-class DigestMismatchError(ObjectError):
-    """The bytes do not have the announced MD5."""

@@ -126,10 +126,10 @@ class CodingService:
         ]
         return responses if "records" in body else responses[0]
 
-    def receive_input(self, operation_id: str, upload: StoredFile) -> StoredObject:
-        """Store an upload as the input of its operation; queue the operation if it is the first upload.
+    def receive_input(self, operation_id: str, upload: StoredFile) -> StoredObject | None:
+        """Store an upload as the input of its operation, and queue the operation if it is the first upload.
 
-        :raises OperationGoneError: if the operation does not exist any more.
+        :return: the object, or None if the operation no longer exists.
         """
         stored, is_first = self.operations.receive_input(operation_id, upload)
         if is_first:
