@@ -1,4 +1,4 @@
-"""The errors of the behaviour. The HTTP side maps each to a status and a message."""
+"""The reasons why the service refuses a request. The HTTP side maps each to a status and a message."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class UnknownClientError(ServiceError):
 
 
 class TooManyRequestsError(ServiceError):
-    """The client sends calls in too quick succession.
+    """The client sends calls too quickly.
 
     :param retry_after: seconds to wait before the next call.
     """
@@ -27,7 +27,7 @@ class TooManyRequestsError(ServiceError):
 
 
 class LimitExceededError(ServiceError):
-    """The client has used up its calls of the day."""
+    """The client has used all its calls for the day."""
 
 
 class InvalidBodyError(ServiceError):

@@ -18,6 +18,7 @@ from include.local_service.core.operation import (
     OUTPUT_LIFETIME_S,
     Event,
     Operation,
+    State,
     input_key,
     metadata_key,
     output_key,
@@ -147,26 +148,24 @@ class Operations:
         """
         done = operation.after(Event.INPUT_CODED, finished_at=self._clock.now())
         metadata = write_metadata(done)
-        if not self._end(done, Event.INPUT_CODED, {output_key: output, metadata_key: metadata}):
+        if not self._end(done, {output_key(done.operation_id): output, metadata_key(done.operation_id): metadata}):
             self._objects.delete({output.file, metadata.file})
 
     def fail(self, operation: Operation, error: str) -> None:
         """End an operation whose input cannot be coded."""
-        end = operation.after(Event.INPUT_REFUSED, finished_at=self._clock.now(), error=error)
-        self._end(end, Event.INPUT_REFUSED, {})
+        self._end(operation.after(Event.INPUT_REFUSED, finished_at=self._clock.now(), error=error), {})
 
     def time_out(self, operation: Operation) -> None:
         """Time out an operation that has its input."""
-        end = operation.after(Event.CODING_TIMED_OUT, finished_at=self._clock.now())
-        self._end(end, Event.CODING_TIMED_OUT, {})
+        self._end(operation.after(Event.CODING_TIMED_OUT, finished_at=self._clock.now()), {})
 
-    def _end(self, operation: Operation, event: Event, files: dict[Callable[[str], str], StoredFile]) -> bool:
+    def _end(self, operation: Operation, files: dict[str, StoredFile]) -> bool:
         with self._store.transaction():
             current = self._store.operation(operation.operation_id)
-            if current is None or not current.accepts(event):
+            if current is None or current.state is not State.IN_PROGRESS:
                 return False
             for key, file in files.items():
-                self._put(key(operation.operation_id), file, operation)
+                self._put(key, file, operation)
             # Status calls were counted while the operation was coded.
             self._store.save_operation(replace(operation, polls=current.polls))
         return True
