@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from include.local_service.cli.topics import add_topic_arguments, exit_on_error, find_topic, make_coders, parse_share
+from include.local_service.coder.coding import Coding
 from include.local_service.core.catalogue import INITIAL_VERSIONS, SHIPPED_TOPICS, Model
-from include.local_service.core.coders import CodingLike
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _format_coding(coding: CodingLike, threshold: float) -> list[str]:
+def _format_coding(coding: Coding, threshold: float) -> list[str]:
     heading = [] if coding.result else [f"no code reaches a confidence of {threshold:.0%}; suggestions:"]
     codes = [coding.result] if coding.result else coding.suggestions
     return [*heading, *(f"{code.code:6}  {code.label}  {code.confidence:.0%}" for code in codes)]

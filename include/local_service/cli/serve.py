@@ -12,14 +12,7 @@ from pathlib import Path
 from include.local_service.core.catalogue import Catalogue, ImportedTopicError
 from include.local_service.core.progress import LOG
 from include.local_service.core.service import CodingService
-from include.local_service.core.settings import (
-    DEFAULT_CLIENT_ID,
-    DEFAULT_CLIENT_SECRET,
-    DEFAULT_DATA_DIR,
-    CoderKind,
-    Progression,
-    Settings,
-)
+from include.local_service.core.settings import DEFAULT_DATA_DIR, CoderKind, Progression, Settings
 from include.local_service.http.server import listen, make_server, open_service, socket_url
 
 EXAMPLE = """\
@@ -35,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=8070, help="port to listen on; 0 means any free port")
     add("--data", type=Path, default=DEFAULT_DATA_DIR, metavar="DIR", help="data folder; stores all state")
-    add("--client-id", default=DEFAULT_CLIENT_ID, metavar="ID", help="client id that the token endpoint accepts")
-    add("--client-secret", default=DEFAULT_CLIENT_SECRET, metavar="SECRET", help="its secret")
+    add("--client-id", default=Settings.client_id, metavar="ID", help="client id that the token endpoint accepts")
+    add("--client-secret", default=Settings.client_secret, metavar="SECRET", help="its secret")
     add("--progression", choices=list(map(str, Progression)), default=str(Settings.progression),
         help="when status calls show that an operation has ended")  # fmt: skip
     add("--polls", type=int, default=Settings.polls, metavar="N",
@@ -57,7 +50,8 @@ def run(options: argparse.Namespace) -> int:
         sys.exit(f"cannot listen on {options.host}:{options.port}: {os.strerror(error.errno or 0)}")
     try:
         with server_socket, open_service(options.data, _make_settings(options)) as service:
-            greeting = make_greeting(service, socket_url(server_socket), options.data, reveal=sys.stdout.isatty())
+            url = socket_url(server_socket)
+            greeting = make_greeting(service, url, options.data, show_secret=sys.stdout.isatty())
             make_server(service, lambda: print(greeting, flush=True)).run(sockets=[server_socket])
     except BlockingIOError:
         sys.exit(f"another local coding service uses {options.data}. Stop it, or choose another folder with --data.")
@@ -78,18 +72,18 @@ def _log_to_stderr() -> None:
     LOG.setLevel(logging.INFO)
 
 
-def make_greeting(service: CodingService, url: str, data: Path, *, reveal: bool) -> str:
+def make_greeting(service: CodingService, url: str, data: Path, *, show_secret: bool) -> str:
     """Return the text that the service prints when it listens.
 
-    :param reveal: whether to show the client secret, which does not belong in a log.
+    :param show_secret: False for a log, where the client secret does not belong.
     """
     settings = service.settings
-    secret = settings.client_secret if reveal else "$CLIENT_SECRET"
+    secret = settings.client_secret if show_secret else "$CLIENT_SECRET"
     lines = [
         f"local coding service listening on {url}",
         *_describe_topics(service.catalogue),
         f"  client id    {settings.client_id}",
-        f"  secret       {secret if reveal else 'shown on a terminal only; the default is in --help'}",
+        f"  secret       {secret if show_secret else 'shown on a terminal only; the default is in --help'}",
         f"  data         {data}",
         f"  coder        {settings.coder}, shows results {_describe_delay(service)}"
         f"{', throttled' if settings.throttle else ''}",

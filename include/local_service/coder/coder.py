@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 
 from include.local_service.coder.calibration import Flags, Lines, choose, fit_lines, to_confidences, to_probabilities
 from include.local_service.coder.classifications import SHIPPED_CLASSIFICATION
+from include.local_service.coder.coding import Candidate, Coding
 from include.local_service.coder.examples import FOLDS, make_examples
 from include.local_service.coder.features import Columns, Features, Floats, Matrix, Pair, TextWords, read_pairs
 from include.local_service.coder.hierarchy import Category, Hierarchy, read_categories
@@ -45,32 +45,6 @@ _CONFIDENCE_DECIMALS = 4
 #: Called with what is being trained, the number of finished models and the number of all models.
 Progress: TypeAlias = Callable[[str, int, int], None]
 Report: TypeAlias = Callable[[str, int], None]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A code that may fit a text.
-
-    :param code: digits; their number is the level.
-    :param label: the category's name in the classification.
-    :param confidence: estimated probability (0 to 1) that the code is right.
-    """
-
-    code: str
-    label: str
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Coding:
-    """The outcome for one text: either a result, or one to three suggestions.
-
-    :param result: the most detailed code that reaches the threshold; None if not even one digit does.
-    :param suggestions: the likeliest occupations, best first; empty if there is a result.
-    """
-
-    result: Candidate | None
-    suggestions: tuple[Candidate, ...] = ()
 
 
 def ignore_progress(what: str, done: int, total: int) -> None:

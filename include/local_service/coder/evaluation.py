@@ -6,7 +6,8 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from statistics import mean, pstdev
+from itertools import chain
+from statistics import fmean, mean, pstdev
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -74,7 +75,7 @@ class Evaluation:
     def spelling_costs(self) -> tuple[Accuracy, Accuracy]:
         """Percentage points that a typing error costs: on held-out titles, and on titles of the training."""
         pairs = (self.titles, self.misspelt), (self.trained, self.trained_misspelt)
-        unseen, trained = ({digits: clean[digits] - slip[digits] for digits in clean} for clean, slip in pairs)
+        unseen, trained = ({digits: right[digits] - typo[digits] for digits in right} for right, typo in pairs)
         return unseen, trained
 
 
@@ -92,7 +93,8 @@ def hold_out(categories: Sequence[Category], share: float = 0.2, seed: int = 0) 
     titles = sorted({title.casefold() for occupation in occupations for title in _all_titles(occupation)})
     sample = set(rng.sample(titles, round(len(titles) * share)))
     labels = {occupation.label.casefold() for occupation in occupations}
-    split = Split([c for c in categories if len(c.code) < digits], [], [], frozenset(sample & labels))
+    groups = [category for category in categories if len(category.code) < digits]
+    split = Split(groups, [], [], frozenset(sample & labels))
     for occupation in occupations:
         _split_occupation(occupation, sample, rng, split)
     return split
@@ -233,8 +235,7 @@ def calibration_curve(judgements: Iterable[Judgement], buckets: int = 10) -> lis
 
 def calibration_error(curve: Sequence[Bucket]) -> float:
     """Return the mean difference between confidence and accuracy, weighted by the number of texts."""
-    errors = (abs(bucket.confidence - bucket.accuracy) * bucket.texts for bucket in curve)
-    return sum(errors) / sum(bucket.texts for bucket in curve)
+    return fmean((abs(bucket.confidence - bucket.accuracy) for bucket in curve), [bucket.texts for bucket in curve])
 
 
 # ---------------------------------------------------------------- the report
@@ -261,7 +262,7 @@ def report_lines(*evaluations: Evaluation) -> list[str]:
         f"{'per cent right':30}" + "".join(f"{_format_digits(digits):>13}" for digits in evaluations[0].titles),
         *(f"{name:30}" + "".join(map(_format_cell, _by_level(values))) for name, values in rows if any(values)),
         "",
-        *curve_lines(calibration_curve(one for evaluation in evaluations for one in evaluation.judgements)),
+        *curve_lines(calibration_curve(chain.from_iterable(evaluation.judgements for evaluation in evaluations))),
         "",
         f"{titles:,} titles held out; trained in {seconds:.0f} s of processor time; codes {rate:,.0f} texts a second",
     ]

@@ -56,13 +56,6 @@ class _Sheet(NamedTuple):
     rows: list[Cells]
 
 
-class _OccupationTexts(NamedTuple):
-    """The texts that descriptions and index add to the structure."""
-
-    titles: Texts
-    tasks: Texts
-
-
 def import_workbooks(structure: Path, descriptions: Path | None = None, index: Path | None = None) -> list[Category]:
     """Return the categories of a classification, ordered by code.
 
@@ -73,11 +66,14 @@ def import_workbooks(structure: Path, descriptions: Path | None = None, index: P
     :raises ClassificationError: if the codes do not form a hierarchy.
     """
     labels = _read_structure(structure)
-    no_texts = _OccupationTexts({}, {})
-    main = _read_descriptions(descriptions, labels) if descriptions else no_texts
-    extra = _read_index(index, labels) if index else no_texts
+    titles: Texts = {code: [label] for code, label in labels.items() if len(code) == CODE_LENGTHS[-1]}
+    tasks: Texts = defaultdict(list)
+    if descriptions:
+        _add_descriptions(_read_table(descriptions, _DESCRIPTIONS, labels), labels, titles, tasks)
+    for row in _read_table(index, _INDEX, labels) if index else ():
+        titles[row["code"]].append(row["title"])
     categories = [
-        Category(code, label, _merge_titles(code, label, main, extra), tuple(main.tasks.get(code, ())))
+        Category(code, label, _drop_duplicates(titles.get(code, [])), tuple(tasks[code]))
         for code, label in sorted(labels.items())
     ]
     Hierarchy.from_categories(categories)  # raises an error if there is a gap
@@ -151,35 +147,23 @@ def _find_label(cells: Cells) -> Iterator[tuple[str, str]]:
         yield values[0], label
 
 
-def _read_descriptions(path: Path, labels: Mapping[str, str]) -> _OccupationTexts:
-    titles: Texts = defaultdict(list)
-    tasks: Texts = defaultdict(list)
-    for row in _read_table(path, _DESCRIPTIONS, labels):
+def _add_descriptions(rows: list[dict[str, str]], labels: Mapping[str, str], titles: Texts, tasks: Texts) -> None:
+    for row in rows:
         for column in ("alternative", "specialisations", "nec"):
             titles[row["code"]] += _split(row[column])
         # The lead statement of each "nec" group is the same phrase ("This occupation group covers ...").
         lead = [] if labels[row["code"]].endswith(" nec") else [row["lead"]]
         tasks[row["code"]] += filter(None, [*lead, *_split(row["tasks"])])
-    return _OccupationTexts(titles, tasks)
-
-
-def _read_index(path: Path, labels: Mapping[str, str]) -> _OccupationTexts:
-    titles: Texts = defaultdict(list)
-    for row in _read_table(path, _INDEX, labels):
-        titles[row["code"]].append(row["title"])
-    return _OccupationTexts(titles, {})
 
 
 def _split(cell: str) -> list[str]:
     return [text.strip() for text in cell.split(";") if text.strip()]
 
 
-def _merge_titles(code: str, label: str, *sources: _OccupationTexts) -> tuple[str, ...]:
-    """Return the titles of an occupation, its label first; none for a group."""
-    if len(code) != CODE_LENGTHS[-1]:
-        return ()
+def _drop_duplicates(titles: list[str]) -> tuple[str, ...]:
+    """Return each title once; of titles that differ only in case, the first."""
     distinct: dict[str, str] = {}
-    for title in chain([label], *(source.titles.get(code, ()) for source in sources)):
+    for title in titles:
         distinct.setdefault(title.casefold(), title)
     return tuple(distinct.values())
 

@@ -13,7 +13,7 @@ from include.local_service.core.catalogue import Catalogue, Model
 from include.local_service.core.clock import iso_time
 from include.local_service.core.coders import CoderLike, Coders
 from include.local_service.core.faulty_output import apply_output_faults
-from include.local_service.core.objects import ObjectFiles, StoredFile
+from include.local_service.core.objects import ObjectFiles, StoredFile, Writer
 from include.local_service.core.operation import Operation
 from include.local_service.core.operations import Operations
 from include.local_service.core.progress import LOG, Progress
@@ -113,7 +113,7 @@ class BatchCoder:
 
     def _write(self, lines: Iterable[bytes]) -> StoredFile:
         source = iter(lines)
-        with self._objects.begin() as writer:
+        with Writer(self._objects) as writer:
             while block := b"".join(islice(source, BATCH_LINES)):
                 writer.write(block)
             return writer.commit()

@@ -35,7 +35,7 @@ class Topic:
 
     :param version: the version of the classification.
     :param classification: its file.
-    :param digest: of the file of an imported classification; empty for the shipped one.
+    :param digest: start of the SHA-256 of an imported classification file; empty for the shipped one.
     """
 
     uri_name: str

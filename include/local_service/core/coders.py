@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from include.local_service.coder.classifications import EDITIONS, write_first_edition
+from include.local_service.coder.coding import Coding
 from include.local_service.coder.stub import StubCoder
 from include.local_service.core.catalogue import Model
 from include.local_service.core.progress import LOG
@@ -17,30 +18,10 @@ from include.local_service.core.settings import CoderKind
 MODEL_FOLDER = "coder"  # in the data folder
 
 
-class CandidateLike(Protocol):
-    """A code that may fit a text; the confidence is between 0 and 1."""
-
-    @property
-    def code(self) -> str: ...
-    @property
-    def label(self) -> str: ...
-    @property
-    def confidence(self) -> float: ...
-
-
-class CodingLike(Protocol):
-    """The outcome for one text: a result, or else suggestions."""
-
-    @property
-    def result(self) -> CandidateLike | None: ...
-    @property
-    def suggestions(self) -> Sequence[CandidateLike]: ...
-
-
 class CoderLike(Protocol):
     """Codes pairs of occupation text and tasks text, in order."""
 
-    def code(self, pairs: Sequence[tuple[str, str]]) -> Sequence[CodingLike]: ...
+    def code(self, pairs: Sequence[tuple[str, str]]) -> Sequence[Coding]: ...
     def with_threshold(self, threshold: float) -> CoderLike: ...
 
 

@@ -1,4 +1,4 @@
-"""The errors of the behaviour. The HTTP side maps each to a status and a message."""
+"""The reasons why the service refuses a request. The HTTP side maps each to a status and a message."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class UnknownClientError(ServiceError):
 
 
 class TooManyRequestsError(ServiceError):
-    """The client sends calls in too quick succession.
+    """The client sends calls too quickly.
 
     :param retry_after: seconds to wait before the next call.
     """
@@ -27,7 +27,7 @@ class TooManyRequestsError(ServiceError):
 
 
 class LimitExceededError(ServiceError):
-    """The client has used up its calls of the day."""
+    """The client has used all its calls for the day."""
 
 
 class InvalidBodyError(ServiceError):
@@ -60,23 +60,3 @@ class NoModelsError(ServiceError):
 
 class RequestFailedError(ServiceError):
     """The service failed to perform the request."""
-
-
-class ObjectError(Exception):
-    """A request that the object storage refuses; the class names the reason."""
-
-
-class UnknownObjectError(ObjectError):
-    """There is no object under the key that the error holds as its text."""
-
-
-class OperationGoneError(ObjectError):
-    """The operation of an upload does not exist, or no longer."""
-
-
-class IncompleteObjectError(ObjectError):
-    """The number of bytes differs from the announced one."""
-
-
-class DigestMismatchError(ObjectError):
-    """The bytes do not have the announced MD5."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+import msgspec
 
 from include.local_service.core.store import Store
 
@@ -55,7 +56,7 @@ class Fault:
     """One named fault.
 
     :param count: number of matching requests (or operations) that the fault affects.
-    :param skip: number of matching ones that pass before that.
+    :param skip: number of matching requests (or operations) that pass first.
     :param method, path_contains: which requests match; an API fault without `path_contains` matches ``/v1/``.
     :param part_contains: an operation matches only if its input file contains this text.
     :param after: bytes of the body that pass before the connection ends; by default half of them.
@@ -113,12 +114,12 @@ class PendingFaults:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._pending = [_PendingFault(**row) for row in json.loads(store.setting(SETTING_NAME, "[]"))]
+        self._pending = msgspec.json.decode(store.setting(SETTING_NAME, "[]"), type=list[_PendingFault])
 
     def add(self, fault: Fault) -> None:
         """Add a fault; it is active from now on."""
         with self._store.transaction():
-            self._save([*self._pending, _PendingFault(asdict(fault), fault.skip, fault.count)])
+            self._save([*self._pending, _PendingFault(fault, fault.skip, fault.count)])
 
     def clear(self) -> None:
         """Remove every fault."""
@@ -126,8 +127,8 @@ class PendingFaults:
             self._save([])
 
     def describe(self) -> list[dict[str, Any]]:
-        """Return the pending faults with the rest of their skip and count."""
-        return [{**one.options.describe(), "skip": one.skip, "count": one.count} for one in self._pending]
+        """Return the pending faults with their remaining skip and count."""
+        return [{**entry.fault.describe(), "skip": entry.skip, "count": entry.count} for entry in self._pending]
 
     def trigger_for_request(self, name: str, method: str, path: str) -> Fault | None:
         """Return the fault with this name if it affects this request, and count it."""
@@ -142,28 +143,24 @@ class PendingFaults:
         return tuple(fault for fault in faults if fault)
 
     def _trigger(self, name: str, matches: Callable[[Fault], bool]) -> Fault | None:
-        if not any(one.fault["name"] == name for one in self._pending):
+        if not any(entry.fault.name == name for entry in self._pending):
             return None
         with self._store.transaction():
-            candidates = [one for one in self._pending if one.fault["name"] == name]
-            fault = next((one.options for one in candidates if matches(one.options) and one.count_match()), None)
-            self._save([one for one in self._pending if one.count > 0])
+            candidates = [entry for entry in self._pending if entry.fault.name == name and matches(entry.fault)]
+            fault = next((entry.fault for entry in candidates if entry.count_match()), None)
+            self._save([entry for entry in self._pending if entry.count > 0])
         return fault
 
     def _save(self, pending: list[_PendingFault]) -> None:
         self._pending = pending
-        self._store.save_setting(SETTING_NAME, json.dumps([asdict(one) for one in pending]))
+        self._store.save_setting(SETTING_NAME, msgspec.json.encode(pending).decode())
 
 
 @dataclass
 class _PendingFault:
-    fault: dict[str, Any]
+    fault: Fault
     skip: int
     count: int
-
-    @property
-    def options(self) -> Fault:
-        return Fault(**self.fault)
 
     def count_match(self) -> bool:
         """Count a matching request and return whether the fault affects it."""

@@ -5,14 +5,11 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from base64 import b64encode
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 from uuid import uuid4
-
-from include.local_service.core.errors import DigestMismatchError, IncompleteObjectError
 
 BLOCK_BYTES = 1024 * 1024
 
@@ -29,13 +26,12 @@ class Writer:
     """Writes a temporary file that becomes visible with `commit`.
 
     :param objects: the folder of the file.
-    :param content_md5: the base64 MD5 that the bytes must have, or None.
+    :param hash_md5: whether `md5` is computed; it is None otherwise.
     """
 
-    def __init__(self, objects: ObjectFiles, content_md5: str | None = None) -> None:
+    def __init__(self, objects: ObjectFiles, *, hash_md5: bool = False) -> None:
         self._objects = objects
-        self._content_md5 = content_md5
-        self._md5 = hashlib.md5(usedforsecurity=False) if content_md5 else None
+        self.md5 = hashlib.md5(usedforsecurity=False) if hash_md5 else None
         self._file = uuid4().hex
         self._path = objects.incoming / self._file
         self._handle: BinaryIO = self._path.open("xb")
@@ -45,19 +41,11 @@ class Writer:
         """Append a block."""
         self._handle.write(block)
         self.size += len(block)
-        if self._md5:
-            self._md5.update(block)
+        if self.md5:
+            self.md5.update(block)
 
-    def commit(self, expected_size: int | None = None) -> StoredFile:
-        """Sync the file to disk and make it visible.
-
-        :raises IncompleteObjectError: if the number of bytes is not `expected_size`.
-        :raises DigestMismatchError: if the bytes do not have the MD5.
-        """
-        if expected_size is not None and self.size != expected_size:
-            raise IncompleteObjectError
-        if self._md5 and b64encode(self._md5.digest()).decode() != self._content_md5:
-            raise DigestMismatchError
+    def commit(self) -> StoredFile:
+        """Sync the file to disk and make it visible."""
         self._handle.flush()
         os.fsync(self._handle.fileno())
         self._handle.close()
@@ -83,10 +71,6 @@ class ObjectFiles:
         self.incoming = root / "incoming"
         for folder in (self.complete, self.incoming):
             folder.mkdir(parents=True, exist_ok=True)
-
-    def begin(self, content_md5: str | None = None) -> Writer:
-        """Return a writer for a new file, to be used in a ``with`` block."""
-        return Writer(self, content_md5)
 
     def adopt(self, path: Path) -> None:
         """Move a complete file from `incoming` to `complete` and sync that to disk."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from uuid import uuid4
 
 from include.local_service.core.catalogue import Model, Topic
 from include.local_service.core.clients import kms_key
 from include.local_service.core.clock import Clock
-from include.local_service.core.errors import OperationGoneError, UnknownObjectError, UnknownOperationError
+from include.local_service.core.errors import UnknownOperationError
 from include.local_service.core.faults import PendingFaults
 from include.local_service.core.objects import ObjectFiles, StoredFile
 from include.local_service.core.operation import (
@@ -25,16 +25,6 @@ from include.local_service.core.operation import (
 )
 from include.local_service.core.progression import StatusDelay
 from include.local_service.core.store import Store, StoredObject
-
-
-@dataclass(frozen=True)
-class OperationView:
-    """An operation as a status call shows it; the keys are set if the files can be downloaded."""
-
-    state: State
-    error: str | None = None
-    output_key: str | None = None
-    metadata_key: str | None = None
 
 
 class Operations:
@@ -54,8 +44,8 @@ class Operations:
         self._store.add_operation(operation)
         return operation
 
-    def check_status(self, client_id: str, topic: Topic, operation_id: str, delay: StatusDelay) -> OperationView:
-        """Count a status call and return what it shows (docs/service-contract.md 2.9).
+    def check_status(self, client_id: str, topic: Topic, operation_id: str, delay: StatusDelay) -> Operation:
+        """Count a status call and return the operation in the state to show (docs/service-contract.md 2.9).
 
         :raises UnknownOperationError: if the client has no such operation under this topic.
         """
@@ -67,7 +57,7 @@ class Operations:
             if operation.uploaded_at is not None:
                 operation = replace(operation, polls=operation.polls + 1)
                 self._store.save_operation(operation)
-        return _make_view(operation, delay.visible_state(operation, self._clock.now()))
+        return replace(operation, state=delay.visible_state(operation, self._clock.now()))
 
     # deadlines
 
@@ -94,33 +84,23 @@ class Operations:
 
     def find_by_input_key(self, key: str) -> Operation | None:
         """Return the operation whose input file has this key, or None."""
-        folder, _, name = key.partition("/")
-        identifier, dot, ending = name.partition(".")
-        if (folder, dot, ending) != ("input", ".", "jsonl"):
-            return None
-        return self._store.operation(identifier)
+        operation_id = key.removeprefix("input/").removesuffix(".jsonl")
+        return self._store.operation(operation_id) if key == input_key(operation_id) else None
 
-    def find_object(self, key: str) -> StoredObject:
-        """Return an object.
-
-        :raises UnknownObjectError: if there is none, or if it was deleted.
-        """
+    def find_object(self, key: str) -> StoredObject | None:
+        """Return the object under a key, or None if there is none or if its lifetime is over."""
         self.apply_deadlines()
-        stored = self._store.object(key)
-        if stored is None:
-            raise UnknownObjectError(key)
-        return stored
+        return self._store.object(key)
 
-    def receive_input(self, operation_id: str, upload: StoredFile) -> tuple[StoredObject, bool]:
+    def receive_input(self, operation_id: str, upload: StoredFile) -> tuple[StoredObject | None, bool]:
         """Store an upload as the input of its operation. A second upload only replaces the object.
 
-        :return: the object, and whether the operation must be coded now.
-        :raises OperationGoneError: if the operation does not exist any more.
+        :return: the object, or None if the operation no longer exists; and whether the operation must be coded now.
         """
         with self._store.transaction():
             operation = self._store.operation(operation_id)
             if operation is None:
-                raise OperationGoneError(operation_id)
+                return None, False
             previous = self._store.object(input_key(operation_id))
             stored = self._put(input_key(operation_id), upload, operation)
             is_first = operation.accepts(Event.INPUT_RECEIVED)
@@ -168,35 +148,24 @@ class Operations:
         """
         done = operation.after(Event.INPUT_CODED, finished_at=self._clock.now())
         metadata = write_metadata(done)
-        if not self._end(done, Event.INPUT_CODED, {output_key: output, metadata_key: metadata}):
+        if not self._end(done, {output_key(done.operation_id): output, metadata_key(done.operation_id): metadata}):
             self._objects.delete({output.file, metadata.file})
 
     def fail(self, operation: Operation, error: str) -> None:
         """End an operation whose input cannot be coded."""
-        end = operation.after(Event.INPUT_REFUSED, finished_at=self._clock.now(), error=error)
-        self._end(end, Event.INPUT_REFUSED, {})
+        self._end(operation.after(Event.INPUT_REFUSED, finished_at=self._clock.now(), error=error), {})
 
     def time_out(self, operation: Operation) -> None:
         """Time out an operation that has its input."""
-        end = operation.after(Event.CODING_TIMED_OUT, finished_at=self._clock.now())
-        self._end(end, Event.CODING_TIMED_OUT, {})
+        self._end(operation.after(Event.CODING_TIMED_OUT, finished_at=self._clock.now()), {})
 
-    def _end(self, operation: Operation, event: Event, files: dict[Callable[[str], str], StoredFile]) -> bool:
+    def _end(self, operation: Operation, files: dict[str, StoredFile]) -> bool:
         with self._store.transaction():
             current = self._store.operation(operation.operation_id)
-            if current is None or not current.accepts(event):
+            if current is None or current.state is not State.IN_PROGRESS:
                 return False
             for key, file in files.items():
-                self._put(key(operation.operation_id), file, operation)
+                self._put(key, file, operation)
             # Status calls were counted while the operation was coded.
             self._store.save_operation(replace(operation, polls=current.polls))
         return True
-
-
-def _make_view(operation: Operation, state: State) -> OperationView:
-    if state is State.FAILED:
-        return OperationView(state, error=operation.error)
-    if state is State.COMPLETE and not operation.files_deleted:
-        identifier = operation.operation_id
-        return OperationView(state, output_key=output_key(identifier), metadata_key=metadata_key(identifier))
-    return OperationView(state)

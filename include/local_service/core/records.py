@@ -8,8 +8,8 @@ from typing import Any, BinaryIO, TypeAlias
 
 import msgspec
 
+from include.local_service.coder.coding import Candidate, Coding
 from include.local_service.core.catalogue import INPUT_FORMAT
-from include.local_service.core.coders import CandidateLike, CodingLike
 from include.local_service.core.errors import InvalidBodyError, MalformedRecordError
 
 Record: TypeAlias = dict[str, str]  # a valid record, as the client sent it
@@ -117,7 +117,7 @@ def _all_strings(values: list[Any]) -> list[str]:
     return [text for record in records for text in record.values() if isinstance(text, str)]
 
 
-def make_output_line(record: Record, coding: CodingLike) -> dict[str, Any]:
+def make_output_line(record: Record, coding: Coding) -> dict[str, Any]:
     """Return the output line of a record (docs/service-contract.md 3.4)."""
     suggestions = [_format_code(code) for code in coding.suggestions[:MAX_BATCH_SUGGESTIONS]]
     return {
@@ -129,7 +129,7 @@ def make_output_line(record: Record, coding: CodingLike) -> dict[str, Any]:
     }
 
 
-def make_synchronous_response(record: Record, coding: CodingLike, suggestions: int) -> dict[str, Any]:
+def make_synchronous_response(record: Record, coding: Coding, suggestions: int) -> dict[str, Any]:
     """Return the response for a record of a synchronous request (docs/service-contract.md 3.5).
 
     :param suggestions: the maximum number of codes to return.
@@ -140,11 +140,11 @@ def make_synchronous_response(record: Record, coding: CodingLike, suggestions: i
     return {**identifier, "codeStatus": _code_status(coding), "input": record, "result": result}
 
 
-def _code_status(coding: CodingLike) -> str:
+def _code_status(coding: Coding) -> str:
     return "successful" if coding.result else "unsuccessful"
 
 
-def _format_code(candidate: CandidateLike) -> dict[str, Any]:
+def _format_code(candidate: Candidate) -> dict[str, Any]:
     return {
         "codeCategory": candidate.code,
         "codeLabel": candidate.label,

@@ -1,21 +1,16 @@
-"""The service without HTTP: assembles the parts of the behaviour over one data folder."""
+"""The service without HTTP: assembles the modules of this package over one data folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from include.local_service.core import errors
 from include.local_service.core.batch import BatchCoder
 from include.local_service.core.catalogue import Catalogue, Model, Topic
 from include.local_service.core.clients import AccessKeys, Clients
 from include.local_service.core.clock import Clock
 from include.local_service.core.coders import Coders
-from include.local_service.core.errors import (
-    LimitExceededError,
-    NoModelsError,
-    RequestFailedError,
-    TooManyRequestsError,
-)
 from include.local_service.core.faults import PendingFaults
 from include.local_service.core.objects import ObjectFiles, StoredFile
 from include.local_service.core.operation import State
@@ -29,7 +24,7 @@ from include.local_service.core.worker import Worker
 
 
 class CodingService:
-    """The behaviour of the coding service over one data folder.
+    """The coding service without HTTP, over one data folder.
 
     :param data_dir: stores all state; a service with the same folder continues where the last one stopped.
     """
@@ -77,11 +72,11 @@ class CodingService:
         :raises RequestFailedError, TooManyRequestsError, LimitExceededError: the error of the fault.
         """
         if self.faults.trigger_for_request("server_error", method, path):
-            raise RequestFailedError
+            raise errors.RequestFailedError
         if fault := self.faults.trigger_for_request("too_many_requests", method, path):
-            raise TooManyRequestsError(fault.retry_after)
+            raise errors.TooManyRequestsError(fault.retry_after)
         if self.faults.trigger_for_request("limit_exceeded", method, path):
-            raise LimitExceededError
+            raise errors.LimitExceededError
 
     # models
 
@@ -92,7 +87,7 @@ class CodingService:
         :raises NoModelsError: if that fault affects the request.
         """
         if self.faults.trigger_for_request("no_models", "GET", path):
-            raise NoModelsError
+            raise errors.NoModelsError
         self._apply_release_fault(topic, path)
         return self.catalogue.models(topic)
 
@@ -126,10 +121,10 @@ class CodingService:
         ]
         return responses if "records" in body else responses[0]
 
-    def receive_input(self, operation_id: str, upload: StoredFile) -> StoredObject:
-        """Store an upload as the input of its operation; queue the operation if it is the first upload.
+    def receive_input(self, operation_id: str, upload: StoredFile) -> StoredObject | None:
+        """Store an upload as the input of its operation, and queue the operation if it is the first upload.
 
-        :raises OperationGoneError: if the operation does not exist any more.
+        :return: the object, or None if the operation no longer exists.
         """
         stored, is_first = self.operations.receive_input(operation_id, upload)
         if is_first:

@@ -8,8 +8,6 @@ from enum import StrEnum
 from pathlib import Path
 
 DEFAULT_DATA_DIR = Path(".run/service")  # `make run` and `make up` use it too
-DEFAULT_CLIENT_ID = "local-client"
-DEFAULT_CLIENT_SECRET = "local-secret"  # noqa: S105 - public, for trials on loopback
 
 
 class Progression(StrEnum):
@@ -41,8 +39,8 @@ class Settings:
     :param coder: ``svm`` codes by meaning, ``stub`` by a hash of the text.
     """
 
-    client_id: str = DEFAULT_CLIENT_ID
-    client_secret: str = field(default=DEFAULT_CLIENT_SECRET, repr=False)
+    client_id: str = "local-client"
+    client_secret: str = field(default="local-secret", repr=False)  # public, for trials on loopback
     other_clients: Mapping[str, str] = field(default_factory=dict, repr=False)
     progression: str = Progression.BY_POLLS
     polls: int = 2

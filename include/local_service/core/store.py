@@ -7,9 +7,11 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from include.local_service.core.operation import Operation, State
 
@@ -68,7 +70,6 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
-        self._depth = 0
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._connection.row_factory = sqlite3.Row
         self._connection.execute("PRAGMA journal_mode = WAL")
@@ -85,20 +86,12 @@ class Store:
     def transaction(self) -> Iterator[None]:
         """Commit all changes of the ``with`` block, or none; of nested blocks the outermost one commits."""
         with self._lock:
-            self._depth += 1
-            try:
-                if self._depth == 1:
-                    self._connection.execute("BEGIN IMMEDIATE")
+            if self._connection.in_transaction:
                 yield
-            except BaseException:
-                if self._depth == 1:
-                    self._connection.execute("ROLLBACK")
-                raise
-            else:
-                if self._depth == 1:
-                    self._connection.execute("COMMIT")
-            finally:
-                self._depth -= 1
+                return
+            with self._connection:  # commits at the end, or rolls back after an error
+                self._connection.execute("BEGIN IMMEDIATE")
+                yield
 
     def _run(self, sql: str, *values: Any) -> list[sqlite3.Row]:
         with self._lock:
@@ -208,17 +201,9 @@ class Store:
 
 
 def _to_row(operation: Operation) -> dict[str, Any]:
-    row = {field.name: getattr(operation, field.name) for field in fields(operation)}
-    return {**row, "faults": json.dumps([dict(fault) for fault in operation.faults])}
+    return {**asdict(operation), "faults": json.dumps(operation.faults)}
 
 
 def _from_row(row: sqlite3.Row) -> Operation:
-    values = {name: row[name] for name in row.keys() if name != "number"}  # noqa: SIM118 - a Row iterates values
-    return Operation(
-        **{
-            **values,
-            "state": State(values["state"]),
-            "faults": tuple(json.loads(values["faults"])),
-            "files_deleted": bool(values["files_deleted"]),
-        }
-    )
+    faults, files_deleted = json.loads(row["faults"]), bool(row["files_deleted"])
+    return msgspec.convert({**row, "faults": faults, "files_deleted": files_deleted}, Operation)

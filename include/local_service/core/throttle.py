@@ -28,8 +28,8 @@ class Throttle:
     def admit(self, client_id: str) -> None:
         """Count a call.
 
-        :raises LimitExceededError: if the calls of the day are used up.
-        :raises TooManyRequestsError: if the call is too soon after the one before.
+        :raises LimitExceededError: if the client has used all its calls for the day.
+        :raises TooManyRequestsError: if the call comes too soon after the previous one.
         """
         if self._settings.throttle:
             with self._store.transaction():

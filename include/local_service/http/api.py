@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.datastructures import State
+from starlette.datastructures import State as RequestState
 from starlette.responses import PlainTextResponse
 
 from include.local_service.core.catalogue import INPUT_FORMAT, Model, Topic
 from include.local_service.core.clients import kms_key
 from include.local_service.core.errors import InvalidBodyError
-from include.local_service.core.operation import input_key
+from include.local_service.core.operation import State, input_key, metadata_key, output_key
 from include.local_service.core.service import CodingService
 from include.local_service.http.journal import CutConnection
 from include.local_service.http.request_body import parse_json
@@ -36,7 +36,7 @@ class Call:
     params: Mapping[str, str]
     body: bytes
     base_url: str
-    journal_fields: State
+    journal_fields: RequestState
 
     @property
     def topic(self) -> Topic:
@@ -107,13 +107,15 @@ def get_operation(call: Call) -> Any:
         # The model in the path must exist, but need not be the model of the operation.
         call.service.catalogue.model(call.topic, call.params["model"])
     service, operation_id = call.service, call.params["operation_id"]
-    view = service.operations.check_status(call.client_id, call.topic, operation_id, service.status_delay)
-    response = {"operationStatus": str(view.state)}
-    if view.output_key and view.metadata_key:
-        response["responseDownloadUrl"] = call.presign("GET", view.output_key, DOWNLOAD_URL_LIFETIME_S)
-        response["metadataDownloadUrl"] = call.presign("GET", view.metadata_key, DOWNLOAD_URL_LIFETIME_S)
-    if view.error is not None:
-        response["error"] = view.error
+    operation = service.operations.check_status(call.client_id, call.topic, operation_id, service.status_delay)
+    response = {"operationStatus": str(operation.state)}
+    if operation.state is State.COMPLETE and not operation.files_deleted:
+        key = output_key(operation.operation_id)
+        response["responseDownloadUrl"] = call.presign("GET", key, DOWNLOAD_URL_LIFETIME_S)
+        key = metadata_key(operation.operation_id)
+        response["metadataDownloadUrl"] = call.presign("GET", key, DOWNLOAD_URL_LIFETIME_S)
+    if operation.state is State.FAILED and operation.error is not None:
+        response["error"] = operation.error
     return response
 
 

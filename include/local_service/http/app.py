@@ -17,7 +17,7 @@ from include.local_service.core.service import CodingService
 from include.local_service.http.api import API, Call, Handler
 from include.local_service.http.error_responses import ERROR_HANDLERS
 from include.local_service.http.journal import Journal
-from include.local_service.http.knobs import knob_routes
+from include.local_service.http.knobs import knob_route
 from include.local_service.http.openapi import DOCUMENT
 from include.local_service.http.request_body import read_body
 from include.local_service.http.storage_api import ROUTE, StorageApi
@@ -33,9 +33,9 @@ def create_app(service: CodingService) -> Starlette:
         token_route(service),
         *(Route(path, _api_endpoint(service, handler), methods=[method]) for (method, path), handler in API.items()),
         Route("/v1/{path:path}", _api_endpoint(service, _raise_not_found), methods=ANY_METHOD),
-        Route("/openapi.json", _get_openapi_document, methods=["GET"]),
+        Route("/openapi.json", lambda request: JSONResponse(DOCUMENT), methods=["GET"]),
         Route(ROUTE, StorageApi(service)),
-        *knob_routes(service),
+        knob_route(service),
     ]
     app = Starlette(
         routes=routes, middleware=[Middleware(Journal, service=service)], exception_handlers=ERROR_HANDLERS
@@ -67,7 +67,3 @@ def _handle(service: CodingService, handler: Handler, request: Request, body: by
 
 def _raise_not_found(call: Call) -> Any:
     raise HTTPException(404, "Not Found")
-
-
-async def _get_openapi_document(request: Request) -> Response:
-    return JSONResponse(DOCUMENT)

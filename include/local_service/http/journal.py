@@ -8,6 +8,7 @@ import struct
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from include.local_service.core.service import CodingService
@@ -69,7 +70,8 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            self._length = _content_length(message)
+            length = Headers(raw=message["headers"]).get("content-length")
+            self._length = int(length) if length else None
         self._sent += len(message.get("body", b""))
         if self._is_last(message):
             # Recorded before the last byte is sent: a client with the response finds its request in the journal.
@@ -85,11 +87,8 @@ class _Exchange:
         if self._is_recorded:
             return
         self._is_recorded = True
-        await run_in_threadpool(self._service.store.add_entry, self._entry())
-
-    def _entry(self) -> JournalEntry:
         fields = self._scope.get("state", {})
-        return JournalEntry(
+        entry = JournalEntry(
             time=self._time,
             method=self._scope["method"],
             path=self._scope["path"],
@@ -99,6 +98,7 @@ class _Exchange:
             bytes_received=self._received,
             bytes_sent=self._sent,
         )
+        await run_in_threadpool(self._service.store.add_entry, entry)
 
     async def cut(self, reset: bool) -> None:
         transport: asyncio.Transport = self._scope["state"]["transport"]
@@ -111,7 +111,3 @@ class _Exchange:
             transport.close()
         while (await self._receive())["type"] != "http.disconnect":
             pass
-
-
-def _content_length(message: Message) -> int | None:
-    return next((int(value) for name, value in message["headers"] if name.lower() == b"content-length"), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from ipaddress import ip_address
 from typing import Any
@@ -50,7 +50,7 @@ def add_fault(service: CodingService, arguments: Arguments) -> Any:
 
 
 def show_faults(service: CodingService, arguments: Arguments) -> Any:
-    """Return the pending faults with the rest of their skip and count."""
+    """Return the pending faults with their remaining skip and count."""
     return {"faults": service.faults.describe()}
 
 
@@ -117,14 +117,11 @@ KNOBS: Mapping[tuple[str, str], tuple[Knob, frozenset[str] | None]] = {
 """The knobs by method and name, each with its arguments; None if the knob validates them itself."""
 
 
-def knob_routes(service: CodingService) -> list[Route]:
-    """Return the control routes of a service."""
-    return [Route("/_local/{name:path}", _endpoint(service), methods=["GET", "POST", "DELETE", "PUT", "PATCH"])]
+def knob_route(service: CodingService) -> Route:
+    """Return the control route of a service; it refuses a knob that does not exist."""
 
-
-def _endpoint(service: CodingService) -> Callable[[Request], Awaitable[JSONResponse]]:
     async def endpoint(request: Request) -> JSONResponse:
-        if not _is_local(request):
+        if request.client is None or not ip_address(request.client.host).is_loopback:
             return JSONResponse({"message": "the knobs are available on this machine only"}, 403)
         try:
             arguments = {**request.query_params, **_parse_body(await request.body())}
@@ -132,7 +129,7 @@ def _endpoint(service: CodingService) -> Callable[[Request], Awaitable[JSONRespo
         except UnknownKnobError as error:
             return JSONResponse({"message": str(error), "known": error.choices}, 400)
 
-    return endpoint
+    return Route("/_local/{name:path}", endpoint, methods=["GET", "POST", "DELETE", "PUT", "PATCH"])
 
 
 def _run_knob(service: CodingService, request: Request, arguments: dict[str, Any]) -> Any:
@@ -156,10 +153,6 @@ def _parse_body(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UnknownKnobError("the body is not a JSON object", ["a JSON object"])
     return value
-
-
-def _is_local(request: Request) -> bool:
-    return request.client is not None and ip_address(request.client.host).is_loopback
 
 
 def _validate_seconds(name: str, value: Any) -> float:

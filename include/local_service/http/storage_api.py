@@ -12,7 +12,6 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from include.local_service.core.clients import kms_key
-from include.local_service.core.errors import ObjectError
 from include.local_service.core.faults import Fault
 from include.local_service.core.objects import BLOCK_BYTES, Writer
 from include.local_service.core.operation import Operation
@@ -47,8 +46,6 @@ class StorageApi:
             response = await self._handle(request)
         except StorageError as error:
             response = ErrorResponse(error, request)
-        except ObjectError as error:
-            response = ErrorResponse(StorageError.from_object_error(error), request)
         except ClientDisconnect:
             return
         await response(scope, receive, send)
@@ -73,10 +70,13 @@ class StorageApi:
         size = _validate_length(request)
         content_md5 = _validate_md5(request.headers.get("content-md5"))
         fault = self._service.faults.trigger_for_request("reset_upload", "PUT", request.url.path)
-        with await run_in_threadpool(self._service.objects.begin, content_md5) as writer:
+        with await run_in_threadpool(Writer, self._service.objects, hash_md5=content_md5 is not None) as writer:
             await _receive_body(request, writer, _bytes_until_cut(fault, size))
-            upload = await run_in_threadpool(writer.commit, size)
+            _validate_upload(writer, size, content_md5)
+            upload = await run_in_threadpool(writer.commit)
         stored = await run_in_threadpool(self._service.receive_input, operation.operation_id, upload)
+        if stored is None:
+            raise StorageError("AccessDenied", "Access Denied")
         return Response(headers={"ETag": f'"{stored.etag}"', **encryption_headers(stored), **request_ids()})
 
     def _validate_put(self, request: SignedRequest, operation: Operation | None) -> Operation:
@@ -97,6 +97,8 @@ class StorageApi:
         if self._service.faults.trigger_for_request("expired_link", "GET", request.url.path):
             raise self._expired_error()
         stored = await run_in_threadpool(self._service.operations.find_object, key)
+        if stored is None:
+            raise StorageError("NoSuchKey", "The specified key does not exist.", Key=key)
         if _is_not_modified(request, stored):
             return Response(status_code=304, headers=object_headers(stored))
         start, end, status = read_range(request.headers.get("range"), stored.size)
@@ -150,6 +152,14 @@ def _validate_md5(header: str | None) -> str | None:
     if len(digest) != 16:
         raise StorageError("InvalidDigest", "The Content-MD5 you specified was invalid.")
     return header
+
+
+def _validate_upload(writer: Writer, size: int, content_md5: str | None) -> None:
+    if writer.size != size:
+        message = "You did not provide the number of bytes specified by Content-Length"
+        raise StorageError("IncompleteBody", message)
+    if writer.md5 and base64.b64encode(writer.md5.digest()).decode() != content_md5:
+        raise StorageError("BadDigest", "The Content-MD5 you specified did not match what we received.")
 
 
 def _is_not_modified(request: Request, stored: StoredObject) -> bool:

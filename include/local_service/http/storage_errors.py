@@ -13,13 +13,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from include.local_service.core.errors import (
-    DigestMismatchError,
-    IncompleteObjectError,
-    ObjectError,
-    OperationGoneError,
-    UnknownObjectError,
-)
 from include.local_service.core.objects import BLOCK_BYTES
 
 STATUS = {
@@ -38,12 +31,6 @@ STATUS = {
     "NotImplemented": 501,
     "PreconditionFailed": 412,
     "SignatureDoesNotMatch": 403,
-}
-OBJECT_ERRORS: Mapping[type[ObjectError], tuple[str, str]] = {
-    UnknownObjectError: ("NoSuchKey", "The specified key does not exist."),
-    OperationGoneError: ("AccessDenied", "Access Denied"),
-    IncompleteObjectError: ("IncompleteBody", "You did not provide the number of bytes specified by Content-Length"),
-    DigestMismatchError: ("BadDigest", "The Content-MD5 you specified did not match what we received."),
 }
 INVALID_XML = re.compile(r"[\x00-\x1f\ufffe\uffff\ud800-\udfff]")
 """Characters that XML cannot contain, not even escaped."""
@@ -66,12 +53,6 @@ class StorageError(Exception):
         self.message = message
         self.details = details
 
-    @classmethod
-    def from_object_error(cls, error: ObjectError) -> StorageError:
-        """Return S3's error for an error of the behaviour."""
-        details = {"Key": str(error)} if isinstance(error, UnknownObjectError) else {}
-        return cls(*OBJECT_ERRORS[type(error)], **details)
-
 
 def request_ids() -> dict[str, str]:
     """Return the two headers with S3's identifiers of a request."""
@@ -87,15 +68,13 @@ class ErrorResponse(Response):
 
     def __init__(self, error: StorageError, request: Request) -> None:
         ids = request_ids()
-        details = {
-            **{name: str(value) for name, value in error.details.items()},
-            "RequestId": ids["x-amz-request-id"],
-            "HostId": ids["x-amz-id-2"],
-        }
+        details = {**error.details, "RequestId": ids["x-amz-request-id"], "HostId": ids["x-amz-id-2"]}
         self._closes = request.method not in {"GET", "HEAD"}
         self._lingers = "expect" not in request.headers
-        headers = {**ids, **_range_header(error), **({"Connection": "close"} if self._closes else {})}
-        content = error_document(error.code, error.message, details)
+        headers = ids | ({"Connection": "close"} if self._closes else {})
+        if "ActualObjectSize" in details:  # RFC 9110, 15.5.17: the response to a range after the end names the size
+            headers["Content-Range"] = f"bytes */{details['ActualObjectSize']}"
+        content = error_document({"Code": error.code, "Message": error.message, **details})
         super().__init__(content, STATUS[error.code], headers, media_type="application/xml")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,16 +90,9 @@ class ErrorResponse(Response):
         await super().__call__(scope, receive, send_on)
 
 
-def _range_header(error: StorageError) -> dict[str, str]:
-    # RFC 9110, 15.5.17: the response to a range after the end names the size.
-    size = error.details.get("ActualObjectSize")
-    return {} if size is None else {"Content-Range": f"bytes */{size}"}
-
-
-def error_document(code: str, message: str, details: dict[str, str]) -> str:
+def error_document(elements: Mapping[str, str | int]) -> str:
     """Return S3's error document."""
-    elements = {"Code": code, "Message": message, **details}
-    texts = {name: escape(INVALID_XML.sub("?", value)) for name, value in elements.items()}
+    texts = {name: escape(INVALID_XML.sub("?", str(value))) for name, value in elements.items()}
     content = "".join(f"<{name}>{text}</{name}>" for name, text in texts.items())
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{content}</Error>'
 

@@ -40,7 +40,8 @@ def read_range(header: str | None, size: int) -> tuple[int, int, int]:
     match = re.fullmatch(r"bytes=([0-9]*)-([0-9]*)", header or "")
     if not match or match.groups() == ("", ""):
         return 0, size, 200
-    first, last = map(_read_number, match.groups())
+    # Python refuses to parse numbers of thousands of digits; 30 digits are larger than any object.
+    first, last = (int(digits[:MAX_DIGITS]) if digits else None for digits in match.groups())
     if first is None:
         start, end = max(0, size - (last or 0)), size
     elif last is not None and last < first:
@@ -55,8 +56,3 @@ def read_range(header: str | None, size: int) -> tuple[int, int, int]:
             ActualObjectSize=size,
         )
     return start, end, 206
-
-
-def _read_number(digits: str) -> int | None:
-    # Python refuses to parse numbers of thousands of digits; 30 digits are larger than any object.
-    return int(digits[:MAX_DIGITS]) if digits else None
