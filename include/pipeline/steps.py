@@ -79,7 +79,7 @@ def check_airflow(metadata: RunMetadata | None, run_type: str) -> None:
     if metadata is not None and metadata.pool is None:
         raise PlanError(
             f"there is no pool {POOL!r}, so no task of `code` could ever start: create it with `airflow pools set"
-            f" {POOL} 4 'Operations in progress' --include-deferred`, or in the UI under Admin > Pools, then clear"
+            f" {POOL} 4 'Concurrent operations' --include-deferred`, or in the UI under Admin > Pools, then clear"
             " this task"
         )
 
