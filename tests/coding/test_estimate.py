@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from include.coding.collect import store_operations
+from include.coding.collect import CollectedPart, store_operations
 from include.coding.estimate import Estimate, estimate_run
 from include.coding.parts import Part
 from include.coding.prepare import Prepared, expect_seconds
@@ -25,7 +25,8 @@ def store(pipeline):
             for number, (records, seconds) in enumerate(operations):
                 part = Part(number, "osca", MODEL, False, "file:///part", records, 1, "hash")
                 result = PartResult(number, f"{records} in {seconds}", "complete", seconds=seconds)
-                store_operations(session, make_plan(), [part], [result], [PartSummary(usable=records)])
+                collected = CollectedPart(part, result, PartSummary(usable=records), metadata=None)
+                store_operations(session, make_plan(), [collected])
 
     return store
 

@@ -536,9 +536,10 @@ def test_lines_of_texts_that_were_not_sent_do_not_block_publishing(survey):
     assert survey.query("SELECT usable, discarded_lines FROM coding.coding_operations") == [(2, 4)]
 
 
-def test_results_are_refused_if_the_metadata_names_another_model(survey):
+@pytest.mark.parametrize("note", [b"", b', "note": "a\0b"'], ids=["plain", "with a NUL"])
+def test_results_are_refused_if_the_metadata_names_another_model(survey, note):
     survey.prepare()
-    metadata = json.dumps({"modelId": OTHER_MODEL}).encode()
+    metadata = b'{"modelId": "' + OTHER_MODEL.encode() + b'"' + note + b"}"
     with pytest.raises(
         IncompleteError,
         match=f"coded by topic 'osca', model '{OTHER_MODEL}', but .* pinned to topic 'osca', model '{MODEL}'",
