@@ -82,6 +82,9 @@ class FastStack(Stack):
     def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         if name == "scheduler":  # its first tasks would fail without the API server
             wait_until(lambda: bool(self.api.healthy_components()), "the API server answers")
+        if name == "api-server":  # SQLite can lock two of its requests against each other until the timeout ends one
+            url = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+            environment = {**environment, url: environment[url].replace("?timeout=60", "?timeout=5")}
         super()._spawn(name, command, environment)
 
     def _run_once(self, command: list[str], environment: dict[str, str]) -> None:
