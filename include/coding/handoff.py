@@ -27,4 +27,6 @@ class Handoff:
             return TypeAdapter(cls).validate_python(data)
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-            raise PlanError(f"{cls.__name__} from an earlier task cannot be read: {problems}") from None
+            raise PlanError(
+                f"{cls.__name__} is invalid: {problems}. Correct the param, or clear the task that wrote it"
+            ) from None

@@ -93,7 +93,6 @@ def choose_look_back(params: Mapping[str, Any], metadata: RunMetadata | None, ru
 
 def _pin_model(plan: Plan, metadata: RunMetadata | None) -> Plan:
     """Return the plan with the GUID of its model, the same for all runs of a backfill."""
-    from include.coding.model_pins import pin_model
 
     def ask_service() -> tuple[str, float | None]:
         model = CodingServiceHook().pin_model(plan.topic, plan.model_id)
@@ -102,6 +101,8 @@ def _pin_model(plan: Plan, metadata: RunMetadata | None) -> Plan:
     if metadata is None or metadata.backfill is None:
         model_id, version = ask_service()
     else:
+        from include.coding.model_pins import pin_model
+
         warehouse = open_warehouse(plan.engine_memory_mb)
         model_id, version = pin_model(
             warehouse, plan.schema, metadata.backfill, plan.topic, plan.model_id, ask_service

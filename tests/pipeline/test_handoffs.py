@@ -81,20 +81,20 @@ def test_a_handoff_is_unchanged_by_its_way_through_xcom(example: Handoff) -> Non
 @pytest.mark.parametrize(("example", "name"), list_fields(required=True))
 def test_a_handoff_with_a_missing_field_is_refused_with_its_name(example: Handoff, name: str) -> None:
     data = {key: value for key, value in example.to_dict().items() if key != name}
-    with pytest.raises(PlanError, match=rf"{name_type(example)} from an earlier task cannot be read: {name}: "):
+    with pytest.raises(PlanError, match=rf"{name_type(example)} is invalid: {name}: "):
         type(example).from_dict(data)
 
 
 @pytest.mark.parametrize(("example", "name"), list_fields(required=False))
 def test_a_handoff_with_a_field_of_a_wrong_type_is_refused_with_its_name(example: Handoff, name: str) -> None:
-    with pytest.raises(PlanError, match=rf"{name_type(example)} from an earlier task cannot be read: {name}\b.*: "):
+    with pytest.raises(PlanError, match=rf"{name_type(example)} is invalid: {name}\b.*: "):
         type(example).from_dict({**example.to_dict(), name: [["a list in a list"]]})
 
 
 def test_a_missing_field_inside_a_handoff_is_named_with_its_path() -> None:
     data = PREPARED.to_dict()
     del data["parts"][1]["sha256"]
-    with pytest.raises(PlanError, match=r"Prepared .* cannot be read: parts\.1\.sha256: "):
+    with pytest.raises(PlanError, match=r"Prepared is invalid: parts\.1\.sha256: "):
         Prepared.from_dict(data)
 
 
