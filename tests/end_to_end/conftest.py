@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -54,6 +55,8 @@ class FastStack(Stack):
 
     _first_port = 8100 + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     _migrated_database: ClassVar[bytes] = b""
+    # Airflow 3.3.2 takes a task for failed if its trigger fires before the scheduler has noticed that it was deferred.
+    _poll_interval_s: ClassVar[float] = 2.0
 
     def start(self, print_line: Callable[[str], None] = lambda line: None) -> None:
         (self.folder / "settings").mkdir(parents=True, exist_ok=True)
@@ -61,8 +64,12 @@ class FastStack(Stack):
         super().start(print_line)
 
     def environment(self, state: StackState) -> dict[str, str]:
+        environment = super().environment(state)
+        connection = json.loads(environment["AIRFLOW_CONN_CODING_SERVICE_DEFAULT"])
+        connection["extra"]["poll_interval"] = self._poll_interval_s
         return {
-            **super().environment(state),
+            **environment,
+            "AIRFLOW_CONN_CODING_SERVICE_DEFAULT": json.dumps(connection),
             "PYTHONPATH": f"{PROJECT}{os.pathsep}{self.folder / 'settings'}",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port(self._first_port + 2)),

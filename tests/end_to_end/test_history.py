@@ -48,6 +48,8 @@ def make_catch_up_dag(text: str, dag_id: str, first: str, last: str) -> str:
 class HistoryStack(FastStack):
     """A stack with copies of the DAG that catch up, and with records of the day before."""
 
+    _poll_interval_s = 6.0  # seven runs at once slow the scheduler down
+
     def __init__(self, folder: Path) -> None:
         dags = copy_dags(folder / "dags")
         text = (dags / f"{RECODE_DAG_ID}.py").read_text()
