@@ -3,6 +3,7 @@
 import hashlib
 import json
 import multiprocessing
+import os
 from datetime import date
 from pathlib import Path
 
@@ -65,8 +66,9 @@ def code_line(line, result=CHEF, **changes):
     return json.dumps(members) + "\n"
 
 
-def land_when_ready(ready, place, plan, prepared, part_results, staging):
-    """Land a run in the process of :meth:`Pipeline.start_landing`."""
+def land_when_ready(ready, error_file, place, plan, prepared, part_results, staging):
+    """Land a run in the process of :meth:`Pipeline.start_landing`, whose standard error goes to a file."""
+    os.dup2(os.open(error_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     warehouse = open_warehouse(place, lock_timeout_s=60)
     ready.set()
     land(plan, prepared, part_results, warehouse, staging)
@@ -146,8 +148,10 @@ class Pipeline:
         """Land what was prepared last in another process, and return the process as soon as it is ready to land."""
         part_results = [self.code_part(part) for part in self.prepared.parts]
         ready = PROCESSES.Event()
-        arguments = (ready, self.place, self.plan, self.prepared, part_results, self.staging)
+        error_file = self.folder / f"{self.plan.run_id}.stderr"
+        arguments = (ready, error_file, self.place, self.plan, self.prepared, part_results, self.staging)
         process = PROCESSES.Process(target=land_when_ready, args=arguments, daemon=True)
+        process.error_file = error_file
         process.start()
         assert ready.wait(60), "the process does not start"
         return process

@@ -684,9 +684,9 @@ def test_a_repeated_record_id_has_one_row_for_each_record(pipeline):
 
 
 def finish(process):
-    """Wait for a landing, and return its exit code."""
+    """Wait for a landing, and return its exit code and what it wrote to standard error."""
     process.join(60)
-    return process.exitcode
+    return process.exitcode, process.error_file.read_text()
 
 
 @on_all_warehouses
@@ -699,7 +699,7 @@ def test_two_landings_at_the_same_time_both_succeed(survey):
         landings = []
         for survey.plan, survey.prepared in prepared:
             landings.append(survey.start_landing())
-    assert [finish(process) for process in landings] == [0, 0]
+    assert [finish(process) for process in landings] == [(0, ""), (0, "")]
     assert survey.read_outcomes() == OUTCOMES
     assert survey.query("SELECT run_id, count(*) FROM coding.coded_records GROUP BY 1 ORDER BY 1") == [
         ("run-1", 2),
@@ -736,7 +736,7 @@ def test_a_killed_landing_leaves_the_tables_unchanged_or_complete(pipeline):
         texts = pipeline.query("SELECT code, count(*) FROM coding.coded_texts GROUP BY 1")
         assert records in (before, after)
         assert texts in ([("3512", 20_000)], [("351311", 20_000)])
-    assert finish(pipeline.start_landing()) == 0
+    assert finish(pipeline.start_landing()) == (0, "")
     assert pipeline.query("SELECT run_id, code, count(*) FROM coding.coded_records GROUP BY 1, 2") == after
     assert list((pipeline.folder / "run-2").glob("land.*")) == []
 
