@@ -24,7 +24,8 @@ from coding_service.errors import (
     TransferError,
 )
 from coding_service.models import UploadGrant
-from coding_service.operators import OPERATION_STATE_KEY, UPLOAD_GRANT_KEY, decrypt_grant, encrypt_grant
+from coding_service.operators import UPLOAD_GRANT_KEY
+from coding_service.part_operation import OPERATION_STATE_KEY, decrypt_grant, encrypt_grant
 from coding_service.storage import storage_path
 
 

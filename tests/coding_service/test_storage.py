@@ -18,7 +18,8 @@ from coding_service import (
     transfer,
 )
 from coding_service.errors import InputFileError, StagingError, TransferError
-from coding_service.operators import OPERATION_STATE_KEY, UPLOAD_GRANT_KEY
+from coding_service.operators import UPLOAD_GRANT_KEY
+from coding_service.part_operation import OPERATION_STATE_KEY
 from coding_service.storage import OBJECT_BLOCK_BYTES, open_for_reading, storage_path
 
 #: Airflow caches the file system of a connection in its process, so each test uses a connection of its own.

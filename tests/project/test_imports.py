@@ -30,8 +30,9 @@ coding_service            -> coding_service
 """
 #: The same inside the provider, where every module has a row.
 PROVIDER = """
-operators                 -> hooks, retry, storage, models, errors
+operators                 -> part_operation, hooks, retry, models
 sensors                   -> triggers, hooks, polling, retry, models, errors
+part_operation            -> hooks, storage, models, errors
 triggers                  -> hooks, polling, models, errors
 hooks                     -> calls, transfer, storage, shared_state, settings, protocol, models, errors
 calls                     -> tokens, call_budget, shared_state, settings, protocol, errors
@@ -51,8 +52,8 @@ errors                    ->
 #: Rooms and modules that can import Airflow, and modules in them that cannot.
 AIRFLOW = [
     "dags", "occupation_coding_plugin", "include.pipeline", "include.warehouse.connect", "coding_service.hooks",
-    "coding_service.operators", "coding_service.sensors", "coding_service.triggers", "coding_service.retry",
-    "coding_service.storage",
+    "coding_service.operators", "coding_service.sensors", "coding_service.triggers", "coding_service.part_operation",
+    "coding_service.retry", "coding_service.storage",
 ]  # fmt: skip
 WITHOUT_AIRFLOW = ["include.pipeline.names"]
 
