@@ -12,7 +12,7 @@ from typing import Any
 
 import pendulum
 from airflow.providers.standard.exceptions import HITLTimeoutError
-from airflow.sdk import DAG, Asset, CronPartitionTimetable, Param, TriggerRule, XComArg, task, task_group
+from airflow.sdk import Asset, CronPartitionTimetable, Param, TriggerRule, XComArg, task, task_group
 
 from coding_service import (
     BatchCodeSensor,
@@ -23,7 +23,7 @@ from coding_service import (
 )
 from coding_service.operators import UPLOAD_GRANT_KEY
 from include.pipeline import names
-from include.pipeline.alerts import alert_on_failure, landing_deadline
+from include.pipeline.alerts import DeadlineDAG, alert_on_failure, landing_deadline
 from include.pipeline.approval import ApproveSendingOperator
 from include.pipeline.dag_arguments import MAX_RECORDS_PER_PART, PERMANENT_ERRORS, SELECTIONS
 
@@ -186,7 +186,7 @@ def clean_up(*, ti: Any = None) -> None:
     steps.clean_up(ti)
 
 
-with DAG(
+with DeadlineDAG(
     names.RECODE_DAG_ID,
     doc_md=__doc__,
     schedule=CronPartitionTimetable("0 0 * * *", timezone=names.TIMEZONE, run_offset=-1, key_format="%Y-%m-%d"),
