@@ -12,6 +12,7 @@ from typing import Any
 
 import pendulum
 from airflow.providers.standard.exceptions import HITLTimeoutError
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Asset, CronPartitionTimetable, Param, TriggerRule, XComArg, task, task_group
 
 from coding_service import (
@@ -154,7 +155,7 @@ def code(part: Any) -> None:
     create >> upload >> poll >> download
 
 
-@task(trigger_rule=TriggerRule.ALL_DONE, multiple_outputs=False)
+@task(multiple_outputs=False)
 def land(*, ti: Any = None) -> dict[str, Any]:
     """Keep the results of every part; if all are there, audit and publish the run's dates."""
     from include.pipeline import steps
@@ -206,6 +207,9 @@ with DeadlineDAG(
         ignore_downstream_trigger_rules=True,
         response_timeout=timedelta(days=7),
     )
+    # However the parts ended, their results land; but not if nothing could be sent, because an earlier task failed.
+    wait_for_parts = EmptyOperator(task_id="wait_for_parts", trigger_rule=TriggerRule.ALL_DONE)
     landing = land()
-    plan() >> parts >> approve >> code.expand(part=parts) >> landing >> report() >> clean_up()
+    plan() >> parts >> approve >> code.expand(part=parts) >> wait_for_parts
+    [approve, wait_for_parts] >> landing >> report() >> clean_up()
     landing >> announce()

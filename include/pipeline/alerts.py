@@ -20,6 +20,7 @@ from urllib.parse import quote
 from airflow.sdk import DAG, BaseNotifier, conf
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import BaseDeadlineReference, DeadlineAlert
+from airflow.sdk.exceptions import AirflowRuntimeError
 from airflow.sdk.module_loading import import_string
 from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
@@ -177,7 +178,7 @@ def _list_failed_tasks(task: Any, run: AlertSubject) -> list[str]:
         return []
     try:
         states = task.get_task_states(run.dag_id, run_ids=[run.run_id])[run.run_id]
-    except Exception:  # the alert is worth more than the complete list
+    except (NameError, KeyError, AirflowRuntimeError):  # the alert is worth more than the complete list
         log.info("Airflow does not list the failed tasks of this run here; the alert names %r", task.task_id)
         return [task.task_id]
     return sorted(name for name, state in states.items() if state == "failed")

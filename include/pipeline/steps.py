@@ -37,7 +37,8 @@ PLAN_PARAMS = (
 #: All params of `recode_occupations`, and those of `compare_models`.
 FORM_PARAMS = (*PLAN_PARAMS, "model", "from_date", "to_date", "look_back_days", "approve_above")
 COMPARISON_PARAMS = (
-    "topic", "model_before", "model_after", "from_date", "to_date", "topic_after", "crosswalk", "samples", "with_texts",
+    "topic", "model_before", "model_after", "from_date", "to_date", "topic_after", "crosswalk", "samples",
+    "with_texts",
 )  # fmt: skip
 #: Counts and dates of the run in an event of the asset.
 ANNOUNCED_FIELDS = (

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
+from airflow.models import import_all_models
+from airflow.models.base import Base
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
 
 from include.coding.plan import Plan
 from include.local_service.http.server import LocalService
@@ -37,6 +42,13 @@ class TaskInstance:
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.pushed[key] = json.loads(json.dumps(value))
+
+
+class Store(dict[str, Any]):
+    """A state store of a task or an asset, which keeps JSON."""
+
+    def set(self, key: str, value: Any, retention: timedelta | None = None) -> None:
+        self[key] = json.loads(json.dumps(value))
 
 
 class FakeAirflowApi(ThreadingHTTPServer):
@@ -105,6 +117,17 @@ def airflow_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAirflowApi]:
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    """A session of an Airflow database in memory."""
+    import_all_models()
+    engine = create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        yield session
+    engine.dispose()
 
 
 @pytest.fixture

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.models import import_all_models
 from airflow.models.backfill import Backfill
-from airflow.models.base import Base
 from airflow.models.dag_version import DagVersion
 from airflow.models.dagrun import DagRun
 from airflow.models.log import Log
 from airflow.models.pool import Pool
-from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from include.coding.errors import PlanError
-from include.pipeline import run_metadata
+from include.pipeline import consent, run_metadata
 from include.pipeline.alerts import ScheduledRunDue
 from include.pipeline.run_metadata import PoolSize, RunMetadata, read_metadata
 
@@ -55,25 +51,14 @@ def test_a_pool_limits_the_operations_only_if_waiting_tasks_occupy_slots(
     assert pool.max_operations == max_operations
 
 
-def test_the_plugin_registers_the_listener_and_the_deadline() -> None:
+def test_the_plugin_registers_the_listeners_and_the_deadline() -> None:
     from occupation_coding_plugin import OccupationCodingPlugin
 
-    assert OccupationCodingPlugin.listeners == (run_metadata,)
+    assert OccupationCodingPlugin.listeners == (run_metadata, consent)
     assert OccupationCodingPlugin.deadline_references == (ScheduledRunDue,)
 
 
 # ---- in the scheduler --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    """A session of an Airflow database in memory."""
-    import_all_models()
-    engine = create_engine("sqlite://")
-    Base.metadata.create_all(engine)
-    with Session(engine) as session:
-        yield session
-    engine.dispose()
 
 
 def add_run(

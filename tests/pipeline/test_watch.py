@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,14 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from include.local_service.http.server import LocalService
 from include.pipeline import watch
 from include.pipeline.backfills import BackfillError
-from tests.pipeline.conftest import FakeAirflowApi
-
-
-class Store(dict[str, Any]):
-    """A state store of an asset, which keeps JSON."""
-
-    def set(self, key: str, value: Any) -> None:
-        self[key] = json.loads(json.dumps(value))
+from tests.pipeline.conftest import FakeAirflowApi, Store
 
 
 class ModelWatch:
