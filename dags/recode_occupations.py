@@ -3,6 +3,11 @@ Code occupation free text with the WoAG Occupation Coding Service, and publish t
 
 It runs every night for the responses of the day before, on demand for any dates, and as a backfill. A model codes
 each distinct text once. A run replaces the rows of its topic, model and dates in `coded_records`, or changes nothing.
+
+Before you start a **backfill** in the UI: unpause the DAG, because runs of a backfill wait silently while it is
+paused; set *To* to 23:59 of the last day, because midnight in an Australian time zone leaves that day out; and keep
+the dates of the form below empty. Do not **pause** the DAG while the service is coding: no task continues until you
+unpause it, and the service deletes its output after a day. docs/runbook.md has more.
 """
 
 from __future__ import annotations
@@ -46,11 +51,12 @@ PARAMS = {
     ),
     "from_date": Param(
         None, type=["null", "string"], format="date", title="From", section=_SCOPE,
-        description="First response date. If both dates are empty: the day before the run.",
+        description="First response date. If both dates are empty: the day before the run. Empty in a backfill.",
     ),
     "to_date": Param(
         None, type=["null", "string"], format="date", title="To", section=_SCOPE,
-        description="Last response date, inclusive. If only one of the dates is set, the run codes that day.",
+        description="Last response date, inclusive. If only one of the dates is set, the run codes that day. Empty in"
+        " a backfill: there, set the To of the backfill itself to 23:59 of its last day.",
     ),
     "look_back_days": Param(
         7, type="integer", minimum=0, maximum=names.MAX_LOOK_BACK_DAYS, title="Look back", section=_SCOPE,

@@ -53,7 +53,8 @@ class AlertSubject:
     @property
     def dates(self) -> str:
         """The response dates that the run was started for; empty if it was started without dates."""
-        dates = [str(self.conf[name]) for name in ("from_date", "to_date") if self.conf.get(name)]
+        names = ("from_date", "to_date", "response_date")
+        dates = dict.fromkeys(str(self.conf[name]) for name in names if self.conf.get(name))
         return self.partition_key or " to ".join(dates)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -94,6 +95,28 @@ def test_a_task_is_not_retried_after_a_permanent_error(dag: Any, error: Exceptio
     data_tasks = [task for task in dag.tasks if task.pool != names.POOL]  # the others raise errors of the service
     decisions = {task.task_id: task.retry_policy.evaluate(error, 1, 3).action.value for task in data_tasks}
     assert decisions == dict.fromkeys(decisions, "fail" if is_permanent else "default")
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # of Airflow's reader of .airflowignore
+@pytest.mark.parametrize(
+    ("first", "last", "days"),
+    [
+        ("2026-10-01T00:00:00Z", "2026-10-03T00:00:00Z", ["2026-10-01", "2026-10-02", "2026-10-03"]),
+        ("2026-10-01T00:00:00+10:00", "2026-10-03T00:00:00+10:00", ["2026-10-01", "2026-10-02"]),
+        ("2026-10-01T00:00:00+10:00", "2026-10-03T23:59:00+10:00", ["2026-10-01", "2026-10-02", "2026-10-03"]),
+        ("2026-11-01T00:00:00+11:00", "2026-11-02T23:59:00+11:00", ["2026-11-01", "2026-11-02"]),
+        ("2026-10-01T00:00:00+08:00", "2026-10-02T23:59:00+08:00", ["2026-10-01", "2026-10-02"]),
+    ],
+    ids=["API", "UI in Sydney, midnight", "UI in Sydney, 23:59", "in summer", "UI in Perth, 23:59"],
+)
+def test_a_backfill_from_the_ui_has_its_last_day_only_if_to_is_the_end_of_that_day(
+    dag: Any, first: str, last: str, days: list[str]
+) -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    scheduler_dag = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
+    times = (datetime.fromisoformat(first).astimezone(UTC), datetime.fromisoformat(last).astimezone(UTC))
+    assert [info.partition_key for info in scheduler_dag.iter_dagrun_infos_between(*times)] == days
 
 
 # ---- form --------------------------------------------------------------------------------------------------------

@@ -201,3 +201,8 @@ def test_a_dag_that_uses_the_codes_starts_for_the_date_that_was_published(night:
         f"SELECT code[1], count(*) FROM coding.{CODED_RECORDS}"
         " WHERE response_date = DATE '2026-10-11' AND outcome = 'coded' GROUP BY 1 ORDER BY 1"
     )
+
+    by_hand = night.start("example_use_codes", conf={"response_date": "2026-10-11"})
+    assert night.wait(by_hand, "example_use_codes") == "success"
+    path = path.replace(run["dag_run_id"], by_hand)
+    assert night.api.request("GET", path, params={"deserialize": True})["value"] == counts

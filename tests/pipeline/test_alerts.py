@@ -66,6 +66,8 @@ def test_the_alert_of_a_failed_run_has_its_failed_tasks_its_dates_its_page_and_w
     [
         ({"from_date": "2026-01-01", "to_date": "2026-01-31"}, "2026-01-01 to 2026-01-31"),
         ({"from_date": "2026-01-01", "to_date": None}, "2026-01-01"),
+        ({"from_date": "2026-01-01", "to_date": "2026-01-01"}, "2026-01-01"),
+        ({"response_date": "2026-01-01"}, "2026-01-01"),
         (None, "run+1"),
     ],
 )
