@@ -47,7 +47,10 @@ def count_codes(*, params: Any = None, dag_run: Any = None, triggering_asset_eve
 
     from airflow.sdk.exceptions import AirflowSkipException
 
+    from include.pipeline.params import check_params
     from include.pipeline.settings import open_warehouse, qualified_table
+
+    check_params(params, dag_run.conf, PARAMS)
 
     # The event describes all dates of the publishing run. If this date was published several times, use the last one.
     # A run that was started by hand has no event.

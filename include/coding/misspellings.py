@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 
-def suggest_names(unknown: Iterable[str], known: Collection[str]) -> str:
-    """Return the unknown names for a message, each with the known name that is most like it, if one is."""
-    spellings = {name.lower(): name for name in known}
+def suggest_names(unknown: Iterable[str], names: Collection[str]) -> str:
+    """Return the unknown names for a message, each with the name that was probably meant, if there is one."""
+    spellings = {name.lower(): name for name in names}
 
     def suggest(name: str) -> str:
         matches = get_close_matches(name.lower(), spellings, n=1)

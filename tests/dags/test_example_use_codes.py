@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
+from include.coding.errors import PlanError
 from include.coding.tables import create_tables
 from tests.support.warehouses import open_warehouse
 
@@ -43,7 +44,7 @@ def count_codes(partition_key: str | None = None, events: list[Any] | None = Non
     task: Any = example_use_codes.dag.get_task("count_codes")
     return task.python_callable(
         params={**example_use_codes.dag.params.validate(), **params},
-        dag_run=SimpleNamespace(partition_key=partition_key),
+        dag_run=SimpleNamespace(partition_key=partition_key, conf=None),
         triggering_asset_events={example_use_codes.CODED_RECORDS: events or []},
     )
 
@@ -80,3 +81,8 @@ def test_a_run_that_is_started_by_hand_without_a_date_uses_the_newest_and_says_s
 def test_a_run_without_codes_is_skipped_with_the_reason(params: dict[str, Any], message: str) -> None:
     with pytest.raises(AirflowSkipException, match=message):
         count_codes(**params)
+
+
+def test_a_misspelt_param_is_refused() -> None:
+    with pytest.raises(PlanError, match=r"unknown keys: 'response_day' \(did you mean 'response_date'\?\)"):
+        count_codes(response_day="2026-10-04")

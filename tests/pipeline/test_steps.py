@@ -94,7 +94,7 @@ def test_a_trial_has_tables_of_its_own(plan_with: Callable[..., dict[str, Any]])
         ("max_record", r"'max_record' \(did you mean 'max_records'\?\)\."),
         ("dryrun", r"'dryrun' \(did you mean 'dry_run'\?\)\."),
         ("DRY-RUN", r"'DRY-RUN' \(did you mean 'dry_run'\?\)\."),
-        ("zzz", r"'zzz'\. .*the DAG knows \['approve_above', 'clean', "),
+        ("zzz", r"'zzz'\. .*the DAG has \['approve_above', 'clean', "),
     ],
 )
 def test_a_key_that_the_form_does_not_have_is_refused_before_any_call(
