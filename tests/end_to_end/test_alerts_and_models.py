@@ -191,9 +191,12 @@ def test_a_new_model_emits_an_event_and_starts_one_backfill_whose_runs_are_never
 def test_a_dag_that_uses_the_codes_starts_for_the_date_that_was_published(night: AlertHarness) -> None:
     night.unpause("example_use_codes")
     assert night.wait(night.start(RECODE_DAG_ID, partition_key="2026-10-11")) == "success"
-    wait_until(lambda: bool(night.runs("example_use_codes")), "a run of the example")
-    (run,) = night.runs("example_use_codes")
-    assert run["partition_key"] == "2026-10-11"
+
+    def runs_of_the_day() -> list[dict[str, Any]]:  # the nightly run may have started one for another day
+        return [run for run in night.runs("example_use_codes") if run["partition_key"] == "2026-10-11"]
+
+    wait_until(lambda: bool(runs_of_the_day()), "a run of the example")
+    (run,) = runs_of_the_day()
     assert night.wait(run["dag_run_id"], "example_use_codes") == "success"
     path = f"/dags/example_use_codes/dagRuns/{run['dag_run_id']}/taskInstances/count_codes/xcomEntries/return_value"
     counts = night.api.request("GET", path, params={"deserialize": True})["value"]
@@ -205,4 +208,5 @@ def test_a_dag_that_uses_the_codes_starts_for_the_date_that_was_published(night:
     by_hand = night.start("example_use_codes", conf={"response_date": "2026-10-11"})
     assert night.wait(by_hand, "example_use_codes") == "success"
     path = path.replace(run["dag_run_id"], by_hand)
-    assert night.api.request("GET", path, params={"deserialize": True})["value"] == counts
+    counts_by_hand = night.api.request("GET", path, params={"deserialize": True})["value"]
+    assert [row[:2] for row in counts_by_hand] == [row[:2] for row in counts]
