@@ -59,11 +59,11 @@ PARAMS = {
 
 
 @task
-def compare(*, params: Any = None, run_id: Any = None) -> str:
+def compare(*, params: Any = None, dag_run: Any = None) -> str:
     """Count what changed, write the report, and return its URI."""
     from include.pipeline import steps
 
-    return steps.compare_models(params, run_id)
+    return steps.compare_models(params, dag_run)
 
 
 with DAG(

@@ -2,7 +2,8 @@
 An example to copy: use the codes of a response date as soon as they are published.
 
 It is paused until you switch it on. When `recode_occupations` has published a date, nightly, on demand or in a
-backfill, it emits an event of the asset `coded_records`, and this DAG runs once for that date.
+backfill, it emits an event of the asset `coded_records`, and this DAG runs once for that date. A run that is
+started by hand uses the date of its form, or the newest one that is published.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 from typing import Any
 
 import pendulum
-from airflow.sdk import DAG, Asset, PartitionedAssetTimetable, task
+from airflow.sdk import DAG, Asset, Param, PartitionedAssetTimetable, task
 
 from include.pipeline import names
 
@@ -25,27 +26,55 @@ WHERE response_date = ? AND topic = ? AND outcome = 'coded'
 GROUP BY 1 ORDER BY 1
 """
 
+NEWEST_DATE = "SELECT max(response_date) FROM {codes} WHERE topic = ? AND outcome = 'coded'"
+
+#: For runs that are started by hand; those that an event starts take both from the event.
+PARAMS = {
+    "topic": Param("osca", type="string", minLength=1, title="Topic", description="uriName of the classification."),
+    "response_date": Param(
+        None, type=["null", "string"], format="date", title="Response date",
+        description="Date of the codes to use. Empty: the newest date that is published.",
+    ),
+}  # fmt: skip
+
 log = logging.getLogger(__name__)
 
 
 @task
-def count_codes(*, dag_run: Any = None, triggering_asset_events: Any = None) -> list[list[Any]]:
+def count_codes(*, params: Any = None, dag_run: Any = None, triggering_asset_events: Any = None) -> list[list[Any]]:
     """Log the number of records of the date by the first digit of their code."""
     from datetime import date
 
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from include.pipeline.params import check_params
     from include.pipeline.settings import open_warehouse, qualified_table
 
-    # The event describes all dates of the publishing run. If this date was published several times, use the last one.
-    summary = max(triggering_asset_events[CODED_RECORDS], key=lambda event: event.timestamp).extra
-    log.info("Run %(run_id)s, model %(model_id)s: %(read)s records from %(from_date)s to %(to_date)s", summary)
+    check_params(params, dag_run.conf, PARAMS)
 
-    # The partition key of the event is the response date, and the run that it starts has the same key.
-    query = CODES.format(codes=qualified_table("current_codes"))
+    # The event describes all dates of the publishing run. If this date was published several times, use the last one.
+    # A run that was started by hand has no event.
+    summary = max(triggering_asset_events[CODED_RECORDS], key=lambda event: event.timestamp, default=None)
+    topic = summary.extra["topic"] if summary else params["topic"]
+    if summary:
+        log.info(
+            "Run %(run_id)s, model %(model_id)s: %(read)s records from %(from_date)s to %(to_date)s", summary.extra
+        )
+
+    codes = qualified_table("current_codes")
     with open_warehouse().session(read_only=True) as session:
-        rows = session.execute(query, [date.fromisoformat(dag_run.partition_key), summary["topic"]])
+        # The partition key of the event is the response date, and the run that it starts has the same key.
+        if day := dag_run.partition_key or params["response_date"]:
+            day = date.fromisoformat(day)
+        else:
+            ((day,),) = session.execute(NEWEST_DATE.format(codes=codes), [topic])
+            log.info("The run has no date; using %s, the newest that is published", day)
+        rows = session.execute(CODES.format(codes=codes), [day, topic]) if day else []
+    if not rows:
+        raise AirflowSkipException(f"no codes of topic {topic!r} are published for {day or 'any date'}")
 
     lines = [f"{digit:>11} {records:>8} {confidence:>10.3f}" for digit, records, confidence in rows]
-    log.info("Codes of %s\n%s", dag_run.partition_key, "\n".join(["first digit  records confidence", *lines]))
+    log.info("Codes of %s, topic %s\n%s", day, topic, "\n".join(["first digit  records confidence", *lines]))
     return [list(row) for row in rows]  # XCom is for small values; write larger ones to a table
 
 
@@ -56,6 +85,7 @@ with DAG(
     schedule=PartitionedAssetTimetable(assets=CODED_RECORDS),
     start_date=pendulum.datetime(2026, 1, 1, tz=names.TIMEZONE),
     is_paused_upon_creation=True,
+    params=PARAMS,
     tags=["occupation", "example"],
 ) as dag:
     count_codes()

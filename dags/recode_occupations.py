@@ -3,6 +3,11 @@ Code occupation free text with the WoAG Occupation Coding Service, and publish t
 
 It runs every night for the responses of the day before, on demand for any dates, and as a backfill. A model codes
 each distinct text once. A run replaces the rows of its topic, model and dates in `coded_records`, or changes nothing.
+
+Before you start a **backfill** in the UI: unpause the DAG, because runs of a backfill wait silently while it is
+paused; set *To* to 23:59 of the last day, because midnight in an Australian time zone leaves that day out; and keep
+the dates of the form below empty. Do not **pause** the DAG while the service is coding: no task continues until you
+unpause it, and the service deletes its output after a day. docs/runbook.md has more.
 """
 
 from __future__ import annotations
@@ -12,7 +17,8 @@ from typing import Any
 
 import pendulum
 from airflow.providers.standard.exceptions import HITLTimeoutError
-from airflow.sdk import DAG, Asset, CronPartitionTimetable, Param, TriggerRule, XComArg, task, task_group
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import Asset, CronPartitionTimetable, Param, TriggerRule, XComArg, task, task_group
 
 from coding_service import (
     BatchCodeSensor,
@@ -23,7 +29,7 @@ from coding_service import (
 )
 from coding_service.operators import UPLOAD_GRANT_KEY
 from include.pipeline import names
-from include.pipeline.alerts import alert_on_failure, landing_deadline
+from include.pipeline.alerts import DeadlineDAG, alert_on_failure, landing_deadline
 from include.pipeline.approval import ApproveSendingOperator
 from include.pipeline.dag_arguments import MAX_RECORDS_PER_PART, PERMANENT_ERRORS, SELECTIONS
 
@@ -45,11 +51,12 @@ PARAMS = {
     ),
     "from_date": Param(
         None, type=["null", "string"], format="date", title="From", section=_SCOPE,
-        description="First response date. If both dates are empty: the day before the run.",
+        description="First response date. If both dates are empty: the day before the run. Empty in a backfill.",
     ),
     "to_date": Param(
         None, type=["null", "string"], format="date", title="To", section=_SCOPE,
-        description="Last response date, inclusive. If only one of the dates is set, the run codes that day.",
+        description="Last response date, inclusive. If only one of the dates is set, the run codes that day. Empty in"
+        " a backfill: there, set the To of the backfill itself to 23:59 of its last day.",
     ),
     "look_back_days": Param(
         7, type="integer", minimum=0, maximum=names.MAX_LOOK_BACK_DAYS, title="Look back", section=_SCOPE,
@@ -154,7 +161,7 @@ def code(part: Any) -> None:
     create >> upload >> poll >> download
 
 
-@task(trigger_rule=TriggerRule.ALL_DONE, multiple_outputs=False)
+@task(multiple_outputs=False)
 def land(*, ti: Any = None) -> dict[str, Any]:
     """Keep the results of every part; if all are there, audit and publish the run's dates."""
     from include.pipeline import steps
@@ -186,7 +193,7 @@ def clean_up(*, ti: Any = None) -> None:
     steps.clean_up(ti)
 
 
-with DAG(
+with DeadlineDAG(
     names.RECODE_DAG_ID,
     doc_md=__doc__,
     schedule=CronPartitionTimetable("0 0 * * *", timezone=names.TIMEZONE, run_offset=-1, key_format="%Y-%m-%d"),
@@ -206,6 +213,9 @@ with DAG(
         ignore_downstream_trigger_rules=True,
         response_timeout=timedelta(days=7),
     )
+    # However the parts ended, their results land; but not if nothing could be sent, because an earlier task failed.
+    wait_for_parts = EmptyOperator(task_id="wait_for_parts", trigger_rule=TriggerRule.ALL_DONE)
     landing = land()
-    plan() >> parts >> approve >> code.expand(part=parts) >> landing >> report() >> clean_up()
+    plan() >> parts >> approve >> code.expand(part=parts) >> wait_for_parts
+    [approve, wait_for_parts] >> landing >> report() >> clean_up()
     landing >> announce()

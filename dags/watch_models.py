@@ -4,6 +4,9 @@ Check once a day whether the coding service has a new model, with one call for e
 A new model emits an event of the asset `coding_models`, which can start other DAGs. If `CODING_RECODE_HISTORY_FROM`
 is a response date, the run also starts a backfill of `recode_occupations` with the new model, from that date to
 yesterday. The first run for a topic only stores its model.
+
+`recode_history` fails once, so that there is an alert, if `recode_occupations` is paused, or if the backfill was
+cancelled or ended with failed runs. Its log says what to do; later runs skip.
 """
 
 from __future__ import annotations

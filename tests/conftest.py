@@ -30,7 +30,7 @@ REAL_SERVICE_SETTINGS = {f"CODING_{name}" for name in ("SERVICE_URL", "AUTH_URL"
 
 # End-to-end tests that start a stack of their own, so that they can run beside those that share one.
 OWN_STACK_TESTS = {
-    "test_alerts_and_models.py", "test_history.py", "test_make_run.py", "test_two_workers.py",
+    "test_alerts_and_models.py", "test_dags_test.py", "test_history.py", "test_make_run.py", "test_two_workers.py",
 }  # fmt: skip
 
 # Airflow reads these variables when it is imported, so they are set before any test imports it.

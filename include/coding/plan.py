@@ -9,6 +9,7 @@ from typing import Any
 
 from include.coding.errors import PlanError
 from include.coding.handoff import Handoff
+from include.coding.misspellings import suggest_names
 
 #: Columns that a source must have, under these names or under those that `columns` gives them.
 COLUMNS = ("record_id", "response_date", "occp_text", "tasks_text")
@@ -69,7 +70,7 @@ class Plan(Handoff):
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.columns) - set(COLUMNS)):
-            raise PlanError(f"`columns` names {unknown}; it can name {list(COLUMNS)}")
+            raise PlanError(f"`columns` names {suggest_names(unknown, COLUMNS)}; it can name {list(COLUMNS)}")
         if self.response_date and "response_date" in self.columns:
             raise PlanError(
                 f"`columns` names {self.columns['response_date']!r} as the date of each record, but `response_date`"

@@ -5,12 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+from include.coding.errors import DataError
+from include.pipeline.consent import QUESTION_KEY, Consent
+
+
+class ApprovalError(DataError):
+    """The run would send more than the question says that a person sees, or something else."""
 
 
 class ApproveSendingOperator(ApprovalOperator):
     """Waits for a person's approval if a run would send more texts than `approve_above`, else succeeds at once.
 
-    A rejection ends the run: its files are removed, and all following tasks are skipped.
+    A rejection ends the run: its files are removed, and all following tasks are skipped. An approval counts only for
+    what the person saw, because `prepare` can have run again since.
+
+    :raises ApprovalError: an approval does not cover what the run would send now
     """
 
     def execute(self, context: Any) -> Any:
@@ -22,13 +33,35 @@ class ApproveSendingOperator(ApprovalOperator):
         if params["dry_run"] or limit is None or estimate.texts_to_send <= limit:
             self.log.info("No approval needed to send %d texts", estimate.texts_to_send)
             return None
-        self.body = estimate.as_markdown
+        consent = self._needed_consent(context)
+        if context["task_state_store"].get(QUESTION_KEY) is None:
+            context["task_state_store"].set(QUESTION_KEY, consent.to_dict(), retention=NEVER_EXPIRE)
+        self._check_consent(context)  # Airflow still shows the question of an earlier attempt
+        self.body = f"{consent.as_markdown}\n{estimate.as_markdown}"
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
         from include.pipeline.steps import remove_files
 
+        if self.APPROVE in event.get("chosen_options", ()):
+            self._check_consent(context)
         response = super().execute_complete(context, event)
         if self.REJECT in response["chosen_options"]:
             remove_files(context["ti"])
         return response
+
+    def _needed_consent(self, context: Any) -> Consent:
+        from include.pipeline.handoffs import pull_estimate, pull_plan
+
+        return Consent.from_plan(pull_plan(context["ti"]), pull_estimate(context["ti"]))
+
+    def _check_consent(self, context: Any) -> None:
+        """Raise :class:`ApprovalError` if the run would now send more than the question says, or something else."""
+        consent, question = self._needed_consent(context), context["task_state_store"].get(QUESTION_KEY)
+        if question is None or not Consent.from_dict(question).covers(consent):
+            raise ApprovalError(
+                "the approval does not cover what would be sent now: the question was about"
+                f" {Consent.from_dict(question) if question else 'an unknown number of texts'}, but it is {consent}."
+                " Nothing was sent. When the run has ended, clear this task with downstream tasks: Airflow then asks"
+                " about what would be sent now"
+            )

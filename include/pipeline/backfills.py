@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from airflow.providers.http.hooks.http import HttpHook
@@ -20,17 +21,52 @@ class BackfillError(Exception):
     """Airflow did not accept the request; a later attempt can succeed."""
 
 
-def find_backfill(conf: dict[str, Any]) -> int | None:
-    """Return the id of the newest backfill of `recode_occupations` with this conf; None if there is none."""
+class BackfillConflictError(BackfillError):
+    """Another backfill is running, and a DAG can have only one at a time."""
+
+
+@dataclass(frozen=True)
+class Backfill:
+    """A backfill of `recode_occupations`.
+
+    :param is_complete: whether it has no run to start any more; Airflow also marks a cancelled backfill so
+    :param is_paused: whether it starts no runs at present; Airflow leaves a cancelled backfill paused
+    """
+
+    id: int
+    is_complete: bool
+    is_paused: bool
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self.is_complete and self.is_paused
+
+
+def find_backfill(conf: dict[str, Any]) -> Backfill | None:
+    """Return the newest backfill of `recode_occupations` with this conf; None if there is none."""
     page = _call("GET", f"backfills?dag_id={RECODE_DAG_ID}&order_by=-id&limit={PAGE_SIZE}")
-    return next((backfill["id"] for backfill in page["backfills"] if backfill["dag_run_conf"] == conf), None)
+    backfills = (item for item in page["backfills"] if item["dag_run_conf"] == conf)
+    newest = next(backfills, None)
+    return newest and Backfill(newest["id"], newest["completed_at"] is not None, bool(newest["is_paused"]))
+
+
+def count_failed_runs(conf: dict[str, Any]) -> int:
+    """Return how many runs of backfills with this conf have failed: those of the last `PAGE_SIZE` failed ones."""
+    path = f"dags/{RECODE_DAG_ID}/dagRuns?run_type=backfill&state=failed&order_by=-id&limit={PAGE_SIZE}"
+    runs = _call("GET", path)["dag_runs"]
+    return sum(conf.items() <= (run["conf"] or {}).items() for run in runs)
+
+
+def is_recoding_paused() -> bool:
+    """Return whether `recode_occupations` is paused, so that a backfill would wait indefinitely."""
+    return bool(_call("GET", f"dags/{RECODE_DAG_ID}")["is_paused"])
 
 
 def start_backfill(conf: dict[str, Any], from_date: str, to_date: str, max_active_runs: int) -> int:
     """Start a backfill of `recode_occupations` with this conf, newest date first, and return its id.
 
     :param from_date, to_date: response dates, ISO 8601, both inclusive; dates that are coded already are coded again
-    :raises BackfillError: another backfill is running, and a DAG can have only one at a time
+    :raises BackfillConflictError: another backfill is running
     """
     body = {
         "dag_id": RECODE_DAG_ID,
@@ -67,6 +103,8 @@ def _send(method: str, path: str, body: Any, headers: dict[str, str] | None = No
     summary = f"{method} {path.partition('?')[0]} of connection {AIRFLOW_API_CONN_ID!r}: HTTP {response.status_code}"
     if response.status_code in (401, 403):
         raise SettingsError(f"{summary}; check login and password, and that the user is allowed to start backfills")
+    if response.status_code == 409:
+        raise BackfillConflictError(f"{summary} {response.text[:500]}")
     if not response.ok:
         raise BackfillError(f"{summary} {response.text[:500]}")
     return response.json()

@@ -19,6 +19,7 @@ from include.coding.estimate import Estimate, estimate_run
 from include.coding.plan import Plan, resolve_dates
 from include.pipeline import handoffs, settings
 from include.pipeline.names import POOL, TIMEZONE
+from include.pipeline.params import check_params
 from include.pipeline.run_metadata import RunMetadata, read_metadata
 from include.pipeline.settings import open_staging, open_warehouse
 
@@ -33,6 +34,12 @@ PLAN_PARAMS = (
     "topic", "source", "columns", "selection", "response_date", "max_records", "dry_run", "records_per_part", "clean",
     "max_uncoded_share", "max_rejected_share", "force_new",
 )  # fmt: skip
+#: All params of `recode_occupations`, and those of `compare_models`.
+FORM_PARAMS = (*PLAN_PARAMS, "model", "from_date", "to_date", "look_back_days", "approve_above")
+COMPARISON_PARAMS = (
+    "topic", "model_before", "model_after", "from_date", "to_date", "topic_after", "crosswalk", "samples",
+    "with_texts",
+)  # fmt: skip
 #: Counts and dates of the run in an event of the asset.
 ANNOUNCED_FIELDS = (
     "read", "coded", "uncoded", "rejected", "texts", "texts_sent", "operations", "from_date", "to_date",
@@ -45,6 +52,7 @@ def make_plan(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
     :raises PlanError: the params of the run are impossible, or Airflow is not set up for it
     :raises CodingServiceError: the service does not know the topic or the model, or cannot be reached
     """
+    check_params(params, dag_run.conf, FORM_PARAMS)
     metadata = read_metadata(dag_run)
     check_airflow(metadata, dag_run.run_type)
     look_back_days = choose_look_back(params, metadata, dag_run.run_type)
@@ -188,15 +196,19 @@ def remove_files(ti: Any) -> None:
 # ---- compare_models, sweep_staging -------------------------------------------------------------------------------
 
 
-def compare_models(params: Mapping[str, Any], run_id: str) -> str:
-    """Count what changed between two models, write the report, and return its URI."""
+def compare_models(params: Mapping[str, Any], dag_run: Any) -> str:
+    """Count what changed between two models, write the report, and return its URI.
+
+    :raises PlanError: the params of the run are impossible
+    """
     from include.comparison.comparison import Comparison
     from include.comparison.report import write_comparison
 
-    comparison = Comparison(**params, schema=settings.read_schema())
+    check_params(params, dag_run.conf, COMPARISON_PARAMS)
+    comparison = Comparison(**{name: params[name] for name in COMPARISON_PARAMS}, schema=settings.read_schema())
     # A quarter is left for what an engine uses beyond its limit.
     warehouse = open_warehouse(settings.read_memory_mb() * 3 // 4)
-    with open_staging(settings.run_folder(run_id, settings.COMPARISONS)) as staging:
+    with open_staging(settings.run_folder(dag_run.run_id, settings.COMPARISONS)) as staging:
         return write_comparison(comparison, warehouse, staging)
 
 

@@ -137,7 +137,7 @@ def test_a_trial_of_no_records_is_refused(count):
 
 
 def test_an_unknown_column_is_refused():
-    with pytest.raises(PlanError, match=r"`columns` names \['job'\]; it can name \['record_id', 'response_date'"):
+    with pytest.raises(PlanError, match=r"`columns` names 'job'; it can name \['record_id', 'response_date'"):
         make_plan(columns={"job": "occp_text", "occp_text": "title"})
 
 

@@ -98,7 +98,7 @@ def test_importing_a_file_loads_no_heavy_library(import_record: dict[str, Any], 
             ["ti", "dag_run", "outlet_events", "the asset coded_records"],
         ),
         ("recode_occupations", "clean_up", "steps.clean_up", ["ti"]),
-        ("compare_models", "compare", "steps.compare_models", ["params", "run_id"]),
+        ("compare_models", "compare", "steps.compare_models", ["params", "dag_run"]),
         ("sweep_staging", "sweep", "steps.sweep_staging", []),
         ("watch_models", "topics", "watch.list_topics", []),
         (

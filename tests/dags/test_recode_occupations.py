@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from airflow.providers.standard.exceptions import HITLTimeoutError
 from coding_service import CodingServiceHook
 from coding_service.operators import UPLOAD_GRANT_KEY
 from include.coding import errors
-from include.pipeline import handoffs, names
+from include.pipeline import handoffs, names, steps
 from include.warehouse.errors import WarehouseError, WarehouseSettingsError
 
 
@@ -33,7 +34,8 @@ def test_the_graph_is_that_of_the_design(dag: Any) -> None:
         "code.upload": ["code.create", "prepare"],
         "code.poll": ["code.upload", "prepare"],
         "code.download": ["code.poll", "code.upload", "prepare"],
-        "land": ["code.download"],
+        "wait_for_parts": ["code.download"],
+        "land": ["approve", "wait_for_parts"],
         "report": ["land"],
         "announce": ["land"],
         "clean_up": ["report"],
@@ -44,10 +46,6 @@ def test_the_service_steps_share_one_pool_and_nothing_else_is_in_it(dag: Any) ->
     pool_users = {task.task_id for task in dag.tasks if task.pool == "coding_service"}
     assert names.POOL == "coding_service"
     assert pool_users == {"code.create", "code.upload", "code.poll", "code.download"}
-
-
-def test_land_runs_however_the_parts_ended(dag: Any) -> None:
-    assert dag.get_task("land").trigger_rule == "all_done"
 
 
 def test_the_ids_that_the_pipeline_reads_are_those_of_the_tasks(dag: Any) -> None:
@@ -99,6 +97,28 @@ def test_a_task_is_not_retried_after_a_permanent_error(dag: Any, error: Exceptio
     assert decisions == dict.fromkeys(decisions, "fail" if is_permanent else "default")
 
 
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # of Airflow's reader of .airflowignore
+@pytest.mark.parametrize(
+    ("first", "last", "days"),
+    [
+        ("2026-10-01T00:00:00Z", "2026-10-03T00:00:00Z", ["2026-10-01", "2026-10-02", "2026-10-03"]),
+        ("2026-10-01T00:00:00+10:00", "2026-10-03T00:00:00+10:00", ["2026-10-01", "2026-10-02"]),
+        ("2026-10-01T00:00:00+10:00", "2026-10-03T23:59:00+10:00", ["2026-10-01", "2026-10-02", "2026-10-03"]),
+        ("2026-11-01T00:00:00+11:00", "2026-11-02T23:59:00+11:00", ["2026-11-01", "2026-11-02"]),
+        ("2026-10-01T00:00:00+08:00", "2026-10-02T23:59:00+08:00", ["2026-10-01", "2026-10-02"]),
+    ],
+    ids=["API", "UI in Sydney, midnight", "UI in Sydney, 23:59", "in summer", "UI in Perth, 23:59"],
+)
+def test_a_backfill_from_the_ui_has_its_last_day_only_if_to_is_the_end_of_that_day(
+    dag: Any, first: str, last: str, days: list[str]
+) -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    scheduler_dag = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
+    times = (datetime.fromisoformat(first).astimezone(UTC), datetime.fromisoformat(last).astimezone(UTC))
+    assert [info.partition_key for info in scheduler_dag.iter_dagrun_infos_between(*times)] == days
+
+
 # ---- form --------------------------------------------------------------------------------------------------------
 
 
@@ -126,6 +146,10 @@ def test_the_form_refuses_a_value_that_cannot_work(dag: Any, name: str, value: A
 
     with pytest.raises(ParamValidationError):
         dag.params.get_param(name).resolve(value)
+
+
+def test_the_plan_knows_all_params_of_the_form(dag: Any) -> None:
+    assert sorted(steps.FORM_PARAMS) == sorted(dag.params)
 
 
 def test_the_defaults_of_the_form_are_valid_and_those_of_the_design(dag: Any) -> None:

@@ -122,7 +122,7 @@ def test_a_failed_manual_run_causes_one_alert_with_its_failed_tasks_and_is_never
     assert not night.has_deadline(run_id)
     (alert,) = night.alerts(run_id)
     assert alert["subject"] == f"{RECODE_DAG_ID} failed for 2026-10-05"
-    assert f"{RECODE_DAG_ID} failed: land, plan\n" in alert["message"]
+    assert f"{RECODE_DAG_ID} failed: plan\n" in alert["message"]
     assert f"The run: {night.api.url}/dags/{RECODE_DAG_ID}/runs/{run_id}\n" in alert["message"]
 
 
@@ -191,9 +191,12 @@ def test_a_new_model_emits_an_event_and_starts_one_backfill_whose_runs_are_never
 def test_a_dag_that_uses_the_codes_starts_for_the_date_that_was_published(night: AlertHarness) -> None:
     night.unpause("example_use_codes")
     assert night.wait(night.start(RECODE_DAG_ID, partition_key="2026-10-11")) == "success"
-    wait_until(lambda: bool(night.runs("example_use_codes")), "a run of the example")
-    (run,) = night.runs("example_use_codes")
-    assert run["partition_key"] == "2026-10-11"
+
+    def runs_of_the_day() -> list[dict[str, Any]]:  # the nightly run may have started one for another day
+        return [run for run in night.runs("example_use_codes") if run["partition_key"] == "2026-10-11"]
+
+    wait_until(lambda: bool(runs_of_the_day()), "a run of the example")
+    (run,) = runs_of_the_day()
     assert night.wait(run["dag_run_id"], "example_use_codes") == "success"
     path = f"/dags/example_use_codes/dagRuns/{run['dag_run_id']}/taskInstances/count_codes/xcomEntries/return_value"
     counts = night.api.request("GET", path, params={"deserialize": True})["value"]
@@ -201,3 +204,9 @@ def test_a_dag_that_uses_the_codes_starts_for_the_date_that_was_published(night:
         f"SELECT code[1], count(*) FROM coding.{CODED_RECORDS}"
         " WHERE response_date = DATE '2026-10-11' AND outcome = 'coded' GROUP BY 1 ORDER BY 1"
     )
+
+    by_hand = night.start("example_use_codes", conf={"response_date": "2026-10-11"})
+    assert night.wait(by_hand, "example_use_codes") == "success"
+    path = path.replace(run["dag_run_id"], by_hand)
+    counts_by_hand = night.api.request("GET", path, params={"deserialize": True})["value"]
+    assert [row[:2] for row in counts_by_hand] == [row[:2] for row in counts]

@@ -112,13 +112,49 @@ def test_texts_are_sent_only_after_a_person_approves(harness: Harness, wave: str
     assert state == "success", "nothing is left to send, so nobody has to approve"
 
 
-def wait_for_question(harness: Harness, run_id: str) -> str:
-    """Wait until a run asks for approval, and return what it asks."""
+def write_wave(path: Path, texts: int) -> None:
+    """Write a CSV file with records without dates, each with a different text."""
+    duckdb.execute(
+        "COPY (SELECT 'W' || i AS record_id, 'wave job ' || i AS occp_text, 'more tasks' AS tasks_text"
+        f" FROM range({texts}) AS numbers(i)) TO '{path}'"
+    )
+
+
+def clear(harness: Harness, run_id: str, task_id: str) -> None:
+    """Clear a task of a run with all downstream tasks."""
+    body = {"dag_run_id": run_id, "task_ids": [task_id], "include_downstream": True, "dry_run": False}
+    harness.api.request("POST", f"/dags/{RECODE_DAG_ID}/clearTaskInstances", json={**body, "only_failed": False})
+
+
+def test_an_approval_counts_for_the_texts_that_were_shown(harness: Harness, tmp_path: Path) -> None:
+    path, position = tmp_path / "growing.csv", harness.last_request()
+    write_wave(path, 30)
+    run_id = harness.api.trigger({"source": path.as_uri(), "response_date": "2026-06-27", "approve_above": 10})
+    assert "**30 to send**" in wait_for_question(harness, run_id)
+
+    write_wave(path, 530)
+    clear(harness, run_id, "prepare")  # the run is still running, and Airflow keeps the question
+    wait_until(lambda: "it is 530 texts" in harness.log(run_id), "the task compares the numbers")
+    assert harness.wait(run_id) == "failed"
+    assert harness.api.tasks(run_id)["approve"] == "failed"
+    assert "the question was about 30 texts" in harness.log(run_id)
+    assert harness.uploads(position) == []
+
+    clear(harness, run_id, "approve")  # the run has ended and starts again, so Airflow asks again
+    assert "**530 to send**" in wait_for_question(harness, run_id, number=2)
+    assert harness.uploads(position) == []
+    send_response(harness, run_id, "Approve")
+    assert harness.wait(run_id) == "success"
+    assert harness.api.xcom(run_id, "land")["texts_sent"] == 530
+
+
+def wait_for_question(harness: Harness, run_id: str, number: int = 1) -> str:
+    """Wait until a run asks for approval, perhaps not for the first time, and return what it asks."""
     wait_until(lambda: harness.api.tasks(run_id).get("approve") == "awaiting_input", "approval is requested")
     # A response before the scheduler knows that the task waits would make it regard the task as failed.
     event = f"executor event with state success for task instance TaskInstanceKey(dag_id='{RECODE_DAG_ID}', task_id='approve', run_id='{run_id}'"
     scheduler_log = harness.stack.logs / "scheduler.log"
-    wait_until(lambda: event in scheduler_log.read_text(), "the scheduler knows that the task waits")
+    wait_until(lambda: scheduler_log.read_text().count(event) >= number, "the scheduler knows that the task waits")
     (details,) = harness.api.request("GET", f"/dags/{RECODE_DAG_ID}/dagRuns/{run_id}/hitlDetails")["hitl_details"]
     return str(details["body"])
 

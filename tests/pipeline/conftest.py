@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
+from airflow.models import import_all_models
+from airflow.models.base import Base
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
 
 from include.coding.plan import Plan
 from include.local_service.http.server import LocalService
@@ -39,15 +44,29 @@ class TaskInstance:
         self.pushed[key] = json.loads(json.dumps(value))
 
 
+class Store(dict[str, Any]):
+    """A state store of a task or an asset, which keeps JSON."""
+
+    def set(self, key: str, value: Any, retention: timedelta | None = None) -> None:
+        self[key] = json.loads(json.dumps(value))
+
+
 class FakeAirflowApi(ThreadingHTTPServer):
-    """The part of Airflow's API that deals with backfills."""
+    """The part of Airflow's API that deals with backfills of `recode_occupations`."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _RequestHandler)
         self.backfills: list[dict[str, Any]] = []
-        self.runs_another = False
+        self.failed_runs: list[dict[str, Any]] = []
+        self.runs_another = self.is_paused = False
+
+    def end_backfill(self, failed_runs: int = 0, is_cancelled: bool = False) -> None:
+        """End the newest backfill; some of its runs have failed."""
+        backfill = self.backfills[0]
+        backfill |= {"completed_at": "2026-11-26T00:00:00Z", "is_paused": is_cancelled}
+        self.failed_runs += [{"conf": {**backfill["dag_run_conf"], "_airflow": {}}} for _ in range(failed_runs)]
 
     def connection(self, password: str = PASSWORD) -> str:
         host, port = self.server_address[:2]
@@ -58,7 +77,15 @@ class _RequestHandler(BaseHTTPRequestHandler):
     server: FakeAirflowApi
 
     def do_GET(self) -> None:
-        self._respond(*self._authorize(lambda: (200, {"backfills": self.server.backfills})))
+        path, _, query = self.path.removeprefix("/api/v2/").partition("?")
+        responses = {
+            "backfills": {"backfills": self.server.backfills},
+            "dags/recode_occupations": {"is_paused": self.server.is_paused},
+            "dags/recode_occupations/dagRuns": {
+                "dag_runs": self.server.failed_runs if "state=failed" in query else []
+            },
+        }
+        self._respond(*self._authorize(lambda: (200, responses[path])))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -69,11 +96,12 @@ class _RequestHandler(BaseHTTPRequestHandler):
     def _create(self, body: dict[str, Any]) -> tuple[int, Any]:
         if self.server.runs_another:
             return 409, {"detail": "There is already a running backfill"}
-        self.server.backfills.insert(0, {"id": 7, **body})
+        state = {"id": 7 + len(self.server.backfills), "completed_at": None, "is_paused": False}
+        self.server.backfills.insert(0, {**state, **body})
         return 200, self.server.backfills[0]
 
     def _authorize(self, respond: Callable[[], tuple[int, Any]]) -> tuple[int, Any]:
-        is_allowed = self.headers["Authorization"] == f"Bearer {TOKEN}" and self.path.startswith("/api/v2/backfills")
+        is_allowed = self.headers["Authorization"] == f"Bearer {TOKEN}"
         return respond() if is_allowed else (403, {})
 
     def _respond(self, status: int, body: Any) -> None:
@@ -105,6 +133,17 @@ def airflow_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAirflowApi]:
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    """A session of an Airflow database in memory."""
+    import_all_models()
+    engine = create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        yield session
+    engine.dispose()
 
 
 @pytest.fixture

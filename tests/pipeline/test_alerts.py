@@ -66,6 +66,8 @@ def test_the_alert_of_a_failed_run_has_its_failed_tasks_its_dates_its_page_and_w
     [
         ({"from_date": "2026-01-01", "to_date": "2026-01-31"}, "2026-01-01 to 2026-01-31"),
         ({"from_date": "2026-01-01", "to_date": None}, "2026-01-01"),
+        ({"from_date": "2026-01-01", "to_date": "2026-01-01"}, "2026-01-01"),
+        ({"response_date": "2026-01-01"}, "2026-01-01"),
         (None, "run+1"),
     ],
 )
@@ -79,6 +81,15 @@ def test_the_alert_of_a_run_that_failed_without_a_failed_task_has_the_reason(sen
     del context["dag_run"], context["ti"]
     alerts.alert_on_failure({**context, "reason": "timed_out"})
     assert sent_alerts()[0]["message"].startswith("Run run+1 of recode_occupations failed: timed_out\n")
+
+
+def test_the_alert_names_the_task_that_failed_if_airflow_does_not_list_the_others(sent_alerts):
+    def fail(dag_id, run_ids):
+        raise NameError("name 'SUPERVISOR_COMMS' is not defined")  # as in `airflow dags test`
+
+    context = {**failure_context(), "ti": SimpleNamespace(task_id="prepare", get_task_states=fail)}
+    alerts.alert_on_failure(context)
+    assert sent_alerts()[0]["message"].startswith("Run run+1 of recode_occupations failed: prepare\n")
 
 
 async def test_the_alert_of_a_late_run_has_the_time_by_which_it_should_have_landed(sent_alerts):

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from coding_service.errors import SettingsError
-from include.pipeline.backfills import find_backfill, start_backfill
+from include.pipeline.backfills import Backfill, find_backfill, start_backfill
 from tests.pipeline.conftest import PASSWORD, TOKEN, FakeAirflowApi
 
 CONF = {"model": "11111111-1111-4111-8111-111111111111", "topic": "osca"}
@@ -20,7 +20,11 @@ def start() -> int:
 def test_a_backfill_is_found_by_its_conf(airflow_api: FakeAirflowApi) -> None:
     assert find_backfill(CONF) is None
     assert start() == 7
-    assert find_backfill(CONF) == 7
+    assert find_backfill(CONF) == Backfill(7, is_complete=False, is_paused=False)
+    airflow_api.end_backfill(is_cancelled=True)
+    backfill = find_backfill(CONF)
+    assert backfill is not None
+    assert backfill.is_cancelled
     assert find_backfill({**CONF, "topic": "anzsco"}) is None
 
 

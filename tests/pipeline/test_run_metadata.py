@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
+import json
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.models import import_all_models
 from airflow.models.backfill import Backfill
-from airflow.models.base import Base
+from airflow.models.dag_version import DagVersion
 from airflow.models.dagrun import DagRun
+from airflow.models.log import Log
 from airflow.models.pool import Pool
-from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from include.coding.errors import PlanError
-from include.pipeline import run_metadata
+from include.pipeline import consent, run_metadata
 from include.pipeline.alerts import ScheduledRunDue
 from include.pipeline.run_metadata import PoolSize, RunMetadata, read_metadata
 
@@ -52,25 +51,14 @@ def test_a_pool_limits_the_operations_only_if_waiting_tasks_occupy_slots(
     assert pool.max_operations == max_operations
 
 
-def test_the_plugin_registers_the_listener_and_the_deadline() -> None:
+def test_the_plugin_registers_the_listeners_and_the_deadline() -> None:
     from occupation_coding_plugin import OccupationCodingPlugin
 
-    assert OccupationCodingPlugin.listeners == (run_metadata,)
+    assert OccupationCodingPlugin.listeners == (run_metadata, consent)
     assert OccupationCodingPlugin.deadline_references == (ScheduledRunDue,)
 
 
 # ---- in the scheduler --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    """A session of an Airflow database in memory."""
-    import_all_models()
-    engine = create_engine("sqlite://")
-    Base.metadata.create_all(engine)
-    with Session(engine) as session:
-        yield session
-    engine.dispose()
 
 
 def add_run(
@@ -124,3 +112,72 @@ def test_only_a_scheduled_run_has_a_deadline_and_it_counts_from_when_the_run_was
     run = add_run(session, 5, run_type)
     due = ScheduledRunDue()._evaluate_with(session=session, dag_id=run.dag_id, run_id=run.run_id)
     assert due == (datetime(2026, 10, 5, tzinfo=UTC) if run_type == "scheduled" else None)
+
+
+def hours_after_midnight(hours: float) -> datetime:
+    """Return a time after the run of 5 October was due."""
+    return datetime(2026, 10, 5, tzinfo=UTC) + timedelta(hours=hours)
+
+
+def log_action(
+    session: Session, event: str, hours: float, dag_id: str | None = "recode_occupations", **extra: Any
+) -> None:
+    """Add an entry to Airflow's audit log."""
+    entry = Log(event=event, dag_id=dag_id, extra=json.dumps(extra))
+    entry.dttm = hours_after_midnight(hours)
+    session.add(entry)
+
+
+def due_time(session: Session) -> datetime | None:
+    """Return when the run of 5 October was due, as its deadline counts."""
+    run = add_run(session, 5)
+    return ScheduledRunDue()._evaluate_with(session=session, dag_id=run.dag_id, run_id=run.run_id)
+
+
+@pytest.mark.parametrize(
+    ("event", "fields"),
+    [
+        ("patch_dag", {"is_paused": False, "method": "PATCH"}),
+        ("patch_dags", {"is_paused": False, "dag_id_pattern": "~", "dag_id": None}),
+        ("cli_dag_unpause", {"full_command": "['airflow', 'dags', 'unpause', 'recode_occupations']"}),
+        (
+            "cli_dag_unpause",
+            {"full_command": "['airflow', 'dags', 'unpause', '--treat-dag-id-as-regex', 'rec.*']", "dag_id": "rec.*"},
+        ),
+    ],
+    ids=["one DAG", "several DAGs", "command", "command for several"],
+)
+def test_the_run_of_the_night_before_the_dag_was_switched_on_is_due_from_then(
+    session: Session, event: str, fields: dict[str, Any]
+) -> None:
+    log_action(session, event, 15, **fields)
+    log_action(session, event, -30, **fields)
+    assert due_time(session) == hours_after_midnight(15)
+
+
+def test_a_run_that_is_late_because_no_scheduler_was_running_is_due_at_midnight(session: Session) -> None:
+    log_action(session, "patch_dag", -1, is_paused=False)  # the evening before
+    log_action(session, "patch_dag", 9, is_paused=True)
+    log_action(session, "patch_dag", 9, dag_id="watch_models", is_paused=False)
+    log_action(session, "cli_dag_unpause", 9, dag_id="watch_models", full_command="['airflow', 'dags', 'unpause']")
+    log_action(session, "trigger_dag_run", 9)
+    session.add(DagVersion(dag_id="recode_occupations", created_at=hours_after_midnight(-100), bundle_name="dags"))
+    session.add(
+        DagVersion(
+            dag_id="recode_occupations", created_at=hours_after_midnight(8), bundle_name="dags", version_number=2
+        )
+    )
+    assert due_time(session) == hours_after_midnight(0)
+
+
+def test_the_run_of_the_night_before_the_dag_was_deployed_is_due_from_then(session: Session) -> None:
+    session.add(DagVersion(dag_id="recode_occupations", created_at=hours_after_midnight(15), bundle_name="dags"))
+    assert due_time(session) == hours_after_midnight(15)
+
+
+def test_an_entry_of_the_audit_log_without_details_does_not_stop_the_scheduler(session: Session) -> None:
+    for extra in (None, "", "[]", "not JSON"):
+        entry = Log(event="patch_dag", dag_id="recode_occupations", extra=extra)
+        entry.dttm = hours_after_midnight(9)
+        session.add(entry)
+    assert due_time(session) == hours_after_midnight(0)

@@ -29,6 +29,7 @@ from tests.pipeline.conftest import TaskInstance
 from tests.support.warehouses import open_warehouse
 
 MODELS = ("11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222")
+METADATA = RunMetadata(None, PoolSize(4, True), 0)
 PREPARED = Prepared("2026-10-07T01:02:03", "checksum", True, None, (), 9, 1, 2, 6, 1)
 
 
@@ -85,6 +86,41 @@ def test_a_working_connection_gives_a_plan_for_the_day_before_in_sydney(
 def test_a_trial_has_tables_of_its_own(plan_with: Callable[..., dict[str, Any]]) -> None:
     plan_with()
     assert steps.make_plan(read_form(max_records=10), make_run())["schema"] == "coding_trial"
+
+
+@pytest.mark.parametrize(
+    ("key", "suggestion"),
+    [
+        ("max_record", r"'max_record' \(did you mean 'max_records'\?\)\."),
+        ("dryrun", r"'dryrun' \(did you mean 'dry_run'\?\)\."),
+        ("DRY-RUN", r"'DRY-RUN' \(did you mean 'dry_run'\?\)\."),
+        ("zzz", r"'zzz'\. .*the DAG has \['approve_above', 'clean', "),
+    ],
+)
+def test_a_key_that_the_form_does_not_have_is_refused_before_any_call(
+    plan_with: Callable[..., dict[str, Any]], service: LocalService, key: str, suggestion: str
+) -> None:
+    plan_with()
+    before = len(service.service.store.entries(0))
+    with pytest.raises(PlanError, match=f"has unknown keys: {suggestion}"):
+        steps.make_plan(read_form(**{key: 30}), make_run(conf={key: 30}))
+    with pytest.raises(PlanError, match=f"has unknown keys: {suggestion}"):
+        steps.make_plan(read_form(), make_run(conf={key: 30}))  # Airflow does not merge the conf into the params
+    assert len(service.service.store.entries(0)) == before
+
+
+def test_keys_that_airflow_adds_are_no_params(plan_with: Callable[..., dict[str, Any]]) -> None:
+    plan_with()
+    added = {"_airflow": METADATA.to_dict(), "openlineage": {}, "airflow/task_span_detail_level": 2}
+    assert steps.make_plan(read_form(**added), make_run(conf=added))["topic"] == "osca"
+
+
+def test_a_configuration_that_airflow_ignores_is_refused(plan_with: Callable[..., dict[str, Any]]) -> None:
+    plan_with()
+    run = make_run(conf={"max_records": 30, "topic": "osca"})
+    with pytest.raises(PlanError, match=r"Airflow ignores the keys \['max_records'\].*DAG_RUN_CONF_OVERRIDES_PARAMS"):
+        steps.make_plan(read_form(), run)
+    assert steps.make_plan(read_form(max_records=30), run)["max_records"] == 30
 
 
 def test_wrong_credentials_are_named_as_such(plan_with: Callable[..., dict[str, Any]]) -> None:
@@ -267,7 +303,7 @@ def test_the_report_of_a_comparison_is_not_removed_by_the_sweep(
             )
     monkeypatch.setenv("CODING_STAGING", (tmp_path / "staging").as_uri())
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps({"conn_type": "duckdb", "host": str(path)}))
-    uri = steps.compare_models(compare_models.dag.params.validate(), "manual__1")
+    uri = steps.compare_models(compare_models.dag.params.validate(), make_run(run_id="manual__1"))
     folder = Path(uri.removeprefix("file://")).parent
     for file in folder.iterdir():
         os.utime(file, (0, 0))
@@ -275,3 +311,11 @@ def test_the_report_of_a_comparison_is_not_removed_by_the_sweep(
     assert folder.parent == tmp_path / "staging" / "occupation-coding-comparisons"
     assert sorted(file.name for file in folder.iterdir()) == ["picture.svg", "report.md"]
     assert "moved to another one: 1 (100.0%)" in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_comparison_refuses_a_key_that_its_form_does_not_have() -> None:
+    import compare_models
+
+    params = {**compare_models.dag.params.validate(), "sample": 10, "openlineage": {}}
+    with pytest.raises(PlanError, match=r"unknown keys: 'sample' \(did you mean 'samples'\?\)"):
+        steps.compare_models(params, make_run(conf={"sample": 10}))

@@ -9,33 +9,28 @@ from typing import Any
 import pendulum
 import pytest
 import requests
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from coding_service.errors import SettingsError
 from include.local_service.http.server import LocalService
 from include.pipeline import watch
-from include.pipeline.backfills import BackfillError
-from tests.pipeline.conftest import FakeAirflowApi
-
-
-class Store(dict[str, Any]):
-    """A state store of an asset, which keeps JSON."""
-
-    def set(self, key: str, value: Any) -> None:
-        self[key] = json.loads(json.dumps(value))
+from include.pipeline.backfills import start_backfill
+from tests.pipeline.conftest import FakeAirflowApi, Store
 
 
 class ModelWatch:
-    """The tasks of one topic, and the state store of the asset that they share."""
+    """The tasks of one topic, the state store of the asset that they share, and why one was last skipped."""
 
     def __init__(self) -> None:
-        self.store = Store()
+        self.store, self.message = Store(), ""
 
     def look(self, run_id: str) -> dict[str, Any] | None:
         """Return the content of the event, None if the task is skipped."""
         event = SimpleNamespace(extra=None)
         try:
             change = watch.detect_new_model("osca", run_id, self.store, event)
-        except AirflowSkipException:
+        except AirflowSkipException as skip:
+            self.message = str(skip)
             assert event.extra is None
             return None
         assert event.extra == change
@@ -45,7 +40,8 @@ class ModelWatch:
         """Return the id of the backfill, None if the task is skipped."""
         try:
             return watch.recode_history("osca", self.store)
-        except AirflowSkipException:
+        except AirflowSkipException as skip:
+            self.message = str(skip)
             return None
 
 
@@ -67,7 +63,7 @@ def release_model(service: LocalService) -> None:
     requests.post(f"{service.url}/_local/faults", json={"name": "new_latest_model"}, timeout=10).raise_for_status()
 
 
-@pytest.mark.parametrize(("setting", "topics"), [("", ["osca"]), ("osca, anzsco", ["osca", "anzsco"])])
+@pytest.mark.parametrize(("setting", "topics"), [("", ["osca"]), ("osca, anzsco,,osca", ["osca", "anzsco"])])
 def test_the_topics_to_watch_are_a_setting(setting: str, topics: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CODING_WATCH_TOPICS", setting)
     assert watch.list_topics() == topics
@@ -106,7 +102,7 @@ def test_the_backfill_of_a_new_model_goes_from_newest_to_oldest_and_codes_again_
     (backfill,) = airflow_api.backfills
     yesterday = pendulum.yesterday("Australia/Sydney").to_date_string()
     assert backfill == {
-        "id": 7, "dag_id": "recode_occupations", "from_date": "2026-01-01T00:00:00Z",
+        "id": 7, "completed_at": None, "is_paused": False, "dag_id": "recode_occupations", "from_date": "2026-01-01T00:00:00Z",
         "to_date": f"{yesterday}T00:00:00Z", "run_backwards": True, "reprocess_behavior": "completed", "max_active_runs": 2,
         "dag_run_conf": {"model": change["model_after"], "topic": "osca"},
     }  # fmt: skip
@@ -130,11 +126,127 @@ def test_a_backfill_is_started_by_a_later_run_if_another_one_was_running(
     release_model(service)
     model_watch.look("second")
     airflow_api.runs_another = True
-    with pytest.raises(BackfillError, match="HTTP 409 .*already a running backfill"):
-        model_watch.recode_history()
+    assert model_watch.recode_history() is None
+    assert "because another backfill of recode_occupations is running; the next run tries" in model_watch.message
     airflow_api.runs_another = False
     assert model_watch.look("third") is None
     assert model_watch.recode_history() == 7
+
+
+def test_no_backfill_is_started_while_the_dag_is_paused_and_one_run_fails_because_of_it(
+    model_watch: ModelWatch, service: LocalService, airflow_api: FakeAirflowApi
+) -> None:
+    release_model(service)
+    model_watch.look("second")
+    airflow_api.is_paused = True
+    message = (
+        "no backfill was started, because recode_occupations is paused. Unpause it: the next run of watch_models"
+    )
+    with pytest.raises(AirflowFailException, match=message):
+        model_watch.recode_history()
+    assert model_watch.recode_history() is None, "the day after"
+    assert message in model_watch.message
+    assert airflow_api.backfills == []
+    airflow_api.is_paused = False
+    assert model_watch.recode_history() == 7
+
+
+def test_a_backfill_that_waits_for_a_paused_dag_fails_one_run(
+    model_watch: ModelWatch, service: LocalService, airflow_api: FakeAirflowApi
+) -> None:
+    release_model(service)
+    model_watch.look("second")
+    assert model_watch.recode_history() == 7
+    airflow_api.is_paused = True
+    with pytest.raises(AirflowFailException, match="backfill 7 waits, because recode_occupations is paused"):
+        model_watch.recode_history()
+    assert model_watch.recode_history() is None
+    airflow_api.end_backfill()
+    assert model_watch.recode_history() is None
+    assert "backfill 7 with model " in model_watch.message
+    assert model_watch.message.endswith(" has ended")
+
+
+@pytest.mark.parametrize(("is_cancelled", "end"), [(True, "was cancelled"), (False, "has ended")])
+def test_a_backfill_that_ended_without_some_days_fails_one_run_which_says_how_to_continue(
+    model_watch: ModelWatch, service: LocalService, airflow_api: FakeAirflowApi, is_cancelled: bool, end: str
+) -> None:
+    release_model(service)
+    change = model_watch.look("second")
+    assert change is not None
+    assert model_watch.recode_history() == 7
+    airflow_api.failed_runs.append({"conf": None})  # of another backfill
+    airflow_api.end_backfill(failed_runs=12, is_cancelled=is_cancelled)
+    with pytest.raises(AirflowFailException, match=f"backfill 7 {end}, and 12 of its runs have failed") as raised:
+        model_watch.recode_history()
+    assert json.dumps({"model": change["model_after"], "topic": "osca"}) in str(raised.value)
+    assert model_watch.recode_history() is None, "it is reported once"
+
+    conf = airflow_api.backfills[0]["dag_run_conf"]
+    assert start_backfill(conf, "2026-01-01", "2026-10-05", max_active_runs=2) == 8
+    assert model_watch.recode_history() == 8, "that of a person who continues"
+    airflow_api.end_backfill(failed_runs=1, is_cancelled=is_cancelled)
+    with pytest.raises(AirflowFailException, match=f"backfill 8 {end}"):
+        model_watch.recode_history()
+
+
+def test_a_backfill_that_airflow_has_deleted_is_not_started_again(
+    model_watch: ModelWatch, service: LocalService, airflow_api: FakeAirflowApi
+) -> None:
+    release_model(service)
+    model_watch.look("second")
+    assert model_watch.recode_history() == 7
+    airflow_api.backfills.clear()
+    assert model_watch.recode_history() is None
+    assert model_watch.message == "backfill 7 was started, and Airflow has deleted it since"
+
+
+def test_only_the_first_look_at_a_topic_says_that_it_is_the_first(service: LocalService) -> None:
+    model_watch = ModelWatch()
+    assert model_watch.look("first") is None
+    assert "is watched for the first time" in model_watch.message
+    assert model_watch.look("first") is None
+    assert "is watched for the first time" in model_watch.message, "a retry"
+    assert model_watch.look("second") is None
+    assert "the latest model of topic 'osca' is still " in model_watch.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CODING_RECODE_HISTORY_FROM", "01/10/2026"), ("CODING_RECODE_RUNS", "two"), ("CODING_RECODE_RUNS", "0"),
+        ("CODING_RECODE_RUNS", "-1"),
+    ],
+)  # fmt: skip
+def test_a_setting_of_the_backfill_that_makes_no_sense_is_named(
+    model_watch: ModelWatch,
+    service: LocalService,
+    airflow_api: FakeAirflowApi,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+) -> None:
+    release_model(service)
+    model_watch.look("second")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"{name} is '{value}'; expected a "):
+        model_watch.recode_history()
+    assert airflow_api.backfills == []
+
+
+def test_a_first_day_in_the_future_starts_no_backfill(
+    model_watch: ModelWatch, service: LocalService, airflow_api: FakeAirflowApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release_model(service)
+    model_watch.look("second")
+    monkeypatch.setenv("CODING_RECODE_HISTORY_FROM", "2999-01-01")
+    assert model_watch.recode_history() is None
+    assert "2999-01-01, is not past" in model_watch.message
+
+
+def test_a_topic_whose_model_was_never_read_gets_no_backfill(airflow_api: FakeAirflowApi) -> None:
+    assert ModelWatch().recode_history() is None
+    assert airflow_api.backfills == []
 
 
 def test_the_first_model_of_a_topic_gets_no_backfill(model_watch: ModelWatch, airflow_api: FakeAirflowApi) -> None:
