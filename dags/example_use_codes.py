@@ -17,7 +17,7 @@ from include.pipeline import names
 
 CODED_RECORDS = Asset(names.CODED_RECORDS)
 
-#: Codes by their first digit. `current_codes` has one row for each record and topic: that of the newest model.
+#: Codes by their first digit. `current_codes` has, for each topic and date, the rows of the newest model.
 CODES = """
 SELECT substr(code, 1, 1) AS first_digit, count(*) AS records, avg(confidence) AS confidence
 FROM {codes}

@@ -660,8 +660,48 @@ def test_the_newest_model_is_the_current_one(survey):
     ]
 
 
+def read_current_records(pipeline):
+    """Return the record id, date and model version of each current code."""
+    columns = "record_id, CAST(response_date AS VARCHAR), model_version"
+    return pipeline.query(f"SELECT {columns} FROM coding.current_codes ORDER BY 1, 2, 3")
+
+
+@on_all_warehouses
+def test_a_record_that_was_withdrawn_or_moved_before_the_newest_model_coded_its_date_is_not_current(pipeline):
+    pipeline.fill(
+        ("R1", DAY, "chef", ""), ("R2", DAY, "baker", ""), ("R3", DAY, "nurse", ""), ("R4", NEXT_DAY, "chef", "")
+    )
+    pipeline.run()
+    pipeline.query("DELETE FROM survey_responses WHERE record_id = 'R2'")
+    pipeline.query(
+        "UPDATE survey_responses SET response_date = ? WHERE record_id = 'R3'", date.fromisoformat(NEXT_DAY)
+    )
+    pipeline.run(run_id="run-2", model_id=OTHER_MODEL, model_version=2.0)
+    assert read_current_records(pipeline) == [("R1", DAY, 2.0), ("R3", NEXT_DAY, 2.0), ("R4", NEXT_DAY, 2.0)]
+
+
+@on_all_warehouses
+def test_a_repeated_id_that_the_source_has_removed_is_not_current(pipeline):
+    pipeline.fill(("R1", DAY, "chef", ""), ("R1", DAY, "chef", ""))
+    pipeline.run()
+    pipeline.query("DROP TABLE survey_responses")
+    pipeline.fill(("R1", DAY, "chef", ""))
+    pipeline.run(run_id="run-2", model_id=OTHER_MODEL, model_version=2.0)
+    assert read_current_records(pipeline) == [("R1", DAY, 2.0)]
+
+
+@on_all_warehouses
+def test_a_model_without_a_version_is_older_than_others_and_among_such_models_the_last_one_to_code_is_newest(survey):
+    survey.run(model_version=None, to_date=DAY)
+    survey.run(run_id="run-2", model_id=OTHER_MODEL, model_version=None, to_date=NEXT_DAY)
+    models = "SELECT DISTINCT CAST(response_date AS VARCHAR), model_id FROM coding.current_codes ORDER BY 1"
+    assert survey.query(models) == [(DAY, OTHER_MODEL), (NEXT_DAY, OTHER_MODEL)]
+    survey.run(run_id="run-3", model_version=1.0, from_date=NEXT_DAY)
+    assert survey.query(models) == [(DAY, OTHER_MODEL), (NEXT_DAY, MODEL)]
+
+
 @on_duckdb_and_postgres
-def test_a_record_that_only_an_older_model_coded_has_a_current_code(survey):
+def test_dates_that_only_an_older_model_coded_have_current_codes(survey):
     survey.run()
     survey.run(run_id="run-2", model_id=OTHER_MODEL, model_version=2.0, from_date=NEXT_DAY)
     rows = survey.query("SELECT record_id, model_version FROM coding.current_codes ORDER BY 1")
