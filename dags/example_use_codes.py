@@ -37,9 +37,13 @@ def count_codes(*, dag_run: Any = None, triggering_asset_events: Any = None) -> 
 
     # The event describes all dates of the publishing run. If this date was published several times, use the last one.
     summary = max(triggering_asset_events[CODED_RECORDS], key=lambda event: event.timestamp).extra
-    log.info("Run %(run_id)s, model %(model_id)s: %(read)s records from %(from_date)s to %(to_date)s", summary)
+    # The partition key of the event is the response date, and the run that it starts has the same key. A run of more
+    # than 100 dates does not list their counts, nor does a run that found this date unchanged.
+    counts = summary["dates"].get(dag_run.partition_key, "not in the event")
+    log.info(
+        "%s: run %s, model %s, records: %s", dag_run.partition_key, summary["run_id"], summary["model_id"], counts
+    )
 
-    # The partition key of the event is the response date, and the run that it starts has the same key.
     query = CODES.format(codes=qualified_table("current_codes"))
     with open_warehouse().session(read_only=True) as session:
         rows = session.execute(query, [date.fromisoformat(dag_run.partition_key), summary["topic"]])

@@ -41,11 +41,23 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE {schema}.coding_runs RENAME COLUMN rows_of TO published_by_run;
     ALTER TABLE {schema}.coding_operations RENAME COLUMN set_aside TO discarded_lines
     """,
-    _CURRENT_CODES_OF_NEWEST_MODEL,
+    _CURRENT_CODES_OF_NEWEST_MODEL
+    + """;
+    ALTER TABLE {schema}.coding_runs ADD COLUMN excluded_dates VARCHAR;
+    CREATE TABLE {schema}.dates_over_limit (
+        topic VARCHAR NOT NULL, response_date DATE NOT NULL, since TIMESTAMP NOT NULL, run_id VARCHAR NOT NULL,
+        limits VARCHAR NOT NULL
+    )
+    """,
 )
-#: For each entry of `MIGRATIONS`, in order, a table and a column that only tables with that migration have. Entries that
-#: can run twice may be missing at the end.
-_NEW_COLUMNS = (("coding_operations", "seconds"), ("coding_runs", "published_by_run"))
+#: Tables that version 1 did not have.
+_LATER_TABLES = ("schema_version", "pinned_models", "dates_over_limit")
+#: For each entry of `MIGRATIONS`, in order, a table and a column that only tables with that migration have.
+_NEW_COLUMNS = (
+    ("coding_operations", "seconds"),
+    ("coding_runs", "published_by_run"),
+    ("coding_runs", "excluded_dates"),
+)
 
 
 def table(schema: str, name: str) -> str:
@@ -111,7 +123,7 @@ def _detect_version(session: Session, schema: str) -> int | None:
 
     :raises WarehouseSettingsError: some tables are missing
     """
-    names = [name for name in _parse_tables() if name not in ("schema_version", "pinned_models")]
+    names = [name for name in _parse_tables() if name not in _LATER_TABLES]
     columns = {name: _read_columns(session, schema, name) for name in names}
     missing = [name for name in names if columns[name] is None]
     if missing == names:

@@ -90,9 +90,21 @@ CREATE TABLE IF NOT EXISTS {schema}.coding_runs (
     uncoded       BIGINT NOT NULL,
     rejected      BIGINT NOT NULL,
     texts         BIGINT NOT NULL,    -- distinct texts of the records that were not rejected
-    texts_sent    BIGINT NOT NULL,
+    texts_sent    BIGINT NOT NULL,    -- by all operations of the run; a text that was sent twice counts twice
     operations    INTEGER NOT NULL,
-    landed_at     TIMESTAMP NOT NULL  -- when this row was written, UTC
+    landed_at     TIMESTAMP NOT NULL, -- when this row was written, UTC
+    excluded_dates VARCHAR            -- dates from from_date to to_date that were not read, ISO 8601, with commas; or NULL
+);
+
+-- One row per topic and response date that nights leave as it is, because it exceeds a limit for publishing. The run that
+-- publishes the date removes the row. Until then, every night reads the date again, however old it is; if the row is
+-- deleted, only the nights whose look-back includes the date do.
+CREATE TABLE IF NOT EXISTS {schema}.dates_over_limit (
+    topic         VARCHAR NOT NULL,
+    response_date DATE NOT NULL,
+    since         TIMESTAMP NOT NULL, -- when a run left it first, UTC
+    run_id        VARCHAR NOT NULL,   -- run that left it last
+    limits        VARCHAR NOT NULL    -- the limits that it exceeds, with its counts
 );
 
 -- One row per backfill and requested model: the model that all its runs use.

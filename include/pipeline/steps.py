@@ -5,6 +5,7 @@ Each one imports the data work that it needs, so that a small task loads no engi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -16,9 +17,9 @@ from airflow.sdk.exceptions import AirflowSkipException
 from coding_service import CodingServiceHook
 from include.coding.errors import DataError, PlanError
 from include.coding.estimate import Estimate, estimate_run
-from include.coding.plan import Plan, resolve_dates
+from include.coding.plan import Plan, extend_look_back, resolve_dates
 from include.pipeline import handoffs, settings
-from include.pipeline.names import POOL, TIMEZONE
+from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL, TIMEZONE
 from include.pipeline.run_metadata import RunMetadata, read_metadata
 from include.pipeline.settings import open_staging, open_warehouse
 
@@ -31,12 +32,20 @@ PLANNING_CALLS, CALLS_PER_PART = 2, 5
 #: Params of the form that a plan has under the same name.
 PLAN_PARAMS = (
     "topic", "source", "columns", "selection", "response_date", "max_records", "dry_run", "records_per_part", "clean",
-    "max_uncoded_share", "max_rejected_share", "force_new",
+    "max_uncoded_share", "max_rejected_share", "min_records_for_limits", "force_new",
 )  # fmt: skip
-#: Counts and dates of the run in an event of the asset.
+#: Maximum number of dates whose counts are in an event of the asset: Airflow stores all of them with each event.
+MAX_COUNTED_DATES = 100
+#: Counts and dates of the whole run in an event of the asset.
 ANNOUNCED_FIELDS = (
     "read", "coded", "uncoded", "rejected", "texts", "texts_sent", "operations", "from_date", "to_date",
 )  # fmt: skip
+
+
+#: Counts of each date in an event of the asset.
+COUNTS = ("read", "coded", "uncoded", "rejected")
+
+log = logging.getLogger(__name__)
 
 
 def make_plan(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
@@ -47,7 +56,7 @@ def make_plan(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
     """
     metadata = read_metadata(dag_run)
     check_airflow(metadata, dag_run.run_type)
-    look_back_days = choose_look_back(params, metadata, dag_run.run_type)
+    look_back_days = int(params["look_back_days"]) if dag_run.run_type == "scheduled" else 0
     run_after = pendulum.instance(dag_run.run_after).in_timezone(TIMEZONE)
     first, last = resolve_dates(params, dag_run.partition_key, run_after, look_back_days)
     plan = Plan.from_dict(
@@ -65,7 +74,8 @@ def make_plan(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
             "memory_mb": settings.read_memory_mb(),
         }
     )
-    return _pin_model(plan, metadata).to_dict()
+    plan = _pin_model(plan, metadata)
+    return (_extend_look_back(plan, metadata) if plan.changed_only else plan).to_dict()
 
 
 def check_airflow(metadata: RunMetadata | None, run_type: str) -> None:
@@ -82,13 +92,6 @@ def check_airflow(metadata: RunMetadata | None, run_type: str) -> None:
             f" {POOL} 4 'Concurrent operations' --include-deferred`, or in the UI under Admin > Pools, then clear"
             " this task"
         )
-
-
-def choose_look_back(params: Mapping[str, Any], metadata: RunMetadata | None, run_type: str) -> int:
-    """Return how many earlier days a scheduled run reads again: 0 for other runs, and while an earlier night is
-    unfinished, because that run reads most of these days and its texts are not stored yet."""
-    has_unfinished = metadata is not None and metadata.earlier > 0
-    return int(params["look_back_days"]) if run_type == "scheduled" and not has_unfinished else 0
 
 
 def _pin_model(plan: Plan, metadata: RunMetadata | None) -> Plan:
@@ -108,6 +111,30 @@ def _pin_model(plan: Plan, metadata: RunMetadata | None) -> Plan:
             warehouse, plan.schema, metadata.backfill, plan.topic, plan.model_id, ask_service
         )
     return replace(plan, model_id=model_id, model_version=version)
+
+
+def _extend_look_back(plan: Plan, metadata: RunMetadata | None) -> Plan:
+    """Return the plan of a night with the dates that it has to read again, and without those of unfinished nights."""
+    from include.coding.run_log import find_dates_over_limit, find_unpublished_dates
+    from include.coding.tables import create_tables
+
+    unfinished, failed = (metadata.unfinished, metadata.failed) if metadata else ((), ())
+    with open_warehouse(plan.engine_memory_mb).session() as session:
+        create_tables(session, plan.schema)
+        over_limit = find_dates_over_limit(session, plan.schema, plan.topic)
+        unpublished = find_unpublished_dates(session, plan, failed)
+    days = [*unpublished, *(entry.day for entry in over_limit)]
+    plan = extend_look_back(plan, unfinished, days, MAX_LOOK_BACK_DAYS)
+    for entry in over_limit:
+        log.warning("Not published, because it exceeds a limit: %s", entry)
+    for message, dates in (
+        ("Reading again, because their runs failed: %s", unpublished),
+        ("Not read, because their own runs are unfinished: %s", plan.excluded_dates),
+        ("Not published, and too old for the look-back; start a manual run of: %s", plan.unreachable_dates),
+    ):
+        if dates:
+            log.warning(message, ", ".join(dates))
+    return plan
 
 
 def prepare_parts(ti: Any, dag_run: Any) -> list[dict[str, Any]]:
@@ -167,9 +194,14 @@ def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> Non
     if plan.max_records or not days:
         raise AirflowSkipException("nothing was published")
     outlet_events[asset].add_partitions(days)
+    # Airflow 3.3.2 takes one `extra` for all partitions of a task, so each event has the counts of all dates.
+    counts = summary.dates if len(summary.dates) <= MAX_COUNTED_DATES else ()
     outlet_events[asset].extra = {
         **{name: getattr(summary, name) for name in ANNOUNCED_FIELDS},
         **{name: getattr(plan, name) for name in ("topic", "model_id", "model_version", "run_id")},
+        "dates": {entry.day: {name: getattr(entry, name) for name in COUNTS} for entry in counts},
+        "dates_over_limit": {entry.day: f"since {entry.since}: {entry.limits}" for entry in summary.dates_over_limit},
+        "unread_dates": [*plan.excluded_dates, *plan.unreachable_dates],
     }
 
 

@@ -12,8 +12,8 @@ from include.coding.errors import AuditError, IncompleteError
 from include.coding.files import path_from_uri
 from include.coding.landing import LandingSummary
 from include.coding.plan import MIN_MEMORY_MB
-from include.coding.publish import _format_dates, _merge_into_spans
 from include.coding.results import PartResult
+from include.coding.run_log import DateCounts, format_dates, merge_into_spans
 from tests.coding.conftest import (
     CHEF,
     DAY,
@@ -84,7 +84,8 @@ def test_a_landing_returns_its_counts(survey):
     summary = survey.run(code=code_chefs, records_per_part=1)
     assert summary == LandingSummary(
         read=4, coded=2, uncoded=1, rejected=1, texts=2, texts_sent=2, operations=2,
-        from_date=DAY, to_date=NEXT_DAY, published_by_run=None, days=(DAY, NEXT_DAY),
+        from_date=DAY, to_date=NEXT_DAY, published_by_run=None,
+        dates=(DateCounts(DAY, 2, 2, 0, 0), DateCounts(NEXT_DAY, 2, 0, 1, 1)),
     )  # fmt: skip
 
 
@@ -175,7 +176,13 @@ def test_a_run_whose_records_are_already_published_writes_no_rows(survey):
     prepared = survey.prepare(run_id="run-2")
     assert (prepared.unchanged, prepared.records_uri, prepared.parts) == (True, None, ())
     summary = survey.land()
-    assert vars(summary) == {**vars(first), "texts_sent": 0, "operations": 0, "published_by_run": "run-1", "days": ()}
+    assert vars(summary) == {
+        **vars(first),
+        "texts_sent": 0,
+        "operations": 0,
+        "published_by_run": "run-1",
+        "dates": (),
+    }
     assert survey.query("SELECT * FROM coding.coded_records ORDER BY record_id") == before
     runs = "SELECT run_id, published_by_run, records, coded, uncoded, rejected, texts, texts_sent FROM coding.coding_runs"
     assert survey.query(f"{runs} ORDER BY 1") == [
@@ -957,10 +964,10 @@ def test_a_look_back_over_many_records_publishes_only_new_dates(survey):
 
 def test_separate_dates_are_listed_as_spans_up_to_a_limit():
     days = [date.fromisoformat(f"2026-{month:02}-{day:02}") for month in range(1, 13) for day in (1, 2, 15)]
-    assert _merge_into_spans(days)[:2] == [(days[0], days[1]), (days[2], days[2])]
-    assert len(_merge_into_spans(days)) == 24
-    assert _format_dates(days).startswith("2026-01-01 to 2026-01-02, 2026-01-15, 2026-02-01 to")
-    assert _format_dates(days).endswith(" and 14 more")
+    assert merge_into_spans(days)[:2] == [(days[0], days[1]), (days[2], days[2])]
+    assert len(merge_into_spans(days)) == 24
+    assert format_dates(days).startswith("2026-01-01 to 2026-01-02, 2026-01-15, 2026-02-01 to")
+    assert format_dates(days).endswith(" and 14 more")
 
 
 def test_the_duration_of_an_operation_is_stored(survey):
