@@ -13,7 +13,7 @@ from include.coding.files import path_from_uri
 from include.coding.landing import LandingSummary
 from include.coding.plan import MIN_MEMORY_MB
 from include.coding.results import PartResult
-from include.coding.run_log import DateCounts, format_dates, merge_into_spans
+from include.coding.run_log import DateCounts, find_unpublished_dates, format_dates, merge_into_spans
 from tests.coding.conftest import (
     CHEF,
     DAY,
@@ -149,6 +149,22 @@ def test_a_cleared_run_keeps_its_number_of_texts_sent(survey):
     survey.run()
     survey.run()
     assert survey.query("SELECT texts_sent, operations FROM coding.coding_runs") == [(2, 1)]
+
+
+@on_duckdb_and_postgres
+def test_a_cleared_run_counts_the_texts_that_its_failed_attempt_sent(pipeline):
+    pipeline.fill(*[(str(number), DAY, f"job {number}", "") for number in range(4)])
+    first, second = pipeline.prepare(records_per_part=2).parts
+    with pytest.raises(IncompleteError):
+        pipeline.land([pipeline.code_part(first), fail_part(second)])
+    pipeline.prepare(records_per_part=2)
+    part_results = [
+        replace(pipeline.code_part(part), operation_id="operation of the second attempt")
+        for part in pipeline.prepared.parts
+    ]
+    summary = pipeline.land(part_results)
+    assert (summary.texts_sent, summary.operations) == (6, 3)
+    assert pipeline.query("SELECT texts_sent, operations FROM coding.coding_runs") == [(6, 3)]
 
 
 @on_duckdb_and_postgres
@@ -603,8 +619,8 @@ def test_a_missing_metadata_file_does_not_block_publishing(survey):
             r"1 of 3 records are uncoded \(33.3%\), which exceeds max_uncoded_share = 0.33",
         ),
         (
-            {"max_rejected_share": 0.24},
-            r"1 of 4 records are rejected \(25.0%\), which exceeds max_rejected_share = 0.24",
+            {"max_uncoded_share": 0.2},
+            r"1 of 3 records are uncoded \(33.3%\), which exceeds max_uncoded_share = 0.2",
         ),
     ],
 )
@@ -928,7 +944,7 @@ def test_a_look_back_skips_an_earlier_date_that_exceeds_a_limit(survey, caplog):
     survey.fill(*((f"bad-{number}", DAY, "", "") for number in range(9)), ("4b", NEXT_DAY, "nurse", ""))
     summary = survey.run(**NIGHT)
     assert summary.days == (NEXT_DAY,)
-    assert f"Skipped {DAY}: nothing was published: 9 of 11 records are rejected (81.8%)" in caplog.text
+    assert f"Skipped {DAY}: 9 of 11 records are rejected (81.8%)" in caplog.text
     assert read_records_by_run(survey)["run-1"] == ["1", "2"]
 
 
@@ -947,6 +963,51 @@ def test_a_look_back_over_an_empty_source_succeeds_and_changes_nothing(survey):
     summary = survey.run(**NIGHT)
     assert (summary.days, summary.read) == ((), 0)
     assert survey.read_outcomes() == OUTCOMES
+
+
+@on_all_warehouses
+def test_a_night_that_waits_loses_no_late_record_and_replaces_nothing_newer(survey):
+    survey.run(to_date=DAY)
+    land_first = defer_landing(survey, **NIGHT)  # it waits for an approval
+    survey.fill(("9", DAY, "chef", "cooks"), ("10", NEXT_DAY, "baker", ""))
+    second = {**NIGHT, "run_id": "second", "to_date": LATER_DAY, "excluded_dates": [NEXT_DAY]}
+    summary = survey.run(**second)
+    assert summary.days == (DAY, LATER_DAY)
+    assert read_records_by_run(survey) == {"second": ["1", "2", "5", "9"]}
+    assert land_first().days == (NEXT_DAY,)
+    assert read_records_by_run(survey) == {"night": ["3", "4"], "second": ["1", "2", "5", "9"]}
+    summary = survey.run(**{**NIGHT, "run_id": "third", "to_date": LATER_DAY})
+    assert summary.days == (NEXT_DAY,)
+    assert read_records_by_run(survey) == {"second": ["1", "2", "5", "9"], "third": ["10", "3", "4"]}
+
+
+@on_duckdb_and_postgres
+def test_a_date_that_a_run_excluded_is_neither_vanished_nor_read_later_nor_published_by_it(survey, caplog):
+    survey.run()
+    land_first = defer_landing(survey, run_id="first", from_date=NEXT_DAY)
+    survey.fill(("9", DAY, "chef", "cooks"))
+    survey.run(**{**NIGHT, "run_id": "second", "to_date": LATER_DAY, "excluded_dates": [NEXT_DAY]})
+    assert "has no record of them" not in caplog.text
+    assert survey.query("SELECT excluded_dates FROM coding.coding_runs WHERE run_id = 'second'") == [(NEXT_DAY,)]
+    assert land_first().published_by_run is None
+    assert "another run read them later" not in caplog.text
+    with survey.warehouse.session() as session:
+        assert find_unpublished_dates(session, survey.plan, [DAY, NEXT_DAY, "2026-10-07", "2026-11-01"]) == [
+            "2026-11-01"
+        ]
+
+
+def test_a_night_that_failed_is_unpublished_until_another_run_has_read_or_published_its_date(survey):
+    days = [DAY, NEXT_DAY, "2026-10-07"]
+    survey.run(to_date=DAY, run_id="manual")
+    survey.run(
+        **{**NIGHT, "run_id": "second", "from_date": NEXT_DAY, "to_date": LATER_DAY, "excluded_dates": [NEXT_DAY]}
+    )
+    with survey.warehouse.session() as session:
+        assert find_unpublished_dates(session, survey.plan, days) == [NEXT_DAY]
+    survey.run(run_id="manual-2", from_date=NEXT_DAY)
+    with survey.warehouse.session() as session:
+        assert find_unpublished_dates(session, survey.plan, days) == []
 
 
 @on_postgres
