@@ -63,7 +63,7 @@ def compare(*, params: Any = None, dag_run: Any = None) -> str:
     """Count what changed, write the report, and return its URI."""
     from include.pipeline import steps
 
-    return steps.compare_models(params, dag_run)
+    return steps.compare_models(params, dag_run, PARAMS)
 
 
 with DAG(

@@ -18,7 +18,7 @@ from include.pipeline import names
 
 CODED_RECORDS = Asset(names.CODED_RECORDS)
 
-#: Codes by their first digit. `current_codes` has one row for each record and topic: that of the newest model.
+#: Codes by their first digit. `current_codes` has, for each topic and date, the rows of the newest model.
 CODES = """
 SELECT substr(code, 1, 1) AS first_digit, count(*) AS records, avg(confidence) AS confidence
 FROM {codes}
@@ -52,14 +52,13 @@ def count_codes(*, params: Any = None, dag_run: Any = None, triggering_asset_eve
 
     check_params(params, dag_run.conf, PARAMS)
 
-    # The event describes all dates of the publishing run. If this date was published several times, use the last one.
-    # A run that was started by hand has no event.
-    summary = max(triggering_asset_events[CODED_RECORDS], key=lambda event: event.timestamp, default=None)
-    topic = summary.extra["topic"] if summary else params["topic"]
-    if summary:
-        log.info(
-            "Run %(run_id)s, model %(model_id)s: %(read)s records from %(from_date)s to %(to_date)s", summary.extra
-        )
+    # If this date was published several times, use the last event. A run that was started by hand has none.
+    event = max(triggering_asset_events[CODED_RECORDS], key=lambda event: event.timestamp, default=None)
+    topic = event.extra["topic"] if event else params["topic"]
+    if event:
+        # A run of more than 100 dates does not list their counts, nor does a run that found this date unchanged.
+        counts = event.extra["dates"].get(dag_run.partition_key, "not in the event")
+        log.info("Run %s, model %s, records: %s", event.extra["run_id"], event.extra["model_id"], counts)
 
     codes = qualified_table("current_codes")
     with open_warehouse().session(read_only=True) as session:

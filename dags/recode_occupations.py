@@ -60,7 +60,8 @@ PARAMS = {
     ),
     "look_back_days": Param(
         7, type="integer", minimum=0, maximum=names.MAX_LOOK_BACK_DAYS, title="Look back", section=_SCOPE,
-        description="Earlier days that a **scheduled** run checks for late answers; others code only their dates.",
+        description="Earlier days that a **scheduled** run checks for late answers; others code only their dates. It"
+        " looks back further to dates that are not published yet.",
     ),
     "selection": Param(
         "uncoded", type="string", enum=list(SELECTIONS), title="Texts", section=_SCOPE,
@@ -102,11 +103,18 @@ PARAMS = {
     ),
     "max_uncoded_share": Param(
         0.5, type="number", minimum=0, maximum=1, title="Maximum uncoded share", section=_LIMITS,
-        description="Share of the records sent that can remain without a code. Above it, nothing is published.",
+        description="Share of the records that are not rejected which can remain without a code. Above it, nothing is"
+        " published.",
     ),
     "max_rejected_share": Param(
         0.2, type="number", minimum=0, maximum=1, title="Maximum rejected share", section=_LIMITS,
-        description="Share of the records read that can be rejected before sending. Above it, nothing is published.",
+        description="Share of the records read that can be rejected before sending. Above it, nothing is sent or"
+        " published.",
+    ),
+    "min_records_for_limits": Param(
+        50, type="integer", minimum=1, title="Minimum records for limits", section=_LIMITS,
+        description="Number of records from which on both shares are checked. With fewer records, a share above its"
+        " limit is only reported. Nightly runs count each date by itself.",
     ),
     "records_per_part": Param(
         500_000, type="integer", minimum=1, maximum=MAX_RECORDS_PER_PART, title="Records per part", section=_SENDING,
@@ -132,7 +140,7 @@ def plan(*, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
     """Determine topic, model, dates and source of the run, and check what can be checked before any work is done."""
     from include.pipeline import steps
 
-    return steps.make_plan(params, dag_run)
+    return steps.make_plan(params, dag_run, PARAMS)
 
 
 @task

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from math import ceil
 from typing import TYPE_CHECKING
 
 from include.coding.handoff import Handoff
+from include.coding.limits import format_reasons
 
 if TYPE_CHECKING:
     from include.coding.prepare import Prepared
+
+
+#: Fields of what was prepared that an estimate has under the same name.
+PREPARED_FIELDS = ("read", "undated", "rejected", "texts", "known_texts", "rejected_by_reason", "warnings")
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,8 @@ class Estimate(Handoff):
     """What a run would send: counts of records, of distinct texts, and of parts (one operation each).
 
     :param known_texts: texts that are coded already
+    :param rejected_by_reason: numbers of rejected records
+    :param warnings: what a person should know about the limits for publishing
     :param bytes: size of all parts
     :param calls: calls of the service, planning included
     :param call_seconds: time that these calls take within the call budget
@@ -35,6 +42,8 @@ class Estimate(Handoff):
     calls: int
     call_seconds: float
     coding_seconds: float | None
+    rejected_by_reason: dict[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def as_markdown(self) -> str:
@@ -42,9 +51,12 @@ class Estimate(Handoff):
         coding = "unknown, because no operation of this topic has completed yet"
         if self.coding_seconds is not None:
             coding = f"about {_format_duration(self.coding_seconds)}, judging by earlier operations"
+        reasons = f" ({format_reasons(self.rejected_by_reason)})" if self.rejected_by_reason else ""
         return "\n".join(
             [
-                f"- Records: {self.read}, of which {self.rejected} are rejected; {self.undated} more have no date.",
+                *(f"- **{warning}.**" for warning in self.warnings),
+                f"- Records: {self.read}, of which {self.rejected} are rejected{reasons}; {self.undated} more have no"
+                " date.",
                 f"- Distinct texts: {self.texts}, of which {self.known_texts} are coded already:"
                 f" **{self.texts_to_send} to send**.",
                 f"- Upload: {self.bytes} bytes in {self.parts} parts, one operation each.",
@@ -69,7 +81,7 @@ def estimate_run(
     durations = [part.expected_seconds for part in parts if part.expected_seconds is not None]
     rounds = ceil(len(parts) / (max_operations or max(len(parts), 1)))
     return Estimate(
-        **{name: getattr(prepared, name) for name in ("read", "undated", "rejected", "texts", "known_texts")},
+        **{name: getattr(prepared, name) for name in PREPARED_FIELDS},
         texts_to_send=sum(part.records for part in parts),
         bytes=sum(part.bytes for part in parts),
         parts=len(parts),

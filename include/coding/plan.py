@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -36,9 +36,12 @@ class Plan(Handoff):
     :param max_records: number of records in a trial, sampled from all; None to code all
     :param dry_run: whether to stop after the estimate
     :param changed_only: whether to publish only the dates whose records differ from what is published
+    :param excluded_dates: dates between the two that are not read, because an unfinished run holds them, ISO 8601
+    :param unreachable_dates: dates that are not published and too old for the look-back, ISO 8601
     :param records_per_part: maximum number of lines in the input file of one operation
     :param clean: whether texts are converted to printable ASCII before they are validated
     :param max_uncoded_share, max_rejected_share: 0 to 1; above these nothing is published
+    :param min_records_for_limits: number of records from which on these shares are checked
     :param force_new: whether every attempt opens a new operation
     :param schema: schema of the project's tables in the warehouse
     :param memory_mb: megabytes that all data engines of a task use before they spill to disk
@@ -59,10 +62,13 @@ class Plan(Handoff):
     max_records: int | None = None
     dry_run: bool = False
     changed_only: bool = False
+    excluded_dates: tuple[str, ...] = ()
+    unreachable_dates: tuple[str, ...] = ()
     records_per_part: int = 500_000
     clean: bool = True
     max_uncoded_share: float = 0.5
     max_rejected_share: float = 0.2
+    min_records_for_limits: int = 50
     force_new: bool = False
     schema: str = "coding"
     memory_mb: int = 512
@@ -87,6 +93,8 @@ class Plan(Handoff):
         for name in ("max_uncoded_share", "max_rejected_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise PlanError(f"`{name}` is {getattr(self, name)!r}; expected a share from 0 to 1")
+        if self.min_records_for_limits < 1:
+            raise PlanError(f"`min_records_for_limits` is {self.min_records_for_limits}; expected 1 or more")
 
     @property
     def engine_memory_mb(self) -> int:
@@ -142,6 +150,30 @@ def resolve_dates(
     if begin > end:
         raise PlanError(f"from_date {begin.isoformat()!r} is after to_date {end.isoformat()!r}: swap them")
     return begin.isoformat(), end.isoformat()
+
+
+def extend_look_back(plan: Plan, unfinished: Iterable[str], unpublished: Iterable[str], max_days: int) -> Plan:
+    """Return the plan of a night that reads back to the oldest unpublished date, except dates of unfinished nights.
+
+    An unfinished night reads and publishes its own date, possibly after an approval that takes days; this run would
+    pay for the same texts a second time. But that night also looks back, so several nights can read a late record of
+    a date between, and each sends its text until one of them has landed. This costs little, and no late record has to
+    wait. Whichever lands last, the latest reading of a date stays published (`find_later_spans`).
+
+    :param unfinished: dates of unfinished nights
+    :param unpublished: dates that are not published, because their night failed or because they exceed a limit
+    :param max_days: maximum number of days before the last date to read
+    """
+    bound = (plan.dates[1] - timedelta(days=max_days)).isoformat()
+    held = {day for day in unfinished if day < plan.to_date}
+    missing = {day for day in unpublished if day < plan.to_date} - held
+    first = min([plan.from_date, *(day for day in missing if day >= bound)])
+    return replace(
+        plan,
+        from_date=first,
+        excluded_dates=tuple(sorted(day for day in held if day >= first)),
+        unreachable_dates=tuple(sorted(day for day in missing if day < bound)),
+    )
 
 
 def _check_partition(params: Mapping[str, Any], partition_key: str) -> None:

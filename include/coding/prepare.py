@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from statistics import median
 
@@ -14,9 +17,21 @@ from include.coding.engine import Engine, copy_to_file, open_engine
 from include.coding.errors import SourceError
 from include.coding.files import escape_glob
 from include.coding.handoff import Handoff
+from include.coding.limits import (
+    describe_exceeded_limits,
+    describe_unchecked_limits,
+    format_reasons,
+    make_limit_error,
+)
 from include.coding.parts import Part, write_parts
 from include.coding.plan import Plan
-from include.coding.run_log import check_sources, find_published_run
+from include.coding.run_log import (
+    PublishedRun,
+    check_sources,
+    find_published_run,
+    find_unchanged_dates,
+    record_dates_over_limit,
+)
 from include.coding.source import RELOAD_HINT, materialize_source, open_source
 from include.coding.staging import Staging
 from include.coding.tables import create_tables, table
@@ -41,7 +56,11 @@ class Prepared(Handoff):
         None if unchanged
     :param read, undated: records of the dates, and records of the source that have no date
     :param rejected: records that the service would refuse
-    :param texts, known_texts: distinct texts of the other records, and how many of them this model has coded already
+    :param texts, known_texts: distinct texts of the other records, and how many of them this model has coded already;
+        without the dates over a limit
+    :param rejected_by_reason: numbers of rejected records
+    :param dates_over_limit: dates that exceed limits, ISO 8601, with these limits: their texts are not sent
+    :param warnings: what a person should know about the limits for publishing
     """
 
     read_at: str
@@ -54,6 +73,9 @@ class Prepared(Handoff):
     rejected: int
     texts: int
     known_texts: int
+    rejected_by_reason: dict[str, int] = field(default_factory=dict)
+    dates_over_limit: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
@@ -64,6 +86,7 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
     :raises SourceError: the source is missing, unreadable, lacks a needed column, or changes while it is read
     :raises PlanError: more than 1,024 parts
     :raises AuditError: the single date of a source without dates is published from another source
+    :raises LimitError: too many records are rejected; nothing was sent
     :raises StagingError: the disk or the object storage refuses a file
     """
     with warehouse.session() as session:
@@ -81,20 +104,47 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
                     published = find_published_run(session, plan, checksum, read)
                 if published:
                     log.info("Run %r has published exactly these records: nothing to do", published.run_id)
-                    rejected, texts = published.rejected, published.texts
-                    return Prepared(read_at, checksum, True, None, (), read, undated, rejected, texts, texts)
+                    return _describe_published(plan, published, read_at, checksum, undated)
             materialize_source(plan, engine)
             validate_answers(engine, plan)
             records = staging.scratch / "records.parquet"
             rejected = write_records(engine, plan, records, read)
-        texts, known_texts = _find_new_texts(engine, plan, warehouse)
+        reasons, dates_over_limit, warnings = _check_limits(engine, plan, warehouse, records)
+        for warning in warnings:
+            log.warning("%s", warning)
+        texts, known_texts = _find_new_texts(engine, plan, warehouse, records, dates_over_limit)
         log.info(
-            "%d records are rejected; the others have %d distinct texts, %d of which are coded already",
-            rejected, texts, known_texts,
+            "%d records are rejected (%s); the others have %d distinct texts, %d of which are coded already",
+            rejected, format_reasons(reasons) or "no reason", texts, known_texts,
         )  # fmt: skip
         parts = _add_expected_durations(write_parts(engine, plan, staging), plan, warehouse)
     records_uri = staging.keep(records)
-    return Prepared(read_at, checksum, False, records_uri, parts, read, undated, rejected, texts, known_texts)
+    return Prepared(
+        read_at, checksum, False, records_uri, parts, read, undated, rejected, texts, known_texts, reasons,
+        dates_over_limit, warnings,
+    )  # fmt: skip
+
+
+def _describe_published(plan: Plan, published: PublishedRun, read_at: str, checksum: str, undated: int) -> Prepared:
+    """Return what was prepared if exactly these records are published: nothing.
+
+    :raises LimitError: they exceed the limits of this run, which can be stricter
+    """
+    read, rejected, texts = published.read, published.rejected, published.texts
+    warnings = []
+    if not plan.changed_only and (limits := describe_exceeded_limits(plan, read, rejected, published.uncoded)):
+        warnings = [_refuse(plan, limits)]
+    return Prepared(
+        read_at, checksum, True, None, (), read, undated, rejected, texts, texts, warnings=tuple(warnings)
+    )
+
+
+def _refuse(plan: Plan, limits: str, dates: dict[date, str] | None = None) -> str:
+    """Refuse to send the texts of a run that exceeds limits; in a dry run return what a real run would say."""
+    error = make_limit_error("nothing was sent", limits, dates)
+    if not plan.dry_run:
+        raise error
+    return f"A real run would be refused: {limits}"
 
 
 def compute_checksum(engine: Engine, plan: Plan) -> tuple[int, str]:
@@ -168,12 +218,89 @@ _VALIDATED_RECORDS = """
 """
 
 
-def _find_new_texts(engine: Engine, plan: Plan, warehouse: Warehouse) -> tuple[int, int]:
-    """Create the table `new_texts`, ordered by key; return the numbers of all texts and of those coded already."""
+#: Rejected records, by response date and reason: the run's records are a Parquet file, $path.
+_REASONS_BY_DATE = """
+    SELECT response_date, reason, count(*) FROM read_parquet($path)
+    GROUP BY response_date, reason ORDER BY 1, 3 DESC, 2
+"""
+
+
+def _check_limits(
+    engine: Engine, plan: Plan, warehouse: Warehouse, path: Path
+) -> tuple[dict[str, int], dict[str, str], tuple[str, ...]]:
+    """Check the share of rejected records before anything is sent: that of the run, or with `changed_only` that of
+    each date. Return the rejected records by reason, the dates over a limit, and warnings.
+
+    :param path: the run's records, Parquet
+    :raises LimitError: the run, or its last date, exceeds the limit; that date is recorded
+    """
+    run: Counter[str | None] = Counter()
+    dates: dict[date, Counter[str | None]] = {}
+    for day, reason, count in engine.execute(_REASONS_BY_DATE, {"path": escape_glob(path)}).fetchall():
+        run[reason] += count
+        dates.setdefault(day, Counter())[reason] += count
+    reasons = {reason: count for reason, count in run.most_common() if reason}
+    if not plan.changed_only:
+        limits, unchecked = _describe_limits(plan, run)
+        return reasons, {}, tuple(filter(None, [_refuse(plan, limits) if limits else "", unchecked]))
+    over_limit = {day: limits for day, counts in dates.items() if (limits := _describe_limits(plan, counts)[0])}
+    if over_limit:
+        for day in _find_published_dates(engine, plan, warehouse, path, set(over_limit)):
+            del over_limit[day]
+    last, warnings = plan.dates[1], []
+    if last in over_limit:
+        if not plan.dry_run:
+            with warehouse.session() as session, session.transaction(lock=table(plan.schema, "coding_runs")):
+                record_dates_over_limit(session, plan, {last: over_limit[last]})
+        warnings.append(_refuse(plan, f"{last}: {over_limit[last]}", {last: over_limit[last]}))
+    warnings += [f"The texts of {day} are not sent: {limits}" for day, limits in over_limit.items()]
+    warnings += [f"{day}: {text}" for day, counts in dates.items() if (text := _describe_limits(plan, counts)[1])]
+    return reasons, {day.isoformat(): limits for day, limits in over_limit.items()}, tuple(warnings)
+
+
+def _describe_limits(plan: Plan, counts: Counter[str | None]) -> tuple[str, str]:
+    """Return the limits that records exceed, and those that they would exceed if there were more of them.
+
+    :param counts: numbers of records by the reason why they are rejected; None if they are not
+    """
+    reasons = {reason: count for reason, count in counts.most_common() if reason}
+    read, rejected = counts.total(), sum(reasons.values())
+    return (
+        describe_exceeded_limits(plan, read, rejected, rejected_by_reason=reasons),
+        describe_unchecked_limits(plan, read, rejected),
+    )
+
+
+def _find_published_dates(engine: Engine, plan: Plan, warehouse: Warehouse, path: Path, days: set[date]) -> set[date]:
+    """Return which of these dates are published with exactly the run's records, so that no limit matters any more."""
+    columns = "record_id, CAST(occurrence AS INTEGER) AS occurrence, response_date, text_key, reason"
+    values = {"path": escape_glob(path), "days": sorted(days)}
+    records = Query(
+        engine, f"SELECT {columns} FROM read_parquet($path) WHERE response_date IN (SELECT unnest($days))", values
+    )
+    with warehouse.session(read_only=True) as session, session.staged("staged_records", records):
+        return find_unchanged_dates(session, plan, days)
+
+
+def _find_new_texts(
+    engine: Engine, plan: Plan, warehouse: Warehouse, path: Path, dates_over_limit: Iterable[str]
+) -> tuple[int, int]:
+    """Create the table `new_texts`, ordered by key; return the numbers of all texts and of those coded already.
+
+    :param path: the run's records, Parquet
+    :param dates_over_limit: dates whose texts are not sent, unless other dates have them too
+    """
+    days = ", ".join(f"DATE '{day}'" for day in dates_over_limit)
+    selected = (
+        f" AND text_key IN (SELECT text_key FROM read_parquet($path) WHERE response_date NOT IN ({days}))"
+        if days
+        else ""
+    )
     engine.execute(
         "CREATE TABLE texts AS SELECT text_key,"
         " any_value(occp_text) AS occp_text, any_value(tasks_text) AS tasks_text"
-        " FROM answers WHERE reason IS NULL GROUP BY text_key"
+        f" FROM answers WHERE reason IS NULL{selected} GROUP BY text_key",
+        {"path": escape_glob(path)} if days else None,
     )
     engine.execute("CREATE TABLE known_texts (text_key VARCHAR)")
     if plan.selection == "uncoded":

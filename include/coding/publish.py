@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from datetime import date
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 from include.coding.engine import Engine
 from include.coding.errors import AuditError, IncompleteError
 from include.coding.files import escape_glob
+from include.coding.limits import describe_exceeded_limits, describe_unchecked_limits, make_limit_error
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
-from include.coding.run_log import RUN_FILTER, PublishedRun, run_filter_values
+from include.coding.run_log import (
+    PublishedRun,
+    Span,
+    exclude_dates,
+    find_unchanged_dates,
+    format_dates,
+    record_dates_over_limit,
+    run_filter,
+    select_dates,
+)
 from include.coding.tables import table
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.warehouse import Session
 
 _SKIPPED_FOR_LATER_RUN = "Skipped these dates, because another run read them later: %s"
-#: Maximum number of spans of dates that a message lists.
-MAX_LISTED_SPANS = 10
-#: First and last date of a span.
-Span = tuple[date, date]
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +59,13 @@ def publish(
 ) -> PublishedRun:
     """Replace the published rows of the run's dates with its records, within a transaction of `session`.
 
-    Dates that :func:`_find_skipped_dates` returns stay as they are.
+    Dates that :func:`_find_skipped_dates` returns stay as they are. Those of them that exceed a limit are recorded in
+    `dates_over_limit`; the rows there of other dates that this run has read are removed.
 
     :param path: the run's records, Parquet
     :param later_spans: spans of dates that other runs read later
-    :raises AuditError: the counts do not add up, or a threshold is exceeded; the caller rolls back
+    :raises AuditError: the counts do not add up; the caller rolls back
+    :raises LimitError: a limit is exceeded; the caller rolls back
     """
     if not (prepared.read or plan.changed_only) and (count := _count_published(session, plan)):
         raise AuditError(
@@ -70,13 +78,13 @@ def publish(
     model, text = [plan.topic, plan.model_id], session.dialect.text
     read, rejected = prepared.read, prepared.rejected
     with session.staged("staged_records", staged_records):
-        skipped = _merge_into_spans(_find_skipped_dates(session, plan, later_spans))
-        condition = "".join(" AND NOT response_date BETWEEN ? AND ?" for _ in skipped)
-        values = [day for span in skipped for day in span]
+        skipped, over_limit = _find_skipped_dates(session, plan, prepared, later_spans)
+        condition, values = exclude_dates(skipped)
         if skipped:
             query = f"SELECT count(*), count(reason) FROM staged_records WHERE true{condition}"
             ((read, rejected),) = session.execute(query, values)
-        session.execute(f"DELETE FROM {records} WHERE {RUN_FILTER}{condition}", [*run_filter_values(plan), *values])
+        dates, date_values = run_filter(plan)
+        session.execute(f"DELETE FROM {records} WHERE {dates}{condition}", [*date_values, *values])
         session.execute(
             f"""
             INSERT INTO {records}
@@ -91,64 +99,59 @@ def publish(
             """,
             [*model, plan.model_version, plan.run_id, session.now(), *model, *values],
         )
-    where = (RUN_FILTER + condition, [*run_filter_values(plan), *values])
+    where = (dates + condition, [*date_values, *values])
     run = PublishedRun(plan.run_id, read, *_audit(session, plan, where, read, rejected), prepared.texts)
-    _check_run_shares(plan, run)
+    _check_run_shares(plan, run, prepared.rejected_by_reason if run.rejected == prepared.rejected else None)
+    record_dates_over_limit(session, plan, over_limit, list_read_dates(plan, later_spans))
     return run
 
 
-def _find_skipped_dates(session: Session, plan: Plan, later_spans: Sequence[Span]) -> set[date]:
-    """Return the dates whose published rows stay unchanged, and log why.
+def list_read_dates(plan: Plan, later_spans: Sequence[Span]) -> list[date]:
+    """Return the plan's dates of which this run has the last reading."""
+    first, last = plan.dates
+    days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+    return [
+        day for day in days
+        if day.isoformat() not in plan.excluded_dates and not any(begin <= day <= end for begin, end in later_spans)
+    ]  # fmt: skip
+
+
+def _find_skipped_dates(
+    session: Session, plan: Plan, prepared: Prepared, later_spans: Sequence[Span]
+) -> tuple[set[date], dict[date, str]]:
+    """Return the dates whose published rows stay unchanged, and which of them exceed limits; log why.
 
     These are the dates that another run read later, and those of which the source has no record any more, because it
     may keep records only for some time. With `changed_only`, they are also the dates on which nothing changed, and
     those before the last that exceed a limit, because an old date must not block the night.
     """
-    published_dates = f"SELECT DISTINCT response_date FROM {table(plan.schema, 'coded_records')} WHERE {RUN_FILTER}"
-    published = _select_dates(session, published_dates, run_filter_values(plan))
-    staged = _select_dates(session, "SELECT DISTINCT response_date FROM staged_records")
+    condition, values = run_filter(plan)
+    published_dates = f"SELECT DISTINCT response_date FROM {table(plan.schema, 'coded_records')} WHERE {condition}"
+    published = select_dates(session, published_dates, values)
+    staged = select_dates(session, "SELECT DISTINCT response_date FROM staged_records")
     later = {day for day in published if any(first <= day <= last for first, last in later_spans)}
     vanished = set() if plan.max_records else published - staged
     if later:
-        log.warning(_SKIPPED_FOR_LATER_RUN, _format_dates(later))
+        log.warning(_SKIPPED_FOR_LATER_RUN, format_dates(later))
     if vanished:
         log.warning(
             "Skipped these dates, because source %r has no record of them: %s. To remove their rows, delete them from"
             " coded_records",
-            plan.source, _format_dates(vanished),
+            plan.source, format_dates(vanished),
         )  # fmt: skip
-    skipped = later | vanished
+    skipped, over_limit = later | vanished, {}
     if plan.changed_only:
-        skipped |= _find_unchanged_dates(session, plan, staged)
-        skipped |= _find_dates_over_limit(session, plan, staged - skipped)
-    return skipped
+        skipped |= find_unchanged_dates(session, plan, staged)
+        over_limit = _find_dates_over_limit(session, plan, prepared, staged - skipped)
+    return skipped | set(over_limit), over_limit
 
 
-def _find_unchanged_dates(session: Session, plan: Plan, staged: set[date]) -> set[date]:
-    """Return the dates for which other runs have published exactly the rows that this run would write."""
-    columns = "record_id, occurrence, response_date, {0}text_key, reason, operation_id"
-    changed_dates = f"""
-        WITH fresh AS (
-            SELECT {columns.format("staged_records.")}
-            FROM staged_records LEFT JOIN {table(plan.schema, "coded_texts")} AS texts
-                ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
-        ), published AS (
-            SELECT {columns.format("")} FROM {table(plan.schema, "coded_records")} WHERE {RUN_FILTER} AND run_id <> ?
-        ), differences AS (
-            (SELECT * FROM fresh EXCEPT SELECT * FROM published)
-            UNION ALL
-            (SELECT * FROM published EXCEPT SELECT * FROM fresh)
-        )
-        SELECT DISTINCT response_date FROM differences
-    """
-    values = [plan.topic, plan.model_id, *run_filter_values(plan), plan.run_id]
-    return staged - _select_dates(session, changed_dates, values)
+def _find_dates_over_limit(session: Session, plan: Plan, prepared: Prepared, days: set[date]) -> dict[date, str]:
+    """Return which of these dates have too many uncoded or rejected records, with the limits that they exceed.
 
+    The dates that `prepare` found over a limit are among them: it has not sent their texts.
 
-def _find_dates_over_limit(session: Session, plan: Plan, days: set[date]) -> set[date]:
-    """Return which of these dates have too many uncoded or rejected records.
-
-    :raises AuditError: the plan's last date has too many
+    :raises LimitError: the plan's last date has too many
     """
     counts = session.execute(
         f"""
@@ -159,44 +162,31 @@ def _find_dates_over_limit(session: Session, plan: Plan, days: set[date]) -> set
         """,
         [plan.topic, plan.model_id],
     )
-    over_limit = set()
+    over_limit = {}
     for day, read, rejected, uncoded in counts:
         if day not in days:
             continue
-        try:
-            _check_shares(plan, read, rejected, uncoded)
-        except AuditError as error:
-            if day.isoformat() == plan.to_date:
-                raise
-            log.warning("Skipped %s: %s; start a manual run of this date", day, error)
-            over_limit.add(day)
+        unsent = prepared.dates_over_limit.get(day.isoformat())
+        limits = unsent or describe_exceeded_limits(plan, read, rejected, uncoded)
+        if limits and day.isoformat() == plan.to_date:
+            raise make_limit_error("nothing was published", f"{day}: {limits}", {day: limits})
+        if limits:
+            log.warning(
+                "Skipped %s: %s; correct the source, or start a manual run of this date with another limit",
+                day,
+                limits,
+            )
+            over_limit[day] = limits
+        elif unchecked := describe_unchecked_limits(plan, read, rejected, uncoded):
+            log.warning("%s: %s", day, unchecked)
     return over_limit
 
 
-def _select_dates(session: Session, query: str, values: Sequence[Any] = ()) -> set[date]:
-    return {day for (day,) in session.execute(query, values)}
-
-
-def _merge_into_spans(days: Iterable[date]) -> list[Span]:
-    """Merge dates into spans, because an engine takes minutes to plan a statement with a thousand conditions."""
-    spans: list[Span] = []
-    for day in sorted(days):
-        if spans and (day - spans[-1][1]).days == 1:
-            spans[-1] = (spans[-1][0], day)
-        else:
-            spans.append((day, day))
-    return spans
-
-
-def _format_dates(days: Iterable[date]) -> str:
-    spans = _merge_into_spans(days)
-    names = [str(first) if first == last else f"{first} to {last}" for first, last in spans[:MAX_LISTED_SPANS]]
-    return ", ".join(names) + (f" and {len(spans) - MAX_LISTED_SPANS} more" if len(spans) > MAX_LISTED_SPANS else "")
-
-
 def _count_published(session: Session, plan: Plan) -> int:
-    query = f"SELECT count(*) FROM {table(plan.schema, 'coded_records')} WHERE {RUN_FILTER}"
-    ((count,),) = session.execute(query, run_filter_values(plan))
+    condition, values = run_filter(plan)
+    ((count,),) = session.execute(
+        f"SELECT count(*) FROM {table(plan.schema, 'coded_records')} WHERE {condition}", values
+    )
     return int(count)
 
 
@@ -217,19 +207,10 @@ def _audit(
     return counts["coded"], counts["uncoded"], counts["rejected"]
 
 
-def _check_run_shares(plan: Plan, run: PublishedRun) -> None:
-    if not plan.changed_only:  # otherwise each date was checked by itself
-        _check_shares(plan, run.read, run.rejected, run.uncoded)
-
-
-def _check_shares(plan: Plan, read: int, rejected: int, uncoded: int) -> None:
-    _check_share("max_uncoded_share", plan.max_uncoded_share, "uncoded", uncoded, read - rejected)
-    _check_share("max_rejected_share", plan.max_rejected_share, "rejected", rejected, read)
-
-
-def _check_share(name: str, limit: float, outcome: str, count: int, total: int) -> None:
-    if total and count / total > limit:
-        raise AuditError(
-            f"nothing was published: {count} of {total} records are {outcome} ({count / total:.1%}), which exceeds"
-            f" {name} = {limit}: check the source, or raise the limit if this is expected"
-        )
+def _check_run_shares(plan: Plan, run: PublishedRun, rejected_by_reason: Mapping[str, int] | None = None) -> None:
+    if plan.changed_only:  # each date was checked by itself
+        return
+    if limits := describe_exceeded_limits(plan, run.read, run.rejected, run.uncoded, rejected_by_reason):
+        raise make_limit_error("nothing was published", limits)
+    if unchecked := describe_unchecked_limits(plan, run.read, run.rejected, run.uncoded):
+        log.warning("%s", unchecked)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from include.coding.estimate import Estimate
+from include.coding.limits import describe_unchecked_limits, format_reasons
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
-from include.coding.run_log import RUN_FILTER, run_filter_values
+from include.coding.run_log import DateCounts, format_dates, run_filter
 from include.coding.staging import REPORT, Staging
 from include.coding.tables import table
 from include.warehouse.warehouse import Session, Warehouse
@@ -76,8 +79,9 @@ def _store(text: str, staging: Staging) -> str:
 def _query_rows(session: Session, plan: Plan, run_id: str, query: str) -> list[tuple[Any, ...]]:
     """Run a query over `rows`, the rows of the plan's dates that the run with this id wrote."""
     records = table(plan.schema, "coded_records")
-    rows = f"WITH rows AS (SELECT * FROM {records} WHERE {RUN_FILTER} AND run_id = ?) "
-    return session.execute(rows + query, [*run_filter_values(plan), run_id])
+    condition, values = run_filter(plan)
+    rows = f"WITH rows AS (SELECT * FROM {records} WHERE {condition} AND run_id = ?) "
+    return session.execute(rows + query, [*values, run_id])
 
 
 def _format_table(frame: pd.DataFrame) -> str:
@@ -98,6 +102,33 @@ def _explain_no_sending(prepared: Prepared, summary: LandingSummary) -> str:
     return " Nothing was sent: every text is coded already or rejected."
 
 
+def _format_rejected(prepared: Prepared, summary: LandingSummary) -> str:
+    """Return the reasons why records were rejected; empty if not all that were read are published."""
+    has_reasons = prepared.rejected_by_reason and summary.rejected == prepared.rejected
+    return f" ({format_reasons(prepared.rejected_by_reason)})" if has_reasons else ""
+
+
+def _describe_limits(plan: Plan, summary: LandingSummary) -> list[str]:
+    """Return what a person should know about limits, and about dates that were not read or are not published."""
+    groups: Sequence[DateCounts | LandingSummary] = summary.dates if plan.changed_only else [summary]
+    sentences = [
+        f"{f'{group.day}: ' if isinstance(group, DateCounts) else ''}{text}"
+        for group in groups
+        if (text := describe_unchecked_limits(plan, group.read, group.rejected, group.uncoded))
+    ]
+    sentences += [
+        f"Not published: {entry}. Correct the source, or start a manual run of this date with another limit"
+        for entry in summary.dates_over_limit
+    ]
+    if plan.excluded_dates:
+        days = format_dates(map(date.fromisoformat, plan.excluded_dates))
+        sentences.append(f"Not read, because their own run is unfinished: {days}")
+    if plan.unreachable_dates:
+        days = format_dates(map(date.fromisoformat, plan.unreachable_dates))
+        sentences.append(f"Not published, and too old for the look-back: {days}. Start a manual run of these dates")
+    return sentences
+
+
 def _format_plan(plan: Plan) -> str:
     return (
         f"Topic `{plan.topic}`, model `{plan.model_id}` (version {plan.model_version}), source `{plan.source}`,"
@@ -110,12 +141,13 @@ def _format_summary(plan: Plan, prepared: Prepared, summary: LandingSummary) -> 
     lines = [f"# Occupation coding, {plan.from_date} to {plan.to_date}{trial}", "", _format_plan(plan), ""]
     if trial:
         lines += [f"- Its rows are in the tables of the schema `{plan.schema}`, separate from all others."]
+    lines += [f"- **{warning}.**" for warning in _describe_limits(plan, summary)]
     if plan.changed_only:
-        days = ", ".join(summary.days) or "none"
+        days = format_dates(date.fromisoformat(day) for day in summary.days) or "none"
         lines += [f"- Records checked for changes: {prepared.read}; dates that changed: {days}."]
     lines += [
         f"- Records read: {summary.read}: {summary.coded} coded, {summary.uncoded} uncoded,"
-        f" {summary.rejected} rejected.",
+        f" {summary.rejected} rejected{_format_rejected(prepared, summary)}.",
         f"- Distinct texts: {summary.texts}; coded earlier by this model: {prepared.known_texts}; sent:"
         f" {summary.texts_sent} in {summary.operations} operations.{_explain_no_sending(prepared, summary)}",
     ]

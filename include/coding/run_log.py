@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 from include.coding.errors import AuditError
+from include.coding.handoff import Handoff
 from include.coding.plan import Plan
 from include.coding.tables import table
 from include.warehouse.warehouse import Session
 
-#: Selects the rows of `coded_records` that a run replaces; its values: :func:`run_filter_values`.
-RUN_FILTER = "topic = ? AND model_id = ? AND response_date BETWEEN ? AND ?"
+#: First and last date of a span.
+Span = tuple[date, date]
+#: Maximum number of spans of dates that a message lists.
+MAX_LISTED_SPANS = 10
 
 
-def run_filter_values(plan: Plan) -> list[Any]:
-    """Return the values of `RUN_FILTER`."""
+def run_filter(plan: Plan) -> tuple[str, list[Any]]:
+    """Return the condition that selects the rows of `coded_records` that a run replaces, and its values."""
+    condition, values = exclude_dates(map(date.fromisoformat, plan.excluded_dates))
+    return "topic = ? AND model_id = ? AND response_date BETWEEN ? AND ?" + condition, [*_run_key(plan), *values]
+
+
+def exclude_dates(days: Iterable[date]) -> tuple[str, list[Any]]:
+    """Return the end of a condition that excludes rows of these dates, and its values."""
+    spans = merge_into_spans(days)
+    return " AND NOT response_date BETWEEN ? AND ?" * len(spans), [day for span in spans for day in span]
+
+
+def merge_into_spans(days: Iterable[date]) -> list[Span]:
+    """Merge dates into spans, because an engine takes minutes to plan a statement with a thousand conditions."""
+    spans: list[Span] = []
+    for day in sorted(days):
+        if spans and (day - spans[-1][1]).days == 1:
+            spans[-1] = (spans[-1][0], day)
+        else:
+            spans.append((day, day))
+    return spans
+
+
+def format_dates(days: Iterable[date]) -> str:
+    """Return the dates as spans for a message."""
+    spans = merge_into_spans(days)
+    names = [str(first) if first == last else f"{first} to {last}" for first, last in spans[:MAX_LISTED_SPANS]]
+    return ", ".join(names) + (f" and {len(spans) - MAX_LISTED_SPANS} more" if len(spans) > MAX_LISTED_SPANS else "")
+
+
+def _run_key(plan: Plan) -> list[Any]:
     return [plan.topic, plan.model_id, *plan.dates]
 
 
@@ -33,6 +67,33 @@ class PublishedRun:
     texts: int
 
 
+@dataclass(frozen=True)
+class DateCounts:
+    """Numbers of records of a response date, ISO 8601, by outcome."""
+
+    day: str
+    read: int
+    coded: int
+    uncoded: int
+    rejected: int
+
+
+@dataclass(frozen=True)
+class DateOverLimit(Handoff):
+    """A response date that runs leave as it is, because it exceeds limits for publishing.
+
+    :param day, since: the date, and the day on which a run left it first (UTC), ISO 8601
+    :param limits: the limits that it exceeds, with its counts
+    """
+
+    day: str
+    since: str
+    limits: str
+
+    def __str__(self) -> str:
+        return f"{self.day} (since {self.since}): {self.limits}"
+
+
 def find_published_run(session: Session, plan: Plan, checksum: str, records: int) -> PublishedRun | None:
     """Return the run that published exactly the records with this checksum for the plan's dates; None without one."""
     rows = session.execute(
@@ -41,41 +102,132 @@ def find_published_run(session: Session, plan: Plan, checksum: str, records: int
         WHERE topic = ? AND model_id = ? AND from_date = ? AND to_date = ? AND checksum = ?
         ORDER BY read_at DESC LIMIT 1
         """,
-        [*run_filter_values(plan), checksum],
+        [*_run_key(plan), checksum],
     )
     if not rows:
         return None
     run = PublishedRun(*rows[0])
+    condition, values = run_filter(plan)
     ((published, by_others),) = session.execute(
         f"SELECT count(*), count(CASE WHEN run_id <> ? THEN 1 END) FROM {table(plan.schema, 'coded_records')}"
-        f" WHERE {RUN_FILTER}",
-        [run.run_id, *run_filter_values(plan)],
+        f" WHERE {condition}",
+        [run.run_id, *values],
     )
     return run if (published, by_others, run.read) == (records, 0, records) else None
 
 
-def find_later_spans(session: Session, plan: Plan, read_at: str) -> list[tuple[date, date]]:
-    """Return the spans of dates (first, last) that overlap the plan's and that other runs read after `read_at`."""
+def find_later_spans(session: Session, plan: Plan, read_at: str) -> list[Span]:
+    """Return the spans of dates that overlap the plan's and that other runs read after `read_at`."""
     rows = session.execute(
         f"""
-        SELECT DISTINCT from_date, to_date FROM {table(plan.schema, "coding_runs")}
+        SELECT DISTINCT from_date, to_date, excluded_dates FROM {table(plan.schema, "coding_runs")}
         WHERE topic = ? AND model_id = ? AND to_date >= ? AND from_date <= ?
             AND run_id <> ? AND read_at > ?
         ORDER BY 1, 2
         """,
-        [*run_filter_values(plan), plan.run_id, datetime.fromisoformat(read_at)],
+        [*_run_key(plan), plan.run_id, datetime.fromisoformat(read_at)],
     )
-    return [(first, last) for first, last in rows]
+    return [span for row in rows for span in _split_span(*row)]
 
 
-def find_dates(session: Session, plan: Plan) -> list[date]:
-    """Return the plan's dates whose published rows were written by its run, in order."""
+def _split_span(first: date, last: date, excluded_dates: str | None) -> list[Span]:
+    """Return the spans of the dates that a run has read."""
+    one = timedelta(days=1)
+    excluded = [date.fromisoformat(day) for day in (excluded_dates or "").split(",") if day]
+    ends = [first - one, *sorted(day for day in excluded if first <= day <= last), last + one]
+    return [(before + one, after - one) for before, after in pairwise(ends) if (after - before).days > 1]
+
+
+def count_dates(session: Session, plan: Plan) -> tuple[DateCounts, ...]:
+    """Return the plan's dates whose published rows were written by its run, in order, with their records."""
+    condition, values = run_filter(plan)
+    outcomes = ", ".join(
+        f"count(CASE WHEN outcome = '{name}' THEN 1 END)" for name in ("coded", "uncoded", "rejected")
+    )
     rows = session.execute(
-        f"SELECT DISTINCT response_date FROM {table(plan.schema, 'coded_records')}"
-        f" WHERE {RUN_FILTER} AND run_id = ? ORDER BY 1",
-        [*run_filter_values(plan), plan.run_id],
+        f"SELECT response_date, count(*), {outcomes} FROM {table(plan.schema, 'coded_records')}"
+        f" WHERE {condition} AND run_id = ? GROUP BY response_date ORDER BY 1",
+        [*values, plan.run_id],
     )
-    return [day for (day,) in rows]
+    return tuple(DateCounts(day.isoformat(), *counts) for day, *counts in rows)
+
+
+def find_unchanged_dates(session: Session, plan: Plan, days: set[date]) -> set[date]:
+    """Return which of these dates other runs have published with exactly the rows that this run would write.
+
+    :param session: has the relation `staged_records` with all records of these dates
+    """
+    condition, values = run_filter(plan)
+    columns = "record_id, occurrence, response_date, {0}text_key, reason, operation_id"
+    changed_dates = f"""
+        WITH fresh AS (
+            SELECT {columns.format("staged_records.")}
+            FROM staged_records LEFT JOIN {table(plan.schema, "coded_texts")} AS texts
+                ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
+        ), published AS (
+            SELECT {columns.format("")} FROM {table(plan.schema, "coded_records")} WHERE {condition} AND run_id <> ?
+        ), differences AS (
+            (SELECT * FROM fresh EXCEPT SELECT * FROM published)
+            UNION ALL
+            (SELECT * FROM published EXCEPT SELECT * FROM fresh)
+        )
+        SELECT DISTINCT response_date FROM differences
+    """
+    return days - select_dates(session, changed_dates, [plan.topic, plan.model_id, *values, plan.run_id])
+
+
+def select_dates(session: Session, query: str, values: Sequence[Any] = ()) -> set[date]:
+    """Return the dates in the only column of a query's rows."""
+    return {day for (day,) in session.execute(query, values)}
+
+
+def find_dates_over_limit(session: Session, schema: str, topic: str) -> list[DateOverLimit]:
+    """Return the dates of a topic that exceed limits, in order."""
+    rows = session.execute(
+        f"SELECT response_date, since, limits FROM {table(schema, 'dates_over_limit')} WHERE topic = ? ORDER BY 1",
+        [topic],
+    )
+    return [DateOverLimit(day.isoformat(), since.date().isoformat(), limits) for day, since, limits in rows]
+
+
+def record_dates_over_limit(
+    session: Session, plan: Plan, dates: Mapping[date, str], other_dates: Iterable[date] = ()
+) -> None:
+    """Remember that these dates exceed limits. A date that does so already keeps the time since when.
+
+    :param dates: the dates, each with the limits that it exceeds
+    :param other_dates: dates that no longer exceed any
+    """
+    dates_over_limit = table(plan.schema, "dates_over_limit")
+    query = f"SELECT response_date, since FROM {dates_over_limit} WHERE topic = ?"
+    since = dict(session.execute(query, [plan.topic]))
+    for day in (*dates, *other_dates):
+        if day in since:
+            session.execute(
+                f"DELETE FROM {dates_over_limit} WHERE topic = ? AND response_date = ?", [plan.topic, day]
+            )
+    for day, limits in dates.items():
+        values = [plan.topic, day, since.get(day) or session.now(), plan.run_id, limits]
+        session.execute(f"INSERT INTO {dates_over_limit} VALUES (?, ?, ?, ?, ?)", values)
+
+
+def find_unpublished_dates(session: Session, plan: Plan, days: Iterable[str]) -> list[str]:
+    """Return which of these dates (ISO 8601) no run of the topic has published.
+
+    A date without rows counts as published if a run that has landed has read it, because it can be without records.
+    """
+    unpublished = []
+    for day in map(date.fromisoformat, days):
+        query = f"SELECT 1 FROM {table(plan.schema, 'coded_records')} WHERE topic = ? AND response_date = ? LIMIT 1"
+        rows = session.execute(
+            f"SELECT from_date, to_date, excluded_dates FROM {table(plan.schema, 'coding_runs')}"
+            " WHERE topic = ? AND from_date <= ? AND to_date >= ?",
+            [plan.topic, day, day],
+        )
+        is_read = any(first <= day <= last for row in rows for first, last in _split_span(*row))
+        if not is_read and not session.execute(query, [plan.topic, day]):
+            unpublished.append(day.isoformat())
+    return unpublished
 
 
 def check_sources(session: Session, plan: Plan) -> None:
@@ -85,13 +237,14 @@ def check_sources(session: Session, plan: Plan) -> None:
     """
     if plan.response_date is None:
         return
+    condition, values = run_filter(plan)
     rows = session.execute(
         f"""
         SELECT DISTINCT source FROM {table(plan.schema, "coding_runs")}
-        WHERE source <> ? AND run_id IN (SELECT run_id FROM {table(plan.schema, "coded_records")} WHERE {RUN_FILTER})
+        WHERE source <> ? AND run_id IN (SELECT run_id FROM {table(plan.schema, "coded_records")} WHERE {condition})
         ORDER BY 1
         """,
-        [plan.source, *run_filter_values(plan)],
+        [plan.source, *values],
     )
     if rows:
         sources = [source for (source,) in rows]
@@ -101,25 +254,28 @@ def check_sources(session: Session, plan: Plan) -> None:
         )
 
 
-def record_run(
-    session: Session, plan: Plan, read_at: str, checksum: str | None, run: PublishedRun, sent: int, operations: int
-) -> None:
+def count_sent_texts(session: Session, plan: Plan) -> tuple[int, int]:
+    """Return the numbers of texts that all attempts of the run have sent, and of their operations."""
+    operations = table(plan.schema, "coding_operations")
+    # An operation that timed out has received no input.
+    query = f"SELECT records FROM {operations} WHERE run_id = ? AND state <> 'timed_out'"
+    records = [count for (count,) in session.execute(query, [plan.run_id])]
+    return sum(records), len(records)
+
+
+def record_run(session: Session, plan: Plan, read_at: str, checksum: str | None, run: PublishedRun) -> None:
     """Add a run whose dates are published to the log.
 
     :param read_at: when the source was read, ISO 8601, UTC
     :param checksum: of the records; None if not all of them were published
-    :param sent, operations: numbers of texts that were sent, and of operations
     """
     runs = table(plan.schema, "coding_runs")
-    earlier = session.execute(f"SELECT texts_sent, operations FROM {runs} WHERE run_id = ?", [plan.run_id])
-    if earlier and not operations:  # the run was cleared and had nothing left to send
-        sent, operations = earlier[0]
     session.execute(f"DELETE FROM {runs} WHERE run_id = ?", [plan.run_id])
     if run.run_id == plan.run_id:  # its rows have replaced those that other runs found unchanged
         session.execute(f"UPDATE {runs} SET checksum = NULL WHERE published_by_run = ?", [plan.run_id])
     row = (
         plan.run_id, plan.topic, plan.model_id, plan.model_version, plan.source, plan.selection, *plan.dates,
         datetime.fromisoformat(read_at), checksum, run.run_id, run.read, run.coded, run.uncoded, run.rejected,
-        run.texts, sent, operations, session.now(),
+        run.texts, *count_sent_texts(session, plan), session.now(), ",".join(plan.excluded_dates) or None,
     )  # fmt: skip
     session.execute(f"INSERT INTO {runs} VALUES ({', '.join('?' * len(row))})", row)

@@ -289,6 +289,7 @@ def _create_view(plan: Plan, engine: Engine, relation: str, names: dict[str, str
     # no server stores NUL
     record_id = f"replace(CAST({quote_column(names['record_id'])} AS VARCHAR), chr(0), '\ufffd')"
     dates = f"BETWEEN DATE '{plan.from_date}' AND DATE '{plan.to_date}'"
+    dates += "".join(f" AND {day} <> DATE '{excluded}'" for excluded in plan.excluded_dates)
     engine.execute(
         f"CREATE TEMP VIEW source AS SELECT {record_id} AS record_id, {texts}, {day} AS response_date"
         f" FROM {relation} WHERE {day} {dates}{_sample_clause(plan)}"

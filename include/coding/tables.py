@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
 from include.warehouse.warehouse import Dialect, Session, quote_table
 
 _SQL = Path(__file__).with_name("tables.sql")
+#: Not DROP and CREATE: users have views and grants on the view, and PostgreSQL keeps them only if it is replaced,
+#: which needs the same columns in the same order.
+_CURRENT_CODES_OF_NEWEST_MODEL = """
+    CREATE OR REPLACE VIEW {schema}.current_codes AS
+    SELECT record_id, occurrence, response_date, topic, model_id, records.model_version, outcome, code, label,
+        confidence, level, suggestions, reason, text_key, operation_id, run_id, records.coded_at, newest
+    FROM (
+        SELECT topic, response_date, model_id, row_number() OVER (
+            PARTITION BY topic, response_date
+            ORDER BY max(model_version) DESC NULLS LAST, max(coded_at) DESC, model_id
+        ) AS newest
+        FROM {schema}.coded_records GROUP BY topic, response_date, model_id
+    ) AS models
+    JOIN {schema}.coded_records AS records USING (topic, response_date, model_id)
+    WHERE newest = 1
+    """
 #: The entries migrate tables from version 1 to 2, from 2 to 3, and so on; `;` separates their statements. A change
 #: of `tables.sql` needs a new entry, and no entry is ever changed. {schema} is the quoted name of the schema.
 MIGRATIONS: tuple[str, ...] = (
@@ -23,6 +41,22 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE {schema}.coding_runs RENAME COLUMN rows_of TO published_by_run;
     ALTER TABLE {schema}.coding_operations RENAME COLUMN set_aside TO discarded_lines
     """,
+    _CURRENT_CODES_OF_NEWEST_MODEL
+    + """;
+    ALTER TABLE {schema}.coding_runs ADD COLUMN excluded_dates VARCHAR;
+    CREATE TABLE {schema}.dates_over_limit (
+        topic VARCHAR NOT NULL, response_date DATE NOT NULL, since TIMESTAMP NOT NULL, run_id VARCHAR NOT NULL,
+        limits VARCHAR NOT NULL
+    )
+    """,
+)
+#: Tables that version 1 did not have.
+_LATER_TABLES = ("schema_version", "pinned_models", "dates_over_limit")
+#: For each entry of `MIGRATIONS`, in order, a table and a column that only tables with that migration have.
+_NEW_COLUMNS = (
+    ("coding_operations", "seconds"),
+    ("coding_runs", "published_by_run"),
+    ("coding_runs", "excluded_dates"),
 )
 
 
@@ -34,22 +68,30 @@ def table(schema: str, name: str) -> str:
 def create_tables(session: Session, schema: str, migrations: Sequence[str] = MIGRATIONS) -> None:
     """Bring the tables of `schema` to the version of this project: create them, or migrate those of an earlier one.
 
-    :raises WarehouseSettingsError: the tables are of a later version, or the user cannot create or alter tables
+    Tables that state no version are older than `schema_version`, or somebody has removed it; their columns tell.
+
+    :raises WarehouseSettingsError: the tables are of a later version or of none that can be migrated, or the user
+        cannot create or alter tables
     """
-    target, current = 1 + len(migrations), _read_version(session, schema)
-    if current == target:
+    target, stated = 1 + len(migrations), _read_version(session, schema)
+    if stated == target:
         return
-    if current is not None and current > target:
+    if stated is not None and stated > target:
         raise WarehouseSettingsError(
-            f"the tables of schema {schema!r} have version {current}, but this project supports them up to version"
+            f"the tables of schema {schema!r} have version {stated}, but this project supports them up to version"
             f" {target}: update the project"
         )
+    current = _detect_version(session, schema) if stated is None else stated
+    scripts = [*(migrations[current - 1 :] if current else ())]
+    if stated is None:
+        scripts.append(_SQL.read_text(encoding="utf-8"))
     versions = table(schema, "schema_version")
     try:
-        with session.transaction(lock=None if current is None else versions):
-            if current is None or _read_version(session, schema) == current:  # else another run has migrated them
-                scripts = [_SQL.read_text(encoding="utf-8")] if current is None else migrations[current - 1 :]
+        with session.transaction(lock=None if stated is None else versions):
+            if stated is None or _read_version(session, schema) == stated:  # else another run has migrated them
                 _run_scripts(session, schema, scripts)
+                if stated is None:
+                    _check_columns(session, schema)
                 session.execute(f"INSERT INTO {versions} VALUES (?, ?)", [target, session.now()])
     except WarehouseSettingsError:
         raise
@@ -74,6 +116,52 @@ def _read_version(session: Session, schema: str) -> int | None:
     except NoSuchTableError:
         return None
     return None if rows[0][0] is None else int(rows[0][0])
+
+
+def _detect_version(session: Session, schema: str) -> int | None:
+    """Return the version of tables that do not state it, judging by their columns; None if there are no tables.
+
+    :raises WarehouseSettingsError: some tables are missing
+    """
+    names = [name for name in _parse_tables() if name not in _LATER_TABLES]
+    columns = {name: _read_columns(session, schema, name) for name in names}
+    missing = [name for name in names if columns[name] is None]
+    if missing == names:
+        return None
+    if missing:
+        raise _refuse_unknown_tables(schema, f"lacks the tables {missing}")
+    return 1 + len(list(takewhile(lambda mark: mark[1] in (columns[mark[0]] or ()), _NEW_COLUMNS)))
+
+
+def _check_columns(session: Session, schema: str) -> None:
+    """Check that migrated tables have the columns of a new schema, because rows are inserted by position."""
+    for name, expected in _parse_tables().items():
+        columns = _read_columns(session, schema, name)
+        if columns != expected:
+            raise _refuse_unknown_tables(schema, f"has {name!r} with the columns {columns} instead of {expected}")
+
+
+def _refuse_unknown_tables(schema: str, detail: str) -> WarehouseSettingsError:
+    return WarehouseSettingsError(
+        f"schema {schema!r} has tables of the project that state no version, and {detail}: they cannot be migrated."
+        " Set CODING_SCHEMA to another schema, or rename this one; the next runs then code their dates again"
+    )
+
+
+def _parse_tables() -> dict[str, list[str]]:
+    """Return the names of the tables of a new schema, each with the names of its columns."""
+    statements = re.findall(
+        r"CREATE TABLE IF NOT EXISTS {schema}\.(\w+) \((.*?)\n\);", _SQL.read_text("utf-8"), re.DOTALL
+    )
+    return {name: re.findall(r"^    (\w+)", columns, re.MULTILINE) for name, columns in statements}
+
+
+def _read_columns(session: Session, schema: str, name: str) -> list[str] | None:
+    """Return the names of a table's columns; None if it does not exist."""
+    try:
+        return session.columns(table(schema, name)).names
+    except NoSuchTableError:
+        return None
 
 
 def _split_statements(script: str, schema: str, dialect: Dialect) -> list[str]:

@@ -90,9 +90,21 @@ CREATE TABLE IF NOT EXISTS {schema}.coding_runs (
     uncoded       BIGINT NOT NULL,
     rejected      BIGINT NOT NULL,
     texts         BIGINT NOT NULL,    -- distinct texts of the records that were not rejected
-    texts_sent    BIGINT NOT NULL,
+    texts_sent    BIGINT NOT NULL,    -- by all operations of the run; a text that was sent twice counts twice
     operations    INTEGER NOT NULL,
-    landed_at     TIMESTAMP NOT NULL  -- when this row was written, UTC
+    landed_at     TIMESTAMP NOT NULL, -- when this row was written, UTC
+    excluded_dates VARCHAR            -- dates from from_date to to_date that were not read, ISO 8601, with commas; or NULL
+);
+
+-- One row per topic and response date that nights leave as it is, because it exceeds a limit for publishing. The run that
+-- publishes the date removes the row. Until then, every night reads the date again, however old it is; if the row is
+-- deleted, only the nights whose look-back includes the date do.
+CREATE TABLE IF NOT EXISTS {schema}.dates_over_limit (
+    topic         VARCHAR NOT NULL,
+    response_date DATE NOT NULL,
+    since         TIMESTAMP NOT NULL, -- when a run left it first, UTC
+    run_id        VARCHAR NOT NULL,   -- run that left it last
+    limits        VARCHAR NOT NULL    -- the limits that it exceeds, with its counts
 );
 
 -- One row per backfill and requested model: the model that all its runs use.
@@ -105,13 +117,19 @@ CREATE TABLE IF NOT EXISTS {schema}.pinned_models (
     pinned_at     TIMESTAMP NOT NULL  -- UTC
 );
 
--- For each record and topic, the row of the newest model.
+-- For each topic and response date, all rows of the newest model that is published for that date, and no others. A record
+-- that was withdrawn or moved to another date before that model coded the date is not among them, even if an older model
+-- has a row of it. Filter it by response_date: then the warehouse reads these dates only. Versions of the project before
+-- this definition have a column `newest` as well, and it stays (always 1), so that views and grants of users stay valid.
 CREATE OR REPLACE VIEW {schema}.current_codes AS
-SELECT * FROM (
-    SELECT *, row_number() OVER (
-        PARTITION BY topic, response_date, record_id, occurrence
-        ORDER BY model_version DESC NULLS LAST, coded_at DESC, model_id
+SELECT record_id, occurrence, response_date, topic, model_id, records.model_version, outcome, code, label, confidence,
+    level, suggestions, reason, text_key, operation_id, run_id, records.coded_at, newest
+FROM (
+    SELECT topic, response_date, model_id, row_number() OVER (
+        PARTITION BY topic, response_date
+        ORDER BY max(model_version) DESC NULLS LAST, max(coded_at) DESC, model_id
     ) AS newest
-    FROM {schema}.coded_records
-) AS ranked
+    FROM {schema}.coded_records GROUP BY topic, response_date, model_id
+) AS models
+JOIN {schema}.coded_records AS records USING (topic, response_date, model_id)
 WHERE newest = 1;

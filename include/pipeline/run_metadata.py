@@ -11,10 +11,12 @@ from typing import Any
 from airflow.listeners import hookimpl
 
 from include.coding.handoff import Handoff
-from include.pipeline.names import POOL
+from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL
 
 #: Entry of the conf that holds the metadata.
 CONF_KEY = "_airflow"
+#: Maximum number of earlier runs that the metadata names; a look-back reaches no further.
+MAX_DATES = MAX_LOOK_BACK_DAYS
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class RunMetadata(Handoff):
 
     :param backfill: number of its backfill and when that was created; None without one
     :param pool: None if the pool does not exist
-    :param earlier: unfinished scheduled runs of the DAG before this one
+    :param unfinished: response dates of earlier scheduled runs of the DAG that are not finished
+    :param failed: response dates of earlier scheduled runs that failed, if no run of the date has succeeded since
     """
 
     backfill: str | None
     pool: PoolSize | None
-    earlier: int
+    unfinished: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
 
 def read_metadata(dag_run: Any) -> RunMetadata | None:
@@ -55,23 +59,38 @@ def on_dag_run_running(dag_run: Any, msg: str) -> None:
     """Write the metadata to the conf of a run that starts, in the scheduler and the transaction that starts it."""
     from airflow.models.dagrun import DagRun
     from airflow.models.pool import Pool
-    from sqlalchemy import func, select
-    from sqlalchemy.orm import object_session
+    from sqlalchemy import exists, select
+    from sqlalchemy.orm import aliased, object_session
 
     session = object_session(dag_run)
     if session is None or not any(task.pool == POOL for task in dag_run.dag.tasks):
         return
     pool = session.scalar(select(Pool).where(Pool.pool == POOL))
-    earlier = select(func.count()).where(
-        DagRun.dag_id == dag_run.dag_id,
-        DagRun.run_after < dag_run.run_after,
-        DagRun.run_type == "scheduled",
-        DagRun.state.in_(("queued", "running")),
+    earlier = (
+        select(DagRun.partition_key)
+        .where(
+            DagRun.dag_id == dag_run.dag_id,
+            DagRun.run_after < dag_run.run_after,
+            DagRun.run_type == "scheduled",
+            DagRun.partition_key.is_not(None),
+        )
+        .order_by(DagRun.run_after.desc())
+        .limit(MAX_DATES)
     )
+    success = aliased(DagRun)
+    has_succeeded_since = exists().where(
+        success.dag_id == DagRun.dag_id,
+        success.partition_key == DagRun.partition_key,
+        success.state == "success",
+        success.end_date > DagRun.end_date,
+    )
+    unfinished = earlier.where(DagRun.state.in_(("queued", "running")))
+    failed = earlier.where(DagRun.state == "failed", ~has_succeeded_since)
     backfill = dag_run.backfill
     metadata = RunMetadata(
         backfill=f"{backfill.id} of {backfill.created_at.isoformat()}" if backfill else None,
         pool=PoolSize(pool.slots, pool.include_deferred) if pool else None,
-        earlier=session.scalar(earlier) or 0,
+        unfinished=tuple(session.scalars(unfinished)),
+        failed=tuple(session.scalars(failed)),
     )
     dag_run.conf = {**(dag_run.conf or {}), CONF_KEY: metadata.to_dict()}

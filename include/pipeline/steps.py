@@ -5,7 +5,8 @@ Each one imports the data work that it needs, so that a small task loads no engi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,9 @@ from airflow.sdk.exceptions import AirflowSkipException
 from coding_service import CodingServiceHook
 from include.coding.errors import DataError, PlanError
 from include.coding.estimate import Estimate, estimate_run
-from include.coding.plan import Plan, resolve_dates
+from include.coding.plan import Plan, extend_look_back, resolve_dates
 from include.pipeline import handoffs, settings
-from include.pipeline.names import POOL, TIMEZONE
+from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL, TIMEZONE
 from include.pipeline.params import check_params
 from include.pipeline.run_metadata import RunMetadata, read_metadata
 from include.pipeline.settings import open_staging, open_warehouse
@@ -32,30 +33,33 @@ PLANNING_CALLS, CALLS_PER_PART = 2, 5
 #: Params of the form that a plan has under the same name.
 PLAN_PARAMS = (
     "topic", "source", "columns", "selection", "response_date", "max_records", "dry_run", "records_per_part", "clean",
-    "max_uncoded_share", "max_rejected_share", "force_new",
+    "max_uncoded_share", "max_rejected_share", "min_records_for_limits", "force_new",
 )  # fmt: skip
-#: All params of `recode_occupations`, and those of `compare_models`.
-FORM_PARAMS = (*PLAN_PARAMS, "model", "from_date", "to_date", "look_back_days", "approve_above")
-COMPARISON_PARAMS = (
-    "topic", "model_before", "model_after", "from_date", "to_date", "topic_after", "crosswalk", "samples",
-    "with_texts",
-)  # fmt: skip
-#: Counts and dates of the run in an event of the asset.
+#: Maximum number of dates whose counts are in an event of the asset: Airflow stores all of them with each event.
+MAX_COUNTED_DATES = 100
+#: Counts and dates of the whole run in an event of the asset.
 ANNOUNCED_FIELDS = (
     "read", "coded", "uncoded", "rejected", "texts", "texts_sent", "operations", "from_date", "to_date",
 )  # fmt: skip
 
 
-def make_plan(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
+#: Counts of each date in an event of the asset.
+COUNTS = ("read", "coded", "uncoded", "rejected")
+
+log = logging.getLogger(__name__)
+
+
+def make_plan(params: Mapping[str, Any], dag_run: Any, param_names: Collection[str]) -> dict[str, Any]:
     """Return the plan of a run, and check what can be checked before any work is done.
 
+    :param param_names: params of the DAG; the configuration of the run can name no others
     :raises PlanError: the params of the run are impossible, or Airflow is not set up for it
     :raises CodingServiceError: the service does not know the topic or the model, or cannot be reached
     """
-    check_params(params, dag_run.conf, FORM_PARAMS)
+    check_params(params, dag_run.conf, param_names)
     metadata = read_metadata(dag_run)
     check_airflow(metadata, dag_run.run_type)
-    look_back_days = choose_look_back(params, metadata, dag_run.run_type)
+    look_back_days = int(params["look_back_days"]) if dag_run.run_type == "scheduled" else 0
     run_after = pendulum.instance(dag_run.run_after).in_timezone(TIMEZONE)
     first, last = resolve_dates(params, dag_run.partition_key, run_after, look_back_days)
     plan = Plan.from_dict(
@@ -73,7 +77,8 @@ def make_plan(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:
             "memory_mb": settings.read_memory_mb(),
         }
     )
-    return _pin_model(plan, metadata).to_dict()
+    plan = _pin_model(plan, metadata)
+    return (_extend_look_back(plan, metadata) if plan.changed_only else plan).to_dict()
 
 
 def check_airflow(metadata: RunMetadata | None, run_type: str) -> None:
@@ -90,13 +95,6 @@ def check_airflow(metadata: RunMetadata | None, run_type: str) -> None:
             f" {POOL} 4 'Concurrent operations' --include-deferred`, or in the UI under Admin > Pools, then clear"
             " this task"
         )
-
-
-def choose_look_back(params: Mapping[str, Any], metadata: RunMetadata | None, run_type: str) -> int:
-    """Return how many earlier days a scheduled run reads again: 0 for other runs, and while an earlier night is
-    unfinished, because that run reads most of these days and its texts are not stored yet."""
-    has_unfinished = metadata is not None and metadata.earlier > 0
-    return int(params["look_back_days"]) if run_type == "scheduled" and not has_unfinished else 0
 
 
 def _pin_model(plan: Plan, metadata: RunMetadata | None) -> Plan:
@@ -116,6 +114,30 @@ def _pin_model(plan: Plan, metadata: RunMetadata | None) -> Plan:
             warehouse, plan.schema, metadata.backfill, plan.topic, plan.model_id, ask_service
         )
     return replace(plan, model_id=model_id, model_version=version)
+
+
+def _extend_look_back(plan: Plan, metadata: RunMetadata | None) -> Plan:
+    """Return the plan of a night with the dates that it has to read again, and without those of unfinished nights."""
+    from include.coding.run_log import find_dates_over_limit, find_unpublished_dates
+    from include.coding.tables import create_tables
+
+    unfinished, failed = (metadata.unfinished, metadata.failed) if metadata else ((), ())
+    with open_warehouse(plan.engine_memory_mb).session() as session:
+        create_tables(session, plan.schema)
+        over_limit = find_dates_over_limit(session, plan.schema, plan.topic)
+        unpublished = find_unpublished_dates(session, plan, failed)
+    days = [*unpublished, *(entry.day for entry in over_limit)]
+    plan = extend_look_back(plan, unfinished, days, MAX_LOOK_BACK_DAYS)
+    for entry in over_limit:
+        log.warning("Not published, because it exceeds a limit: %s", entry)
+    for message, dates in (
+        ("Reading again, because their runs failed: %s", unpublished),
+        ("Not read, because their own runs are unfinished: %s", plan.excluded_dates),
+        ("Not published, and too old for the look-back; start a manual run of: %s", plan.unreachable_dates),
+    ):
+        if dates:
+            log.warning(message, ", ".join(dates))
+    return plan
 
 
 def prepare_parts(ti: Any, dag_run: Any) -> list[dict[str, Any]]:
@@ -175,9 +197,14 @@ def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> Non
     if plan.max_records or not days:
         raise AirflowSkipException("nothing was published")
     outlet_events[asset].add_partitions(days)
+    # Airflow 3.3.2 takes one `extra` for all partitions of a task, so each event has the counts of all dates.
+    counts = summary.dates if len(summary.dates) <= MAX_COUNTED_DATES else ()
     outlet_events[asset].extra = {
         **{name: getattr(summary, name) for name in ANNOUNCED_FIELDS},
         **{name: getattr(plan, name) for name in ("topic", "model_id", "model_version", "run_id")},
+        "dates": {entry.day: {name: getattr(entry, name) for name in COUNTS} for entry in counts},
+        "dates_over_limit": {entry.day: f"since {entry.since}: {entry.limits}" for entry in summary.dates_over_limit},
+        "unread_dates": [*plan.excluded_dates, *plan.unreachable_dates],
     }
 
 
@@ -196,16 +223,17 @@ def remove_files(ti: Any) -> None:
 # ---- compare_models, sweep_staging -------------------------------------------------------------------------------
 
 
-def compare_models(params: Mapping[str, Any], dag_run: Any) -> str:
+def compare_models(params: Mapping[str, Any], dag_run: Any, param_names: Collection[str]) -> str:
     """Count what changed between two models, write the report, and return its URI.
 
+    :param param_names: params of the DAG; the configuration of the run can name no others
     :raises PlanError: the params of the run are impossible
     """
     from include.comparison.comparison import Comparison
     from include.comparison.report import write_comparison
 
-    check_params(params, dag_run.conf, COMPARISON_PARAMS)
-    comparison = Comparison(**{name: params[name] for name in COMPARISON_PARAMS}, schema=settings.read_schema())
+    check_params(params, dag_run.conf, param_names)
+    comparison = Comparison(**{name: params[name] for name in param_names}, schema=settings.read_schema())
     # A quarter is left for what an engine uses beyond its limit.
     warehouse = open_warehouse(settings.read_memory_mb() * 3 // 4)
     with open_staging(settings.run_folder(dag_run.run_id, settings.COMPARISONS)) as staging:

@@ -46,6 +46,7 @@ def make_plan(**changes):
         "source": "survey_responses",
         "staging": "file:///nowhere",
         "max_rejected_share": 0.5,
+        "min_records_for_limits": 1,
     }
     return Plan.from_dict({**fields, **changes})
 

@@ -12,8 +12,8 @@ from include.coding.errors import AuditError, IncompleteError
 from include.coding.files import path_from_uri
 from include.coding.landing import LandingSummary
 from include.coding.plan import MIN_MEMORY_MB
-from include.coding.publish import _format_dates, _merge_into_spans
 from include.coding.results import PartResult
+from include.coding.run_log import DateCounts, find_unpublished_dates, format_dates, merge_into_spans
 from tests.coding.conftest import (
     CHEF,
     DAY,
@@ -84,7 +84,8 @@ def test_a_landing_returns_its_counts(survey):
     summary = survey.run(code=code_chefs, records_per_part=1)
     assert summary == LandingSummary(
         read=4, coded=2, uncoded=1, rejected=1, texts=2, texts_sent=2, operations=2,
-        from_date=DAY, to_date=NEXT_DAY, published_by_run=None, days=(DAY, NEXT_DAY),
+        from_date=DAY, to_date=NEXT_DAY, published_by_run=None,
+        dates=(DateCounts(DAY, 2, 2, 0, 0), DateCounts(NEXT_DAY, 2, 0, 1, 1)),
     )  # fmt: skip
 
 
@@ -151,6 +152,22 @@ def test_a_cleared_run_keeps_its_number_of_texts_sent(survey):
 
 
 @on_duckdb_and_postgres
+def test_a_cleared_run_counts_the_texts_that_its_failed_attempt_sent(pipeline):
+    pipeline.fill(*[(str(number), DAY, f"job {number}", "") for number in range(4)])
+    first, second = pipeline.prepare(records_per_part=2).parts
+    with pytest.raises(IncompleteError):
+        pipeline.land([pipeline.code_part(first), fail_part(second)])
+    pipeline.prepare(records_per_part=2)
+    part_results = [
+        replace(pipeline.code_part(part), operation_id="operation of the second attempt")
+        for part in pipeline.prepared.parts
+    ]
+    summary = pipeline.land(part_results)
+    assert (summary.texts_sent, summary.operations) == (6, 3)
+    assert pipeline.query("SELECT texts_sent, operations FROM coding.coding_runs") == [(6, 3)]
+
+
+@on_duckdb_and_postgres
 def test_landing_again_changes_nothing_except_the_times(survey):
     survey.run()
     first = survey.read_outcomes()
@@ -175,7 +192,13 @@ def test_a_run_whose_records_are_already_published_writes_no_rows(survey):
     prepared = survey.prepare(run_id="run-2")
     assert (prepared.unchanged, prepared.records_uri, prepared.parts) == (True, None, ())
     summary = survey.land()
-    assert vars(summary) == {**vars(first), "texts_sent": 0, "operations": 0, "published_by_run": "run-1", "days": ()}
+    assert vars(summary) == {
+        **vars(first),
+        "texts_sent": 0,
+        "operations": 0,
+        "published_by_run": "run-1",
+        "dates": (),
+    }
     assert survey.query("SELECT * FROM coding.coded_records ORDER BY record_id") == before
     runs = "SELECT run_id, published_by_run, records, coded, uncoded, rejected, texts, texts_sent FROM coding.coding_runs"
     assert survey.query(f"{runs} ORDER BY 1") == [
@@ -596,8 +619,8 @@ def test_a_missing_metadata_file_does_not_block_publishing(survey):
             r"1 of 3 records are uncoded \(33.3%\), which exceeds max_uncoded_share = 0.33",
         ),
         (
-            {"max_rejected_share": 0.24},
-            r"1 of 4 records are rejected \(25.0%\), which exceeds max_rejected_share = 0.24",
+            {"max_uncoded_share": 0.2},
+            r"1 of 3 records are uncoded \(33.3%\), which exceeds max_uncoded_share = 0.2",
         ),
     ],
 )
@@ -660,8 +683,48 @@ def test_the_newest_model_is_the_current_one(survey):
     ]
 
 
+def read_current_records(pipeline):
+    """Return the record id, date and model version of each current code."""
+    columns = "record_id, CAST(response_date AS VARCHAR), model_version"
+    return pipeline.query(f"SELECT {columns} FROM coding.current_codes ORDER BY 1, 2, 3")
+
+
+@on_all_warehouses
+def test_a_record_that_was_withdrawn_or_moved_before_the_newest_model_coded_its_date_is_not_current(pipeline):
+    pipeline.fill(
+        ("R1", DAY, "chef", ""), ("R2", DAY, "baker", ""), ("R3", DAY, "nurse", ""), ("R4", NEXT_DAY, "chef", "")
+    )
+    pipeline.run()
+    pipeline.query("DELETE FROM survey_responses WHERE record_id = 'R2'")
+    pipeline.query(
+        "UPDATE survey_responses SET response_date = ? WHERE record_id = 'R3'", date.fromisoformat(NEXT_DAY)
+    )
+    pipeline.run(run_id="run-2", model_id=OTHER_MODEL, model_version=2.0)
+    assert read_current_records(pipeline) == [("R1", DAY, 2.0), ("R3", NEXT_DAY, 2.0), ("R4", NEXT_DAY, 2.0)]
+
+
+@on_all_warehouses
+def test_a_repeated_id_that_the_source_has_removed_is_not_current(pipeline):
+    pipeline.fill(("R1", DAY, "chef", ""), ("R1", DAY, "chef", ""))
+    pipeline.run()
+    pipeline.query("DROP TABLE survey_responses")
+    pipeline.fill(("R1", DAY, "chef", ""))
+    pipeline.run(run_id="run-2", model_id=OTHER_MODEL, model_version=2.0)
+    assert read_current_records(pipeline) == [("R1", DAY, 2.0)]
+
+
+@on_all_warehouses
+def test_a_model_without_a_version_is_older_than_others_and_among_such_models_the_last_one_to_code_is_newest(survey):
+    survey.run(model_version=None, to_date=DAY)
+    survey.run(run_id="run-2", model_id=OTHER_MODEL, model_version=None, to_date=NEXT_DAY)
+    models = "SELECT DISTINCT CAST(response_date AS VARCHAR), model_id FROM coding.current_codes ORDER BY 1"
+    assert survey.query(models) == [(DAY, OTHER_MODEL), (NEXT_DAY, OTHER_MODEL)]
+    survey.run(run_id="run-3", model_version=1.0, from_date=NEXT_DAY)
+    assert survey.query(models) == [(DAY, OTHER_MODEL), (NEXT_DAY, MODEL)]
+
+
 @on_duckdb_and_postgres
-def test_a_record_that_only_an_older_model_coded_has_a_current_code(survey):
+def test_dates_that_only_an_older_model_coded_have_current_codes(survey):
     survey.run()
     survey.run(run_id="run-2", model_id=OTHER_MODEL, model_version=2.0, from_date=NEXT_DAY)
     rows = survey.query("SELECT record_id, model_version FROM coding.current_codes ORDER BY 1")
@@ -881,7 +944,7 @@ def test_a_look_back_skips_an_earlier_date_that_exceeds_a_limit(survey, caplog):
     survey.fill(*((f"bad-{number}", DAY, "", "") for number in range(9)), ("4b", NEXT_DAY, "nurse", ""))
     summary = survey.run(**NIGHT)
     assert summary.days == (NEXT_DAY,)
-    assert f"Skipped {DAY}: nothing was published: 9 of 11 records are rejected (81.8%)" in caplog.text
+    assert f"Skipped {DAY}: 9 of 11 records are rejected (81.8%)" in caplog.text
     assert read_records_by_run(survey)["run-1"] == ["1", "2"]
 
 
@@ -902,6 +965,51 @@ def test_a_look_back_over_an_empty_source_succeeds_and_changes_nothing(survey):
     assert survey.read_outcomes() == OUTCOMES
 
 
+@on_all_warehouses
+def test_a_night_that_waits_loses_no_late_record_and_replaces_nothing_newer(survey):
+    survey.run(to_date=DAY)
+    land_first = defer_landing(survey, **NIGHT)  # it waits for an approval
+    survey.fill(("9", DAY, "chef", "cooks"), ("10", NEXT_DAY, "baker", ""))
+    second = {**NIGHT, "run_id": "second", "to_date": LATER_DAY, "excluded_dates": [NEXT_DAY]}
+    summary = survey.run(**second)
+    assert summary.days == (DAY, LATER_DAY)
+    assert read_records_by_run(survey) == {"second": ["1", "2", "5", "9"]}
+    assert land_first().days == (NEXT_DAY,)
+    assert read_records_by_run(survey) == {"night": ["3", "4"], "second": ["1", "2", "5", "9"]}
+    summary = survey.run(**{**NIGHT, "run_id": "third", "to_date": LATER_DAY})
+    assert summary.days == (NEXT_DAY,)
+    assert read_records_by_run(survey) == {"second": ["1", "2", "5", "9"], "third": ["10", "3", "4"]}
+
+
+@on_duckdb_and_postgres
+def test_a_date_that_a_run_excluded_is_neither_vanished_nor_read_later_nor_published_by_it(survey, caplog):
+    survey.run()
+    land_first = defer_landing(survey, run_id="first", from_date=NEXT_DAY)
+    survey.fill(("9", DAY, "chef", "cooks"))
+    survey.run(**{**NIGHT, "run_id": "second", "to_date": LATER_DAY, "excluded_dates": [NEXT_DAY]})
+    assert "has no record of them" not in caplog.text
+    assert survey.query("SELECT excluded_dates FROM coding.coding_runs WHERE run_id = 'second'") == [(NEXT_DAY,)]
+    assert land_first().published_by_run is None
+    assert "another run read them later" not in caplog.text
+    with survey.warehouse.session() as session:
+        assert find_unpublished_dates(session, survey.plan, [DAY, NEXT_DAY, "2026-10-07", "2026-11-01"]) == [
+            "2026-11-01"
+        ]
+
+
+def test_a_night_that_failed_is_unpublished_until_another_run_has_read_or_published_its_date(survey):
+    days = [DAY, NEXT_DAY, "2026-10-07"]
+    survey.run(to_date=DAY, run_id="manual")
+    survey.run(
+        **{**NIGHT, "run_id": "second", "from_date": NEXT_DAY, "to_date": LATER_DAY, "excluded_dates": [NEXT_DAY]}
+    )
+    with survey.warehouse.session() as session:
+        assert find_unpublished_dates(session, survey.plan, days) == [NEXT_DAY]
+    survey.run(run_id="manual-2", from_date=NEXT_DAY)
+    with survey.warehouse.session() as session:
+        assert find_unpublished_dates(session, survey.plan, days) == []
+
+
 @on_postgres
 def test_a_look_back_over_many_records_publishes_only_new_dates(survey):
     count = 40_000
@@ -917,10 +1025,10 @@ def test_a_look_back_over_many_records_publishes_only_new_dates(survey):
 
 def test_separate_dates_are_listed_as_spans_up_to_a_limit():
     days = [date.fromisoformat(f"2026-{month:02}-{day:02}") for month in range(1, 13) for day in (1, 2, 15)]
-    assert _merge_into_spans(days)[:2] == [(days[0], days[1]), (days[2], days[2])]
-    assert len(_merge_into_spans(days)) == 24
-    assert _format_dates(days).startswith("2026-01-01 to 2026-01-02, 2026-01-15, 2026-02-01 to")
-    assert _format_dates(days).endswith(" and 14 more")
+    assert merge_into_spans(days)[:2] == [(days[0], days[1]), (days[2], days[2])]
+    assert len(merge_into_spans(days)) == 24
+    assert format_dates(days).startswith("2026-01-01 to 2026-01-02, 2026-01-15, 2026-02-01 to")
+    assert format_dates(days).endswith(" and 14 more")
 
 
 def test_the_duration_of_an_operation_is_stored(survey):

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from include.coding.errors import DataError, PlanError
-from include.coding.plan import MAX_RECORDS_PER_PART, MIN_MEMORY_MB, Plan, resolve_dates
+from include.coding.plan import MAX_RECORDS_PER_PART, MIN_MEMORY_MB, Plan, extend_look_back, resolve_dates
 from tests.coding.conftest import make_plan
 
 DUE = datetime(2026, 11, 1, 0, 0, tzinfo=ZoneInfo("Australia/Sydney"))
@@ -85,6 +85,33 @@ def test_a_value_that_is_not_a_date_is_refused_with_its_name(name, params, value
 )
 def test_a_look_back_includes_days_before_the_partition(days, first):
     assert resolve_dates({}, "2026-10-05", DUE, look_back_days=days) == (first, "2026-10-05")
+
+
+@pytest.mark.parametrize(
+    ("unfinished", "unpublished", "first", "excluded", "unreachable"),
+    [
+        ([], [], "2026-10-05", (), ()),
+        (["2026-10-07"], [], "2026-10-05", ("2026-10-07",), ()),
+        (["2026-10-04", "2026-10-07"], [], "2026-10-05", ("2026-10-07",), ()),
+        ([], ["2026-09-30"], "2026-09-30", (), ()),
+        (["2026-10-01"], ["2026-09-30"], "2026-09-30", ("2026-10-01",), ()),
+        (["2026-09-30"], ["2026-09-30"], "2026-10-05", (), ()),
+        ([], ["2026-09-12", "2026-09-11"], "2026-09-12", (), ("2026-09-11",)),
+        ([], ["2026-10-12", "2026-10-13"], "2026-10-05", (), ()),
+    ],
+    ids=["none", "unfinished", "too old", "unpublished", "both", "unfinished again", "bound", "its own date"],
+)
+def test_a_night_reads_back_to_the_oldest_unpublished_date_except_dates_of_unfinished_nights(
+    unfinished, unpublished, first, excluded, unreachable
+):
+    plan = extend_look_back(make_plan(from_date="2026-10-05", to_date="2026-10-12"), unfinished, unpublished, 30)
+    assert (plan.from_date, plan.to_date) == (first, "2026-10-12")
+    assert (plan.excluded_dates, plan.unreachable_dates) == (excluded, unreachable)
+
+
+def test_a_minimum_of_no_records_for_the_limits_is_refused():
+    with pytest.raises(PlanError, match="`min_records_for_limits` is 0; expected 1 or more"):
+        make_plan(min_records_for_limits=0)
 
 
 def test_a_source_without_dates_gets_the_single_date():

@@ -1,14 +1,17 @@
 """The project's tables: how they are created and migrated, and which versions are refused."""
 
+import json
 import threading
 from pathlib import Path
 
+import duckdb
+import psycopg
 import pytest
 
 from include.coding import tables
 from include.coding.model_pins import pin_model
 from include.coding.tables import create_tables
-from include.warehouse.errors import WarehouseSettingsError
+from include.warehouse.errors import NoSuchTableError, WarehouseSettingsError
 from include.warehouse.postgres_warehouse import PostgresWarehouse
 from tests.coding.conftest import MODEL, on_all_warehouses, on_duckdb_and_postgres, on_postgres
 from tests.support.warehouses import open_warehouse
@@ -21,7 +24,7 @@ MIGRATIONS = (
 
 #: The version of a new schema.
 VERSION = 1 + len(tables.MIGRATIONS)
-#: The tables of version 1 that later versions change.
+#: The tables of version 1.
 TABLES_VERSION_1 = """
 CREATE SCHEMA coding;
 CREATE TABLE coding.schema_version (version INTEGER NOT NULL, migrated_at TIMESTAMP NOT NULL);
@@ -37,6 +40,18 @@ CREATE TABLE coding.coding_runs (
     read_at TIMESTAMP NOT NULL, checksum VARCHAR, rows_of VARCHAR NOT NULL, records BIGINT NOT NULL,
     coded BIGINT NOT NULL, uncoded BIGINT NOT NULL, rejected BIGINT NOT NULL, texts BIGINT NOT NULL,
     texts_sent BIGINT NOT NULL, operations INTEGER NOT NULL, landed_at TIMESTAMP NOT NULL
+);
+CREATE TABLE coding.coded_texts (
+    text_key VARCHAR NOT NULL, topic VARCHAR NOT NULL, model_id VARCHAR NOT NULL, model_version DOUBLE PRECISION,
+    occp_text VARCHAR NOT NULL, tasks_text VARCHAR NOT NULL, outcome VARCHAR NOT NULL, code VARCHAR, label VARCHAR,
+    confidence DOUBLE PRECISION, level INTEGER, suggestions VARCHAR, operation_id VARCHAR NOT NULL,
+    run_id VARCHAR NOT NULL, coded_at TIMESTAMP NOT NULL
+);
+CREATE TABLE coding.coded_records (
+    record_id VARCHAR NOT NULL, occurrence INTEGER NOT NULL, response_date DATE NOT NULL, topic VARCHAR NOT NULL,
+    model_id VARCHAR NOT NULL, model_version DOUBLE PRECISION, outcome VARCHAR NOT NULL, code VARCHAR, label VARCHAR,
+    confidence DOUBLE PRECISION, level INTEGER, suggestions VARCHAR, reason VARCHAR, text_key VARCHAR,
+    operation_id VARCHAR, run_id VARCHAR NOT NULL, coded_at TIMESTAMP NOT NULL
 );
 INSERT INTO coding.coding_operations
 VALUES ('o', 'r', 0, 'osca', 'm', 1, 1, 'complete', NULL, 1, 0, NULL, TIMESTAMP '2026-11-01 00:00:00')
@@ -88,17 +103,52 @@ def test_tables_without_a_version_get_one(warehouse):
     assert query(warehouse, "SELECT version FROM coding.schema_version") == [(VERSION,)]
 
 
+#: What somebody can have done to the table with the version of the tables.
+CHANGES_OF_VERSION = {
+    "stated": "SELECT 1",
+    "not stated": "DELETE FROM coding.schema_version",
+    "older than the table of versions": "DROP TABLE coding.schema_version",
+}
+
+
 @on_all_warehouses
-def test_tables_of_version_1_get_the_columns_of_a_new_schema_and_keep_their_rows(warehouse):
+@pytest.mark.parametrize("change", CHANGES_OF_VERSION.values(), ids=CHANGES_OF_VERSION)
+def test_tables_of_version_1_get_the_columns_of_a_new_schema_and_keep_their_rows(warehouse, change):
     with warehouse.session() as session:
-        for statement in TABLES_VERSION_1.split(";"):
+        for statement in [*TABLES_VERSION_1.split(";"), change]:
             session.execute(statement)
         create_tables(session, "coding")
         create_tables(session, "fresh")
-    for table in ("coding_operations", "coding_runs", "pinned_models"):
+    for table in (*TABLES, "current_codes"):
         with warehouse.session(read_only=True) as session:
             assert session.columns(f'"coding"."{table}"').names == session.columns(f'"fresh"."{table}"').names
     assert query(warehouse, "SELECT operation_id, seconds FROM coding.coding_operations") == [("o", None)]
+    assert query(warehouse, "SELECT max(version) FROM coding.schema_version") == [(VERSION,)]
+
+
+@on_all_warehouses
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        ("DROP TABLE coding.coding_runs", r"lacks the tables \['coding_runs'\]"),
+        (
+            "ALTER TABLE coding.coded_records ADD COLUMN read_at TIMESTAMP",
+            "has 'coded_records' with the columns .*read_at",
+        ),
+    ],
+    ids=["a missing table", "another column"],
+)
+def test_tables_without_a_version_that_are_of_no_known_version_are_refused_and_stay_unchanged(
+    warehouse, change, detail
+):
+    with warehouse.session() as session:
+        for statement in [*TABLES_VERSION_1.split(";"), "DROP TABLE coding.schema_version", change]:
+            session.execute(statement)
+        with pytest.raises(WarehouseSettingsError, match=f"'coding' has tables .* no version, and {detail}"):
+            create_tables(session, "coding")
+        assert "seconds" not in session.columns('"coding"."coding_operations"').names
+        with pytest.raises(NoSuchTableError):
+            session.execute("SELECT * FROM coding.schema_version")
 
 
 @pytest.fixture
@@ -113,14 +163,26 @@ def read_rows(pipeline):
     return {name: pipeline.query(f"SELECT * FROM coding.{name} ORDER BY 1, 2") for name in TABLES}
 
 
+def read_view(pipeline, schema):
+    """Return the definition of the view `current_codes` with the name of the schema left out."""
+    query = {
+        "DuckDB": "SELECT sql FROM duckdb_views() WHERE view_name = 'current_codes' AND schema_name = ?",
+        "PostgreSQL": "SELECT definition FROM pg_views WHERE viewname = 'current_codes' AND schemaname = ?",
+    }
+    with pipeline.warehouse.session() as session:
+        ((sql,),) = session.execute(query[session.dialect.name], [schema])
+    return sql.replace(schema, "")
+
+
 @on_duckdb_and_postgres
 def test_tables_of_version_2_get_the_columns_of_a_new_schema_and_keep_their_rows(old_pipeline):
     rows = read_rows(old_pipeline)
     with old_pipeline.warehouse.session() as session:
         create_tables(session, "coding")
         create_tables(session, "fresh")
-        for table in TABLES:
+        for table in (*TABLES, "current_codes"):
             assert session.columns(f'"coding"."{table}"') == session.columns(f'"fresh"."{table}"')
+    assert read_view(old_pipeline, "coding") == read_view(old_pipeline, "fresh")
     assert old_pipeline.query("SELECT max(version) FROM coding.schema_version") == [(VERSION,)]
     assert read_rows(old_pipeline) == rows
     operations = "SELECT operation_id, discarded_lines FROM coding.coding_operations ORDER BY 1"
@@ -154,6 +216,18 @@ def test_a_look_back_on_tables_of_version_2_writes_nothing(old_pipeline):
     summary = old_pipeline.run(run_id="run-3", changed_only=True)
     assert (summary.days, summary.operations) == ((), 0)
     assert read_rows(old_pipeline)["coded_records"] == before
+
+
+@on_postgres
+def test_a_migration_keeps_the_views_and_grants_of_users_of_current_codes(old_pipeline):
+    old_pipeline.query("CREATE VIEW coding.chefs AS SELECT * FROM coding.current_codes WHERE code = '351311'")
+    old_pipeline.query("GRANT SELECT ON coding.current_codes TO pg_monitor")
+    with old_pipeline.warehouse.session() as session:
+        create_tables(session, "coding")
+    assert old_pipeline.query("SELECT count(*), min(newest), max(newest) FROM coding.chefs") == [(4, 1, 1)]
+    assert old_pipeline.query("SELECT has_table_privilege('pg_monitor', 'coding.current_codes', 'SELECT')") == [
+        (True,)
+    ]
 
 
 @on_all_warehouses
@@ -235,3 +309,31 @@ def test_one_of_several_simultaneous_runs_migrates_the_tables(warehouse):
     for thread in threads:
         thread.join()
     assert query(warehouse, "SELECT version FROM coding.schema_version ORDER BY 1") == [(VERSION,), (VERSION + 2,)]
+
+
+# ---- current_codes -----------------------------------------------------------------------------------------------
+
+RECORDS_OF_100_DAYS = f"""
+    INSERT INTO coding.coded_records
+    SELECT 'R' || i, 1, DATE '2026-01-01' + CAST(floor(i / 3000.0) AS INTEGER), 'osca', '{MODEL}', 1.0, 'coded', '351311',
+        'Chef', 0.9, 6, NULL, NULL, 'key', 'operation', 'run', TIMESTAMP '2026-11-01 00:00:00'
+    FROM generate_series(0, 299999) AS numbers(i)
+"""
+
+
+@on_duckdb_and_postgres
+@pytest.mark.parametrize("condition", ["= DATE '2026-03-05'", "BETWEEN DATE '2026-03-05' AND DATE '2026-03-08'"])
+def test_the_current_codes_of_some_dates_are_read_without_the_records_of_others(warehouse, place, condition):
+    create(warehouse)
+    query = f"SELECT * FROM coding.current_codes WHERE response_date {condition}"
+    if str(place).startswith("host="):
+        with psycopg.connect(str(place)) as connection:
+            connection.execute(RECORDS_OF_100_DAYS)
+            connection.execute("ANALYZE coding.coded_records")
+            assert "Seq Scan" not in str(connection.execute(f"EXPLAIN {query}").fetchall())
+    else:
+        with duckdb.connect(str(place)) as connection:
+            connection.execute(RECORDS_OF_100_DAYS)
+            ((_, profile),) = connection.execute(f"EXPLAIN (ANALYZE, FORMAT json) {query}").fetchall()
+            # the view reads the table twice, each time one of its three row groups
+            assert json.loads(profile)["query"]["total_row_groups_scanned"] == 2

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from include.comparison.comparison import Comparison
-from include.pipeline import steps
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +20,6 @@ def test_it_runs_only_on_demand_and_is_not_paused_at_first(dag: Any) -> None:
     assert dag.schedule is None
     assert dag.is_paused_upon_creation is False
     assert dag.task_ids == ["compare"]
-
-
-def test_the_comparison_knows_all_params_of_the_form(dag: Any) -> None:
-    assert sorted(steps.COMPARISON_PARAMS) == sorted(dag.params)
 
 
 def test_the_defaults_of_the_form_are_valid_and_make_a_comparison(dag: Any) -> None:

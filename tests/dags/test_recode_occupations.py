@@ -11,7 +11,7 @@ from airflow.providers.standard.exceptions import HITLTimeoutError
 from coding_service import CodingServiceHook
 from coding_service.operators import UPLOAD_GRANT_KEY
 from include.coding import errors
-from include.pipeline import handoffs, names, steps
+from include.pipeline import handoffs, names
 from include.warehouse.errors import WarehouseError, WarehouseSettingsError
 
 
@@ -146,10 +146,6 @@ def test_the_form_refuses_a_value_that_cannot_work(dag: Any, name: str, value: A
 
     with pytest.raises(ParamValidationError):
         dag.params.get_param(name).resolve(value)
-
-
-def test_the_plan_knows_all_params_of_the_form(dag: Any) -> None:
-    assert sorted(steps.FORM_PARAMS) == sorted(dag.params)
 
 
 def test_the_defaults_of_the_form_are_valid_and_those_of_the_design(dag: Any) -> None:

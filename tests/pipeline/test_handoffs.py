@@ -39,7 +39,7 @@ RESULT = PartResult(
     0, "op-1", "complete", None, "file:///s/output.jsonl", "file:///s/metadata.json", "file:///s/part-0.jsonl",
     PartFingerprint("osca", "model-1", "abc"), 61.5,
 )  # fmt: skip
-METADATA = RunMetadata("3 of 2026-10-07T00:00:00+00:00", PoolSize(4, True), 1)
+METADATA = RunMetadata("3 of 2026-10-07T00:00:00+00:00", PoolSize(4, True), ("2026-10-04",), ("2026-09-30",))
 
 EXAMPLES = [
     PLAN,
@@ -55,7 +55,7 @@ EXAMPLES = [
     RESULT,
     PartResult(1, None, "unknown", "its output was not downloaded"),
     METADATA,
-    RunMetadata(None, None, 0),
+    RunMetadata(None, None),
 ]
 FULL_EXAMPLES = [PLAN, PART, PREPARED, ESTIMATE, SUMMARY, RESULT, METADATA]
 

@@ -28,7 +28,7 @@ def test_a_run_that_no_scheduler_started_has_no_metadata(conf: dict[str, str] | 
 
 @pytest.mark.parametrize(
     "metadata",
-    [RunMetadata("3 of 2026-10-07T00:00:00+00:00", PoolSize(4, True), 0), RunMetadata(None, None, 2)],
+    [RunMetadata("3 of 2026-10-07T00:00:00+00:00", PoolSize(4, True)), RunMetadata(None, None, ("2026-10-04",))],
     ids=["backfill", "no pool"],
 )
 def test_the_metadata_is_an_entry_of_the_conf(metadata: RunMetadata) -> None:
@@ -96,7 +96,7 @@ def test_a_run_of_a_backfill_gets_its_number_and_when_it_was_created(session: Se
         id=3, dag_id=run.dag_id, from_date=date, to_date=date, dag_run_conf={}, max_active_runs=2, created_at=date
     )
     run_metadata.on_dag_run_running(run, "")
-    assert read_metadata(run) == RunMetadata("3 of 2026-10-07T00:00:00+00:00", None, 0)
+    assert read_metadata(run) == RunMetadata("3 of 2026-10-07T00:00:00+00:00", None)
 
 
 def test_a_run_of_a_dag_without_tasks_in_the_pool_gets_no_metadata(session: Session) -> None:

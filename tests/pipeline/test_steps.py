@@ -56,6 +56,12 @@ def read_form(**changes: Any) -> dict[str, Any]:
     return {**recode_occupations.dag.params.validate(), **changes}
 
 
+def read_param_names() -> list[str]:
+    import recode_occupations
+
+    return list(recode_occupations.PARAMS)
+
+
 @pytest.fixture
 def plan_with(
     service: LocalService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -67,7 +73,7 @@ def plan_with(
         connection["extra"] = {**connection["extra"], "state_dir": str(tmp_path), **extra}
         monkeypatch.setenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT", json.dumps(connection))
         monkeypatch.setenv("CODING_STAGING", tmp_path.as_uri())
-        return steps.make_plan(read_form(), make_run())
+        return steps.make_plan(read_form(), make_run(), read_param_names())
 
     return make
 
@@ -85,7 +91,7 @@ def test_a_working_connection_gives_a_plan_for_the_day_before_in_sydney(
 
 def test_a_trial_has_tables_of_its_own(plan_with: Callable[..., dict[str, Any]]) -> None:
     plan_with()
-    assert steps.make_plan(read_form(max_records=10), make_run())["schema"] == "coding_trial"
+    assert steps.make_plan(read_form(max_records=10), make_run(), read_param_names())["schema"] == "coding_trial"
 
 
 @pytest.mark.parametrize(
@@ -103,24 +109,26 @@ def test_a_key_that_the_form_does_not_have_is_refused_before_any_call(
     plan_with()
     before = len(service.service.store.entries(0))
     with pytest.raises(PlanError, match=f"has unknown keys: {suggestion}"):
-        steps.make_plan(read_form(**{key: 30}), make_run(conf={key: 30}))
+        steps.make_plan(read_form(**{key: 30}), make_run(conf={key: 30}), read_param_names())
     with pytest.raises(PlanError, match=f"has unknown keys: {suggestion}"):
-        steps.make_plan(read_form(), make_run(conf={key: 30}))  # Airflow does not merge the conf into the params
+        steps.make_plan(
+            read_form(), make_run(conf={key: 30}), read_param_names()
+        )  # Airflow does not merge the conf into the params
     assert len(service.service.store.entries(0)) == before
 
 
 def test_keys_that_airflow_adds_are_no_params(plan_with: Callable[..., dict[str, Any]]) -> None:
     plan_with()
     added = {"_airflow": METADATA.to_dict(), "openlineage": {}, "airflow/task_span_detail_level": 2}
-    assert steps.make_plan(read_form(**added), make_run(conf=added))["topic"] == "osca"
+    assert steps.make_plan(read_form(**added), make_run(conf=added), read_param_names())["topic"] == "osca"
 
 
 def test_a_configuration_that_airflow_ignores_is_refused(plan_with: Callable[..., dict[str, Any]]) -> None:
     plan_with()
     run = make_run(conf={"max_records": 30, "topic": "osca"})
     with pytest.raises(PlanError, match=r"Airflow ignores the keys \['max_records'\].*DAG_RUN_CONF_OVERRIDES_PARAMS"):
-        steps.make_plan(read_form(), run)
-    assert steps.make_plan(read_form(max_records=30), run)["max_records"] == 30
+        steps.make_plan(read_form(), run, read_param_names())
+    assert steps.make_plan(read_form(max_records=30), run, read_param_names())["max_records"] == 30
 
 
 def test_wrong_credentials_are_named_as_such(plan_with: Callable[..., dict[str, Any]]) -> None:
@@ -140,7 +148,7 @@ def test_a_service_that_is_down_is_named_with_its_address(plan_with: Callable[..
 def test_a_missing_service_connection_is_named_with_what_to_do() -> None:
     run = make_run("scheduled", partition_key="2026-10-01", conf=None)
     with pytest.raises(SettingsError, match=r"no Airflow connection 'coding_service_default'.*Admin > Connections"):
-        steps.make_plan(read_form(), run)
+        steps.make_plan(read_form(), run, read_param_names())
 
 
 def test_a_connection_over_plain_http_to_another_machine_is_refused(plan_with: Callable[..., dict[str, Any]]) -> None:
@@ -303,7 +311,9 @@ def test_the_report_of_a_comparison_is_not_removed_by_the_sweep(
             )
     monkeypatch.setenv("CODING_STAGING", (tmp_path / "staging").as_uri())
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps({"conn_type": "duckdb", "host": str(path)}))
-    uri = steps.compare_models(compare_models.dag.params.validate(), make_run(run_id="manual__1"))
+    uri = steps.compare_models(
+        compare_models.dag.params.validate(), make_run(run_id="manual__1"), compare_models.PARAMS
+    )
     folder = Path(uri.removeprefix("file://")).parent
     for file in folder.iterdir():
         os.utime(file, (0, 0))
@@ -318,4 +328,4 @@ def test_a_comparison_refuses_a_key_that_its_form_does_not_have() -> None:
 
     params = {**compare_models.dag.params.validate(), "sample": 10, "openlineage": {}}
     with pytest.raises(PlanError, match=r"unknown keys: 'sample' \(did you mean 'samples'\?\)"):
-        steps.compare_models(params, make_run(conf={"sample": 10}))
+        steps.compare_models(params, make_run(conf={"sample": 10}), compare_models.PARAMS)
