@@ -57,8 +57,9 @@ def count_codes(*, params: Any = None, dag_run: Any = None, triggering_asset_eve
     topic = event.extra["topic"] if event else params["topic"]
     if event:
         # A run of more than 100 dates does not list their counts, nor does a run that found this date unchanged.
-        counts = event.extra["dates"].get(dag_run.partition_key, "not in the event")
-        log.info("Run %s, model %s, records: %s", event.extra["run_id"], event.extra["model_id"], counts)
+        day, run_id, model_id = dag_run.partition_key, event.extra["run_id"], event.extra["model_id"]
+        counts = event.extra["dates"].get(day, "not in the event")
+        log.info("Run %s, model %s, records of %s: %s", run_id, model_id, day, counts)
 
     codes = qualified_table("current_codes")
     with open_warehouse().session(read_only=True) as session:

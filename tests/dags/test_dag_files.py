@@ -89,7 +89,7 @@ def test_importing_a_file_loads_no_heavy_library(import_record: dict[str, Any], 
 @pytest.mark.parametrize(
     ("dag_file", "task_id", "function", "arguments"),
     [
-        ("recode_occupations", "plan", "steps.make_plan", ["params", "dag_run"]),
+        ("recode_occupations", "plan", "steps.make_plan", ["params", "dag_run", "PARAMS"]),
         ("recode_occupations", "prepare", "steps.prepare_parts", ["ti", "dag_run"]),
         ("recode_occupations", "land", "steps.land_results", ["ti"]),
         ("recode_occupations", "report", "steps.report_run", ["ti"]),
@@ -98,7 +98,7 @@ def test_importing_a_file_loads_no_heavy_library(import_record: dict[str, Any], 
             ["ti", "dag_run", "outlet_events", "the asset coded_records"],
         ),
         ("recode_occupations", "clean_up", "steps.clean_up", ["ti"]),
-        ("compare_models", "compare", "steps.compare_models", ["params", "dag_run"]),
+        ("compare_models", "compare", "steps.compare_models", ["params", "dag_run", "PARAMS"]),
         ("sweep_staging", "sweep", "steps.sweep_staging", []),
         ("watch_models", "topics", "watch.list_topics", []),
         (
@@ -117,15 +117,21 @@ def test_a_task_calls_one_function_of_the_pipeline_and_returns_its_result(
     calls = []
 
     def record_call(*args: Any) -> str:
-        calls.append([f"the asset {arg.name}" if hasattr(arg, "name") else arg for arg in args])
+        calls.append([name_argument(arg) for arg in args])
         return "the result"
+
+    def name_argument(value: Any) -> Any:
+        if value is getattr(module, "PARAMS", None):
+            return "PARAMS"
+        return f"the asset {value.name}" if hasattr(value, "name") else value
 
     class ByAsset(str):
         def __getitem__(self, asset: Any) -> str:
             return f"{self} of {asset.name}"
 
     monkeypatch.setattr(f"include.pipeline.{function}", record_call)
-    task = importlib.import_module(dag_file).dag.get_task(task_id)
+    module = importlib.import_module(dag_file)
+    task = module.dag.get_task(task_id)
     names = inspect.signature(task.python_callable).parameters
     result = task.python_callable(**{name: ByAsset(name) for name in names})
     assert calls == [arguments]

@@ -49,13 +49,16 @@ def count_codes(partition_key: str | None = None, events: list[Any] | None = Non
     )
 
 
-def test_it_counts_the_codes_of_the_newest_model_by_their_first_digit() -> None:
+def test_it_counts_the_codes_of_the_newest_model_by_their_first_digit(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    counts = {"read": 1, "coded": 1, "uncoded": 0, "rejected": 0}
     summary = {
-        "run_id": "run-1", "model_id": MODELS[1], "read": 1, "from_date": "2026-10-05", "to_date": "2026-10-05",
-        "topic": "osca",
+        "run_id": "run-1", "model_id": MODELS[1], "read": 31, "from_date": "2026-10-05", "to_date": "2026-11-05",
+        "topic": "osca", "dates": {"2026-10-05": counts},
     }  # fmt: skip
     event = SimpleNamespace(timestamp=datetime.now(UTC), extra=summary)
     assert count_codes("2026-10-05", [event]) == [["4", 1, 0.9]]
+    assert f"Run run-1, model {MODELS[1]}, records of 2026-10-05: {counts}" in caplog.text
 
 
 def test_a_run_that_is_started_by_hand_uses_its_partition_or_the_date_of_its_form() -> None:

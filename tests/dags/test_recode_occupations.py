@@ -130,6 +130,7 @@ def test_a_backfill_from_the_ui_has_its_last_day_only_if_to_is_the_end_of_that_d
         ("selection", "some"),
         ("from_date", "yesterday"),
         ("max_uncoded_share", 1.5),
+        ("min_records_for_limits", 0),
         ("clean", "yes"),
         ("columns", ["occp_text"]),
         ("source", ""),
@@ -153,7 +154,7 @@ def test_the_defaults_of_the_form_are_valid_and_those_of_the_design(dag: Any) ->
         "topic": "osca", "model": "latest", "from_date": None, "to_date": None, "source": "survey_responses",
         "columns": {}, "selection": "uncoded", "records_per_part": 500_000, "clean": True, "max_uncoded_share": 0.5,
         "max_rejected_share": 0.2, "force_new": False, "look_back_days": 7, "response_date": None, "dry_run": False,
-        "max_records": None, "approve_above": None,
+        "max_records": None, "approve_above": None, "min_records_for_limits": 50,
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from include.coding.parts import Part
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
 from include.coding.results import PartResult
+from include.coding.run_log import DateCounts, DateOverLimit
 from include.pipeline import handoffs
 from include.pipeline.run_metadata import PoolSize, RunMetadata
 from tests.pipeline.conftest import TaskInstance
@@ -28,13 +29,17 @@ PLAN = Plan(
     "run-1", "osca", "model-1", 2.0, "2026-10-05", "2026-10-06", "answers", "file:///s", {"occp_text": "job_title"},
     selection="all", response_date="2026-10-05", max_records=10, dry_run=True, changed_only=True, records_per_part=2,
     clean=False, max_uncoded_share=0.25, max_rejected_share=1.0, force_new=True, schema="codes", memory_mb=1024,
-    max_characters=200,
+    max_characters=200, min_records_for_limits=20, excluded_dates=("2026-10-05",), unreachable_dates=("2025-01-01",),
 )  # fmt: skip
 PREPARED = Prepared(
-    "2026-10-07T01:02:03", "checksum", False, "file:///s/records.parquet", (PART, LAST_PART), 9, 1, 2, 6, 1
-)
-ESTIMATE = Estimate(9, 1, 2, 6, 1, 5, 200, 2, 12, 12.0, 61.5)
-SUMMARY = LandingSummary(9, 5, 2, 2, 6, 5, 2, "2026-10-05", "2026-10-06", None, ("2026-10-05", "2026-10-06"))
+    "2026-10-07T01:02:03", "checksum", False, "file:///s/records.parquet", (PART, LAST_PART), 9, 1, 2, 6, 1,
+    {"blank": 2}, {"2026-10-05": "too many"}, ("a warning",),
+)  # fmt: skip
+ESTIMATE = Estimate(9, 1, 2, 6, 1, 5, 200, 2, 12, 12.0, 61.5, {"blank": 2}, ("a warning",))
+SUMMARY = LandingSummary(
+    9, 5, 2, 2, 6, 5, 2, "2026-10-05", "2026-10-06", None, (DateCounts("2026-10-05", 9, 5, 2, 2),),
+    (DateOverLimit("2026-10-01", "2026-10-02", "too many"),),
+)  # fmt: skip
 RESULT = PartResult(
     0, "op-1", "complete", None, "file:///s/output.jsonl", "file:///s/metadata.json", "file:///s/part-0.jsonl",
     PartFingerprint("osca", "model-1", "abc"), 61.5,

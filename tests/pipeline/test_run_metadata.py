@@ -13,6 +13,7 @@ from airflow.models.dag_version import DagVersion
 from airflow.models.dagrun import DagRun
 from airflow.models.log import Log
 from airflow.models.pool import Pool
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from include.coding.errors import PlanError
@@ -64,12 +65,15 @@ def test_the_plugin_registers_the_listeners_and_the_deadline() -> None:
 def add_run(
     session: Session, day: int, run_type: str = "scheduled", state: str = "running", *, pool: str = "coding_service"
 ) -> Any:
-    """Add a run of a DAG with one task in a pool."""
+    """Add a run of a DAG with one task in a pool; runs end in the order in which they are added."""
     date = datetime(2026, 10, day, tzinfo=UTC)
+    number = session.scalar(select(func.count()).select_from(DagRun))
+    end = None if state in ("queued", "running") else datetime(2026, 11, 1, number, tzinfo=UTC)
     run: Any = DagRun(
         dag_id="recode_occupations", run_id=f"{run_type}-{day}", run_type=run_type, state=state, run_after=date,
-        logical_date=date, conf={"model": "latest"},
+        conf={"model": "latest"}, partition_key=None if run_type == "manual" else (date - timedelta(days=1)).date().isoformat(),
     )  # fmt: skip
+    run.end_date = end
     run.dag = SimpleNamespace(tasks=[SimpleNamespace(pool="default_pool"), SimpleNamespace(pool=pool)])
     session.add(run)
     session.flush()
@@ -85,8 +89,29 @@ def test_a_run_that_starts_gets_its_pool_and_the_unfinished_nights_before_it(ses
         add_run(session, day, run_type, state)
     run = add_run(session, 5)
     run_metadata.on_dag_run_running(run, "")
-    assert read_metadata(run) == RunMetadata(None, PoolSize(4, True), 2)
+    assert read_metadata(run) == RunMetadata(None, PoolSize(4, True), ("2026-10-01", "2026-09-30"))
     assert run.conf["model"] == "latest"
+
+
+def test_a_run_that_starts_gets_the_failed_nights_before_it_whose_date_no_run_has_coded_since(
+    session: Session,
+) -> None:
+    for day, run_type, state in [
+        (2, "scheduled", "failed"), (3, "backfill", "success"), (3, "scheduled", "failed"), (4, "scheduled", "failed"),
+        (5, "scheduled", "failed"), (5, "backfill", "success"), (6, "backfill", "failed"), (6, "scheduled", "success"),
+        (8, "scheduled", "failed"),
+    ]:  # fmt: skip
+        add_run(session, day, run_type, state)
+    run = add_run(session, 7)
+    run_metadata.on_dag_run_running(run, "")
+    metadata = read_metadata(run)
+    assert metadata is not None
+    assert (metadata.unfinished, metadata.failed) == ((), ("2026-10-03", "2026-10-02", "2026-10-01"))
+
+
+def test_the_metadata_that_an_earlier_version_wrote_is_read(session: Session) -> None:
+    run = SimpleNamespace(conf={"_airflow": {"backfill": None, "pool": None, "earlier": 3}})
+    assert read_metadata(run) == RunMetadata(None, None)
 
 
 def test_a_run_of_a_backfill_gets_its_number_and_when_it_was_created(session: Session) -> None:

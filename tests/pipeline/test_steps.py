@@ -19,6 +19,7 @@ from include.coding.errors import DataError, PlanError
 from include.coding.landing import LandingSummary
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
+from include.coding.run_log import DateCounts, DateOverLimit
 from include.coding.tables import create_tables
 from include.local_service.http.server import LocalService
 from include.pipeline import steps
@@ -178,7 +179,7 @@ def test_a_staging_area_that_is_neither_local_nor_in_s3_is_refused(
 
 def test_a_missing_pool_is_named_with_what_to_do() -> None:
     with pytest.raises(PlanError, match=r"no pool 'coding_service'.*`airflow pools set coding_service 4"):
-        steps.check_airflow(RunMetadata(None, None, 0), "manual")
+        steps.check_airflow(RunMetadata(None, None), "manual")
 
 
 def test_a_backfill_is_refused_if_the_scheduler_has_not_loaded_the_plugin() -> None:
@@ -192,21 +193,61 @@ def test_other_runs_work_without_a_scheduler_as_in_airflow_dags_test(run_type: s
     steps.check_airflow(None, run_type)
 
 
-@pytest.mark.parametrize(
-    ("run_type", "metadata", "days"),
-    [
-        ("scheduled", None, 7),
-        ("scheduled", RunMetadata(None, PoolSize(4, True), 0), 7),
-        ("scheduled", RunMetadata(None, PoolSize(4, True), 1), 0),
-        ("manual", None, 0),
-        ("backfill", RunMetadata("3 of 2026-10-07", PoolSize(4, True), 0), 0),
-    ],
-    ids=["no scheduler", "scheduled", "an earlier night is unfinished", "manual", "backfill"],
-)
-def test_only_a_scheduled_run_looks_back_and_not_while_an_earlier_one_is_unfinished(
-    run_type: str, metadata: RunMetadata | None, days: int
+@pytest.fixture
+def warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A warehouse with the project's tables, and the connection to it."""
+    path = tmp_path / "warehouse.duckdb"
+    with open_warehouse(path).session() as session:
+        create_tables(session, "coding")
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps({"conn_type": "duckdb", "host": str(path)}))
+    return path
+
+
+def plan_run(run_type: str, metadata: RunMetadata | None = None, **changes: Any) -> Plan:
+    """Make the plan of a run of 7 October 2026 or, if it is manual, of the day before it is due."""
+    conf = {} if metadata is None else {"_airflow": metadata.to_dict()}
+    run = make_run(run_type, partition_key=None if run_type == "manual" else "2026-10-07", conf=conf)
+    return Plan.from_dict(steps.make_plan(read_form(**changes), run))
+
+
+POOL_SIZE = PoolSize(4, True)
+
+
+def test_a_night_looks_back_while_earlier_ones_are_unfinished_and_excludes_their_dates(
+    plan_with: Callable[..., dict[str, Any]], warehouse: Path
 ) -> None:
-    assert steps.choose_look_back(read_form(), metadata, run_type) == days
+    plan_with()
+    plan = plan_run("scheduled", RunMetadata(None, POOL_SIZE, unfinished=("2026-10-06", "2026-09-01")))
+    assert (plan.from_date, plan.to_date, plan.changed_only) == ("2026-09-30", "2026-10-07", True)
+    assert plan.excluded_dates == ("2026-10-06",)
+
+
+def test_a_night_reads_back_to_dates_that_are_not_published_and_names_those_that_are_too_old(
+    plan_with: Callable[..., dict[str, Any]], warehouse: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with duckdb.connect(str(warehouse)) as connection:
+        connection.execute(
+            "INSERT INTO coding.dates_over_limit VALUES"
+            " ('osca', DATE '2026-09-12', TIMESTAMP '2026-09-13 01:00:00', 'night', '9 of 9 records are rejected'),"
+            " ('anzsco', DATE '2026-08-01', TIMESTAMP '2026-09-13 01:00:00', 'night', 'another topic')"
+        )
+    plan_with()
+    plan = plan_run("scheduled", RunMetadata(None, POOL_SIZE, failed=("2026-09-10", "2025-01-01")))
+    assert (plan.from_date, plan.excluded_dates, plan.unreachable_dates) == ("2026-09-10", (), ("2025-01-01",))
+    assert "2026-09-12 (since 2026-09-13): 9 of 9 records are rejected" in caplog.text
+    assert "too old for the look-back; start a manual run of: 2025-01-01" in caplog.text
+    assert plan_run("scheduled").from_date == "2026-09-12", "without a scheduler it knows what the warehouse knows"
+
+
+@pytest.mark.parametrize("run_type", ["manual", "backfill", "scheduled"])
+def test_other_runs_and_nights_without_a_look_back_read_their_own_dates_only(
+    plan_with: Callable[..., dict[str, Any]], warehouse: Path, run_type: str
+) -> None:
+    plan_with()
+    metadata = RunMetadata("3 of 2026-10-07" if run_type == "backfill" else None, POOL_SIZE, failed=("2026-09-10",))
+    plan = plan_run(run_type, metadata, look_back_days=0 if run_type == "scheduled" else 7)
+    assert plan.from_date == plan.to_date
+    assert (plan.changed_only, plan.excluded_dates, plan.unreachable_dates) == (False, (), ())
 
 
 # ---- land, report, announce, clean_up ----------------------------------------------------------------------------
@@ -247,7 +288,9 @@ class OutletEvent:
 
 
 def announce(plan: Plan, days: tuple[str, ...], partition_key: str | None) -> OutletEvent:
-    summary = LandingSummary(9, 5, 2, 2, 6, 5, 2, "2026-10-05", "2026-10-06", None, days)
+    dates = tuple(DateCounts(day, 4, 3, 1, 0) for day in days)
+    over_limit = (DateOverLimit("2026-10-01", "2026-10-02", "9 of 9 records are rejected"),)
+    summary = LandingSummary(9, 5, 2, 2, 6, 5, 2, "2026-10-05", "2026-10-06", None, dates, over_limit)
     event = OutletEvent()
     ti = TaskInstance({"plan": plan.to_dict(), "land": summary.to_dict()})
     steps.announce_dates(ti, make_run(partition_key=partition_key), {"coded_records": event}, "coded_records")
@@ -267,7 +310,15 @@ def test_the_event_of_the_asset_has_the_counts_the_model_and_the_run(make_plan: 
         "read": 9, "coded": 5, "uncoded": 2, "rejected": 2, "texts": 6, "texts_sent": 5, "operations": 2,
         "from_date": "2026-10-05", "to_date": "2026-10-06", "topic": "osca", "model_id": MODELS[0],
         "model_version": 2.0, "run_id": "run-1",
+        "dates": {"2026-10-05": {"read": 4, "coded": 3, "uncoded": 1, "rejected": 0}},
+        "dates_over_limit": {"2026-10-01": "since 2026-10-02: 9 of 9 records are rejected"}, "unread_dates": [],
     }  # fmt: skip
+
+
+def test_the_event_of_a_run_of_many_dates_has_no_counts_of_dates(make_plan: Callable[..., Plan]) -> None:
+    days = tuple(f"2026-{month:02}-{day:02}" for month in range(1, 6) for day in range(1, 22))
+    assert len(announce(make_plan(), days[:100], None).extra["dates"]) == 100
+    assert announce(make_plan(), days[:101], None).extra["dates"] == {}
 
 
 def test_no_event_is_emitted_for_a_trial_or_if_nothing_was_published(make_plan: Callable[..., Plan]) -> None:
