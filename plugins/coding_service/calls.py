@@ -13,6 +13,7 @@ from coding_service.call_budget import CallBudget
 from coding_service.errors import (
     AccessDeniedError,
     AuthorizationError,
+    CertificateError,
     CodingServiceError,
     QuotaExceededError,
     ServiceUnavailableError,
@@ -135,6 +136,8 @@ class CallFlow:
         try:
             answer = yield Send("POST", settings.auth_url + protocol.TOKEN_PATH, headers, protocol.TOKEN_BODY)
             token, lifetime = protocol.read_token(answer)
+        except CertificateError:  # the request was not sent
+            raise
         except CodingServiceError as error:
             yield RunBlocking(partial(slot.save_failure, error))
             raise

@@ -19,7 +19,7 @@ from airflow.providers.common.compat.connection import get_async_connection, get
 from airflow.providers.http.hooks.http import HttpAsyncHook, HttpHook, SessionConfig
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from coding_service import errors, protocol, transfer
+from coding_service import errors, protocol, tls, transfer
 from coding_service.calls import CallFlow, RunBlocking, Send, Step, Wait
 from coding_service.models import Model, Operation, Topic, UploadGrant
 from coding_service.protocol import Answer, Call
@@ -35,6 +35,10 @@ BLOCKING_THREADS = ThreadPoolExecutor(4, thread_name_prefix="coding-service")
 CONN_ID = "coding_service_default"
 #: Fields of an input line; a model that needs other fields cannot be used.
 INPUT_FIELDS = frozenset({"recordId", "occp_text", "tasks_text"})
+
+
+class TrustedBlockAdapter(tls.TrustedAdapter, transfer.BlockAdapter):
+    """Sends files to storage in blocks, with the TLS context of the connection."""
 
 
 class CodingServiceHook(HttpHook):
@@ -171,9 +175,14 @@ class CodingServiceHook(HttpHook):
         return SharedRow.from_connection(connection, connection.extra_dejson, self.settings.account)
 
     @cached_property
+    def _tls_context(self) -> ssl.SSLContext:
+        return tls.make_context(self.settings)
+
+    @cached_property
     def _api(self) -> requests.Session:
         session = self.get_conn()
         session.auth = transfer.NoAuth()
+        session.mount("https://", tls.TrustedAdapter(self._tls_context))
         return session
 
     @cached_property
@@ -182,7 +191,7 @@ class CodingServiceHook(HttpHook):
         session.headers.clear()
         session.auth = transfer.NoAuth()
         session.mount("http://", transfer.BlockAdapter())
-        session.mount("https://", transfer.BlockAdapter())
+        session.mount("https://", TrustedBlockAdapter(self._tls_context))
         return session
 
     def _configure_session_from_extra(
@@ -192,7 +201,7 @@ class CodingServiceHook(HttpHook):
         headers = requests.structures.CaseInsensitiveDict(session.headers)
         session = super()._configure_session_from_extra(session, connection, extra_options)
         session.headers, session.proxies = headers, dict(self.settings.proxies)
-        session.verify, session.trust_env = self.settings.verify, self.settings.trust_env
+        session.verify, session.cert, session.trust_env = True, None, self.settings.trust_env  # see TrustedAdapter
         return session
 
     def _links(self, topic: str, operation_id: str) -> dict[str, str]:
@@ -283,9 +292,10 @@ class CodingServiceAsyncHook(HttpAsyncHook):
             settings = ServiceSettings.from_connection(connection, extra)
             self._flow = CallFlow(settings, _state_dir(extra), await self._budget_row(settings))
             timeout = aiohttp.ClientTimeout(total=settings.timeout)
+            context = await _run_in_thread(partial(tls.make_context, settings))
             self._config = SessionConfig(
                 base_url=settings.api_url,
-                extra_options={"timeout": timeout, "allow_redirects": False, **_ssl_options(settings.verify)},
+                extra_options={"timeout": timeout, "allow_redirects": False, "ssl": context},
             )
         return self._config
 
@@ -334,6 +344,8 @@ class CodingServiceAsyncHook(HttpAsyncHook):
             ) as response:
                 return _answer(response.status, response.headers, await response.read())
         except (aiohttp.ClientError, TimeoutError) as error:
+            if refusal := tls.find_certificate_error(error):
+                raise await _run_in_thread(partial(tls.make_certificate_error, step.url, refusal)) from None
             raise _unavailable_error(step, error) from None
 
 
@@ -391,13 +403,6 @@ def _unavailable_error(step: Send, error: Exception) -> errors.ServiceUnavailabl
         f"{step.method} {step.url} failed without an answer ({type(error).__name__}): check that the service is"
         " running and that the host of the connection is correct"
     )
-
-
-def _ssl_options(verify: bool | str) -> dict[str, Any]:
-    """Return the options of aiohttp that correspond to `verify` of requests."""
-    if isinstance(verify, str):
-        return {"ssl": ssl.create_default_context(cafile=verify)}
-    return {"ssl": False} if verify is False else {}
 
 
 def _proxy(url: str, settings: ServiceSettings) -> str | None:

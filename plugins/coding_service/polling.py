@@ -47,11 +47,11 @@ SLOW_DOWN_FACTOR = 2.0
 #: An operation of our own is gone after this many 404 in a row, over at least this time: single ones come from copies
 #: of the service's data that lag behind (docs/service-contract.md 10.1).
 MIN_NOT_FOUND_COUNT, MIN_NOT_FOUND_SPAN_S = 5, 300.0
-#: Maximum interval between status calls while they are answered with 404.
-NOT_FOUND_INTERVAL_S = 75.0
 #: A wait ends after this many untrusted certificates in a row: a single one can come from a server that is being
 #: changed (docs/service-contract.md 10.11).
 MAX_CERTIFICATE_ERRORS = 3
+#: Maximum interval between status calls that confirm such an error.
+CONFIRMATION_INTERVAL_S = 75.0
 
 
 def is_gone(count: int, seconds: float) -> bool:
@@ -125,8 +125,8 @@ def next_wait(
     interval = min(first_interval + INTERVAL_GROWTH * max(0.0, elapsed - due), max(first_interval, MAX_INTERVAL_S))
     if isinstance(error, TooManyRequestsError):
         interval *= SLOW_DOWN_FACTOR
-    if isinstance(error, NotFoundError):
-        return min(interval, NOT_FOUND_INTERVAL_S) * (1 + JITTER_SHARE * random())
+    if isinstance(error, NotFoundError | CertificateError):
+        return min(interval, CONFIRMATION_INTERVAL_S) * (1 + JITTER_SHARE * random())
     # a call that is due in less than the interval is skipped, and the next one is made instead
     wait = next((poll - elapsed for poll in (FIRST_POLL_SHARE * due, due) if poll - elapsed > interval), interval)
     wait = min(wait, max(interval, MAX_FIRST_WAIT_S))

@@ -19,10 +19,10 @@ from coding_service.errors import (
     TooManyRequestsError,
 )
 from coding_service.polling import (
+    CONFIRMATION_INTERVAL_S,
     JITTER_SHARE,
     MAX_FIRST_WAIT_S,
     MAX_INTERVAL_S,
-    NOT_FOUND_INTERVAL_S,
     extend_series,
     is_gone,
     next_wait,
@@ -127,10 +127,11 @@ def test_while_calls_are_stopped_a_wait_asks_every_quarter_of_an_hour_whether_th
     assert next_wait(10, None, 0, QuotaExceededError("no", retry_after=60.0), no_jitter) == 60
 
 
-def test_a_404_is_checked_again_within_about_a_minute_however_long_the_wait_has_lasted():
-    assert next_wait(10, None, 0, NotFoundError("no"), no_jitter) == 10
-    assert next_wait(10, None, DAY, NotFoundError("no"), no_jitter) == NOT_FOUND_INTERVAL_S
-    assert next_wait(10, 2 * DAY, HOUR, NotFoundError("no"), no_jitter) == 10
+@pytest.mark.parametrize("kind", [NotFoundError, CertificateError])
+def test_an_error_that_may_end_the_wait_is_confirmed_within_minutes_however_long_it_has_lasted(kind):
+    assert next_wait(10, None, 0, kind("no"), no_jitter) == 10
+    assert next_wait(10, None, DAY, kind("no"), no_jitter) == CONFIRMATION_INTERVAL_S
+    assert next_wait(10, 2 * DAY, HOUR, kind("no"), no_jitter) == 10
 
 
 @pytest.mark.parametrize(
