@@ -141,16 +141,16 @@ class TrustedAdapter(HTTPAdapter):
 def find_certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
     """Return the refusal of a certificate that is the cause of an error of requests or aiohttp, if it is one."""
     # aiohttp derives an error of its own from this class, which does not say what is wrong with the certificate
-    refusals = (one for one in _causes(error, []) if hasattr(one, "verify_message"))
+    refusals = (one for one in _causes(error, set()) if hasattr(one, "verify_message"))
     return next((one for one in refusals if isinstance(one, ssl.SSLCertVerificationError)), None)
 
 
-def _causes(error: Any, seen: list[Any]) -> Iterator[BaseException]:
-    if isinstance(error, BaseException) and not any(error is one for one in seen):
-        seen.append(error)
+def _causes(error: Any, visited_ids: set[int]) -> Iterator[BaseException]:
+    if isinstance(error, BaseException) and id(error) not in visited_ids:
+        visited_ids.add(id(error))
         yield error
         for cause in (error.__cause__, error.__context__, getattr(error, "reason", None), *error.args):
-            yield from _causes(cause, seen)
+            yield from _causes(cause, visited_ids)
 
 
 def make_certificate_error(url: str, refusal: ssl.SSLCertVerificationError) -> CertificateError:

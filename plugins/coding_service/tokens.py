@@ -60,8 +60,8 @@ class TokenSlot:
 
     def save_failure(self, error: errors.CodingServiceError) -> None:
         """Store the error of a token request, or of a call with a new token, so that no process requests another."""
-        asked = error.retry_after if isinstance(error, errors.RetryableError) else None
-        end = self._clock() + min(asked or FAILURE_PAUSE_S, MAX_PAUSE_S)
+        retry_after = error.retry_after if isinstance(error, errors.RetryableError) else None
+        end = self._clock() + min(retry_after or FAILURE_PAUSE_S, MAX_PAUSE_S)
         failure = [type(error).__name__, str(error), error.status_code, end]
         self._file.state["failure"] = self._encrypt(json.dumps(failure))
         self._file.save()

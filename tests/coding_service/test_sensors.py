@@ -247,6 +247,11 @@ def test_404s_of_another_operation_do_not_count(connected, context):
     assert sensor_for(MISSING, deferrable=False).poke(context) is False
 
 
+def test_an_unknown_status_does_not_end_a_rescheduled_wait(serve, connect, context):
+    connect(serve(lambda request, reply: reply(200, {"access_token": "t", "operationStatus": "paused"})).url)
+    assert [sensor_for("op-1", deferrable=False).poke(context) for _ in range(9)] == [False] * 9
+
+
 def test_a_missing_connection_ends_a_rescheduled_wait_and_its_outcome_is_pushed(monkeypatch, context):
     monkeypatch.delenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT", raising=False)
     with pytest.raises(OperationFailedError, match="no Airflow connection 'coding_service_default'"):
