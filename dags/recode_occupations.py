@@ -129,10 +129,13 @@ PARAMS = {
 DEFAULT_ARGS = {
     "retries": 3,
     "retry_delay": timedelta(seconds=30),
-    "retry_exponential_backoff": True,
-    "max_retry_delay": timedelta(minutes=15),
+    "retry_exponential_backoff": 2,
+    "max_retry_delay": timedelta(minutes=30),
     "retry_policy": CodingServiceRetryPolicy(final=(*PERMANENT_ERRORS, HITLTimeoutError)),
 }
+#: For tasks that follow an upload: what is sent is paid for, and its output is kept for 24 hours at most. These are
+#: retried for at least 9 hours.
+PATIENT_ARGS: dict[str, Any] = {"retries": 24}
 
 
 @task(multiple_outputs=False)
@@ -162,14 +165,19 @@ def code(part: Any) -> None:
     files: dict[str, Any] = {**common, "storage_conn_id": names.STAGING_CONN_ID}
     create = CodingServiceCreateOperator(task_id="create", part=part, max_active_tis_per_dagrun=1, **files)
     upload = CodingServiceUploadOperator(
-        task_id="upload", part=part, operation_id=create.output, grant=XComArg(create, key=UPLOAD_GRANT_KEY), **files
+        task_id="upload", part=part, operation_id=create.output, grant=XComArg(create, key=UPLOAD_GRANT_KEY),
+        **files, **PATIENT_ARGS,
+    )  # fmt: skip
+    poll = BatchCodeSensor(
+        task_id="poll", part=part, operation_id=upload.output, deferrable=DEFERRABLE, **common, **PATIENT_ARGS
     )
-    poll = BatchCodeSensor(task_id="poll", part=part, operation_id=upload.output, deferrable=DEFERRABLE, **common)
-    download = CodingServiceDownloadOperator(task_id="download", part=part, operation_id=upload.output, **files)
+    download = CodingServiceDownloadOperator(
+        task_id="download", part=part, operation_id=upload.output, **files, **PATIENT_ARGS
+    )
     create >> upload >> poll >> download
 
 
-@task(multiple_outputs=False)
+@task(multiple_outputs=False, **PATIENT_ARGS)
 def land(*, ti: Any = None) -> dict[str, Any]:
     """Keep the results of every part; if all are there, audit and publish the run's dates."""
     from include.pipeline import steps

@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 
 from coding_service import protocol
 from coding_service.call_budget import CallBudget
-from coding_service.errors import QuotaExceededError, ServiceUnavailableError, TooManyRequestsError
+from coding_service.errors import (
+    AccessDeniedError,
+    AuthorizationError,
+    CertificateError,
+    CodingServiceError,
+    QuotaExceededError,
+    ServiceUnavailableError,
+    TooManyRequestsError,
+)
 from coding_service.protocol import Answer, Call
 from coding_service.settings import ServiceSettings
 from coding_service.shared_state import SharedFile, SharedRow
@@ -43,7 +51,7 @@ class Send:
 
 @dataclass(frozen=True)
 class RunBlocking:
-    """A step: return the result of this function, which can block on a lock or a database."""
+    """A step: return the result of this function, which can block on a lock, a disk or a database."""
 
     function: Callable[[], Any]
 
@@ -68,7 +76,10 @@ class CallFlow:
         self._budget = CallBudget(state, settings.requests_per_second, settings.requests_per_day)
 
     def steps(self, call: Call[T]) -> Flow[T]:
-        """Yield the steps of `call` one by one, and return the value of its answer."""
+        """Yield the steps of `call` one by one, and return the value of its answer.
+
+        An error of a step has to be thrown into the generator, which stores what other processes have to know.
+        """
         token = yield from self._token()
         answer = yield from self._send(call, token)
         if answer.is_explicit_deny:  # the token may have expired or been revoked (docs/service-contract.md 4)
@@ -80,28 +91,62 @@ class CallFlow:
             yield RunBlocking(partial(self._budget.slow_down, error.retry_after or DEFAULT_PAUSE_S))
             raise
         except QuotaExceededError as error:
-            yield RunBlocking(partial(self._budget.stop, error.retry_after or protocol.QUOTA_WAIT_S))
+            stop = yield RunBlocking(partial(self._budget.stop, error.retry_after))
+            waits = {"retry_after": stop.retry_after, "ends_after": stop.ends_after}
+            raise QuotaExceededError(f"{error}; {stop}", status_code=error.status_code, **waits) from None
+        except (AccessDeniedError, AuthorizationError) as error:
+            yield from self._store_denial(error)
             raise
 
+    def paused_seconds(self, since: float) -> float:
+        """Return for how long no calls were allowed from `since` (seconds since the epoch) until now."""
+        return self._budget.paused_seconds(since)
+
     def _send(self, call: Call[T], token: str) -> Flow[Answer]:
-        if seconds := (yield RunBlocking(self._budget.reserve)):
+        reservation = yield RunBlocking(partial(self._budget.reserve, is_for_operation=call.is_for_operation))
+        seconds = reservation.seconds
+        while seconds:
             yield Wait(seconds)
-            yield RunBlocking(self._budget.confirm)
+            seconds = yield RunBlocking(self._budget.confirm)
         headers = protocol.api_headers(token, self.settings.authorization_prefix)
-        return (yield Send(call.method, self.settings.api_url + call.path, headers))
+        answer = yield Send(call.method, self.settings.api_url + call.path, headers)
+        if reservation.is_probe and answer.is_admitted:
+            yield RunBlocking(self._budget.resume)
+        return answer
 
     def _token(self, refused_token: str | None = None) -> Flow[str]:
+        slot = yield from self._token_slot()
+        try:
+            token = yield RunBlocking(partial(slot.get, refused_token))
+            return token or (yield from self._fetch_token(slot))
+        finally:
+            slot.release()
+
+    def _token_slot(self) -> Flow[TokenSlot]:
         for _ in range(round(TOKEN_TIMEOUT_S / TOKEN_CHECK_INTERVAL_S)):
-            with self._tokens.slot() as slot:
-                if slot is not None:
-                    return slot.get(refused_token) or (yield from self._fetch_token(slot))
+            if slot := (yield RunBlocking(self._tokens.lock)):
+                return slot
             yield Wait(TOKEN_CHECK_INTERVAL_S)
         raise ServiceUnavailableError(f"another process has been fetching a token for {TOKEN_TIMEOUT_S:.0f} s")
 
     def _fetch_token(self, slot: TokenSlot) -> Flow[str]:
         settings = self.settings
+        yield RunBlocking(slot.prepare_request)
         headers = protocol.token_headers(settings.client_id, settings.client_secret)
-        answer = yield Send("POST", settings.auth_url + protocol.TOKEN_PATH, headers, protocol.TOKEN_BODY)
-        token, lifetime = protocol.read_token(answer)
-        slot.save(token, lifetime)
+        try:
+            answer = yield Send("POST", settings.auth_url + protocol.TOKEN_PATH, headers, protocol.TOKEN_BODY)
+            token, lifetime = protocol.read_token(answer)
+        except CertificateError:  # the request was not sent
+            raise
+        except CodingServiceError as error:
+            yield RunBlocking(partial(slot.save_failure, error))
+            raise
+        yield RunBlocking(partial(slot.save, token, lifetime))
         return token
+
+    def _store_denial(self, error: CodingServiceError) -> Flow[None]:
+        slot = yield from self._token_slot()
+        try:
+            yield RunBlocking(partial(slot.save_failure, error))
+        finally:
+            slot.release()

@@ -5,12 +5,15 @@ CodingServiceError
 │   ├── ServiceUnavailableError   the service could not be reached, or answered HTTP 5xx
 │   ├── TooManyRequestsError      HTTP 429: calls too close together
 │   ├── QuotaExceededError        HTTP 429: the daily quota is used up
+│   ├── AccessDeniedError         HTTP 403 in spite of a new token, or for a token request
 │   ├── BudgetError               the database of the call budget is unavailable
+│   ├── LocalFaultError           this machine failed: its disk is full, or Airflow returned no connection
 │   ├── TransferError             an upload or a download was interrupted
 │   └── StagingError              a file cannot be read or written on disk or in object storage
 ├── FinalError                    the same call will fail again until somebody acts
 │   ├── SettingsError             a connection or a setting is missing or wrong
-│   ├── AuthorizationError        wrong credentials, or a new token was refused
+│   ├── CertificateError          the TLS certificate of a server is not trusted
+│   ├── AuthorizationError        wrong credentials
 │   ├── NotFoundError             there is no such topic, model or operation
 │   ├── RequestRefusedError       any other refusal of a request
 │   ├── ProtocolError             an answer that the contract does not allow
@@ -73,11 +76,37 @@ class TooManyRequestsError(RetryableError):
 
 
 class QuotaExceededError(RetryableError):
-    """The quota of calls is used up (HTTP 429 "Limit Exceeded", docs/service-contract.md 4): wait up to 24 hours."""
+    """The quota of calls is used up (HTTP 429 "Limit Exceeded", docs/service-contract.md 4, 10.9).
+
+    :param retry_after: seconds until one caller can try whether calls are accepted again
+    :param ends_after: seconds until every caller can try; None: after `retry_after`
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int | None = None,
+        retry_after: float | None = None,
+        ends_after: float | None = None,
+    ) -> None:
+        super().__init__(message, status_code=status_code, retry_after=retry_after)
+        self.ends_after = retry_after if ends_after is None else ends_after
+
+
+class AccessDeniedError(RetryableError):
+    """The service refuses even a new token (HTTP 403 "explicit deny", docs/service-contract.md 10.10).
+
+    It can pass, because others of the organisation may have requested too many tokens.
+    """
 
 
 class BudgetError(RetryableError):
     """The database that holds the call budget of several machines is unavailable."""
+
+
+class LocalFaultError(RetryableError):
+    """This machine failed in a way that can pass: its disk is full, or Airflow did not return a connection."""
 
 
 class TransferError(RetryableError):
@@ -96,8 +125,12 @@ class SettingsError(FinalError):
     """An Airflow connection or a setting is missing or has a wrong value."""
 
 
+class CertificateError(FinalError):
+    """The TLS certificate of the service or of its storage is not trusted (docs/service-contract.md 10.11)."""
+
+
 class AuthorizationError(FinalError):
-    """The client id or secret is wrong, or the service refuses a new token."""
+    """The client id or secret is wrong (docs/service-contract.md 8.12)."""
 
 
 class NotFoundError(FinalError):

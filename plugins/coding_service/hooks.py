@@ -6,9 +6,10 @@ import asyncio
 import os
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from airflow.providers.common.compat.connection import get_async_connection, get
 from airflow.providers.http.hooks.http import HttpAsyncHook, HttpHook, SessionConfig
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from coding_service import errors, protocol, transfer
+from coding_service import errors, protocol, tls, transfer
 from coding_service.calls import CallFlow, RunBlocking, Send, Step, Wait
 from coding_service.models import Model, Operation, Topic, UploadGrant
 from coding_service.protocol import Answer, Call
@@ -28,9 +29,16 @@ from coding_service.storage import FilePath
 
 T = TypeVar("T")
 
+#: Runs what can block, for the asynchronous hook.
+BLOCKING_THREADS = ThreadPoolExecutor(4, thread_name_prefix="coding-service")
+
 CONN_ID = "coding_service_default"
 #: Fields of an input line; a model that needs other fields cannot be used.
 INPUT_FIELDS = frozenset({"recordId", "occp_text", "tasks_text"})
+
+
+class TrustedBlockAdapter(tls.TrustedAdapter, transfer.BlockAdapter):
+    """Sends files to storage in blocks, with the TLS context of the connection."""
 
 
 class CodingServiceHook(HttpHook):
@@ -133,6 +141,10 @@ class CodingServiceHook(HttpHook):
             self.log.warning("The metadata file of operation %r could not be downloaded: %s", operation_id, error)
             return output, None
 
+    def paused_seconds(self, since: float) -> float:
+        """Return for how long no calls were allowed from `since` (seconds since the epoch) until now."""
+        return self._flow.paused_seconds(since)
+
     def test_connection(self) -> tuple[bool, str]:
         """List the topics, which checks host, credentials and token endpoint with two calls."""
         try:
@@ -143,7 +155,7 @@ class CodingServiceHook(HttpHook):
 
     @cached_property
     def _connection(self) -> Any:
-        with _missing_connection_error(self.coding_service_conn_id):
+        with _connection_errors(self.coding_service_conn_id):
             return self.get_connection(self.coding_service_conn_id)
 
     @cached_property
@@ -158,14 +170,19 @@ class CodingServiceHook(HttpHook):
     def _budget_row(self) -> SharedRow | None:
         if (conn_id := self.settings.budget_conn_id) is None:
             return None
-        with _missing_connection_error(conn_id, budget=True):
+        with _connection_errors(conn_id, budget=True):
             connection = self.get_connection(conn_id)
         return SharedRow.from_connection(connection, connection.extra_dejson, self.settings.account)
+
+    @cached_property
+    def _tls_context(self) -> ssl.SSLContext:
+        return tls.make_context(self.settings)
 
     @cached_property
     def _api(self) -> requests.Session:
         session = self.get_conn()
         session.auth = transfer.NoAuth()
+        session.mount("https://", tls.TrustedAdapter(self._tls_context))
         return session
 
     @cached_property
@@ -174,7 +191,7 @@ class CodingServiceHook(HttpHook):
         session.headers.clear()
         session.auth = transfer.NoAuth()
         session.mount("http://", transfer.BlockAdapter())
-        session.mount("https://", transfer.BlockAdapter())
+        session.mount("https://", TrustedBlockAdapter(self._tls_context))
         return session
 
     def _configure_session_from_extra(
@@ -184,7 +201,7 @@ class CodingServiceHook(HttpHook):
         headers = requests.structures.CaseInsensitiveDict(session.headers)
         session = super()._configure_session_from_extra(session, connection, extra_options)
         session.headers, session.proxies = headers, dict(self.settings.proxies)
-        session.verify, session.trust_env = self.settings.verify, self.settings.trust_env
+        session.verify, session.cert, session.trust_env = True, None, self.settings.trust_env  # see TrustedAdapter
         return session
 
     def _links(self, topic: str, operation_id: str) -> dict[str, str]:
@@ -203,10 +220,15 @@ class CodingServiceHook(HttpHook):
 
     def _call(self, call: Call[T]) -> T:
         steps = self._flow.steps(call)
-        result = None
         try:
+            step = next(steps)
             while True:
-                result = self._perform(steps.send(result))
+                try:
+                    result = self._perform(step)
+                except errors.CodingServiceError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(result)
         except StopIteration as end:
             return end.value
         finally:
@@ -255,37 +277,50 @@ class CodingServiceAsyncHook(HttpAsyncHook):
         assert self._flow is not None
         return self._flow.settings
 
+    async def paused_seconds(self, since: float) -> float:
+        """Return for how long no calls were allowed from `since` (seconds since the epoch) until now."""
+        await self.config()
+        assert self._flow is not None
+        return await _run_in_thread(partial(self._flow.paused_seconds, since))
+
     async def config(self) -> SessionConfig:
         """Read the connection once. HttpAsyncHook would turn our own extra fields into request headers."""
         if self._config is None:
-            with _missing_connection_error(self.coding_service_conn_id):
+            with _connection_errors(self.coding_service_conn_id):
                 connection = await get_async_connection(conn_id=self.coding_service_conn_id, hook=self)
-            extra = await get_async_extra_dejson(connection)
+                extra = await get_async_extra_dejson(connection)
             settings = ServiceSettings.from_connection(connection, extra)
             self._flow = CallFlow(settings, _state_dir(extra), await self._budget_row(settings))
             timeout = aiohttp.ClientTimeout(total=settings.timeout)
+            context = await _run_in_thread(partial(tls.make_context, settings))
             self._config = SessionConfig(
                 base_url=settings.api_url,
-                extra_options={"timeout": timeout, "allow_redirects": False, **_ssl_options(settings.verify)},
+                extra_options={"timeout": timeout, "allow_redirects": False, "ssl": context},
             )
         return self._config
 
     async def _budget_row(self, settings: ServiceSettings) -> SharedRow | None:
         if (conn_id := settings.budget_conn_id) is None:
             return None
-        with _missing_connection_error(conn_id, budget=True):
+        with _connection_errors(conn_id, budget=True):
             connection = await get_async_connection(conn_id=conn_id, hook=self)
-        return SharedRow.from_connection(connection, await get_async_extra_dejson(connection), settings.account)
+            extra = await get_async_extra_dejson(connection)
+        return SharedRow.from_connection(connection, extra, settings.account)
 
     async def _call(self, call: Call[T]) -> T:
         config = await self.config()
         assert self._flow is not None
         steps = self._flow.steps(call)
-        result = None
         try:
             async with aiohttp.ClientSession() as session:
+                step = next(steps)
                 while True:
-                    result = await self._perform(steps.send(result), session, config.extra_options or {})
+                    try:
+                        result = await self._perform(step, session, config.extra_options or {})
+                    except errors.CodingServiceError as error:
+                        step = steps.throw(error)
+                    else:
+                        step = steps.send(result)
         except StopIteration as end:
             return end.value
         finally:
@@ -297,7 +332,7 @@ class CodingServiceAsyncHook(HttpAsyncHook):
                 return await asyncio.sleep(seconds)
             case RunBlocking(function):
                 # if the call is cancelled, the thread still finishes: at worst, a reserved moment is not used
-                return await asyncio.to_thread(function)
+                return await _run_in_thread(function)
             case Send():
                 return await self._send(session, step, options)
 
@@ -309,7 +344,15 @@ class CodingServiceAsyncHook(HttpAsyncHook):
             ) as response:
                 return _answer(response.status, response.headers, await response.read())
         except (aiohttp.ClientError, TimeoutError) as error:
+            if refusal := tls.find_certificate_error(error):
+                raise await _run_in_thread(partial(tls.make_certificate_error, step.url, refusal)) from None
             raise _unavailable_error(step, error) from None
+
+
+async def _run_in_thread(function: Callable[[], T]) -> T:
+    """Run a function that can block. The threads are our own, because a lock that another process holds would
+    otherwise occupy those that all triggers share, for example to resolve host names."""
+    return await asyncio.get_running_loop().run_in_executor(BLOCKING_THREADS, function)
 
 
 def _state_dir(extra: Mapping[str, Any]) -> Path:
@@ -328,16 +371,26 @@ def _check_input_fields(model: Model) -> Model:
 
 
 @contextmanager
-def _missing_connection_error(conn_id: str, *, budget: bool = False) -> Iterator[None]:
+def _connection_errors(conn_id: str, *, budget: bool = False) -> Iterator[None]:
+    """Translate the errors of Airflow's look-up of a connection. Their text could contain part of the connection.
+
+    :raises SettingsError: there is no such connection
+    :raises LocalFaultError: Airflow, or the place where it keeps secrets, did not return it
+    """
+    name, details = f"Airflow connection {conn_id!r}", "host, login, password and the extra `auth_host`"
+    if budget:
+        name, details = f"{name}, which the extra `budget_conn_id` names", "the type postgres"
     try:
         yield
     except AirflowNotFoundException:
-        name, details = f"Airflow connection {conn_id!r}", "host, login, password and the extra `auth_host`"
-        if budget:
-            name, details = f"{name}, which the extra `budget_conn_id` names", "the type postgres"
         raise errors.SettingsError(
             f"there is no {name}: create it under Admin > Connections, or as the environment variable"
             f" AIRFLOW_CONN_{conn_id.upper()}, with {details}"
+        ) from None
+    except Exception as error:  # noqa: BLE001 - any error of any secrets backend
+        raise errors.LocalFaultError(
+            f"{name} could not be read ({type(error).__name__}): check that it can be opened under Admin >"
+            " Connections, and that Airflow's secrets backend works"
         ) from None
 
 
@@ -350,13 +403,6 @@ def _unavailable_error(step: Send, error: Exception) -> errors.ServiceUnavailabl
         f"{step.method} {step.url} failed without an answer ({type(error).__name__}): check that the service is"
         " running and that the host of the connection is correct"
     )
-
-
-def _ssl_options(verify: bool | str) -> dict[str, Any]:
-    """Return the options of aiohttp that correspond to `verify` of requests."""
-    if isinstance(verify, str):
-        return {"ssl": ssl.create_default_context(cafile=verify)}
-    return {"ssl": False} if verify is False else {}
 
 
 def _proxy(url: str, settings: ServiceSettings) -> str | None:

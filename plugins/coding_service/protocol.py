@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,17 +21,23 @@ T = TypeVar("T")
 
 #: Lifetime of a token whose answer does not state one (docs/service-contract.md 2.1).
 TOKEN_LIFETIME_S = 3600.0
-#: Wait after a "Limit Exceeded" without a Retry-After header (docs/service-contract.md 4).
-QUOTA_WAIT_S = 86400.0
+#: Longest wait that is accepted from a Retry-After header: the longest in the contract (docs/service-contract.md 4).
+MAX_RETRY_AFTER_S = 86400.0
+#: Wait after a 403 in spite of a new token (docs/service-contract.md 10.10).
+DENIAL_WAIT_S = 600.0
 
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """A request to the service: its method, its path, and the function that reads the JSON of its answer."""
+    """A request to the service: its method, its path, and the function that reads the JSON of its answer.
+
+    :param is_for_operation: whether the call is for an existing operation, which is paid for
+    """
 
     method: str
     path: str
     read: Callable[[Any], T]
+    is_for_operation: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,19 +69,24 @@ class Answer:
         """
         value = self.headers.get("retry-after", "").strip()
         if value.isdecimal():
-            return min(float(value), QUOTA_WAIT_S)
+            return min(float(value), MAX_RETRY_AFTER_S)
         try:
             moment = parsedate_to_datetime(value)
         except ValueError:
             return None
         if moment.tzinfo is None:  # "-0000" or no time zone
             moment = moment.replace(tzinfo=UTC)
-        return min(max(0.0, (moment - datetime.now(UTC)).total_seconds()), QUOTA_WAIT_S)
+        return min(max(0.0, (moment - datetime.now(UTC)).total_seconds()), MAX_RETRY_AFTER_S)
 
     @property
     def is_explicit_deny(self) -> bool:
         """Whether the token was refused, so that one new token is worth an attempt (docs/service-contract.md 4)."""
         return self.status in (401, 403)
+
+    @property
+    def is_admitted(self) -> bool:
+        """Whether the answer shows that calls are accepted again after "Limit Exceeded"."""
+        return self.status < 500 and self.status not in (401, 403, 429)
 
 
 def list_topics() -> Call[tuple[Topic, ...]]:
@@ -102,7 +112,7 @@ def create_operation(topic: str, model_id: str) -> Call[UploadGrant]:
 def get_operation(topic: str, operation_id: str) -> Call[Operation]:
     """Get the state of an operation, with fresh links if it is complete (docs/service-contract.md 2.9)."""
     path = f"{_topic(topic)}/batch-code/operations/{quote(operation_id, safe='')}"
-    return Call("GET", path, lambda data: Operation.from_json(operation_id, data))
+    return Call("GET", path, lambda data: Operation.from_json(operation_id, data), is_for_operation=True)
 
 
 def _topic(topic: str) -> str:
@@ -134,11 +144,12 @@ TOKEN_BODY = "grant_type=client_credentials"  # noqa: S105
 def read_token(answer: Answer) -> tuple[str, float]:
     """Return the access token and its lifetime in seconds.
 
-    :raises AuthorizationError: HTTP 400, 401 or 403: the credentials are wrong (docs/service-contract.md 8.12)
+    :raises AuthorizationError: HTTP 400 or 401: the credentials are wrong (docs/service-contract.md 8.12)
+    :raises AccessDeniedError: HTTP 403: there were too many token requests (docs/service-contract.md 10.10)
     :raises RetryableError: HTTP 429 or 5xx
     :raises ProtocolError: 200 without an access token
     """
-    if answer.status in (400, 401, 403):
+    if answer.status in (400, 401):
         raise errors.AuthorizationError(
             f"the token request was refused with HTTP {answer.status} {answer.message!r}: check login (client id)"
             " and password (client secret) of the connection, and that `auth_host` belongs to the same tier",
@@ -178,17 +189,22 @@ def error_for(answer: Answer, request: str) -> errors.CodingServiceError:
     text = f"{request} was answered with HTTP {answer.status} {answer.message!r}"
     status, message = answer.status, answer.message.lower().rstrip(". ")
     if status == 429 and "limit exceeded" in message:
-        wait = QUOTA_WAIT_S if answer.retry_after is None else answer.retry_after
-        end = errors.utc(time.time() + wait)
-        text = f"{text}: the quota of calls is used up until {end}; wait, or request a higher quota"
-        return errors.QuotaExceededError(text, status_code=429, retry_after=wait)
+        text = f"{text}: the quota of calls is used up; wait, or request a higher quota"
+        return errors.QuotaExceededError(text, status_code=429, retry_after=answer.retry_after)
     if status == 429:
         text = f"{text}: calls are too close together"
         return errors.TooManyRequestsError(text, status_code=429, retry_after=answer.retry_after)
     if status >= 500 and "no models found" not in message:  # this 500 is permanent (docs/service-contract.md 4)
         return errors.ServiceUnavailableError(text, status_code=status, retry_after=answer.retry_after)
-    if status in (401, 403):
-        text = f"{text}, with a new token: check that the credentials belong to the tier of this host"
+    if status == 403:
+        text = (
+            f"{text}: others of your organisation may have requested too many tokens, which passes; if it does not,"
+            " check that the credentials belong to the tier of this host"
+        )
+        wait = DENIAL_WAIT_S if answer.retry_after is None else answer.retry_after
+        return errors.AccessDeniedError(text, status_code=status, retry_after=wait)
+    if status == 401:
+        text = f"{text}, although the token is new: check that the credentials belong to the tier of this host"
         return errors.AuthorizationError(text, status_code=status)
     if status == 404:
         return errors.NotFoundError(text, status_code=status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -13,12 +14,16 @@ from airflow.sdk import BaseSensorOperator, XComArg
 from coding_service.errors import CodingServiceError, OperationFailedError, ProtocolError
 from coding_service.hooks import CONN_ID, CodingServiceHook
 from coding_service.models import OperationOutcome
-from coding_service.polling import next_wait, seconds_or_none
+from coding_service.polling import ErrorSeries, extend_series, next_wait, seconds_or_none
 from coding_service.retry import CodingServiceRetryPolicy
-from coding_service.triggers import FATAL_POLL_ERRORS, BatchCodeTrigger, Reason, completion_event
+from coding_service.triggers import MAX_EXTENSION_S, BatchCodeTrigger, Reason, completion_event, make_event
 
 #: XCom key of the outcome of an operation, a :class:`coding_service.models.OperationOutcome` as a dict.
 OPERATION_KEY = "operation"
+#: Key in the task state store of the failed status calls of a rescheduled wait, which are counted across processes.
+ERRORS_STATE_KEY = "status_errors"
+#: Airflow's own timeout of the wait comes this much later than ours, which it must not anticipate.
+TIMEOUT_MARGIN_S = 600.0
 
 
 class BatchCodeSensor(BaseSensorOperator):
@@ -62,6 +67,7 @@ class BatchCodeSensor(BaseSensorOperator):
         kwargs.setdefault("mode", "reschedule")
         kwargs.setdefault("poke_interval", poll_interval or 60.0)
         super().__init__(timeout=timeout, **kwargs)
+        self._timeout: float = self.timeout
         self.topic = topic
         self.part: Any = part
         self.operation_id: Any = operation_id
@@ -87,7 +93,8 @@ class BatchCodeSensor(BaseSensorOperator):
             started=now,
         )
         # Airflow's own timeout must come later, because it would end the task without the state of the operation
-        self.defer(trigger=trigger, method_name="resume", timeout=timedelta(seconds=self.timeout + 600))
+        limit = self.timeout + MAX_EXTENSION_S + TIMEOUT_MARGIN_S
+        self.defer(trigger=trigger, method_name="resume", timeout=timedelta(seconds=limit))
 
     @property
     def _topic(self) -> str:
@@ -98,21 +105,46 @@ class BatchCodeSensor(BaseSensorOperator):
         return seconds_or_none(self.expected_seconds or (self.part or {}).get("expected_seconds"))
 
     def poke(self, context: Any) -> bool:
+        start = (context["ti"].get_first_reschedule_date(context) or context["ti"].start_date).timestamp()
+        hook, store = CodingServiceHook(self.coding_service_conn_id), context["task_state_store"]
         try:
-            operation = CodingServiceHook(self.coding_service_conn_id).operation(self._topic, self.operation_id)
-        except FATAL_POLL_ERRORS:
-            raise
+            operation = hook.operation(self._topic, self.operation_id)
         except CodingServiceError as error:
+            series = self._count_error(store, error)
+            if series.ends_wait(error):
+                message = series.describe(error)
+                self.resume(context, make_event(Reason.REFUSED, self.operation_id, message, time.time() - start))
             self.log.warning("Status call for operation %s failed, will retry: %s", self.operation_id, error)
             self._last_error = error
+            self._extend_timeout(hook, start)
             return False
         self._last_error = None
+        if store.get(ERRORS_STATE_KEY):
+            store.set(ERRORS_STATE_KEY, {})  # None cannot be stored
         self.log.info("Operation %s is %s", self.operation_id, operation.status)
-        start = context["ti"].get_first_reschedule_date(context) or context["ti"].start_date
-        payload = completion_event(operation, time.time() - start.timestamp())
+        payload = completion_event(operation, time.time() - start)
         if payload is not None:
             self.resume(context, payload)
+        self._extend_timeout(hook, start)
         return payload is not None
+
+    def _count_error(self, store: Any, error: CodingServiceError) -> ErrorSeries:
+        """Store the error of a status call, and return the series that ends with it."""
+        stored = store.get(ERRORS_STATE_KEY) or {}
+        is_same_wait = stored.get("operation_id") == self.operation_id
+        series = extend_series(ErrorSeries.from_dict(stored) if is_same_wait else None, error, time.time())
+        store.set(ERRORS_STATE_KEY, {"operation_id": self.operation_id, **series.to_dict()})
+        return series
+
+    def _extend_timeout(self, hook: CodingServiceHook, start: float) -> None:
+        """Let Airflow's timeout come later by the time in which no calls were allowed since the start of the wait.
+
+        It is needed only once the timeout has passed, so that other status calls do not lock the budget once more.
+        """
+        if time.time() - start <= self._timeout:
+            return
+        with suppress(CodingServiceError):
+            self.timeout = self._timeout + min(hook.paused_seconds(start), MAX_EXTENSION_S)
 
     def _get_next_poke_interval(self, started_at: Any, run_duration: Callable[[], float], poke_count: int) -> float:
         """Return the interval that the trigger would use, instead of Airflow's fixed or doubling one."""

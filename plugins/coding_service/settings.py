@@ -37,9 +37,10 @@ class ServiceSettings:
     :param allow_http: whether plain http is accepted for hosts other than loopback
     :param budget_conn_id: Airflow connection (postgres) of the database that keeps the call budget if several
         machines make calls; None: the budget is kept in a file of this machine
-    :param verify: whether to verify TLS certificates, or the path of a CA bundle
+    :param verify: whether to verify TLS certificates, or the path of a file or folder with certificate authorities
+    :param cert: paths of a client certificate and of its key; None as key: it is in the same file
     :param proxies: proxy URL by scheme; empty: those of the environment
-    :param trust_env: whether to read proxies from the environment
+    :param trust_env: whether to read proxies and certificate authorities from the environment
     """
 
     api_url: str
@@ -54,6 +55,7 @@ class ServiceSettings:
     allow_http: bool = False
     budget_conn_id: str | None = None
     verify: bool | str = True
+    cert: tuple[str, str | None] | None = None
     proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
     trust_env: bool = True
 
@@ -81,11 +83,12 @@ class ServiceSettings:
             poll_interval=_positive_number(name, extra, "poll_interval", 10.0),
             timeout=_positive_number(name, extra, "timeout", 60.0),
             authorization_prefix=str(extra.get("authorization_prefix") or ""),
-            allow_http=extra.get("allow_http") in (True, "true", "True"),
+            allow_http=_flag(name, extra, "allow_http", default=False),
             budget_conn_id=_optional_conn_id(name, extra, "budget_conn_id"),
-            verify=extra.get("verify", extra.get("verify_ssl", True)),
+            verify=_flag_or_path(name, extra, "verify" if "verify" in extra else "verify_ssl"),
+            cert=_client_certificate(name, extra),
             proxies=dict.fromkeys(("http", "https"), proxies) if isinstance(proxies, str) else proxies,
-            trust_env=extra.get("trust_env", True),
+            trust_env=_flag(name, extra, "trust_env", default=True),
         )
         settings.check_url(settings.api_url, f"host of {name}")
         settings.check_url(settings.auth_url, f"`auth_host` in the extra of {name}")
@@ -133,6 +136,41 @@ def _positive_number(owner: str, extra: Mapping[str, Any], name: str, default: f
         expected = f"a number of at least {minimum:g}" if minimum else "a number above 0"
         raise SettingsError(f"{owner} has {name} = {value!r} in its extra; expected {expected}")
     return number
+
+
+#: How a connection can spell a boolean.
+FLAGS = {"true": True, "false": False}
+
+
+def _flag(owner: str, extra: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    value = extra.get(name)
+    if value in (None, ""):
+        return default
+    flag = value if isinstance(value, bool) else FLAGS.get(str(value).lower())
+    if flag is None:
+        raise SettingsError(f"{owner} has {name} = {value!r} in its extra; expected true or false")
+    return flag
+
+
+def _flag_or_path(owner: str, extra: Mapping[str, Any], name: str) -> bool | str:
+    value = extra.get(name)
+    if isinstance(value, str) and value.lower() not in ("", *FLAGS):
+        return value
+    if not isinstance(value, str | bool | None):
+        raise SettingsError(f"{owner} has {name} = {value!r} in its extra; expected true, false or a path")
+    return _flag(owner, extra, name, default=True)
+
+
+def _client_certificate(owner: str, extra: Mapping[str, Any]) -> tuple[str, str | None] | None:
+    value = extra.get("cert")
+    if not value:
+        return None
+    paths = [value] if isinstance(value, str) else value
+    if not isinstance(paths, list) or len(paths) > 2 or not all(isinstance(path, str) and path for path in paths):
+        raise SettingsError(
+            f"{owner} has cert = {value!r} in its extra; expected a path, or a list of two: certificate and key"
+        )
+    return (paths[0], paths[1] if len(paths) == 2 else None)
 
 
 def _optional_conn_id(owner: str, extra: Mapping[str, Any], name: str) -> str | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,8 +18,13 @@ from psycopg.conninfo import make_conninfo
 from psycopg.errors import DuplicateTable, UniqueViolation
 from psycopg.types.json import Jsonb
 
-from coding_service.errors import BudgetError, SettingsError
+from coding_service.errors import BudgetError, LocalFaultError, SettingsError
 
+#: Errors of the disk that last until somebody changes the folder or its rights.
+PERMANENT_DISK_ERRORS = frozenset({
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
+    errno.ENAMETOOLONG,
+})  # fmt: skip
 CREATE_TABLE = "CREATE TABLE coding_service_state (name text PRIMARY KEY, state jsonb NOT NULL)"
 #: libpq options that keep a caller from waiting indefinitely for a host that has stopped responding.
 TIMEOUT_OPTIONS = {"connect_timeout": 10, "tcp_user_timeout": 10_000, "keepalives_idle": 5, "keepalives_interval": 5}
@@ -44,36 +51,79 @@ class SharedFile:
 
     @contextmanager
     def lock(self) -> Iterator[tuple[dict[str, Any], float]]:
-        """Lock the file and yield its state, to be changed in place, with the time (s since the epoch)."""
-        with lock_file(self._path) as state:
-            assert state is not None
-            yield state, self._clock()
+        """Lock the file and yield its state, to be changed in place, with the time (s since the epoch).
+
+        :raises SettingsError, LocalFaultError: see :func:`lock_file`
+        """
+        file = lock_file(self._path)
+        assert file is not None
+        try:
+            yield file.state, self._clock()
+            file.save()
+        finally:
+            file.release()
+
+
+class LockedFile:
+    """A JSON file while this process holds its lock.
+
+    The lock ends with its process, with :meth:`release`, or when nothing refers to this object any more: a thread
+    that acquires it for a call that has been cancelled must not keep it.
+
+    :param state: content of the file, to be changed in place
+    """
+
+    def __init__(self, path: Path, descriptor: int, state: dict[str, Any]) -> None:
+        self._path, self.state, self._saved_text = path, state, json.dumps(state)
+        self.release = weakref.finalize(self, os.close, descriptor)
+
+    def save(self) -> None:
+        """Write the state if it has changed.
+
+        :raises SettingsError, LocalFaultError: see :func:`lock_file`
+        """
+        text = json.dumps(self.state)
+        if text != self._saved_text:
+            with _translate_disk_errors(self._path):
+                _write_atomically(self._path, text)
+            self._saved_text = text
+
+
+def lock_file(path: Path, *, wait: bool = True) -> LockedFile | None:
+    """Lock a JSON file that only its owner can read.
+
+    A missing or damaged file reads as empty: its content can be obtained again.
+
+    :param wait: whether to wait for the lock; if false and another process holds it, None is returned
+    :raises SettingsError: the folder of the file does not allow its use
+    :raises LocalFaultError: the disk failed in a way that can pass
+    """
+    with _translate_disk_errors(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            return LockedFile(path, descriptor, _read(path))
+        except OSError as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                return None
+            raise
 
 
 @contextmanager
-def lock_file(path: Path, *, wait: bool = True) -> Iterator[dict[str, Any] | None]:
-    """Lock a JSON file and yield its content; changes are written when the block ends without an error.
-
-    Only the owner can read the file. The lock ends with its process. A missing or damaged file reads as empty:
-    its content can be obtained again.
-
-    :param wait: whether to wait for the lock; if false and another process holds it, None is yielded
-    """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _translate_disk_errors(path: Path) -> Iterator[None]:
+    """Translate an error of the disk into one that names the folder and says what to do."""
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield None
-            return
-        state = _read(path)
-        before = json.dumps(state)
-        yield state
-        if json.dumps(state) != before:
-            _write_atomically(path, json.dumps(state))
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        text = f"token and call budget cannot be kept in {str(path.parent)!r} ({error.strerror}): "
+        if error.errno in PERMANENT_DISK_ERRORS:
+            raise SettingsError(
+                f"{text}let the user of the Airflow processes write to this folder, or name another one as"
+                " `state_dir` in the extra of the connection"
+            ) from None
+        raise LocalFaultError(f"{text}check free space and the disk of this machine") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

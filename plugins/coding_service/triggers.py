@@ -11,14 +11,15 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from coding_service.errors import CodingServiceError, NotFoundError, SettingsError, redact
+from coding_service.errors import CodingServiceError, LocalFaultError, QuotaExceededError, redact
 from coding_service.hooks import CodingServiceAsyncHook
 from coding_service.models import Operation
-from coding_service.polling import next_wait
+from coding_service.polling import ErrorSeries, extend_series, next_wait
 
-#: Errors of a status call that end the wait. Any other error can be temporary while the operation continues, even a
-#: refused token: the organisation may have requested too many tokens (docs/service-contract.md 4).
-FATAL_POLL_ERRORS = (NotFoundError, SettingsError)
+#: First interval of a wait whose connection cannot be read yet.
+DEFAULT_INTERVAL_S = 10.0
+#: The time without calls, after "Limit Exceeded", extends a wait by this at most.
+MAX_EXTENSION_S = 7 * 86400.0
 RESUME_HINT = "clear this task to continue waiting: the output is kept for 24 hours at most"
 
 
@@ -62,8 +63,11 @@ def make_event(reason: Reason, operation_id: str, message: str, seconds: float) 
 class BatchCodeTrigger(BaseTrigger):
     """Waits until an operation ends and yields exactly one event.
 
-    A failed status call ends the wait only for one of :data:`FATAL_POLL_ERRORS`. Deadline and start are points in
-    time, so a restart of the triggerer neither extends the wait nor polls more often.
+    A failed status call ends the wait only if its error cannot pass
+    (:meth:`coding_service.polling.ErrorSeries.ends_wait`), and no error leaves the trigger, because Airflow would
+    fail the task without the state of the operation. Deadline and start are points in time, so a restart of the
+    triggerer neither extends the wait nor polls more often. The time in which no calls are allowed moves the deadline
+    (docs/service-contract.md 10.9).
 
     :param deadline: when to stop waiting, in seconds since the epoch
     :param started: when the wait began, in seconds since the epoch; None: now
@@ -102,34 +106,62 @@ class BatchCodeTrigger(BaseTrigger):
             payload = await self._wait()
         except CodingServiceError as error:
             payload = make_event(Reason.REFUSED, self.operation_id, str(error), self._elapsed())
+        except Exception as error:
+            self.log.exception("The wait for operation %s failed", self.operation_id)
+            message = f"the wait failed in the triggerer ({type(error).__name__}), whose log says more; {RESUME_HINT}"
+            payload = make_event(Reason.REFUSED, self.operation_id, message, self._elapsed())
         yield TriggerEvent(payload)
 
     async def _wait(self) -> dict[str, Any]:
         hook = CodingServiceAsyncHook(self.coding_service_conn_id)
-        first_interval = self.poll_interval or (await hook.settings()).poll_interval
+        first_interval = await self._first_interval(hook)
+        extension = 0.0
         last_error: CodingServiceError | None = None
+        series: ErrorSeries | None = None
         while True:
             wait = next_wait(first_interval, self.expected_seconds, self._elapsed(), last_error, random.random)
-            await asyncio.sleep(min(wait, self._time_left()))
+            await asyncio.sleep(min(wait, self._time_left(extension)))
             try:
                 operation = await hook.operation(self.topic, self.operation_id)
-            except FATAL_POLL_ERRORS:
-                raise
             except CodingServiceError as error:
-                self.log.warning("Status call for operation %s failed, will retry: %s", self.operation_id, error)
+                series = extend_series(series, error, time.time())
+                if series.ends_wait(error):
+                    return make_event(Reason.REFUSED, self.operation_id, series.describe(error), self._elapsed())
+                if str(error) != str(last_error) or not isinstance(error, QuotaExceededError):
+                    self.log.warning("Status call for operation %s failed, will retry: %s", self.operation_id, error)
                 last_error = error
             else:
                 self.log.info("Operation %s is %s", self.operation_id, operation.status)
-                last_error = None
+                last_error = series = None
                 if (payload := completion_event(operation, self._elapsed())) is not None:
                     return payload
-            if not self._time_left():
+            if not self._time_left(extension):
+                extension = await find_extension(hook, self.started)
+            if not self._time_left(extension):
                 detail = f" (the last status call failed: {last_error})" if last_error else ""
                 message = f"did not end before its deadline{detail}; {RESUME_HINT}"
                 return make_event(Reason.DEADLINE, self.operation_id, message, self._elapsed())
 
+    async def _first_interval(self, hook: CodingServiceAsyncHook) -> float:
+        """Return the first interval; a default if the connection, which has it, cannot be read at the moment."""
+        try:
+            return self.poll_interval or (await hook.settings()).poll_interval
+        except LocalFaultError:
+            return DEFAULT_INTERVAL_S
+
     def _elapsed(self) -> float:
         return max(0.0, time.time() - self.started)
 
-    def _time_left(self) -> float:
-        return max(0.0, self.deadline - time.time())
+    def _time_left(self, extension: float) -> float:
+        return max(0.0, self.deadline + extension - time.time())
+
+
+async def find_extension(hook: CodingServiceAsyncHook, started: float) -> float:
+    """Return by how many seconds a deadline moves, because no calls were allowed since `started`.
+
+    It is 0 if the call budget is not available.
+    """
+    try:
+        return min(await hook.paused_seconds(started), MAX_EXTENSION_S)
+    except CodingServiceError:
+        return 0.0

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime
+from itertools import pairwise
 
 import pytest
 
@@ -119,6 +120,17 @@ async def test_calls_that_wait_for_their_moment_are_not_sent_after_limit_exceede
     results = await asyncio.gather(*map(get_operation, forty_operations[:10]), return_exceptions=True)
     assert {type(result) for result in results} == {QuotaExceededError}
     assert len(arrivals(remote)) == 1
+
+
+async def test_too_many_requests_delays_calls_that_wait_for_their_moment(remote, budget_state, forty_operations):
+    remote.fault("too_many_requests", path_contains="/operations/", retry_after=2)
+    results = await asyncio.gather(*map(get_operation, forty_operations[:6]), return_exceptions=True)
+    assert [type(result) for result in results].count(TooManyRequestsError) == 1
+    refused, *others = arrivals(remote)
+    assert len(others) == 5
+    assert others[0] - refused >= 2 - JITTER
+    for earlier, later in pairwise(others):
+        assert later - earlier >= 1 / PER_SECOND - JITTER
 
 
 async def test_too_many_requests_delays_all_callers(remote, budget_state, forty_operations):

@@ -11,6 +11,7 @@ import pytest
 from coding_service import CodingServiceAsyncHook, CodingServiceHook
 from coding_service.calls import Send
 from coding_service.errors import (
+    AccessDeniedError,
     AuthorizationError,
     CodingServiceError,
     NotFoundError,
@@ -228,9 +229,9 @@ async def test_both_hooks_use_the_proxy_of_the_connection(serve, connect, either
     assert len(proxy.requests) == 2
 
 
-async def test_a_refused_authorization_prefix_raises_an_authorization_error(remote, connect, either):
+async def test_a_refused_authorization_prefix_is_an_explicit_deny(remote, connect, either):
     connect(remote.url, authorization_prefix="Bearer")
-    with pytest.raises(AuthorizationError, match="explicit deny"):
+    with pytest.raises(AccessDeniedError, match="explicit deny"):
         await either().operation("osca", MISSING)
     assert [one["status"] for one in remote.journal("GET")] == [403, 403]
 
@@ -295,14 +296,34 @@ async def test_too_many_requests_delays_the_next_call_of_any_hook(connected, eit
     with pytest.raises(TooManyRequestsError, match="too close together") as caught:
         await either().operation("osca", MISSING)
     assert caught.value.retry_after == 7
-    assert 6 < CodingServiceHook()._flow._budget.reserve() <= 7
+    assert 6 < CodingServiceHook()._flow._budget.reserve().seconds <= 7
 
 
-async def test_limit_exceeded_stops_all_hooks_for_a_day(connected, either):
+async def test_a_probe_that_succeeds_lets_all_hooks_go_on(remote, connect, either, budget_extra):
+    connect(remote.url, **budget_extra)
+    hooks = [either() for _ in range(5)]
+    remote.fault("limit_exceeded", count=2)
+    for hook in hooks:
+        with pytest.raises(QuotaExceededError, match="no calls to the coding service before"):
+            await hook.operation("osca", MISSING)
+    state = CodingServiceHook()._flow._budget._state
+    for statuses in ([429, 429], [429, 429, 404, 404]):  # the first probe is refused, the second is not
+        with state.lock() as (stored, _):
+            stored["last_probe"] -= 3600
+        for hook in hooks[:2]:
+            with pytest.raises(CodingServiceError):
+                await hook.operation("osca", MISSING)
+        assert [one["status"] for one in remote.journal("GET", MISSING)] == statuses
+
+
+async def test_limit_exceeded_stops_all_hooks_until_midnight_but_for_a_probe_an_hour(connected, either):
     connected.fault("limit_exceeded")
-    with pytest.raises(QuotaExceededError, match="request a higher quota") as caught:
+    now = time.time()
+    with pytest.raises(QuotaExceededError, match="request a higher quota; no calls to the coding") as caught:
         await either().operation("osca", MISSING)
-    assert caught.value.retry_after == 86400
+    until_midnight = 86400 - now % 86400
+    assert caught.value.ends_after == pytest.approx(until_midnight, abs=5)
+    assert caught.value.retry_after == pytest.approx(min(3600, until_midnight), abs=5)
     calls = len(connected.journal())
     for other in (EitherHook(CodingServiceHook), EitherHook(CodingServiceAsyncHook)):
         with pytest.raises(QuotaExceededError, match="no calls to the coding service before"):

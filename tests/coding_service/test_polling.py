@@ -6,14 +6,28 @@ from itertools import pairwise
 import pytest
 
 from coding_service.errors import (
+    AccessDeniedError,
     AuthorizationError,
     BudgetError,
+    CertificateError,
+    LocalFaultError,
+    NotFoundError,
     ProtocolError,
     QuotaExceededError,
     ServiceUnavailableError,
+    SettingsError,
     TooManyRequestsError,
 )
-from coding_service.polling import JITTER_SHARE, MAX_FIRST_WAIT_S, MAX_INTERVAL_S, next_wait, seconds_or_none
+from coding_service.polling import (
+    CONFIRMATION_INTERVAL_S,
+    JITTER_SHARE,
+    MAX_FIRST_WAIT_S,
+    MAX_INTERVAL_S,
+    extend_series,
+    is_gone,
+    next_wait,
+    seconds_or_none,
+)
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
@@ -101,10 +115,68 @@ def test_jitter_delays_the_call_at_the_expected_end_by_at_most_a_tenth_of_the_fi
     assert next_wait(10, HOUR, 0.8 * HOUR, None, lambda: 1.0) == pytest.approx(0.2 * HOUR + 1)
 
 
-@pytest.mark.parametrize("kind", [ServiceUnavailableError, TooManyRequestsError, QuotaExceededError, BudgetError])
+@pytest.mark.parametrize("kind", [ServiceUnavailableError, TooManyRequestsError, AccessDeniedError, BudgetError])
 def test_no_call_is_made_before_the_retry_after_of_the_service(kind):
     assert next_wait(10, None, 0, kind("no", retry_after=5000.0), no_jitter) == 5000
     assert next_wait(10, None, 2000, kind("no", retry_after=1.0), no_jitter) >= 510
+
+
+def test_while_calls_are_stopped_a_wait_asks_every_quarter_of_an_hour_whether_they_are_accepted_again():
+    stop = QuotaExceededError("no", retry_after=3600.0, ends_after=50_000.0)
+    assert next_wait(10, None, 0, stop, no_jitter) == MAX_INTERVAL_S
+    assert next_wait(10, None, 0, QuotaExceededError("no", retry_after=60.0), no_jitter) == 60
+
+
+@pytest.mark.parametrize("kind", [NotFoundError, CertificateError])
+def test_an_error_that_may_end_the_wait_is_confirmed_within_minutes_however_long_it_has_lasted(kind):
+    assert next_wait(10, None, 0, kind("no"), no_jitter) == 10
+    assert next_wait(10, None, DAY, kind("no"), no_jitter) == CONFIRMATION_INTERVAL_S
+    assert next_wait(10, 2 * DAY, HOUR, kind("no"), no_jitter) == 10
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds", "gone"), [(1, 0, False), (4, 9999, False), (5, 299, False), (5, 300, True), (50, 60, False)]
+)
+def test_an_operation_is_gone_after_several_404_in_a_row_over_minutes(count, seconds, gone):
+    assert is_gone(count, seconds) is gone
+
+
+def series_of(*errors, interval=100.0):
+    series = None
+    for number, error in enumerate(errors):
+        series = extend_series(series, error, number * interval)
+    return series
+
+
+def test_errors_of_one_class_in_a_row_are_one_series():
+    lost, down = NotFoundError("no"), ServiceUnavailableError("down")
+    assert (series_of(lost, lost, lost).count, series_of(lost, lost, lost).seconds) == (3, 200)
+    assert (series_of(lost, lost, down, lost).count, series_of(lost, lost, down, lost).seconds) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "count"),
+    [(SettingsError("no"), 1), (CertificateError("no"), 3), (NotFoundError("no"), 5)],
+)
+def test_an_error_that_cannot_pass_ends_a_wait_after_so_many_calls(error, count):
+    assert not any(series_of(*[error] * n).ends_wait(error) for n in range(1, count))
+    assert series_of(*[error] * count).ends_wait(error)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [ServiceUnavailableError, AccessDeniedError, AuthorizationError, ProtocolError, BudgetError, LocalFaultError],
+)
+def test_an_error_that_can_pass_never_ends_a_wait(kind):
+    assert not series_of(*[kind("no")] * 1000).ends_wait(kind("no"))
+
+
+def test_the_message_of_a_series_says_how_many_calls_failed_and_over_which_time():
+    error = NotFoundError("there is no such operation")
+    assert series_of(error).describe(error) == "there is no such operation"
+    assert series_of(*[error] * 5).describe(error) == (
+        "there is no such operation (5 status calls in a row failed like this, over 400 s)"
+    )
 
 
 def test_a_retryable_error_does_not_change_the_interval():

@@ -8,6 +8,7 @@ import pytest
 
 from coding_service import protocol
 from coding_service.errors import (
+    AccessDeniedError,
     AuthorizationError,
     CodingServiceError,
     NotFoundError,
@@ -41,7 +42,7 @@ def raise_error(status, message, envelope="message", **headers):
     [
         (400, "Invalid request body", RequestRefusedError),
         (400, "Malformed record found in request", RequestRefusedError),
-        (403, DENY, AuthorizationError),
+        (403, DENY, AccessDeniedError),
         (404, "The specified topic does not exist", NotFoundError),
         (404, "The specified model does not exist", NotFoundError),
         (409, "Selected model does not match the input topic.", RequestRefusedError),
@@ -78,8 +79,8 @@ def test_no_models_found_is_final_although_it_is_a_500():
     assert not isinstance(raise_error(500, "No models found for topic."), RetryableError)
 
 
-def test_limit_exceeded_waits_a_day_unless_the_service_states_another_time():
-    assert raise_error(429, "Limit Exceeded").retry_after == 86400
+def test_limit_exceeded_waits_as_long_as_the_service_states():
+    assert raise_error(429, "Limit Exceeded").retry_after is None  # the call budget decides
     assert raise_error(429, "Limit Exceeded", retry_after="600").retry_after == 600
 
 
@@ -238,14 +239,17 @@ def test_the_error_for_a_token_answer_that_is_not_json_does_not_contain_a_token(
     assert "t0ken" not in str(caught.value)
 
 
-@pytest.mark.parametrize("status", [400, 401, 403])
+@pytest.mark.parametrize("status", [400, 401])
 def test_the_error_for_wrong_credentials_says_what_to_check(status):
     with pytest.raises(AuthorizationError, match=r"'invalid_client'.*login.*password.*auth_host") as caught:
         protocol.read_token(answer(status, {"error": "invalid_client"}))
     assert caught.value.status_code == status
 
 
-@pytest.mark.parametrize(("status", "error"), [(429, TooManyRequestsError), (500, ServiceUnavailableError)])
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(403, AccessDeniedError), (429, TooManyRequestsError), (500, ServiceUnavailableError)],
+)
 def test_an_error_of_the_token_endpoint_is_retryable(status, error):
     with pytest.raises(error, match="the token request was answered with"):
         protocol.read_token(answer(status, {"message": "busy"}))

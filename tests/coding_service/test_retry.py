@@ -43,6 +43,20 @@ def test_the_decision_on_other_exceptions_is_left_to_airflow(error):
     assert decide(error).action is RetryAction.DEFAULT
 
 
+@pytest.mark.parametrize(("try_number", "seconds"), [(1, 30), (2, 60), (3, 120), (6, 960), (7, 1800), (500, 1800)])
+def test_a_short_retry_after_does_not_use_up_the_attempts(try_number, seconds):
+    error = errors.ServiceUnavailableError("busy", retry_after=1)
+    decision = CodingServiceRetryPolicy().evaluate(error, try_number, max_tries=600)
+    assert decision.retry_delay == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(("try_number", "hours"), [(1, 1), (2, 1), (3, 9)])
+def test_a_used_up_quota_is_probed_by_all_retries_but_the_last(try_number, hours):
+    error = errors.QuotaExceededError("no", retry_after=3600, ends_after=9 * 3600)
+    decision = CodingServiceRetryPolicy().evaluate(error, try_number, max_tries=3)
+    assert decision.retry_delay == timedelta(hours=hours, seconds=1)
+
+
 def test_further_errors_can_be_final():
     assert decide(ValueError("x"), final=(ValueError,)).action is RetryAction.FAIL
     assert decide(KeyError("x"), final=(ValueError,)).action is RetryAction.DEFAULT

@@ -2,13 +2,16 @@
 
 import json
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSensorTimeout, TaskDeferred
 
 from coding_service import BatchCodeSensor, BatchCodeTrigger, CodingServiceHook, CodingServiceRetryPolicy
 from coding_service.errors import OperationFailedError, ProtocolError
+from coding_service.shared_state import SharedFile
+
+MISSING = "c0ffee00-0000-4000-8000-000000000000"
 
 
 def sensor_for(operation_id, **options):
@@ -48,7 +51,7 @@ def test_the_wait_is_deferred_with_ids_only(run, context):
     }
     assert deferral.method_name == "resume"
     assert not deferral.kwargs
-    assert deferral.timeout > timedelta(hours=2)
+    assert deferral.timeout > timedelta(hours=2, days=7)  # "Limit Exceeded" may move the deadline
 
 
 def test_the_default_timeout_is_a_day(run, context):
@@ -195,11 +198,65 @@ def test_a_rescheduled_wait_makes_its_second_call_a_little_before_the_expected_e
     assert 2390 < seconds < 2400 + 60 * 0.1
 
 
-def test_a_rescheduled_wait_resumes_when_the_limit_no_longer_applies(connected, grant, run, context):
+def test_a_rescheduled_wait_asks_every_quarter_of_an_hour_whether_calls_are_accepted(connected, grant, run, context):
     connected.fault("limit_exceeded")
-    with pytest.raises(AirflowRescheduleException) as caught:
-        run(sensor_for(grant.operation_id, deferrable=False, timeout=timedelta(days=3)), context)
-    assert caught.value.reschedule_date.timestamp() - time.time() == pytest.approx(86400, abs=60)
+    for _ in range(2):
+        with pytest.raises(AirflowRescheduleException) as caught:
+            run(sensor_for(grant.operation_id, deferrable=False, timeout=timedelta(days=3)), context)
+        assert caught.value.reschedule_date.timestamp() - time.time() == pytest.approx(900, abs=60)
+    assert len(connected.journal("GET", grant.operation_id)) == 1
+
+
+def test_the_time_in_which_no_calls_are_allowed_extends_a_rescheduled_wait(connected, connect, grant, run, context):
+    context["ti"].start_date = datetime.now(UTC) - timedelta(hours=5)
+    context["ti"].get_first_reschedule_date = lambda _: context["ti"].start_date
+    [path] = connect(connected.url).glob("*.calls")
+    ago = context["ti"].start_date.timestamp()
+    with SharedFile(path).lock() as (state, _):
+        state["pauses"] = [[ago + 600, ago + 600 + 3 * 3600]]
+    with pytest.raises(AirflowRescheduleException):
+        run(sensor_for(grant.operation_id, deferrable=False, timeout=timedelta(hours=3)), context)
+    with pytest.raises(AirflowSensorTimeout):
+        run(sensor_for(grant.operation_id, deferrable=False, timeout=timedelta(hours=1)), context)
+
+
+def test_a_404_ends_a_rescheduled_wait_only_after_several_in_a_row_over_minutes(connected, context):
+    def poke():
+        return sensor_for(MISSING, deferrable=False).poke(context)  # each in a process of its own
+
+    assert [poke() for _ in range(6)] == [False] * 6
+    stored = context["task_state_store"].get("status_errors")
+    assert (stored["error"], stored["count"]) == ("NotFoundError", 6)
+    context["task_state_store"].set("status_errors", {**stored, "start": stored["start"] - 300})
+    with pytest.raises(OperationFailedError, match=r"HTTP 404 .*\(7 status calls in a row failed like this, over 30"):
+        poke()
+    assert context["ti"].xcoms["operation"]["state"] == "refused"
+    assert len(connected.journal("GET", MISSING)) == 7
+
+
+def test_a_status_call_that_succeeds_ends_the_series_of_404(connected, grant, context):
+    store = context["task_state_store"]
+    store.set("status_errors", {"operation_id": grant.operation_id, "error": "NotFoundError", "count": 9, "start": 0})
+    assert sensor_for(grant.operation_id, deferrable=False).poke(context) is False
+    assert not store.get("status_errors")
+
+
+def test_404s_of_another_operation_do_not_count(connected, context):
+    other = {"operation_id": "op-0", "error": "NotFoundError", "count": 9, "start": 0}
+    context["task_state_store"].set("status_errors", other)
+    assert sensor_for(MISSING, deferrable=False).poke(context) is False
+
+
+def test_an_unknown_status_does_not_end_a_rescheduled_wait(serve, connect, context):
+    connect(serve(lambda request, reply: reply(200, {"access_token": "t", "operationStatus": "paused"})).url)
+    assert [sensor_for("op-1", deferrable=False).poke(context) for _ in range(9)] == [False] * 9
+
+
+def test_a_missing_connection_ends_a_rescheduled_wait_and_its_outcome_is_pushed(monkeypatch, context):
+    monkeypatch.delenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT", raising=False)
+    with pytest.raises(OperationFailedError, match="no Airflow connection 'coding_service_default'"):
+        sensor_for("op-1", deferrable=False).poke(context)
+    assert context["ti"].xcoms["operation"]["state"] == "refused"
 
 
 def test_a_rescheduled_wait_resumes_before_its_timeout(connected, grant, run, context):

@@ -66,7 +66,51 @@ def test_every_extra_field_of_ours_is_read():
 
 
 def test_extra_fields_of_the_http_hook_are_accepted():
-    assert settings(dict.fromkeys(HTTP_EXTRAS - {"timeout"}, "x")).timeout == 60
+    assert settings(dict.fromkeys(HTTP_EXTRAS - {"timeout", "trust_env"}, "x")).timeout == 60
+
+
+@pytest.mark.parametrize(
+    ("value", "verify"),
+    [
+        (True, True), ("true", True), ("True", True), ("TRUE", True), (None, True), ("", True),
+        (False, False), ("false", False), ("False", False), ("/etc/ca.pem", "/etc/ca.pem"), ("/etc/ca", "/etc/ca"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["verify", "verify_ssl"])
+def test_verification_is_a_boolean_a_text_or_a_path(name, value, verify):
+    assert settings({name: value}).verify == verify
+
+
+@pytest.mark.parametrize(
+    ("value", "cert"),
+    [
+        (None, None), ("", None), ([], None), ("/c.pem", ("/c.pem", None)), (["/c.pem"], ("/c.pem", None)),
+        (["/c.pem", "/k.pem"], ("/c.pem", "/k.pem")),
+    ],
+)  # fmt: skip
+def test_a_client_certificate_is_a_path_or_two(value, cert):
+    assert settings({"cert": value}).cert == cert
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({"verify": 1}, "verify = 1 in its extra; expected true, false or a path"),
+        ({"verify": ["/a"]}, "expected true, false or a path"),
+        ({"trust_env": "perhaps"}, "trust_env = 'perhaps' in its extra; expected true or false"),
+        ({"allow_http": "perhaps"}, "allow_http = 'perhaps' in its extra; expected true or false"),
+        ({"cert": ["/a", "/b", "/c"]}, "expected a path, or a list of two"),
+        ({"cert": ["/a", None]}, "expected a path, or a list of two"),
+        ({"cert": {"file": "/a"}}, "expected a path, or a list of two"),
+    ],
+)
+def test_other_values_of_trust_are_refused_with_what_is_expected(extra, expected):
+    assert expected in refusal(extra)
+
+
+@pytest.mark.parametrize(("value", "is_read"), [("false", False), ("False", False), ("true", True), (None, True)])
+def test_whether_the_environment_is_read_can_be_text(value, is_read):
+    assert settings({"trust_env": value}).trust_env is is_read
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_the_time_is_read_from_the_server_after_the_lock_is_acquired(row, connin
 
 def test_a_budget_in_the_row_spaces_calls_and_counts_the_day(row):
     budget = CallBudget(row, per_second=0.01, per_day=3)
-    assert [round(budget.reserve(), -1) for _ in range(3)] == [0, 100, 200]
+    assert [round(budget.reserve().seconds, -1) for _ in range(3)] == [0, 100, 200]
     with pytest.raises(QuotaExceededError, match="all 3 calls allowed in 24 hours have been made"):
         budget.reserve()
 

@@ -1,21 +1,25 @@
 """The wait in the triggerer: exactly one event, whatever happens during the wait."""
 
 import asyncio
+import errno
 import json
 import math
+import re
 import time
 from datetime import UTC, datetime
 
 import pytest
 from airflow.models.trigger import Trigger
 
-from coding_service import BatchCodeTrigger, CodingServiceHook
+from coding_service import BatchCodeTrigger, CodingServiceAsyncHook, CodingServiceHook, polling
 from coding_service.call_budget import CallBudget
+from coding_service.calls import CallFlow
 from coding_service.models import Operation
 from coding_service.shared_state import SharedFile
 from coding_service.triggers import Reason, completion_event
 
 CONN_ID = "coding_service_default"
+MISSING = "c0ffee00-0000-4000-8000-000000000000"
 
 
 def trigger_for(operation_id, seconds=60.0, **options):
@@ -161,10 +165,33 @@ async def test_a_missing_connection_gives_one_event(monkeypatch):
     assert f"no Airflow connection '{CONN_ID}'" in payload["message"]
 
 
-async def test_an_operation_that_the_service_does_not_know_gives_one_event(connected):
-    [payload] = await collect_events(trigger_for("c0ffee00-0000-4000-8000-000000000000"))
+async def test_an_operation_is_gone_after_several_404_in_a_row_and_not_before(connected, monkeypatch):
+    monkeypatch.setattr(polling, "MIN_NOT_FOUND_SPAN_S", 0.3)
+    [payload] = await collect_events(trigger_for(MISSING))
     assert payload["reason"] == "refused"
-    assert "The specified operation does not exist" in payload["message"]
+    calls = len(connected.journal("GET", MISSING))
+    assert calls >= polling.MIN_NOT_FOUND_COUNT
+    assert payload["seconds"] >= 0.3
+    assert (
+        f"HTTP 404 'The specified operation does not exist' ({calls} status calls in a row failed like this, over "
+        in (payload["message"])
+    )
+
+
+async def test_a_404_of_an_operation_that_exists_does_not_end_the_wait(serve, connect, monkeypatch):
+    monkeypatch.setattr(polling, "MIN_NOT_FOUND_SPAN_S", 0.1)
+    answers = [404] * 4 + [500] + [404] * 4 + [200]
+
+    def answer(request, reply):
+        if request.path == "/oauth2/token":
+            reply(200, {"access_token": "t0ken"})
+        else:
+            reply(answers.pop(0), {"message": "busy", "operationStatus": "complete"})
+
+    connect(serve(answer).url)
+    [payload] = await collect_events(trigger_for("op-1"))
+    assert payload["reason"] == "complete"
+    assert answers == []
 
 
 async def test_an_unknown_state_gives_one_event(serve, connect):
@@ -186,6 +213,126 @@ def test_every_event_can_be_stored_as_json_and_has_the_same_fields():
 @pytest.mark.parametrize("status", ["awaiting_input", "in_progress"])
 def test_an_operation_that_continues_has_no_event(status):
     assert completion_event(Operation.from_json("op-1", {"operationStatus": status}), 12.5) is None
+
+
+# ---- faults of this machine ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damage(remote, connect, monkeypatch, tmp_path):
+    """Return a function that brings about a fault of this machine by its name."""
+
+    def bring_about(fault):
+        extra = {}
+        if fault == "state folder is a file":
+            (tmp_path / "file").touch()
+            extra = {"state_dir": str(tmp_path / "file")}
+        elif fault == "state folder is below a file":
+            (tmp_path / "file").touch()
+            extra = {"state_dir": str(tmp_path / "file" / "state")}
+        elif fault == "budget database is gone":
+            monkeypatch.setenv("AIRFLOW_CONN_BUDGET", "postgres://me@127.0.0.1:1/coding")
+            extra = {"budget_conn_id": "budget"}
+        elif fault == "no connection for the budget":
+            extra = {"budget_conn_id": "nowhere"}
+        elif fault == "connection cannot be read":
+            monkeypatch.setattr(CodingServiceAsyncHook, "aget_connection", fail_with(RuntimeError("5ec4e7")))
+        elif fault == "disk is full":
+            full = fail_with(OSError(errno.ENOSPC, "No space left on device"))
+            monkeypatch.setattr("coding_service.shared_state._write_atomically", full)
+        elif fault == "something unexpected":
+            monkeypatch.setattr(CallFlow, "steps", fail_with(ZeroDivisionError("5ec4e7")))
+        connect(remote.url, **extra)
+
+    return bring_about
+
+
+def fail_with(error):
+    def fail(*args, **kwargs):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("state folder is a file", "cannot be kept in '.*file'.*let the user of the Airflow processes write to this"),
+        ("state folder is below a file", "cannot be kept in '.*state'.*let the user of the Airflow processes write"),
+        ("no connection for the budget", "no Airflow connection 'nowhere'"),
+        (
+            "something unexpected",
+            r"failed in the triggerer \(ZeroDivisionError\), whose log says more; clear this task",
+        ),
+    ],
+)
+async def test_a_fault_of_this_machine_that_lasts_ends_the_wait_with_a_sentence(damage, fault, words):
+    damage(fault)
+    [payload] = await collect_events(trigger_for("op-1"))
+    assert payload["reason"] == "refused"
+    assert re.search(words, payload["message"])
+    assert "5ec4e7" not in payload["message"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("budget database is gone", "not available in the database of connection 'budget'"),
+        ("connection cannot be read", "'coding_service_default' could not be read (RuntimeError)"),
+        ("disk is full", "(No space left on device): check free space"),
+    ],
+)
+async def test_a_fault_of_this_machine_that_can_pass_does_not_end_the_wait(damage, fault, words):
+    damage(fault)
+    [payload] = await collect_events(trigger_for("op-1", seconds=0.5))
+    assert payload["reason"] == "deadline"
+    assert words in payload["message"]
+    assert "5ec4e7" not in payload["message"]
+
+
+async def test_a_wait_goes_on_when_the_disk_is_no_longer_full(connected, uploaded, monkeypatch):
+    operation_id = uploaded()
+    with monkeypatch.context() as patch:
+        patch.setattr("coding_service.shared_state._write_atomically", fail_with(OSError(errno.ENOSPC, "full")))
+        wait = asyncio.create_task(collect_events(trigger_for(operation_id)))
+        await asyncio.sleep(0.3)
+        assert connected.journal("GET", operation_id) == []
+    [payload] = await wait
+    assert payload["reason"] == "complete"
+
+
+HOLD_LOCKS = """
+import sys, time
+from contextlib import ExitStack
+from pathlib import Path
+from coding_service.shared_state import lock_file
+
+files = [lock_file(Path(name)) for name in sys.argv[1:]]
+print("locked", flush=True)
+time.sleep(4)
+"""
+
+
+@pytest.mark.parametrize("locked", [("token",), ("calls",), ("token", "calls")], ids=" and ".join)
+async def test_a_lock_that_another_process_holds_does_not_stop_the_event_loop(
+    remote, connect, uploaded, start_python, locked
+):
+    state = connect(remote.url)
+    operations = [uploaded() for _ in range(20)]
+    for path in state.glob("*.token"):  # so that every wait needs a new token
+        path.unlink()
+    account = next(state.glob("*.calls")).stem
+    holder = start_python(HOLD_LOCKS, *(state / f"{account}.{suffix}" for suffix in locked))
+    assert holder.stdout.readline() == "locked\n"
+    waits = asyncio.gather(*(collect_events(trigger_for(one)) for one in operations))
+    gaps, last = [], time.monotonic()
+    while not waits.done():
+        await asyncio.sleep(0.01)
+        gaps.append(time.monotonic() - last)
+        last = time.monotonic()
+    assert {payload["reason"] for [payload] in await waits} == {"complete"}
+    assert sum(gaps) > 2  # the waits needed the lock
+    assert max(gaps) < 1.5
 
 
 # ---- during the wait --------------------------------------------------------------------------------------------------
@@ -235,19 +382,51 @@ async def test_the_wait_respects_the_retry_after_of_the_service(serve, connect):
     assert 1 <= moments[1] - moments[0] < 3
 
 
-async def test_after_limit_exceeded_no_call_is_made_until_the_deadline(connected, operation_id):
-    connected.fault("limit_exceeded")
-    [payload] = await collect_events(trigger_for(operation_id, seconds=0.5))
-    assert payload["reason"] == "deadline"
-    assert [one["status"] for one in connected.journal("GET", operation_id)] == [429]
-
-
-async def test_while_calls_are_stopped_no_call_is_made_and_one_warning_is_logged(remote, connect, uploaded, capsys):
+@pytest.fixture
+def stop_until(remote, connect):
+    """Return a function that stops all calls until a moment, as after "Limit Exceeded"."""
     state = connect(remote.url)
+
+    def stop(moment):
+        [path] = state.glob("*.calls")
+        CallBudget(SharedFile(path), 1, 1).stop(moment - time.time())
+
+    return stop
+
+
+async def test_the_time_in_which_no_calls_are_allowed_moves_the_deadline(remote, stop_until, operation_id):
+    start = time.time()
+    stop_until(start + 3)
+    [payload] = await collect_events(trigger_for(operation_id, seconds=1))
+    assert payload["reason"] == "deadline"
+    assert 3.9 < payload["seconds"] < 10
+    calls = [datetime.fromisoformat(one["time"]).timestamp() for one in remote.journal("GET", operation_id)]
+    assert calls
+    assert min(calls) >= start + 2.99
+
+
+async def test_a_restart_during_a_stop_does_not_shorten_the_wait(stop_until, operation_id):
+    start = time.time()
+    stop_until(start + 2)
+    trigger = trigger_for(operation_id, seconds=1)
+    await asyncio.sleep(1.5)
+    [payload] = await collect_events(BatchCodeTrigger(**trigger.serialize()[1]))
+    assert payload["seconds"] > 2.9
+
+
+async def test_a_stop_before_the_wait_does_not_move_its_deadline(stop_until, operation_id):
+    stop_until(time.time() + 0.5)
+    await asyncio.sleep(0.6)
+    [payload] = await collect_events(trigger_for(operation_id, seconds=0.2))
+    assert payload["seconds"] < 0.5
+
+
+async def test_while_calls_are_stopped_no_call_is_made_and_one_warning_is_logged(
+    remote, uploaded, stop_until, capsys
+):
     operation_id = uploaded()
-    [path] = state.glob("*.calls")
     over = math.ceil(time.time()) + 1
-    CallBudget(SharedFile(path), 1, 1).stop(over - 0.5 - time.time())
+    stop_until(over - 0.5)
     [payload] = await collect_events(trigger_for(operation_id))
     assert payload["reason"] == "complete"
     [call] = remote.journal("GET", operation_id)

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from airflow.providers.standard.exceptions import HITLTimeoutError
+from airflow.sdk.definitions.retry_policy import RetryAction
 
 from coding_service import CodingServiceHook
+from coding_service import errors as service_errors
 from coding_service.operators import UPLOAD_GRANT_KEY
 from include.coding import errors
 from include.pipeline import handoffs, names
@@ -117,6 +119,63 @@ def test_a_backfill_from_the_ui_has_its_last_day_only_if_to_is_the_end_of_that_d
     scheduler_dag = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
     times = (datetime.fromisoformat(first).astimezone(UTC), datetime.fromisoformat(last).astimezone(UTC))
     assert [info.partition_key for info in scheduler_dag.iter_dagrun_infos_between(*times)] == days
+
+
+def retry_delays(task: Any, error: Exception) -> list[float]:
+    """Return the least number of seconds before each retry of a task that always fails with this error."""
+    delays = []
+    for try_number in range(1, task.retries + 1):
+        decision = task.retry_policy.evaluate(error, try_number, task.retries)
+        assert decision.action is not RetryAction.FAIL
+        growing = task.retry_delay * float(task.retry_exponential_backoff) ** (try_number - 1)
+        delay = decision.retry_delay or min(growing, task.max_retry_delay)
+        delays.append(delay.total_seconds())
+    return delays
+
+
+def follows_bytes(dag: Any) -> list[Any]:
+    """Return the tasks without which the output of an operation that has its input is lost."""
+    upload, land = dag.get_task(handoffs.UPLOAD), dag.get_task(handoffs.LAND)
+    return [dag.get_task(name) for name in {handoffs.UPLOAD, handoffs.LAND} | (
+        upload.get_flat_relative_ids(upstream=False) & land.get_flat_relative_ids(upstream=True)
+    )]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        service_errors.ServiceUnavailableError("down"),
+        service_errors.ServiceUnavailableError("down", retry_after=1),
+        service_errors.TooManyRequestsError("slower", retry_after=5),
+        service_errors.TransferError("broken"),
+        service_errors.StagingError("disk full"),
+        service_errors.LocalFaultError("disk full"),
+        service_errors.AccessDeniedError("explicit deny", retry_after=600),
+        errors.StagingError("disk full"),
+        WarehouseError("down"),
+    ],
+    ids=repr,
+)
+def test_what_follows_accepted_bytes_is_retried_for_hours_with_growing_pauses(dag: Any, error: Exception) -> None:
+    tasks = follows_bytes(dag)
+    assert {task.task_id for task in tasks} >= {"code.upload", "code.poll", "code.download", "land"}
+    for task in tasks:
+        delays = retry_delays(task, error)
+        assert 8 * 3600 <= sum(delays) <= 24 * 3600, task.task_id
+        assert delays == sorted(delays)
+        assert max(delays) <= 30 * 60
+
+
+def test_what_precedes_an_upload_gives_up_within_minutes(dag: Any) -> None:
+    error = service_errors.ServiceUnavailableError("down")
+    for name in (handoffs.PLAN, handoffs.PREPARE, handoffs.CREATE):
+        assert sum(retry_delays(dag.get_task(name), error)) <= 10 * 60
+
+
+@pytest.mark.parametrize("name", [handoffs.PLAN, handoffs.CREATE, handoffs.DOWNLOAD])
+def test_every_call_survives_a_quota_that_is_used_up_until_midnight(dag: Any, name: str) -> None:
+    stop = service_errors.QuotaExceededError("no", retry_after=3600, ends_after=23 * 3600)
+    assert sum(retry_delays(dag.get_task(name), stop)) >= 23 * 3600
 
 
 # ---- form --------------------------------------------------------------------------------------------------------

@@ -39,8 +39,8 @@ def read_token(harness: Harness) -> bytes:
     connection = json.loads(environment["AIRFLOW_CONN_CODING_SERVICE_DEFAULT"])
     settings = ServiceSettings(connection["host"], "", connection["login"], connection["password"])
     path = harness.stack.folder / "airflow" / "coding_service" / f"{settings.account}.token"
-    with TokenStore(path, settings.client_id, settings.client_secret).slot() as slot:
-        token = slot.get() if slot else None
+    slot = TokenStore(path, settings.client_id, settings.client_secret).lock()
+    token = slot.get() if slot else None
     assert token
     return token.encode()
 

@@ -38,6 +38,17 @@ def test_limit_exceeded_has_no_retry_after_header(caller):
     assert "retry-after" not in response.headers
 
 
+def test_access_can_be_denied_to_a_call_and_to_a_token_request(caller):
+    denied = (403, {"Message": "User is not authorized to access this resource with an explicit deny"})
+    caller.fault("access_denied")
+    response = caller.get("topics")
+    assert (response.status_code, response.json()) == denied
+    assert caller.get("topics").status_code == 200
+    caller.fault("access_denied", path_contains="/oauth2/token")
+    response = caller.session.post(f"{caller.url}/oauth2/token")
+    assert (response.status_code, response.json()) == denied
+
+
 def test_a_fault_can_be_limited_to_a_path_and_a_method(caller):
     caller.fault("server_error", path_contains="batch-code", method="POST")
     assert caller.get("topics").status_code == 200

@@ -34,14 +34,15 @@ operators                 -> part_operation, hooks, retry, models
 sensors                   -> triggers, hooks, polling, retry, models, errors
 part_operation            -> hooks, storage, models, errors
 triggers                  -> hooks, polling, models, errors
-hooks                     -> calls, transfer, storage, shared_state, settings, protocol, models, errors
+hooks                     -> calls, tls, transfer, storage, shared_state, settings, protocol, models, errors
 calls                     -> tokens, call_budget, shared_state, settings, protocol, errors
 transfer                  -> partial_download, storage, models, errors
 partial_download          -> storage
-tokens                    -> shared_state
+tls                       -> settings, errors
+tokens                    -> shared_state, errors
 call_budget               -> shared_state, errors
 shared_state              -> errors
-polling                   -> errors
+polling                   -> models, errors
 retry                     -> errors
 storage                   -> errors
 settings                  -> errors

@@ -20,6 +20,7 @@ REQUEST_FAULTS: Mapping[str, frozenset[str]] = {
     "server_error": REQUEST_OPTIONS,
     "too_many_requests": REQUEST_OPTIONS | {"retry_after"},
     "limit_exceeded": REQUEST_OPTIONS,
+    "access_denied": REQUEST_OPTIONS,
     "reset_upload": frozenset({"path_contains", "after"}),
     "cut_download": frozenset({"path_contains", "after"}),
     "expired_link": frozenset({"path_contains"}),

@@ -61,7 +61,7 @@ class CodingService:
     def admit(self, client_id: str, method: str, path: str) -> None:
         """Admit a call of a client, or refuse it because of a fault or the throttle.
 
-        :raises RequestFailedError, TooManyRequestsError, LimitExceededError: if it is refused.
+        :raises RequestFailedError, TooManyRequestsError, LimitExceededError, AccessDeniedError: if it is refused.
         """
         self.apply_request_faults(method, path)
         self._throttle.admit(client_id)
@@ -69,7 +69,7 @@ class CodingService:
     def apply_request_faults(self, method: str, path: str) -> None:
         """Refuse a request if a pending fault affects it.
 
-        :raises RequestFailedError, TooManyRequestsError, LimitExceededError: the error of the fault.
+        :raises RequestFailedError, TooManyRequestsError, LimitExceededError, AccessDeniedError: what the fault says.
         """
         if self.faults.trigger_for_request("server_error", method, path):
             raise errors.RequestFailedError
@@ -77,6 +77,8 @@ class CodingService:
             raise errors.TooManyRequestsError(fault.retry_after)
         if self.faults.trigger_for_request("limit_exceeded", method, path):
             raise errors.LimitExceededError
+        if self.faults.trigger_for_request("access_denied", method, path):
+            raise errors.AccessDeniedError
 
     # models
 
