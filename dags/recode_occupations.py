@@ -25,6 +25,7 @@ from coding_service.operators import UPLOAD_GRANT_KEY
 from include.pipeline import names
 from include.pipeline.alerts import alert_on_failure, landing_deadline
 from include.pipeline.approval import ApproveSendingOperator
+from include.pipeline.collecting import CollectResultsOperator
 from include.pipeline.dag_arguments import MAX_RECORDS_PER_PART, PERMANENT_ERRORS, SELECTIONS
 
 #: Set it to False for a deployment without a triggerer: the wait is then rescheduled between status calls.
@@ -154,9 +155,9 @@ def code(part: Any) -> None:
     create >> upload >> poll >> download
 
 
-@task(trigger_rule=TriggerRule.ALL_DONE, multiple_outputs=False)
+@task(trigger_rule=TriggerRule.NONE_FAILED, multiple_outputs=False)
 def land(*, ti: Any = None) -> dict[str, Any]:
-    """Keep the results of every part; if all are there, audit and publish the run's dates."""
+    """Audit and publish the run's dates, unless results are still missing."""
     from include.pipeline import steps
 
     return steps.land_results(ti)
@@ -206,6 +207,15 @@ with DAG(
         ignore_downstream_trigger_rules=True,
         response_timeout=timedelta(days=7),
     )
+    # Not started if there was nothing to send. It runs however the parts ended, and keeps the results that came back.
+    collect = CollectResultsOperator(
+        task_id="collect",
+        storage_conn_id=names.STAGING_CONN_ID,
+        deferrable=DEFERRABLE,
+        trigger_rule=TriggerRule.NONE_SKIPPED,
+        pool=names.POOL,
+        weight_rule="upstream",
+    )
     landing = land()
-    plan() >> parts >> approve >> code.expand(part=parts) >> landing >> report() >> clean_up()
-    landing >> announce()
+    plan() >> parts >> approve >> code.expand(part=parts) >> collect >> landing >> report() >> clean_up()
+    approve >> landing >> announce()

@@ -1,25 +1,33 @@
-"""Landing a run, in three steps: collect the results, publish the run's dates, record the run."""
+"""Landing a run whose results are collected: publish its dates, record the run."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from include.coding.collect import check_complete, read_parts, store_operations, store_results
-from include.coding.engine import open_engine
+from include.coding.collect import NO_RESULT, set_texts_aside
+from include.coding.engine import Engine, open_engine
 from include.coding.errors import IncompleteError
 from include.coding.handoff import Handoff
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
 from include.coding.publish import confirm_published, publish
-from include.coding.results import PartResult
-from include.coding.run_log import check_sources, find_dates, find_later_spans, find_published_run, record_run
+from include.coding.recoding import CollectSummary
+from include.coding.run_log import (
+    RUN_FILTER,
+    check_sources,
+    find_dates,
+    find_later_spans,
+    find_published_run,
+    record_run,
+    run_filter_values,
+)
 from include.coding.staging import Staging
 from include.coding.tables import table
-from include.warehouse.warehouse import Warehouse
+from include.warehouse.warehouse import Session, Warehouse
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +36,7 @@ log = logging.getLogger(__name__)
 class LandingSummary(Handoff):
     """What a run published: counts of its records by outcome, of its texts and of its operations.
 
+    :param extra_operations: operations beside one for each part, because others failed or left texts without a result
     :param published_by_run: earlier run that published the same records, so that nothing was written; else None
     :param days: response dates whose rows this run wrote, ISO 8601
     """
@@ -43,59 +52,103 @@ class LandingSummary(Handoff):
     to_date: str
     published_by_run: str | None
     days: tuple[str, ...] = ()
+    extra_operations: int = 0
 
 
 def land(
-    plan: Plan, prepared: Prepared, part_results: Sequence[PartResult], warehouse: Warehouse, staging: Staging
+    plan: Plan, prepared: Prepared, collected: CollectSummary, warehouse: Warehouse, staging: Staging
 ) -> LandingSummary:
-    """Keep the results of every part, then publish the run's dates if all results are there.
+    """Publish the run's dates, if no operation can still give results.
 
-    :param part_results: one for each part of `prepared`
-    :raises IncompleteError: a part is missing or incomplete; nothing was published, its usable results are kept
+    Texts that the next run sends again are published as uncoded, if the limits allow it. Then the run fails all the
+    same, because it has not done all of its work.
+
+    :raises IncompleteError: an operation is incomplete, so that nothing was published; or some texts are left
     :raises AuditError: counts do not add up, or a threshold is exceeded; nothing was published
     """
-    parts = prepared.parts
+    _check_complete(plan, collected)
     runs = table(plan.schema, "coding_runs")  # locked by every writer of results or codes, so that they take turns
     with ExitStack() as files, open_engine(staging.scratch, "land", plan.engine_memory_mb) as engine:
-        collected = read_parts(engine, plan, parts, part_results, staging)
-        with warehouse.session() as session:
-            with session.transaction(lock=runs):
-                store_results(engine, session, plan, prepared.read_at)
-                store_operations(session, plan, collected)
-            check_complete(engine, plan, collected)
-            sent = sum(part.records for part in parts)
-            records = _open_records(files, staging, prepared)
-            with session.transaction(lock=runs):
-                check_sources(session, plan)
-                later_spans = find_later_spans(session, plan, prepared.read_at)
-                if records is None:
-                    published = find_published_run(session, plan, prepared.checksum, prepared.read)
-                    run = confirm_published(plan, published, later_spans)
-                else:
+        records = _open_file(files, staging, prepared.records_uri)
+        unresolved = _open_file(files, staging, collected.unresolved_uri)
+        with warehouse.session() as session, session.transaction(lock=runs):
+            check_sources(session, plan)
+            later_spans = find_later_spans(session, plan, prepared.read_at)
+            if records is None:
+                published = find_published_run(session, plan, prepared.checksum, prepared.read)
+                run = confirm_published(plan, published, later_spans)
+            else:
+                with _unresolved_texts(engine, session, plan, unresolved):
                     run = publish(engine, session, plan, prepared, records, later_spans)
-                # Dates that were skipped for a later run are missing from what was read.
-                checksum = prepared.checksum if run.read == prepared.read else None
-                record_run(session, plan, prepared.read_at, checksum, run, sent, len(parts))
-                days = find_dates(session, plan)
+            # Dates that were skipped for a later run are missing from what was read.
+            is_whole = run.read == prepared.read and unresolved is None
+            checksum = prepared.checksum if is_whole else None
+            sent, operations = collected.texts_sent, collected.operations
+            record_run(session, plan, prepared.read_at, checksum, run, sent, operations)
+            days = find_dates(session, plan)
+            left = _count_unresolved(session, plan) if unresolved else 0
     log.info(
         "Published %s to %s: %d records read, %d coded, %d uncoded, %d rejected",
         plan.from_date, plan.to_date, run.read, run.coded, run.uncoded, run.rejected,
     )  # fmt: skip
+    if unresolved is not None:
+        raise IncompleteError(
+            f"{run.read} records of {plan.from_date} to {plan.to_date} are published, but {left} of them as uncoded"
+            f" (no_result), because {collected.unresolved} of {sent} texts have no result yet;"
+            f" {_describe_next_step(plan)}. {'; '.join(collected.problems)}"
+        )
     earlier_run = None if run.run_id == plan.run_id else run.run_id
     return LandingSummary(
-        run.read, run.coded, run.uncoded, run.rejected, run.texts, sent, len(parts), plan.from_date, plan.to_date,
+        run.read, run.coded, run.uncoded, run.rejected, run.texts, sent, operations, plan.from_date, plan.to_date,
         published_by_run=earlier_run, days=tuple(day.isoformat() for day in days),
+        extra_operations=collected.extra_operations,
     )  # fmt: skip
 
 
-def _open_records(files: ExitStack, staging: Staging, prepared: Prepared) -> Path | None:
-    """Return the records that `prepare` staged as a local file; None if it found nothing to do."""
-    if prepared.records_uri is None:
+def _check_complete(plan: Plan, collected: CollectSummary) -> None:
+    if collected.incomplete:
+        raise IncompleteError(
+            f"nothing was published, because {collected.incomplete} of {collected.operations} operations are"
+            f" incomplete; the results of {collected.usable} of {collected.texts_sent} texts are kept, and"
+            f" {_describe_next_step(plan)}. {'; '.join(collected.problems)}"
+        )
+
+
+def _describe_next_step(plan: Plan) -> str:
+    if plan.selection == "uncoded":
+        return "the next run of these dates sends the rest"
+    return "a run of these dates with the selection `uncoded` sends the rest (another run of `all` sends every text)"
+
+
+@contextmanager
+def _unresolved_texts(engine: Engine, session: Session, plan: Plan, path: Path | None) -> Iterator[None]:
+    """Have texts without a result in `coded_texts` as uncoded within the block, in a transaction of `session`."""
+    if path is None:
+        yield
+        return
+    set_texts_aside(engine, session, plan, path, "", "uncoded", NO_RESULT)
+    yield
+    texts = table(plan.schema, "coded_texts")
+    session.execute(f"DELETE FROM {texts} WHERE run_id = ? AND operation_id = ''", [plan.run_id])
+
+
+def _count_unresolved(session: Session, plan: Plan) -> int:
+    """Return how many records of the run's dates are published without the result of their text."""
+    ((count,),) = session.execute(
+        f"SELECT count(*) FROM {table(plan.schema, 'coded_records')}"
+        f" WHERE {RUN_FILTER} AND reason = ? AND operation_id IS NULL",
+        [*run_filter_values(plan), NO_RESULT],
+    )
+    return int(count)
+
+
+def _open_file(files: ExitStack, staging: Staging, uri: str | None) -> Path | None:
+    """Return a file that an earlier task staged as a local file; None if it staged none."""
+    if uri is None:
         return None
     try:
-        return files.enter_context(staging.open_local(prepared.records_uri))
+        return files.enter_context(staging.open_local(uri))
     except FileNotFoundError:
         raise IncompleteError(
-            f"nothing was published: the staged records {prepared.records_uri!r} do not exist any more: start"
-            " another run"
+            f"nothing was published: the staged file {uri!r} does not exist any more: start another run"
         ) from None

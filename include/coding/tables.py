@@ -9,6 +9,7 @@ from include.warehouse.errors import NoSuchTableError, WarehouseError, Warehouse
 from include.warehouse.warehouse import Dialect, Session, quote_table
 
 _SQL = Path(__file__).with_name("tables.sql")
+_ADD_REASON = "ALTER TABLE {schema}.coded_texts ADD COLUMN reason VARCHAR"
 #: The entries migrate tables from version 1 to 2, from 2 to 3, and so on; `;` separates their statements. A change
 #: of `tables.sql` needs a new entry, and no entry is ever changed. {schema} is the quoted name of the schema.
 MIGRATIONS: tuple[str, ...] = (
@@ -23,6 +24,7 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE {schema}.coding_runs RENAME COLUMN rows_of TO published_by_run;
     ALTER TABLE {schema}.coding_operations RENAME COLUMN set_aside TO discarded_lines
     """,
+    _ADD_REASON,
 )
 
 
