@@ -29,8 +29,8 @@ class CollectResultsOperator(BaseOperator):
     :class:`include.coding.recoding.CollectSummary` as a dict.
 
     It waits in the triggerer for the operations that it opens. Its state is in the task state store, so the next
-    attempt continues, whatever dies, and no piece is given to a second operation. If it is cleared, it waits again for
-    the operations whose end is not known.
+    attempt continues, whatever dies, and no piece is given to a second operation. If the task is cleared, it waits
+    again for the operations whose end is not known.
 
     :param coding_service_conn_id: Airflow connection of the service
     :param storage_conn_id: Airflow connection (aws) for `s3://`; None: the credentials that AWS finds on the machine
