@@ -17,7 +17,6 @@ from typing import Any
 
 import pendulum
 from airflow.providers.standard.exceptions import HITLTimeoutError
-from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Asset, CronPartitionTimetable, Param, TriggerRule, XComArg, task, task_group
 
 from coding_service import (
@@ -31,6 +30,7 @@ from coding_service.operators import UPLOAD_GRANT_KEY
 from include.pipeline import names
 from include.pipeline.alerts import DeadlineDAG, alert_on_failure, landing_deadline
 from include.pipeline.approval import ApproveSendingOperator
+from include.pipeline.collecting import CollectResultsOperator
 from include.pipeline.dag_arguments import MAX_RECORDS_PER_PART, PERMANENT_ERRORS, SELECTIONS
 
 #: Set it to False for a deployment without a triggerer: the wait is then rescheduled between status calls.
@@ -177,9 +177,9 @@ def code(part: Any) -> None:
     create >> upload >> poll >> download
 
 
-@task(multiple_outputs=False, **PATIENT_ARGS)
+@task(trigger_rule=TriggerRule.NONE_FAILED, multiple_outputs=False, **PATIENT_ARGS)
 def land(*, ti: Any = None) -> dict[str, Any]:
-    """Keep the results of every part; if all are there, audit and publish the run's dates."""
+    """Audit and publish the run's dates, unless results are still missing."""
     from include.pipeline import steps
 
     return steps.land_results(ti)
@@ -229,9 +229,16 @@ with DeadlineDAG(
         ignore_downstream_trigger_rules=True,
         response_timeout=timedelta(days=7),
     )
-    # However the parts ended, their results land; but not if nothing could be sent, because an earlier task failed.
-    wait_for_parts = EmptyOperator(task_id="wait_for_parts", trigger_rule=TriggerRule.ALL_DONE)
+    # Not started if there was nothing to send. It runs however the parts ended, and keeps the results that came back.
+    collect = CollectResultsOperator(
+        task_id="collect",
+        storage_conn_id=names.STAGING_CONN_ID,
+        deferrable=DEFERRABLE,
+        trigger_rule=TriggerRule.NONE_SKIPPED,
+        pool=names.POOL,
+        weight_rule="upstream",
+        **PATIENT_ARGS,
+    )
     landing = land()
-    plan() >> parts >> approve >> code.expand(part=parts) >> wait_for_parts
-    [approve, wait_for_parts] >> landing >> report() >> clean_up()
-    landing >> announce()
+    plan() >> parts >> approve >> code.expand(part=parts) >> collect >> landing >> report() >> clean_up()
+    approve >> landing >> announce()  # so that `land` does not run if something failed before the parts

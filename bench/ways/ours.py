@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -13,6 +14,7 @@ from include.coding.landing import land as land_run
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
 from include.coding.prepare import prepare as prepare_run
+from include.coding.recoding import Recoding
 from include.coding.results import PartResult
 from include.coding.staging import Staging
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse
@@ -48,8 +50,17 @@ def land(job: Job) -> dict[str, int]:
         for part in prepared.parts
     ]  # fmt: skip
     staging = Staging.in_folder(Path(job.folder))
-    summary = land_run(plan, prepared, results, _open_warehouse(plan, job), staging)
+    warehouse = _open_warehouse(plan, job)
+    recoding = Recoding(plan, prepared, results, warehouse, staging, _Store(), lambda operation_id: None)
+    assert not recoding.next_pieces(), "every text has a result"
+    summary = land_run(plan, prepared, recoding.finish(), warehouse, staging)
     return {"texts": summary.texts, "coded": summary.coded}
+
+
+class _Store(dict[str, Any]):
+    """The state of the step, for as long as it runs."""
+
+    set = dict.__setitem__
 
 
 def _open_warehouse(plan: Plan, job: Job) -> Warehouse:

@@ -1,27 +1,42 @@
-"""Collecting results: the usable results of every part are kept, even if other parts failed."""
+"""Reading results and storing them: the usable results of every operation are kept, even if others failed."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 import duckdb
 
 from include.coding.engine import Engine
-from include.coding.errors import IncompleteError
+from include.coding.files import escape_glob
+from include.coding.isolation import FAILED, TIMED_OUT
 from include.coding.parts import Part
 from include.coding.plan import Plan
-from include.coding.results import RESULTS, PartResult, PartSummary, read_model_id, read_results
+from include.coding.results import (
+    INPUT_LINES,
+    RESULTS,
+    PartResult,
+    PartSummary,
+    find_unanswered,
+    read_model_id,
+    read_results,
+)
 from include.coding.staging import Staging
 from include.coding.tables import table
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.warehouse import Dialect, Session
 
-#: Maximum number of discarded lines that a message lists.
-MAX_LISTED_LINES = 5
+#: Maximum number of discarded lines that the log lists.
+MAX_LISTED_LINES = 20
+#: Maximum length of what a failed operation says, as it is stored.
+MAX_ERROR_CHARACTERS = 2000
+#: Reasons of texts that have no result.
+NO_RESULT, REFUSED_BY_SERVICE = "no_result", "refused_by_service"
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +51,15 @@ class CollectedPart:
     metadata: str | None
 
     @property
-    def is_complete(self) -> bool:
-        """Whether every text of the part has a result."""
-        return self.summary.problem is None and self.summary.usable >= self.part.records
+    def unanswered(self) -> int:
+        """Number of texts without a result in a complete operation."""
+        return self.part.records - self.summary.usable if self.summary.problem is None else 0
 
 
 def read_parts(
     engine: Engine, plan: Plan, parts: Sequence[Part], part_results: Sequence[PartResult], staging: Staging
 ) -> list[CollectedPart]:
-    """Read the results of every part into the engine's table `results`."""
+    """Read the results of every part into the engine's table `results`, its texts without one to `unanswered`."""
     engine.execute(RESULTS)
     collected = []
     for part, result in zip(parts, part_results, strict=True):
@@ -54,6 +69,9 @@ def read_parts(
         model_id = read_model_id(metadata or "") or plan.model_id
         summary = _read_output(engine, plan, part, result, model_id, staging)
         collected.append(CollectedPart(part, result, summary, metadata))
+    lines = "SELECT * FROM discarded_lines ORDER BY part, line LIMIT ?"
+    for number, line, problem in engine.execute(lines, [MAX_LISTED_LINES]).fetchall():
+        log.warning("Part %d: output line %d was discarded: %s", number, line, problem)
     return collected
 
 
@@ -76,7 +94,7 @@ def _read_output(
             f" {plan.topic!r}, model {plan.model_id!r}"
         )
     try:
-        summary = _read_files(engine, result, staging)
+        summary = _read_files(engine, part, result, staging)
     except duckdb.OperationalError:  # not about the file: the disk is full, for example
         raise
     except duckdb.Error as error:  # one part must not cost the results of the others
@@ -87,7 +105,7 @@ def _read_output(
     return summary
 
 
-def _read_files(engine: Engine, result: PartResult, staging: Staging) -> PartSummary:
+def _read_files(engine: Engine, part: Part, result: PartResult, staging: Staging) -> PartSummary:
     with ExitStack() as files:
         paths = {}
         for kind, uri in (("output", result.output_uri), ("input", result.input_uri)):
@@ -95,15 +113,18 @@ def _read_files(engine: Engine, result: PartResult, staging: Staging) -> PartSum
                 paths[kind] = files.enter_context(staging.open_local(str(uri)))
             except FileNotFoundError:
                 return PartSummary(problem=f"its {kind} file {uri!r} does not exist any more")
-        return read_results(engine, result.part, str(result.operation_id), paths["input"], paths["output"])
+        summary = read_results(engine, result.part, str(result.operation_id), paths["input"], paths["output"])
+        if summary.usable < part.records:
+            find_unanswered(engine, result.part, paths["input"])
+        return summary
 
 
 def store_results(engine: Engine, session: Session, plan: Plan, read_at: str) -> None:
     """Add the results to `coded_texts`.
 
-    A text that is stored already keeps its result. With the selection `all`, results that were stored before this run
-    read the source are replaced, and the checksums of earlier runs are removed, so that the next run of any dates
-    publishes its records again with the new results.
+    A text that is stored already keeps its result, unless it was set aside without one. With the selection `all`,
+    results that were stored before this run read the source are replaced. If any are, the checksums of earlier runs
+    are removed, so that the next run of any dates publishes its records again with the new results.
 
     :param read_at: when this run read the source, ISO 8601, UTC
     """
@@ -117,12 +138,13 @@ def store_results(engine: Engine, session: Session, plan: Plan, read_at: str) ->
         " ON earlier.text_key = results.text_key AND earlier.part < results.part"
     )
     with session.staged("new_results", Query(engine, distinct_results)):
+        replaced = "reason IS NOT NULL" if plan.selection == "uncoded" else "(reason IS NOT NULL OR coded_at <= ?)"
+        condition = f"topic = ? AND model_id = ? AND {replaced} AND text_key IN (SELECT text_key FROM new_results)"
+        values: list[Any] = [plan.topic, plan.model_id]
         if plan.selection == "all":
-            session.execute(
-                f"DELETE FROM {texts} WHERE topic = ? AND model_id = ? AND coded_at <= ?"
-                " AND text_key IN (SELECT text_key FROM new_results)",
-                [plan.topic, plan.model_id, datetime.fromisoformat(read_at)],
-            )
+            values.append(datetime.fromisoformat(read_at))
+        if plan.selection == "all" or session.execute(f"SELECT 1 FROM {texts} WHERE {condition} LIMIT 1", values):
+            session.execute(f"DELETE FROM {texts} WHERE {condition}", values)
             session.execute(
                 f"UPDATE {table(plan.schema, 'coding_runs')} SET checksum = NULL WHERE topic = ? AND model_id = ?",
                 [plan.topic, plan.model_id],
@@ -132,7 +154,7 @@ def store_results(engine: Engine, session: Session, plan: Plan, read_at: str) ->
             INSERT INTO {texts}
             SELECT text_key, CAST(? AS {text}), CAST(? AS {text}), CAST(? AS DOUBLE PRECISION), occp_text,
                 tasks_text, outcome, code, label, confidence, level, suggestions, operation_id,
-                CAST(? AS {text}), CAST(? AS TIMESTAMP)
+                CAST(? AS {text}), CAST(? AS TIMESTAMP), CAST(NULL AS {text})
             FROM new_results
             WHERE NOT EXISTS (
                 SELECT 1 FROM {texts} AS stored
@@ -143,22 +165,87 @@ def store_results(engine: Engine, session: Session, plan: Plan, read_at: str) ->
         )
 
 
-def store_operations(session: Session, plan: Plan, collected: Iterable[CollectedPart]) -> None:
-    """Add the operations of the parts to `coding_operations`."""
+def set_texts_aside(
+    engine: Engine, session: Session, plan: Plan, path: Path, operation_id: str, outcome: str, reason: str
+) -> None:
+    """Add the texts of an input file to `coded_texts` without a result. A text that is stored already stays as it is.
+
+    :param operation_id: last operation that was to code them
+    :param reason: why they have no result
+    """
+    texts, text = table(plan.schema, "coded_texts"), session.dialect.text
+    lines = Query(
+        engine, f"SELECT recordId AS text_key, occp_text, tasks_text FROM {INPUT_LINES}", {"input": escape_glob(path)}
+    )
+    with session.staged("texts_aside", lines):
+        session.execute(
+            f"""
+            INSERT INTO {texts} (
+                text_key, topic, model_id, model_version, occp_text, tasks_text, outcome, operation_id, run_id,
+                coded_at, reason
+            )
+            SELECT text_key, CAST(? AS {text}), CAST(? AS {text}), CAST(? AS DOUBLE PRECISION), occp_text, tasks_text,
+                CAST(? AS {text}), CAST(? AS {text}), CAST(? AS {text}), CAST(? AS TIMESTAMP), CAST(? AS {text})
+            FROM texts_aside
+            WHERE NOT EXISTS (
+                SELECT 1 FROM {texts} AS stored
+                WHERE stored.text_key = texts_aside.text_key AND stored.topic = ? AND stored.model_id = ?
+            )
+            """,
+            [
+                plan.topic, plan.model_id, plan.model_version, outcome, operation_id, plan.run_id, session.now(),
+                reason, plan.topic, plan.model_id,
+            ],
+        )  # fmt: skip
+
+
+def find_control_text(session: Session, plan: Plan) -> tuple[str, str, str] | None:
+    """Return key and texts of a text that the model has coded before; None if there is none."""
+    rows = session.execute(
+        f"SELECT text_key, occp_text, tasks_text FROM {table(plan.schema, 'coded_texts')}"
+        " WHERE topic = ? AND model_id = ? AND outcome = 'coded' LIMIT 1",
+        [plan.topic, plan.model_id],
+    )
+    return rows[0] if rows else None
+
+
+def find_unexplained_operations(session: Session, plan: Plan, operation_ids: Sequence[str]) -> set[str]:
+    """Return which of these operations `coding_operations` does not have yet."""
+    if not operation_ids:
+        return set()
+    rows = session.execute(
+        f"SELECT operation_id FROM {table(plan.schema, 'coding_operations')}"
+        f" WHERE operation_id IN ({', '.join('?' * len(operation_ids))})",
+        operation_ids,
+    )
+    return set(operation_ids) - {operation_id for (operation_id,) in rows}
+
+
+def store_operations(
+    session: Session, plan: Plan, collected: Iterable[CollectedPart], errors: Mapping[str, str] | None = None
+) -> None:
+    """Add operations to `coding_operations`.
+
+    :param errors: what the service said about those that failed, by operation. A row that is stored already keeps
+        what it has.
+    """
     operations = table(plan.schema, "coding_operations")
     for entry in collected:
         part, result, summary = entry.part, entry.result, entry.summary
         if result.operation_id is None:
             continue
+        error = (errors or {}).get(result.operation_id)
         # A row with more usable results stays, because the files of the operation may have been removed since.
-        session.execute(
-            f"DELETE FROM {operations} WHERE operation_id = ? AND usable <= ?", [result.operation_id, summary.usable]
-        )
+        if error is not None or result.state not in (FAILED, TIMED_OUT):
+            session.execute(
+                f"DELETE FROM {operations} WHERE operation_id = ? AND usable <= ?",
+                [result.operation_id, summary.usable],
+            )
         if session.execute(f"SELECT 1 FROM {operations} WHERE operation_id = ?", [result.operation_id]):
             continue
         row = (
             result.operation_id, plan.run_id, result.part, plan.topic, plan.model_id, part.records, part.bytes,
-            result.state, summary.problem, summary.usable, summary.discarded,
+            result.state, error or summary.problem, summary.usable, summary.discarded,
             _fit_metadata(entry.metadata, result, session.dialect), session.now(), result.seconds,
         )  # fmt: skip
         session.execute(f"INSERT INTO {operations} VALUES ({', '.join('?' * len(row))})", row)
@@ -173,40 +260,3 @@ def _fit_metadata(metadata: str | None, result: PartResult, dialect: Dialect) ->
         result.operation_id, dialect.name, dialect.text_bytes,
     )  # fmt: skip
     return None
-
-
-def check_complete(engine: Engine, plan: Plan, collected: Sequence[CollectedPart]) -> None:
-    """Check that every text of every part has a result, and raise :class:`IncompleteError` if not."""
-    problems = [
-        f"part {entry.part.part} (operation {entry.result.operation_id}): {_describe_problem(engine, entry)}"
-        for entry in collected
-        if not entry.is_complete
-    ]
-    if problems:
-        usable = sum(entry.summary.usable for entry in collected)
-        sent = sum(entry.part.records for entry in collected)
-        raise IncompleteError(
-            f"nothing was published, because {len(problems)} of {len(collected)} parts are incomplete; the results of"
-            f" {usable} of {sent} texts are kept, and {_describe_next_step(plan)}. {'; '.join(problems)}"
-        )
-    discarded = engine.execute("SELECT * FROM discarded_lines ORDER BY part, line LIMIT 20").fetchall()
-    for number, line, problem in discarded:
-        log.warning("Part %d: output line %d was discarded: %s", number, line, problem)
-
-
-def _describe_problem(engine: Engine, entry: CollectedPart) -> str:
-    if entry.summary.problem:
-        return entry.summary.problem
-    lines = engine.execute(
-        "SELECT line, problem FROM discarded_lines WHERE part = ? ORDER BY line LIMIT ?",
-        [entry.part.part, MAX_LISTED_LINES],
-    ).fetchall()
-    details = "".join(f"; line {line} was discarded: {problem}" for line, problem in lines)
-    records = entry.part.records
-    return f"{records - entry.summary.usable} of {records} texts have no usable result{details}"
-
-
-def _describe_next_step(plan: Plan) -> str:
-    if plan.selection == "uncoded":
-        return "the next run of these dates sends the rest"
-    return "to code the rest, clear `create` of these parts with downstream (another run of `all` sends every text)"

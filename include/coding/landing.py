@@ -1,22 +1,22 @@
-"""Landing a run, in three steps: collect the results, publish the run's dates, record the run."""
+"""Landing a run whose results are collected: publish its dates, record the run."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from include.coding.collect import check_complete, read_parts, store_operations, store_results
-from include.coding.engine import open_engine
+from include.coding.collect import NO_RESULT, set_texts_aside
+from include.coding.engine import Engine, open_engine
 from include.coding.errors import IncompleteError
 from include.coding.handoff import Handoff
 from include.coding.limits import LimitError
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
 from include.coding.publish import confirm_published, list_read_dates, publish
-from include.coding.results import PartResult
+from include.coding.recoding import CollectSummary
 from include.coding.run_log import (
     DateCounts,
     DateOverLimit,
@@ -28,6 +28,7 @@ from include.coding.run_log import (
     find_published_run,
     record_dates_over_limit,
     record_run,
+    run_filter,
 )
 from include.coding.staging import Staging
 from include.coding.tables import table
@@ -41,6 +42,7 @@ class LandingSummary(Handoff):
     """What a run published: counts of its records by outcome, of its texts and of its operations.
 
     :param texts_sent, operations: of all attempts of the run
+    :param extra_operations: operations beside one for each part, because others failed or left texts without a result
     :param published_by_run: earlier run that published the same records, so that nothing was written; else None
     :param dates: response dates whose rows this run wrote, with their records
     :param dates_over_limit: response dates of the topic that wait for a decision, because they exceed a limit
@@ -58,6 +60,7 @@ class LandingSummary(Handoff):
     published_by_run: str | None
     dates: tuple[DateCounts, ...] = ()
     dates_over_limit: tuple[DateOverLimit, ...] = ()
+    extra_operations: int = 0
 
     @property
     def days(self) -> tuple[str, ...]:
@@ -66,47 +69,57 @@ class LandingSummary(Handoff):
 
 
 def land(
-    plan: Plan, prepared: Prepared, part_results: Sequence[PartResult], warehouse: Warehouse, staging: Staging
+    plan: Plan, prepared: Prepared, collected: CollectSummary, warehouse: Warehouse, staging: Staging
 ) -> LandingSummary:
-    """Keep the results of every part, then publish the run's dates if all results are there.
+    """Publish the run's dates, if no operation can still give results.
 
-    :param part_results: one for each part of `prepared`
-    :raises IncompleteError: a part is missing or incomplete; nothing was published, its usable results are kept
+    Texts that the next run sends again are published as uncoded, if the limits allow it. Then the run fails all the
+    same, because it has not done all of its work.
+
+    :raises IncompleteError: an operation is incomplete, so that nothing was published; or some texts are left
     :raises AuditError: counts do not add up, or a limit is exceeded; nothing was published
     """
-    parts = prepared.parts
+    _check_complete(plan, collected)
     runs = table(plan.schema, "coding_runs")  # locked by every writer of results or codes, so that they take turns
     with ExitStack() as files, open_engine(staging.scratch, "land", plan.engine_memory_mb) as engine:
-        collected = read_parts(engine, plan, parts, part_results, staging)
-        with warehouse.session() as session:
-            with session.transaction(lock=runs):
-                store_results(engine, session, plan, prepared.read_at)
-                store_operations(session, plan, collected)
-            check_complete(engine, plan, collected)
-            records = _open_records(files, staging, prepared)
-            with _remember_dates_over_limit(session, plan), session.transaction(lock=runs):
-                check_sources(session, plan)
-                later_spans = find_later_spans(session, plan, prepared.read_at)
-                if records is None:
-                    published = find_published_run(session, plan, prepared.checksum, prepared.read)
-                    run = confirm_published(plan, published, later_spans)
-                    record_dates_over_limit(session, plan, {}, list_read_dates(plan, later_spans))
-                else:
+        records = _open_file(files, staging, prepared.records_uri)
+        unresolved = _open_file(files, staging, collected.unresolved_uri)
+        with (
+            warehouse.session() as session,
+            _remember_dates_over_limit(session, plan),
+            session.transaction(lock=runs),
+        ):
+            check_sources(session, plan)
+            later_spans = find_later_spans(session, plan, prepared.read_at)
+            if records is None:
+                published = find_published_run(session, plan, prepared.checksum, prepared.read)
+                run = confirm_published(plan, published, later_spans)
+                record_dates_over_limit(session, plan, {}, list_read_dates(plan, later_spans))
+            else:
+                with _unresolved_texts(engine, session, plan, unresolved):
                     run = publish(engine, session, plan, prepared, records, later_spans)
-                # Dates that were skipped for a later run are missing from what was read.
-                checksum = prepared.checksum if run.read == prepared.read else None
-                record_run(session, plan, prepared.read_at, checksum, run)
-                sent, operations = count_sent_texts(session, plan)
-                dates = count_dates(session, plan)
-                dates_over_limit = find_dates_over_limit(session, plan.schema, plan.topic)
+            # Dates that were skipped for a later run are missing from what was read.
+            is_whole = run.read == prepared.read and unresolved is None
+            record_run(session, plan, prepared.read_at, prepared.checksum if is_whole else None, run)
+            sent, operations = count_sent_texts(session, plan)
+            dates = count_dates(session, plan)
+            dates_over_limit = find_dates_over_limit(session, plan.schema, plan.topic)
+            left = _count_unresolved(session, plan) if unresolved else 0
     log.info(
         "Published %s to %s: %d records read, %d coded, %d uncoded, %d rejected",
         plan.from_date, plan.to_date, run.read, run.coded, run.uncoded, run.rejected,
     )  # fmt: skip
+    if unresolved is not None:
+        raise IncompleteError(
+            f"{run.read} records of {plan.from_date} to {plan.to_date} are published, but {left} of them as uncoded"
+            f" (no_result), because {collected.unresolved} of {sent} texts have no result yet;"
+            f" {_describe_next_step(plan)}. {'; '.join(collected.problems)}"
+        )
     earlier_run = None if run.run_id == plan.run_id else run.run_id
     return LandingSummary(
         run.read, run.coded, run.uncoded, run.rejected, run.texts, sent, operations, plan.from_date, plan.to_date,
         published_by_run=earlier_run, dates=dates, dates_over_limit=tuple(dates_over_limit),
+        extra_operations=collected.extra_operations,
     )  # fmt: skip
 
 
@@ -121,14 +134,51 @@ def _remember_dates_over_limit(session: Session, plan: Plan) -> Iterator[None]:
         raise
 
 
-def _open_records(files: ExitStack, staging: Staging, prepared: Prepared) -> Path | None:
-    """Return the records that `prepare` staged as a local file; None if it found nothing to do."""
-    if prepared.records_uri is None:
+def _check_complete(plan: Plan, collected: CollectSummary) -> None:
+    if collected.incomplete:
+        raise IncompleteError(
+            f"nothing was published, because {collected.incomplete} parts or operations are incomplete; the results"
+            f" of {collected.usable} of {collected.texts_sent} texts are kept, and {_describe_next_step(plan)}."
+            f" {'; '.join(collected.problems)}"
+        )
+
+
+def _describe_next_step(plan: Plan) -> str:
+    if plan.selection == "uncoded":
+        return "the next run of these dates sends the rest"
+    return "a run of these dates with the selection `uncoded` sends the rest (another run of `all` sends every text)"
+
+
+@contextmanager
+def _unresolved_texts(engine: Engine, session: Session, plan: Plan, path: Path | None) -> Iterator[None]:
+    """Have texts without a result in `coded_texts` as uncoded within the block, in a transaction of `session`."""
+    if path is None:
+        yield
+        return
+    set_texts_aside(engine, session, plan, path, "", "uncoded", NO_RESULT)
+    yield
+    texts = table(plan.schema, "coded_texts")
+    session.execute(f"DELETE FROM {texts} WHERE run_id = ? AND operation_id = ''", [plan.run_id])
+
+
+def _count_unresolved(session: Session, plan: Plan) -> int:
+    """Return how many records of the run's dates are published without the result of their text."""
+    condition, values = run_filter(plan)
+    ((count,),) = session.execute(
+        f"SELECT count(*) FROM {table(plan.schema, 'coded_records')}"
+        f" WHERE {condition} AND reason = ? AND operation_id IS NULL",
+        [*values, NO_RESULT],
+    )
+    return int(count)
+
+
+def _open_file(files: ExitStack, staging: Staging, uri: str | None) -> Path | None:
+    """Return a file that an earlier task staged as a local file; None if it staged none."""
+    if uri is None:
         return None
     try:
-        return files.enter_context(staging.open_local(prepared.records_uri))
+        return files.enter_context(staging.open_local(uri))
     except FileNotFoundError:
         raise IncompleteError(
-            f"nothing was published: the staged records {prepared.records_uri!r} do not exist any more: start"
-            " another run"
+            f"nothing was published: the staged file {uri!r} does not exist any more: start another run"
         ) from None

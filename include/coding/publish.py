@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+from include.coding.collect import REFUSED_BY_SERVICE
 from include.coding.engine import Engine
 from include.coding.errors import AuditError, IncompleteError
 from include.coding.files import escape_glob
@@ -90,8 +91,9 @@ def publish(
             INSERT INTO {records}
             SELECT record_id, occurrence, response_date,
                 CAST(? AS {text}), CAST(? AS {text}), CAST(? AS DOUBLE PRECISION),
-                CASE WHEN reason IS NOT NULL THEN 'rejected' ELSE coalesce(outcome, 'lost') END,
-                code, label, confidence, level, suggestions, reason, staged_records.text_key, operation_id,
+                CASE WHEN staged_records.reason IS NOT NULL THEN 'rejected' ELSE coalesce(outcome, 'lost') END,
+                code, label, confidence, level, suggestions, coalesce(staged_records.reason, texts.reason),
+                staged_records.text_key, nullif(operation_id, ''),
                 CAST(? AS {text}), coalesce(coded_at, CAST(? AS TIMESTAMP))
             FROM staged_records LEFT JOIN {table(plan.schema, "coded_texts")} AS texts
                 ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
@@ -155,7 +157,9 @@ def _find_dates_over_limit(session: Session, plan: Plan, prepared: Prepared, day
     """
     counts = session.execute(
         f"""
-        SELECT response_date, count(*), count(reason), count(CASE WHEN outcome = 'uncoded' THEN 1 END)
+        SELECT response_date, count(*),
+            count(CASE WHEN staged_records.reason IS NOT NULL OR outcome = 'rejected' THEN 1 END),
+            count(CASE WHEN outcome = 'uncoded' THEN 1 END)
         FROM staged_records LEFT JOIN {table(plan.schema, "coded_texts")} AS texts
             ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
         GROUP BY response_date ORDER BY response_date
@@ -194,12 +198,19 @@ def _audit(
     session: Session, plan: Plan, where: tuple[str, list[Any]], read: int, rejected: int
 ) -> tuple[int, int, int]:
     """Check the rows that `where` (a condition and its values) selects against the expected counts, and return the
-    numbers of coded, uncoded and rejected records."""
-    query = f"SELECT outcome, count(*) FROM {table(plan.schema, 'coded_records')} WHERE {where[0]} GROUP BY outcome"
-    rows = dict(session.execute(query, where[1]))
-    lost = rows.pop("lost", 0)
-    counts = {name: rows.get(name, 0) for name in ("coded", "uncoded", "rejected")}
-    if lost or sum(counts.values()) != read or counts["rejected"] != rejected:
+    numbers of coded, uncoded and rejected records.
+
+    :param rejected: records that were rejected before sending; those that the service refused come on top
+    """
+    query = (
+        f"SELECT outcome, count(*), count(CASE WHEN reason = '{REFUSED_BY_SERVICE}' THEN 1 END)"
+        f" FROM {table(plan.schema, 'coded_records')} WHERE {where[0]} GROUP BY outcome"
+    )
+    rows = session.execute(query, where[1])
+    by_outcome = {outcome: count for outcome, count, _ in rows}
+    refused, lost = sum(count for _, _, count in rows), by_outcome.pop("lost", 0)
+    counts = {name: by_outcome.get(name, 0) for name in ("coded", "uncoded", "rejected")}
+    if lost or sum(counts.values()) != read or counts["rejected"] != rejected + refused:
         raise AuditError(
             f"nothing was published: {read} records were read ({rejected} rejected), but the table would have"
             f" {sum(counts.values())} ({counts}); {lost} have a text without a result: start another run"

@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS results (
     code VARCHAR, label VARCHAR, confidence DOUBLE, level INTEGER, suggestions VARCHAR
 );
 CREATE TABLE IF NOT EXISTS discarded_lines (part INTEGER, line BIGINT, problem VARCHAR);
+CREATE TABLE IF NOT EXISTS unanswered (part INTEGER, recordId VARCHAR, occp_text VARCHAR, tasks_text VARCHAR);
 """
 
 #: Members of an output line (docs/service-contract.md 3.4). `result` and `suggestions` stay JSON, because they come
@@ -80,8 +81,12 @@ SELECT line, text_key, echo, code, label, confidence_text, confidence, suggestio
 FROM fields
 """
 
+#: The lines of an input file, whose path is the parameter `input`.
+INPUT_LINES = """read_json($input, format = 'newline_delimited',
+    columns = {'recordId': 'VARCHAR', 'occp_text': 'VARCHAR', 'tasks_text': 'VARCHAR'})"""
+
 #: The lines, matched with the texts that were sent.
-_MATCH_LINES = """
+_MATCH_LINES = f"""
 CREATE OR REPLACE TEMP TABLE matched_lines AS
 SELECT lines.* EXCLUDE (echo, problem), input.occp_text, input.tasks_text, CASE
     WHEN text_key IS NULL THEN problem
@@ -89,10 +94,13 @@ SELECT lines.* EXCLUDE (echo, problem), input.occp_text, input.tasks_text, CASE
     WHEN echo.occp_text <> input.occp_text OR echo.tasks_text <> input.tasks_text
         THEN 'its input differs from what was sent'
     ELSE problem END AS problem
-FROM lines LEFT JOIN (
-    SELECT * FROM read_json($input, format = 'newline_delimited',
-        columns = {'recordId': 'VARCHAR', 'occp_text': 'VARCHAR', 'tasks_text': 'VARCHAR'})
-) AS input ON input.recordId = lines.text_key
+FROM lines LEFT JOIN {INPUT_LINES} AS input ON input.recordId = lines.text_key
+"""
+
+_STORE_UNANSWERED = f"""
+INSERT INTO unanswered
+SELECT $part, input.recordId, input.occp_text, input.tasks_text
+FROM {INPUT_LINES} AS input ANTI JOIN results ON results.text_key = input.recordId
 """
 
 _FIND_REPEATED_KEYS = """
@@ -179,6 +187,11 @@ def read_results(engine: Engine, part: int, operation_id: str, input_file: Path,
     engine.execute(_STORE_RESULTS, {"part": part, "operation_id": operation_id})
     usable, discarded = (count - earlier for count, earlier in zip(_count_lines(engine), before, strict=True))
     return PartSummary(usable, discarded)
+
+
+def find_unanswered(engine: Engine, part: int, input_file: Path) -> None:
+    """Add the texts of an input file that have no result to the engine's table `unanswered`."""
+    engine.execute(_STORE_UNANSWERED, {"part": part, "input": escape_glob(input_file)})
 
 
 def _parse_repaired_copy(engine: Engine, output_file: Path) -> None:

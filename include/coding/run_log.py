@@ -158,14 +158,16 @@ def find_unchanged_dates(session: Session, plan: Plan, days: set[date]) -> set[d
     :param session: has the relation `staged_records` with all records of these dates
     """
     condition, values = run_filter(plan)
-    columns = "record_id, occurrence, response_date, {0}text_key, reason, operation_id"
+    columns = "record_id, occurrence, response_date"
     changed_dates = f"""
         WITH fresh AS (
-            SELECT {columns.format("staged_records.")}
+            SELECT {columns}, staged_records.text_key, coalesce(staged_records.reason, texts.reason),
+                nullif(operation_id, '')
             FROM staged_records LEFT JOIN {table(plan.schema, "coded_texts")} AS texts
                 ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
         ), published AS (
-            SELECT {columns.format("")} FROM {table(plan.schema, "coded_records")} WHERE {condition} AND run_id <> ?
+            SELECT {columns}, text_key, reason, operation_id
+            FROM {table(plan.schema, "coded_records")} WHERE {condition} AND run_id <> ?
         ), differences AS (
             (SELECT * FROM fresh EXCEPT SELECT * FROM published)
             UNION ALL

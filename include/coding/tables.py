@@ -11,6 +11,7 @@ from include.warehouse.errors import NoSuchTableError, WarehouseError, Warehouse
 from include.warehouse.warehouse import Dialect, Session, quote_table
 
 _SQL = Path(__file__).with_name("tables.sql")
+_ADD_REASON = "ALTER TABLE {schema}.coded_texts ADD COLUMN reason VARCHAR"
 #: Not DROP and CREATE: users have views and grants on the view, and PostgreSQL keeps them only if it is replaced,
 #: which needs the same columns in the same order.
 _CURRENT_CODES_OF_NEWEST_MODEL = """
@@ -41,10 +42,11 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE {schema}.coding_runs RENAME COLUMN rows_of TO published_by_run;
     ALTER TABLE {schema}.coding_operations RENAME COLUMN set_aside TO discarded_lines
     """,
-    _CURRENT_CODES_OF_NEWEST_MODEL
-    + """;
-    ALTER TABLE {schema}.coding_runs ADD COLUMN excluded_dates VARCHAR;
-    CREATE TABLE {schema}.dates_over_limit (
+    f"""
+    {_ADD_REASON};
+    {_CURRENT_CODES_OF_NEWEST_MODEL};
+    ALTER TABLE {{schema}}.coding_runs ADD COLUMN excluded_dates VARCHAR;
+    CREATE TABLE {{schema}}.dates_over_limit (
         topic VARCHAR NOT NULL, response_date DATE NOT NULL, since TIMESTAMP NOT NULL, run_id VARCHAR NOT NULL,
         limits VARCHAR NOT NULL
     )

@@ -18,7 +18,7 @@ CREATE TABLE IF NOT EXISTS {schema}.coded_texts (
     model_version DOUBLE PRECISION,   -- the service's number of that model
     occp_text     VARCHAR NOT NULL,   -- job title as sent
     tasks_text    VARCHAR NOT NULL,   -- tasks as sent
-    outcome       VARCHAR NOT NULL,   -- coded, uncoded
+    outcome       VARCHAR NOT NULL,   -- coded, uncoded, rejected
     code          VARCHAR,            -- of the classification, at any level; NULL if uncoded
     label         VARCHAR,            -- its title
     confidence    DOUBLE PRECISION,   -- as the service gives it
@@ -26,7 +26,8 @@ CREATE TABLE IF NOT EXISTS {schema}.coded_texts (
     suggestions   VARCHAR,            -- JSON array of codeCategory, codeLabel, codeConfidence; NULL if none
     operation_id  VARCHAR NOT NULL,   -- GUID of the operation
     run_id        VARCHAR NOT NULL,   -- Airflow run that stored it
-    coded_at      TIMESTAMP NOT NULL  -- when it was stored, UTC
+    coded_at      TIMESTAMP NOT NULL, -- when it was stored, UTC
+    reason        VARCHAR             -- why it has no result: no_result, refused_by_service; NULL if it has one
 );
 
 CREATE UNIQUE INDEX IF NOT EXISTS coded_texts_key ON {schema}.coded_texts (text_key, model_id, topic);
@@ -45,8 +46,9 @@ CREATE TABLE IF NOT EXISTS {schema}.coded_records (
     confidence    DOUBLE PRECISION,
     level         INTEGER,
     suggestions   VARCHAR,
-    reason        VARCHAR,            -- why it was rejected: no_record_id, blank, not_printable_ascii, too_long
-    text_key      VARCHAR,            -- key of its text in coded_texts; NULL if rejected
+    reason        VARCHAR,            -- why it was rejected: no_record_id, blank, not_printable_ascii, too_long,
+                                      -- refused_by_service; or why it is uncoded: no_result
+    text_key      VARCHAR,            -- key of its text in coded_texts; NULL if it was rejected before sending
     operation_id  VARCHAR,            -- operation that coded its text, possibly of an earlier run
     run_id        VARCHAR NOT NULL,   -- Airflow run that wrote this row
     coded_at      TIMESTAMP NOT NULL  -- when its text was coded, or when it was rejected; UTC
@@ -58,13 +60,14 @@ CREATE INDEX IF NOT EXISTS coded_records_dates ON {schema}.coded_records (respon
 CREATE TABLE IF NOT EXISTS {schema}.coding_operations (
     operation_id  VARCHAR NOT NULL,
     run_id        VARCHAR NOT NULL,
-    part          INTEGER NOT NULL,   -- number of the part in its run, from 0
+    part          INTEGER NOT NULL,   -- number of the part in its run, from 0; extra operations follow
     topic         VARCHAR NOT NULL,
     model_id      VARCHAR NOT NULL,
     records       BIGINT NOT NULL,    -- texts sent
     bytes         BIGINT NOT NULL,    -- of the input file
     state         VARCHAR NOT NULL,   -- complete, failed, timed_out, deadline, refused; unknown if not recorded
-    error         VARCHAR,            -- why the part as a whole is incomplete; NULL if it is not
+    error         VARCHAR,            -- why the part as a whole is incomplete, in the words of the service if it
+                                      -- failed the operation (they can quote a text); NULL if it is complete
     usable        BIGINT NOT NULL,    -- results that were stored
     discarded_lines BIGINT NOT NULL,  -- output lines that could not be used
     metadata      VARCHAR,            -- content of the metadata file, usually JSON; NULL if too long for a column

@@ -19,12 +19,13 @@ if TYPE_CHECKING:  # imported by the functions that need them, because they load
     from include.coding.landing import LandingSummary
     from include.coding.parts import Part
     from include.coding.prepare import Prepared
+    from include.coding.recoding import CollectSummary
     from include.coding.results import PartResult
 
 H = TypeVar("H", bound=Handoff)
 
 #: Ids of the tasks whose results others use.
-PLAN, PREPARE, LAND = "plan", "prepare", "land"
+PLAN, PREPARE, COLLECT, LAND = "plan", "prepare", "collect", "land"
 CREATE, UPLOAD, POLL, DOWNLOAD = "code.create", "code.upload", "code.poll", "code.download"
 #: XCom keys of `prepare`, beside its return value, the list of parts that the task group `code` is mapped over.
 PREPARED_KEY, ESTIMATE_KEY = "prepared", "estimate"
@@ -49,6 +50,21 @@ def pull_prepared(ti: Any) -> Prepared:
 
 def pull_estimate(ti: Any) -> Estimate:
     return _pull(ti, PREPARE, ESTIMATE_KEY, Estimate)
+
+
+def pull_collect_summary(ti: Any) -> CollectSummary:
+    """Return what came back of the texts of the run; of none if there was nothing to send."""
+    from include.coding.recoding import CollectSummary
+
+    prepared = pull_prepared(ti)
+    return _pull(ti, COLLECT, RETURN_KEY, CollectSummary) if prepared.parts else CollectSummary()
+
+
+def has_operations(ti: Any) -> bool:
+    """Return whether an operation was opened for any part of the run."""
+    if ti.xcom_pull(task_ids=PREPARE, key=PREPARED_KEY) is None:
+        return False
+    return any(result.operation_id for result in pull_part_results(ti, pull_prepared(ti).parts))
 
 
 def pull_landing_summary(ti: Any) -> LandingSummary:

@@ -159,7 +159,7 @@ def _estimate_run(prepared: Prepared, dag_run: Any) -> Estimate:
 
 
 def land_results(ti: Any) -> dict[str, Any]:
-    """Keep the results of every part, publish the run's dates if all results are there, and return the summary.
+    """Publish the run's dates, unless results are still missing, and return the summary.
 
     :raises DataError: an earlier task failed, so that there is nothing to land
     """
@@ -168,11 +168,11 @@ def land_results(ti: Any) -> dict[str, Any]:
     plan, prepared = handoffs.pull_plan(ti), handoffs.pull_prepared(ti)
     if plan.dry_run:
         raise AirflowSkipException("a dry run sends nothing, so there is nothing to land")
-    part_results = handoffs.pull_part_results(ti, prepared.parts)
-    if prepared.parts and not any(result.operation_id for result in part_results):
+    if prepared.parts and not handoffs.has_operations(ti):
         raise DataError("nothing was sent, so there is nothing to land: see the log of the first task that failed")
+    collected = handoffs.pull_collect_summary(ti)
     with open_staging(plan.staging) as staging:
-        return land(plan, prepared, part_results, open_warehouse(plan.engine_memory_mb), staging).to_dict()
+        return land(plan, prepared, collected, open_warehouse(plan.engine_memory_mb), staging).to_dict()
 
 
 def report_run(ti: Any) -> str:

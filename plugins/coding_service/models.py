@@ -98,13 +98,14 @@ class OperationStatus(StrEnum):
 
 @dataclass(frozen=True)
 class Operation:
-    """The state of an operation (docs/service-contract.md 2.9). Its links are secrets and not part of its `repr`."""
+    """The state of an operation (docs/service-contract.md 2.9). Its links are secrets, and its error can quote a
+    text, so they are not part of its `repr`."""
 
     operation_id: str
     status: OperationStatus
     output_url: str | None = field(default=None, repr=False)
     metadata_url: str | None = field(default=None, repr=False)
-    error: str | None = None
+    error: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_json(cls, operation_id: str, data: Any) -> Self:

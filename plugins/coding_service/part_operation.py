@@ -46,6 +46,13 @@ class PartOperation:
         self._hook, self._part, self._store = hook, part, store
         self._storage_conn_id, self._state_key = storage_conn_id, state_key
 
+    def find_ended(self) -> str | None:
+        """Return the id of the operation that an earlier attempt opened, if it has ended, whether or not it failed;
+        None if there is none, or it has not ended. :meth:`open` would replace one that failed."""
+        state = self._store.get(self._state_key)
+        operation = None if state is None else self._find(state["operation_id"])
+        return operation.operation_id if operation is not None and operation.status.is_terminal else None
+
     def open(self) -> tuple[str, str]:
         """Open an operation, or resume the one that an earlier attempt opened for the same part.
 

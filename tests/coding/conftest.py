@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from include.coding.files import path_from_uri
+from include.coding.isolation import Kind
 from include.coding.landing import land
+from include.coding.parts import Part
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared, prepare
+from include.coding.recoding import Recoding
 from include.coding.results import PartResult
 from include.coding.staging import Staging
 from tests.support.warehouses import open_warehouse
@@ -67,16 +70,61 @@ def code_line(line, result=CHEF, **changes):
     return json.dumps(members) + "\n"
 
 
+class MemoryStore:
+    """A store of JSON values that lasts as long as the test."""
+
+    def __init__(self):
+        self.values = {}
+
+    def get(self, key):
+        return json.loads(self.values[key]) if key in self.values else None
+
+    def set(self, key, value):
+        self.values[key] = json.dumps(value)
+
+
+def collect_and_land(plan, prepared, part_results, warehouse, staging, code_piece=None, store=None):
+    """Do what `collect` and `land` do.
+
+    :param code_piece: codes what `collect` sends again: takes a part, returns its result. None: nothing may be sent
+    """
+    errors = {result.operation_id: result.message for result in part_results}
+    store = store or MemoryStore()
+    recoding = Recoding(plan, prepared, part_results, warehouse, staging, store, errors.get)
+    while pieces := recoding.next_pieces():
+        for piece in pieces:
+            part = Part(
+                piece.part,
+                plan.topic,
+                plan.model_id,
+                False,
+                piece.input_uri,
+                piece.records,
+                piece.bytes,
+                piece.sha256,
+            )
+            result = code_piece(part)
+            recoding.update(
+                piece, operation_id=result.operation_id, state=result.state, output_uri=result.output_uri,
+                metadata_uri=result.metadata_uri,
+            )  # fmt: skip
+            if result.state not in ("complete", "failed", "timed_out"):
+                recoding.update(recoding.find(piece.number), problem=result.message)
+            if piece.kind is not Kind.CONTROL:
+                errors[result.operation_id] = result.message
+    return land(plan, prepared, recoding.finish(), warehouse, staging)
+
+
 def land_when_ready(ready, error_file, place, plan, prepared, part_results, staging):
     """Land a run in the process of :meth:`Pipeline.start_landing`, whose standard error goes to a file."""
     os.dup2(os.open(error_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     warehouse = open_warehouse(place, lock_timeout_s=60)
     ready.set()
-    land(plan, prepared, part_results, warehouse, staging)
+    collect_and_land(plan, prepared, part_results, warehouse, staging)
 
 
 class Pipeline:
-    """Runs `prepare` and `land`, with a function in place of the service."""
+    """Runs `prepare`, `collect` and `land`, with a function in place of the service."""
 
     def __init__(self, folder, place, objects=None):
         self.folder, self.place, self.objects = folder, place, objects
@@ -130,16 +178,23 @@ class Pipeline:
             fingerprint=part.fingerprint,
         )
 
-    def land(self, part_results=None, prepared=None, **options):
-        """Land the run that was prepared last.
+    def land(self, part_results=None, prepared=None, code_piece=None, **options):
+        """Collect and land the run that was prepared last.
 
         :param prepared: fields of it to change
+        :param code_piece: codes what is sent again: takes a part, returns its result. None: as the parts were coded
         :param options: of :meth:`code_part`
         """
+        self.sent_again = []
+
+        def code(part):
+            self.sent_again.append([line["occp_text"] for line in read_part(part)])
+            return (code_piece or (lambda part: self.code_part(part, **options)))(part)
+
         if part_results is None:
             part_results = [self.code_part(part, **options) for part in self.prepared.parts]
         prepared = Prepared.from_dict({**self.prepared.to_dict(), **(prepared or {})})
-        return land(self.plan, prepared, part_results, self.warehouse, self.staging)
+        return collect_and_land(self.plan, prepared, part_results, self.warehouse, self.staging, code)
 
     def run(self, code=code_line, **changes):
         self.prepare(**changes)

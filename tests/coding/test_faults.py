@@ -8,10 +8,9 @@ from functools import partial
 import pytest
 
 from include.coding.errors import StagingError
-from include.coding.landing import land
 from include.coding.staging import Staging
 from include.warehouse.errors import WarehouseError
-from tests.coding.conftest import CHEF, DAY, Pipeline, code_line
+from tests.coding.conftest import CHEF, DAY, Pipeline, code_line, collect_and_land
 from tests.support.postgres import run_postgres
 
 BAKER = {**CHEF, "codeCategory": "3512", "codeLabel": "Bakers"}
@@ -52,7 +51,7 @@ class Landing(threading.Thread):
     def run(self):
         self.error = None
         try:
-            land(*self._run, self.staging)
+            collect_and_land(*self._run, self.staging)
         except Exception as error:  # noqa: BLE001 the test checks it
             self.error = error
 

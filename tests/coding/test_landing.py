@@ -54,8 +54,11 @@ def survey(pipeline):
     return pipeline
 
 
-def fail_part(part, **changes):
-    return PartResult(part.part, f"operation-{part.part}", "failed", "the service says: Malformed record", **changes)
+def lose_part(part, **changes):
+    """Return the result of a part whose operation may still be running."""
+    return PartResult(
+        part.part, f"operation-{part.part}", "deadline", "it did not end before its deadline", **changes
+    )
 
 
 def count(pipeline, table):
@@ -156,7 +159,7 @@ def test_a_cleared_run_counts_the_texts_that_its_failed_attempt_sent(pipeline):
     pipeline.fill(*[(str(number), DAY, f"job {number}", "") for number in range(4)])
     first, second = pipeline.prepare(records_per_part=2).parts
     with pytest.raises(IncompleteError):
-        pipeline.land([pipeline.code_part(first), fail_part(second)])
+        pipeline.land([pipeline.code_part(first), lose_part(second)])
     pipeline.prepare(records_per_part=2)
     part_results = [
         replace(pipeline.code_part(part), operation_id="operation of the second attempt")
@@ -482,37 +485,38 @@ def test_a_text_that_another_run_stored_first_keeps_its_result(survey):
 
 
 @on_duckdb_and_postgres
-def test_a_failed_part_is_named_and_blocks_publishing_but_not_storing_the_other_results(survey):
+def test_a_part_that_may_be_running_is_named_and_blocks_publishing_but_not_storing_the_other_results(survey):
     first, second = survey.prepare(records_per_part=1).parts
     with pytest.raises(IncompleteError) as caught:
-        survey.land([survey.code_part(first), fail_part(second)])
+        survey.land([survey.code_part(first), lose_part(second)])
     assert str(caught.value) == (
-        "nothing was published, because 1 of 2 parts are incomplete; the results of 1 of 2 texts are kept, and the"
-        " next run of these dates sends the rest. part 1 (operation operation-1): the service says: Malformed record"
+        "nothing was published, because 1 parts or operations are incomplete; the results of 1 of 2 texts are kept,"
+        " and the next run of these dates sends the rest. part 1 (operation operation-1): it did not end before its"
+        " deadline"
     )
     assert [count(survey, table) for table in ("coded_texts", "coded_records")] == [1, 0]
     assert survey.query("SELECT part, state, error, usable FROM coding.coding_operations ORDER BY part") == [
         (0, "complete", None, 1),
-        (1, "failed", "the service says: Malformed record", 0),
+        (1, "deadline", "it did not end before its deadline", 0),
     ]
 
 
-def test_the_next_run_sends_only_the_part_that_failed(pipeline):
+def test_the_next_run_sends_only_the_part_that_is_missing(pipeline):
     pipeline.fill(*[(str(n), DAY, f"job {n}", "") for n in range(10)])
     parts = pipeline.prepare(records_per_part=2).parts
-    part_results = [fail_part(part) if part.part == 3 else pipeline.code_part(part) for part in parts]
+    part_results = [lose_part(part) if part.part == 3 else pipeline.code_part(part) for part in parts]
     with pytest.raises(IncompleteError, match=r"8 of 10 texts are kept.* part 3 \(operation operation-3\)"):
         pipeline.land(part_results)
     assert [part.records for part in pipeline.prepare(run_id="run-2").parts] == [2]
     assert pipeline.land().coded == 10
 
 
-def test_published_rows_stay_when_a_part_fails(survey):
+def test_published_rows_stay_when_a_part_is_missing(survey):
     survey.run()
     before = survey.query("SELECT * FROM coding.coded_records ORDER BY record_id")
     survey.prepare(run_id="run-2", selection="all")
     with pytest.raises(IncompleteError):
-        survey.land([fail_part(part) for part in survey.prepared.parts])
+        survey.land([lose_part(part) for part in survey.prepared.parts])
     assert survey.query("SELECT * FROM coding.coded_records ORDER BY record_id") == before
 
 
@@ -523,23 +527,24 @@ def test_a_part_without_an_operation_is_named_and_has_no_row(survey):
     assert count(survey, "coding_operations") == 0
 
 
-def test_an_incomplete_output_publishes_nothing_and_names_the_discarded_lines(survey):
+def test_the_text_of_a_discarded_line_is_sent_once_more_and_the_line_is_logged(survey, caplog):
     survey.prepare()
     (part,) = survey.prepared.parts
     chef = {"recordId": make_key("chef", "cooks"), "occp_text": "chef", "tasks_text": "cooks"}
-    with pytest.raises(IncompleteError) as caught:
-        survey.land([survey.code_part(part, lines=code_line(chef) + "oops\n")])
-    assert "1 of 2 texts have no usable result; line 2 was discarded: it is not a JSON object" in str(caught.value)
-    assert [count(survey, table) for table in ("coded_texts", "coded_records")] == [1, 0]
-    assert survey.query("SELECT usable, discarded_lines FROM coding.coding_operations") == [(1, 1)]
+    summary = survey.land([survey.code_part(part, lines=code_line(chef) + "oops\n")])
+    assert "Part 0: output line 2 was discarded: it is not a JSON object" in caplog.text
+    assert survey.sent_again == [["baker"]]
+    assert (summary.coded, summary.texts_sent, summary.operations, summary.extra_operations) == (3, 2, 2, 1)
+    operations = "SELECT part, records, usable, discarded_lines FROM coding.coding_operations ORDER BY part"
+    assert survey.query(operations) == [(0, 2, 1, 1), (1, 1, 1, 0)]
 
 
 @pytest.mark.parametrize("lines", ["", "garbage\n" * 3, "\x01\x02"])
 def test_an_output_without_any_result_publishes_nothing(survey, lines):
     survey.prepare()
     with pytest.raises(IncompleteError, match="the results of 0 of 2 texts are kept.*2 of 2 texts have no usable"):
-        survey.land([survey.code_part(part, lines=lines) for part in survey.prepared.parts])
-    assert count(survey, "coded_records") == 0
+        survey.land(lines=lines)
+    assert [count(survey, table) for table in ("coded_texts", "coded_records")] == [0, 0]
 
 
 def test_a_missing_output_file_does_not_lose_the_results_of_other_parts(survey):

@@ -1,0 +1,472 @@
+"""Collecting the results of a run, and coding again what has none: the state of that work, its files and its tables.
+
+The state is kept after every step in a store that survives the process. It belongs to the operations of the parts:
+if these change, because the run was cleared, the work starts again from their results. What to send is decided in
+:mod:`include.coding.isolation`; the calls are the caller's matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from include.coding.collect import (
+    MAX_ERROR_CHARACTERS,
+    NO_RESULT,
+    REFUSED_BY_SERVICE,
+    CollectedPart,
+    find_control_text,
+    find_unexplained_operations,
+    read_parts,
+    set_texts_aside,
+    store_operations,
+    store_results,
+)
+from include.coding.engine import Engine, copy_to_file, open_engine
+from include.coding.errors import IncompleteError
+from include.coding.handoff import Handoff
+from include.coding.isolation import (
+    COMPLETE,
+    FAILED,
+    MAX_EXTRA_OPERATIONS,
+    PIECES_PER_SPLIT,
+    TIMED_OUT,
+    Isolation,
+    Kind,
+    Piece,
+)
+from include.coding.parts import Fingerprint, Part
+from include.coding.plan import Plan
+from include.coding.prepare import Prepared
+from include.coding.results import PartResult, PartSummary
+from include.coding.staging import Staging
+from include.coding.tables import table
+from include.warehouse.warehouse import Session, Warehouse
+
+#: Key of the state in the store.
+STATE_KEY = "recoding"
+#: Up to this many texts without an answer are single bad texts, whatever their share of the texts sent.
+MAX_SINGLE_TEXTS = 10
+#: Maximum number of problems that a summary lists.
+MAX_LISTED_PROBLEMS = 20
+
+log = logging.getLogger(__name__)
+
+
+class StateStore(Protocol):
+    """Keeps JSON values by key, such as Airflow's task state store."""
+
+    def get(self, key: str) -> Any: ...
+
+    def set(self, key: str, value: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class CollectSummary(Handoff):
+    """What came back of the texts of a run.
+
+    :param texts_sent: texts of the run's parts; each counts once, however often it was sent
+    :param usable: texts with a result
+    :param operations, extra_operations: all operations, and those beside one for each part
+    :param no_result, refused: texts that were set aside, because the service never answered or refused them
+    :param unresolved, unresolved_uri: texts that the next run sends again: their number and their file
+    :param incomplete: operations that may still give results, or whose results cannot be used
+    :param problems: why texts are unresolved, or operations incomplete
+    """
+
+    texts_sent: int = 0
+    usable: int = 0
+    operations: int = 0
+    extra_operations: int = 0
+    no_result: int = 0
+    refused: int = 0
+    unresolved: int = 0
+    unresolved_uri: str | None = None
+    incomplete: int = 0
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RecodingState(Handoff):
+    """The work so far.
+
+    :param generation: identifies the operations of the parts
+    :param usable: texts of the parts with a result
+    :param incomplete, problems: the parts that may still give results, or whose results cannot be used: their number,
+        and why
+    :param pieces: the other parts without all results, then the pieces that were sent again
+    """
+
+    generation: str
+    usable: int
+    incomplete: int
+    problems: tuple[str, ...]
+    pieces: tuple[Piece, ...]
+
+
+class Recoding:
+    """Collects the results of a run, and prepares the input files of what has to be coded again.
+
+    :param part_results: one for each part of `prepared`
+    :param store: keeps the state
+    :param read_error: returns what the service says about an operation that failed, or None
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        prepared: Prepared,
+        part_results: Sequence[PartResult],
+        warehouse: Warehouse,
+        staging: Staging,
+        store: StateStore,
+        read_error: Callable[[str], str | None],
+    ) -> None:
+        self.plan, self._prepared, self._part_results = plan, prepared, part_results
+        self._warehouse, self._staging, self._store, self._read_error = warehouse, staging, store, read_error
+        self.generation = identify_operations(prepared.parts, part_results)
+        data = store.get(STATE_KEY)
+        if data is not None and data["generation"] == self.generation:
+            self._state = RecodingState.from_dict(data)
+        else:
+            self._save(self._collect_parts())
+
+    # ---- the operations of pieces, which the caller opens and waits for --------------------------------------------
+
+    def next_pieces(self) -> list[Piece]:
+        """Return the pieces whose operations have not ended; if there are none, keep the results and return the
+        pieces of the next round, whose input files are written. Without any, the work is done.
+
+        :raises IncompleteError: an input file does not exist any more
+        """
+        if not self.running_pieces:
+            self._collect_pieces()
+            pieces = Isolation(self._state.pieces).next_round(
+                len(self._prepared.parts) + len(self._extra_pieces),
+                has_control=self._find_control() is not None,
+                needs_control=self._needs_control,
+            )
+            if pieces:
+                kinds = {kind.value: len(list(group)) for kind, group in groupby(pieces, lambda piece: piece.kind)}
+                log.info("Coding again in round %d: %s", pieces[0].round, kinds)
+                written = self._write_input_files(pieces)
+                is_gathered = any(piece.kind is Kind.UNANSWERED for piece in pieces)
+                earlier = (
+                    replace(piece, is_gathered=piece.is_gathered or (is_gathered and piece.unanswered > 0))
+                    for piece in self._state.pieces
+                )
+                self._save(replace(self._state, pieces=(*earlier, *written)))
+        return self.running_pieces
+
+    def update(self, piece: Piece, **changes: Any) -> Piece:
+        """Keep what happened to a piece, and return it with its changes."""
+        changed = replace(piece, **changes)
+        pieces = tuple(changed if other.number == piece.number else other for other in self._state.pieces)
+        self._save(replace(self._state, pieces=pieces))
+        return changed
+
+    def find(self, number: int) -> Piece:
+        """Return a piece as it is now."""
+        return self._state.pieces[number]
+
+    def resume_waiting(self) -> None:
+        """Wait again for the operations whose end is not known."""
+        for piece in self._extra_pieces:
+            if piece.state not in (None, COMPLETE, FAILED, TIMED_OUT):
+                self.update(piece, state=None, problem=None, deadline=0.0, usable=None)
+
+    # ---- collecting ------------------------------------------------------------------------------------------------
+
+    def _collect_parts(self) -> RecodingState:
+        """Keep the results of the parts, and return the state in which nothing has been sent again."""
+        parts = self._prepared.parts
+        collected, files = self._collect(list(zip(parts, self._part_results, strict=True)))
+        pieces: list[Piece] = []
+        problems: list[str] = []
+        for entry in collected:
+            part, result = entry.part, entry.result
+            piece = Piece(
+                len(pieces), Kind.PART, None, 0, part.records, 0, part.part, result.state, input_uri=part.input_uri,
+                bytes=part.bytes, sha256=part.sha256, operation_id=result.operation_id, usable=entry.summary.usable,
+            )  # fmt: skip
+            if piece.has_failed and result.output_uri is None and result.operation_id:
+                pieces.append(piece)
+            elif entry.summary.problem:
+                problems.append(f"part {part.part} (operation {result.operation_id}): {entry.summary.problem}")
+            elif entry.unanswered:
+                unanswered_uri = files[part.part]
+                pieces.append(
+                    replace(piece, state=COMPLETE, unanswered=entry.unanswered, unanswered_uri=unanswered_uri)
+                )
+        usable = sum(entry.summary.usable for entry in collected)
+        return RecodingState(self.generation, usable, len(problems), _shorten(problems), tuple(pieces))
+
+    def _collect_pieces(self) -> None:
+        """Keep the results of the pieces that have ended since the last call."""
+        ended = [piece for piece in self._extra_pieces if piece.usable is None]
+        if not ended:
+            return
+        plan = self.plan
+        ends = [(self._describe_part(piece), _describe_end(plan, piece)) for piece in ended]
+        controls = [
+            CollectedPart(*end, PartSummary(), None)
+            for piece, end in zip(ended, ends, strict=True)
+            if not piece.has_output
+        ]
+        others = [end for piece, end in zip(ended, ends, strict=True) if piece.has_output]
+        collected, files = self._collect(others, controls)
+        summaries = {entry.part.part: entry for entry in collected}
+        pieces = list(self._state.pieces)
+        for piece in ended:
+            entry = summaries[piece.part]
+            problem = entry.summary.problem if piece.state == COMPLETE else piece.problem
+            pieces[piece.number] = replace(
+                piece, usable=entry.summary.usable, problem=problem, unanswered_uri=files.get(piece.part),
+                unanswered=entry.unanswered if piece.part in files else 0,
+            )  # fmt: skip
+        self._save(replace(self._state, pieces=tuple(pieces)))
+
+    def _collect(
+        self, part_results: Sequence[tuple[Part, PartResult]], controls: Sequence[CollectedPart] = ()
+    ) -> tuple[list[CollectedPart], dict[int, str]]:
+        """Keep the results of operations; return them, and for each part the file of its texts without an answer.
+
+        :param controls: further operations without results of their own
+        """
+        plan = self.plan
+        parts, results = [part for part, _ in part_results], [result for _, result in part_results]
+        errors = self._read_errors([*results, *(entry.result for entry in controls)])
+        with self._open_engine() as engine:
+            collected = read_parts(engine, plan, parts, results, self._staging)
+            with self._open_session() as session:
+                store_results(engine, session, plan, self._prepared.read_at)
+                store_operations(session, plan, [*collected, *controls], errors)
+            files = {
+                entry.part.part: self._write_unanswered(engine, entry.part.part)
+                for entry in collected
+                if entry.unanswered
+            }
+        return [*collected, *controls], files
+
+    def _read_errors(self, results: Sequence[PartResult]) -> dict[str, str]:
+        """Return what the service says about operations that failed and that the tables do not have yet."""
+        failed = [str(result.operation_id) for result in results if result.operation_id and result.state == FAILED]
+        with self._warehouse.session(read_only=True) as session:
+            unexplained = find_unexplained_operations(session, self.plan, failed)
+        errors = {operation_id: self._read_error(operation_id) for operation_id in sorted(unexplained)}
+        return {
+            operation_id: error.replace("\0", "\ufffd")[:MAX_ERROR_CHARACTERS]
+            for operation_id, error in errors.items()
+            if error
+        }
+
+    def _write_unanswered(self, engine: Engine, part: int) -> str:
+        select = f"SELECT recordId, occp_text, tasks_text FROM unanswered WHERE part = {part:d} ORDER BY recordId"
+        draft = self._staging.scratch / f"unanswered-{part}.jsonl"
+        copy_to_file(engine, select, draft, "FORMAT json")
+        with draft.open("rb") as file:
+            return self._keep(draft, hashlib.file_digest(file, "sha256").hexdigest())
+
+    # ---- input files of pieces -------------------------------------------------------------------------------------
+
+    def _write_input_files(self, pieces: Sequence[Piece]) -> list[Piece]:
+        written: list[Piece] = []
+        for (kind, parent), group in groupby(pieces, lambda piece: (piece.kind, piece.parent)):
+            if kind is Kind.AGAIN and parent is not None:
+                source = self._state.pieces[parent]
+                file = {"input_uri": source.input_uri, "bytes": source.bytes, "sha256": source.sha256}
+                written += [replace(piece, **file) for piece in group]
+            else:
+                lines = self._read_lines(kind, parent)  # the pieces of a split follow each other
+                written += [self._write_input_file(piece, islice(lines, piece.records)) for piece in group]
+        return written
+
+    def _write_input_file(self, piece: Piece, lines: Iterable[bytes]) -> Piece:
+        """Write the lines of a piece to a file that is named by its content."""
+        draft, digest, size = self._staging.scratch / f"piece-{piece.number}.jsonl", hashlib.sha256(), 0
+        with draft.open("wb") as file:
+            for line in lines:
+                file.write(line)
+                digest.update(line)
+                size += len(line)
+        uri = self._keep(draft, digest.hexdigest())
+        return replace(piece, input_uri=uri, bytes=size, sha256=digest.hexdigest())
+
+    def _read_lines(self, kind: Kind, parent: int | None) -> Iterator[bytes]:
+        if kind is Kind.CONTROL:
+            key, occp_text, tasks_text = self._find_control() or ("", "", "")
+            line = {"recordId": key, "occp_text": occp_text, "tasks_text": tasks_text}
+            yield json.dumps(line).encode() + b"\n"
+        elif parent is None:
+            for piece in Isolation(self._state.pieces).ungathered:
+                yield from self._read_file(str(piece.unanswered_uri))
+        else:
+            yield from self._read_file(self._state.pieces[parent].input_uri)
+
+    def _read_file(self, uri: str) -> Iterator[bytes]:
+        with self._open_input_file(uri) as path, path.open("rb") as file:
+            yield from file
+
+    @contextmanager
+    def _open_input_file(self, uri: str) -> Iterator[Path]:
+        try:
+            with self._staging.open_local(uri) as path:
+                yield path
+        except FileNotFoundError:
+            raise IncompleteError(
+                f"nothing was published: the input file {uri!r} does not exist any more: start another run of these"
+                " dates"
+            ) from None
+
+    def _keep(self, draft: Path, sha256: str) -> str:
+        return self._staging.keep(draft.replace(draft.with_name(f"piece-{sha256[:16]}.jsonl")))
+
+    # ---- the end ---------------------------------------------------------------------------------------------------
+
+    def finish(self) -> CollectSummary:
+        """Set the texts aside that the service never answered or refused, and return what came back.
+
+        :raises IncompleteError: an input file does not exist any more
+        """
+        isolation = Isolation(self._state.pieces)
+        silent, unsent = isolation.silent, isolation.ungathered
+        problems = [*self._state.problems, *self._describe_problems()]
+        incomplete = self._state.incomplete + len(problems) - len(self._state.problems)
+        texts_sent = sum(part.records for part in self._prepared.parts)
+        no_result = sum(piece.unanswered for piece in silent)
+        if no_result and not self._is_acceptable(no_result, texts_sent):
+            problems.append(
+                f"{no_result} of {texts_sent} texts have no usable line in the outputs of two operations, too many to"
+                " set aside as single bad texts (max_rejected_share)"
+            )
+            incomplete, no_result, silent = incomplete + 1, 0, []
+        refused = isolation.refused
+        unexplained = [piece for piece in isolation.unexplained if piece not in refused]
+        unresolved = sum(piece.records for piece in unexplained) + sum(piece.unanswered for piece in unsent)
+        if unresolved:
+            problems.append(f"{unresolved} texts have no result yet: {_explain_stop(isolation)}")
+        self._set_aside(silent, refused)
+        uris = [*(piece.input_uri for piece in unexplained), *(str(piece.unanswered_uri) for piece in unsent)]
+        extra = self._extra_pieces
+        return CollectSummary(
+            texts_sent, self._state.usable + sum(piece.usable or 0 for piece in extra),
+            sum(result.operation_id is not None for result in self._part_results) + len(extra), len(extra), no_result,
+            len(refused), unresolved, self._write_unresolved(uris), incomplete, _shorten(problems),
+        )  # fmt: skip
+
+    def _is_acceptable(self, no_result: int, texts_sent: int) -> bool:
+        """Whether texts without an answer are single bad texts, and not a sign of a broken output."""
+        has_answers = self._has_results or any(
+            piece.kind is Kind.CONTROL and piece.state == COMPLETE for piece in self._state.pieces
+        )
+        limit = max(MAX_SINGLE_TEXTS, self.plan.max_rejected_share * texts_sent)
+        return has_answers and no_result <= limit
+
+    def _set_aside(self, silent: Sequence[Piece], refused: Sequence[Piece]) -> None:
+        aside = [(piece.unanswered_uri, piece, "uncoded", NO_RESULT) for piece in silent]
+        aside += [(piece.input_uri, piece, "rejected", REFUSED_BY_SERVICE) for piece in refused]
+        if not aside:
+            return
+        with self._open_engine() as engine, self._open_session() as session:
+            for uri, piece, outcome, reason in aside:
+                with self._open_input_file(str(uri)) as path:
+                    set_texts_aside(engine, session, self.plan, path, str(piece.operation_id), outcome, reason)
+
+    def _write_unresolved(self, uris: Sequence[str]) -> str | None:
+        if not uris:
+            return None
+        draft = self._staging.scratch / "unresolved.jsonl"
+        with draft.open("wb") as file:
+            for uri in uris:
+                file.writelines(self._read_file(uri))
+        return self._staging.keep(draft)
+
+    def _describe_problems(self) -> list[str]:
+        return [f"operation {piece.operation_id}: {piece.problem}" for piece in self._extra_pieces if piece.problem]
+
+    # ---- state -----------------------------------------------------------------------------------------------------
+
+    @property
+    def running_pieces(self) -> list[Piece]:
+        """The pieces whose operations have not ended."""
+        return [piece for piece in self._state.pieces if piece.state is None]
+
+    @property
+    def _extra_pieces(self) -> list[Piece]:
+        return [piece for piece in self._state.pieces if piece.is_extra]
+
+    @property
+    def _has_results(self) -> bool:
+        return self._state.usable > 0 or any(piece.usable for piece in self._extra_pieces)
+
+    @property
+    def _needs_control(self) -> bool:
+        """Whether no text at all has been answered, although operations were complete."""
+        return not self._has_results and bool(Isolation(self._state.pieces).silent)
+
+    def _save(self, state: RecodingState) -> None:
+        self._store.set(STATE_KEY, state.to_dict())
+        self._state = state
+
+    def _find_control(self) -> tuple[str, str, str] | None:
+        if not self._state.pieces:
+            return None
+        with self._warehouse.session(read_only=True) as session:
+            return find_control_text(session, self.plan)
+
+    def _describe_part(self, piece: Piece) -> Part:
+        plan = self.plan
+        return Part(
+            piece.part, plan.topic, plan.model_id, False, piece.input_uri, piece.records, piece.bytes, piece.sha256
+        )
+
+    @contextmanager
+    def _open_engine(self) -> Iterator[Engine]:
+        with open_engine(self._staging.scratch, "collect", self.plan.engine_memory_mb) as engine:
+            yield engine
+
+    @contextmanager
+    def _open_session(self) -> Iterator[Session]:
+        """Yield a session within a transaction; all writers of results or codes take turns."""
+        lock = table(self.plan.schema, "coding_runs")
+        with self._warehouse.session() as session, session.transaction(lock=lock):
+            yield session
+
+
+def identify_operations(parts: Sequence[Part], part_results: Sequence[PartResult]) -> str:
+    """Return a text that is another one as soon as a part has another operation, or its operation another end."""
+    ends = [
+        [part.sha256, result.operation_id, result.state, result.output_uri]
+        for part, result in zip(parts, part_results, strict=True)
+    ]
+    return hashlib.sha256(json.dumps(ends).encode()).hexdigest()[:16]
+
+
+def _describe_end(plan: Plan, piece: Piece) -> PartResult:
+    messages = {FAILED: "the service failed it", TIMED_OUT: "the service timed it out"}
+    fingerprint = Fingerprint(plan.topic, plan.model_id, piece.sha256)
+    return PartResult(
+        piece.part, piece.operation_id, str(piece.state), messages.get(str(piece.state), piece.problem),
+        piece.output_uri, piece.metadata_uri, piece.input_uri, fingerprint,
+    )  # fmt: skip
+
+
+def _explain_stop(isolation: Isolation) -> str:
+    """Return why texts that made operations fail were not isolated."""
+    if isolation.is_service_failing:
+        return "the service also failed a text that this model has coded before, so it may be failing everything"
+    if isolation.remaining_operations <= PIECES_PER_SPLIT:
+        return f"the {MAX_EXTRA_OPERATIONS} extra operations of a run do not suffice to isolate the texts at fault"
+    return "their operations failed, and no other operation completed, so the texts may not be at fault"
+
+
+def _shorten(problems: Sequence[str]) -> tuple[str, ...]:
+    more = len(problems) - MAX_LISTED_PROBLEMS
+    return (*problems[:MAX_LISTED_PROBLEMS], *([f"and {more} more problems"] if more > 0 else []))

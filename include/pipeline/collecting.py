@@ -1,0 +1,174 @@
+"""The task that keeps the results of a run, and codes again what has none."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowSkipException
+
+from coding_service import BatchCodeTrigger, CodingServiceHook
+from coding_service.errors import CodingServiceError, ExpiredError, FinalError, SettingsError, redact
+from coding_service.hooks import CONN_ID
+from coding_service.models import InputPart
+from coding_service.part_operation import PartOperation
+from coding_service.polling import next_wait
+from coding_service.triggers import Reason
+
+if TYPE_CHECKING:
+    from include.coding.isolation import Piece
+    from include.coding.recoding import Recoding
+
+
+class CollectResultsOperator(BaseOperator):
+    """Keeps the results of every part, codes again what has none, and returns a
+    :class:`include.coding.recoding.CollectSummary` as a dict.
+
+    It waits in the triggerer for the operations that it opens. Its state is in the task state store, so the next
+    attempt continues, whatever dies, and no piece is given to a second operation. If the task is cleared, it waits
+    again for the operations whose end is not known.
+
+    :param coding_service_conn_id: Airflow connection of the service
+    :param storage_conn_id: Airflow connection (aws) for `s3://`; None: the credentials that AWS finds on the machine
+    :param timeout: maximum wait for the operations of one round
+    :param poll_interval: seconds between the first two status calls; None: the value in the connection
+    :param deferrable: whether to wait in the triggerer; False: in the worker, which is occupied meanwhile
+    """
+
+    template_fields: Sequence[str] = ("coding_service_conn_id", "storage_conn_id")
+    ui_color = "#e3eefa"
+
+    def __init__(
+        self,
+        *,
+        coding_service_conn_id: str = CONN_ID,
+        storage_conn_id: str | None = None,
+        timeout: timedelta = timedelta(hours=24),
+        poll_interval: float | None = None,
+        deferrable: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.coding_service_conn_id = coding_service_conn_id
+        self.storage_conn_id = storage_conn_id
+        self.timeout = timeout
+        self.poll_interval = poll_interval
+        self.deferrable = deferrable
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        return self._collect(context)
+
+    def resume(self, context: Any, event: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Continue with the trigger's event, the end of one operation."""
+        return self._collect(context, event or {})
+
+    def _collect(self, context: Any, event: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Work until an operation has to be waited for, or nothing is left to do.
+
+        :param event: of the trigger; None in a new attempt
+        """
+        from include.coding.recoding import Recoding
+        from include.pipeline import handoffs
+        from include.pipeline.settings import open_staging, open_warehouse
+
+        if not handoffs.has_operations(context["ti"]):
+            raise AirflowSkipException("nothing was sent, so there is nothing to collect")
+        plan, prepared = handoffs.pull_plan(context["ti"]), handoffs.pull_prepared(context["ti"])
+        part_results = handoffs.pull_part_results(context["ti"], prepared.parts)
+        hook, store = CodingServiceHook(self.coding_service_conn_id), context["task_state_store"]
+        with open_staging(plan.staging) as staging:
+            warehouse = open_warehouse(plan.engine_memory_mb)
+            recoding = Recoding(
+                plan, prepared, part_results, warehouse, staging, store,
+                lambda operation_id: self._read_error(hook, plan.topic, operation_id),
+            )  # fmt: skip
+            if event is None:
+                recoding.resume_waiting()
+            while pieces := recoding.next_pieces():
+                for piece in pieces:
+                    self._advance(piece, recoding, hook, store, event or {})
+                event = None
+                self._wait(recoding)
+            return recoding.finish().to_dict()
+
+    def _advance(
+        self, piece: Piece, recoding: Recoding, hook: CodingServiceHook, store: Any, event: dict[str, Any]
+    ) -> None:
+        """Send a piece, or find out whether its operation has ended, and download what it coded."""
+        plan = recoding.plan
+        part = InputPart(plan.topic, plan.model_id, piece.input_uri, piece.sha256)
+        key = f"operation-{recoding.generation}-{piece.number}"
+        operation = PartOperation(hook, part, store, self.storage_conn_id, key)
+        if piece.operation_id is None:
+            operation_id = operation.find_ended() or operation.upload(*operation.open())
+            recoding.update(piece, operation_id=operation_id, deadline=time.time() + self.timeout.total_seconds())
+            return
+        if event.get("operation_id") == piece.operation_id:
+            state, message = Reason(event["reason"]), str(event["message"])
+        else:
+            end = self._check(piece, plan.topic, hook)
+            if end is None:
+                return
+            state, message = end
+        if state is Reason.COMPLETE and piece.has_output:
+            try:
+                files = operation.download(piece.operation_id)
+            except (FinalError, ExpiredError) as error:
+                recoding.update(piece, state=state.value, problem=f"its output was not downloaded: {error}")
+            else:
+                uris = {"output_uri": files.output_uri, "metadata_uri": files.metadata_uri}
+                recoding.update(piece, state=state.value, **uris)
+        else:
+            has_ended = state in (Reason.COMPLETE, Reason.FAILED, Reason.TIMED_OUT)
+            recoding.update(piece, state=state.value, problem=None if has_ended else message)
+
+    def _check(self, piece: Piece, topic: str, hook: CodingServiceHook) -> tuple[Reason, str] | None:
+        """Return how the operation of a piece ended; None if it has not, or the service does not say."""
+        try:
+            status = hook.operation(topic, str(piece.operation_id)).status
+        except SettingsError:
+            raise
+        except CodingServiceError as error:
+            self.log.warning("Status call for operation %s failed, will retry: %s", piece.operation_id, error)
+        else:
+            self.log.info("Operation %s is %s", piece.operation_id, status)
+            if status.is_terminal:
+                return Reason(status.value), status.value
+        if time.time() > piece.deadline:
+            return Reason.DEADLINE, "it did not end before its deadline; clear this task to continue waiting"
+        return None
+
+    def _wait(self, recoding: Recoding) -> None:
+        """Wait for an operation that has not ended, if there is one: deferred, or until the next status call."""
+        piece = next(iter(recoding.running_pieces), None)
+        if piece is None:
+            return
+        started = piece.deadline - self.timeout.total_seconds()
+        if not self.deferrable:
+            elapsed = time.time() - started
+            time.sleep(max(0.0, next_wait(self.poll_interval or 10.0, None, elapsed, None, random.random)))
+            return
+        trigger = BatchCodeTrigger(
+            topic=recoding.plan.topic,
+            operation_id=str(piece.operation_id),
+            coding_service_conn_id=self.coding_service_conn_id,
+            deadline=piece.deadline,
+            poll_interval=self.poll_interval,
+            started=started,
+        )
+        # Airflow's own timeout must come later, because it would end the task without the state of the operation.
+        timeout = timedelta(seconds=max(0.0, piece.deadline - time.time()) + 600)
+        self.defer(trigger=trigger, method_name="resume", timeout=timeout)
+
+    def _read_error(self, hook: CodingServiceHook, topic: str, operation_id: str) -> str | None:
+        """Return what the service says about a failed operation. It can quote a text, so it is never logged."""
+        try:
+            error = hook.operation(topic, operation_id).error
+        except CodingServiceError as problem:
+            self.log.warning("The reason why operation %s failed could not be read: %s", operation_id, problem)
+            return None
+        return redact(error) if error else None
