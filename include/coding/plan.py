@@ -165,13 +165,13 @@ def extend_look_back(plan: Plan, unfinished: Iterable[str], unpublished: Iterabl
     :param max_days: maximum number of days before the last date to read
     """
     bound = (plan.dates[1] - timedelta(days=max_days)).isoformat()
-    held = {day for day in unfinished if day < plan.to_date}
-    missing = {day for day in unpublished if day < plan.to_date} - held
+    unfinished_days = {day for day in unfinished if day < plan.to_date}
+    missing = {day for day in unpublished if day < plan.to_date} - unfinished_days
     first = min([plan.from_date, *(day for day in missing if day >= bound)])
     return replace(
         plan,
         from_date=first,
-        excluded_dates=tuple(sorted(day for day in held if day >= first)),
+        excluded_dates=tuple(sorted(day for day in unfinished_days if day >= first)),
         unreachable_dates=tuple(sorted(day for day in missing if day < bound)),
     )
 

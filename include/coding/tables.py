@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -75,24 +75,29 @@ def create_tables(session: Session, schema: str, migrations: Sequence[str] = MIG
     :raises WarehouseSettingsError: the tables are of a later version or of none that can be migrated, or the user
         cannot create or alter tables
     """
-    target, stated = 1 + len(migrations), _read_version(session, schema)
-    if stated == target:
+    target, version = 1 + len(migrations), _read_version(session, schema)
+    if version == target:
         return
-    if stated is not None and stated > target:
+    if version is not None and version > target:
         raise WarehouseSettingsError(
-            f"the tables of schema {schema!r} have version {stated}, but this project supports them up to version"
+            f"the tables of schema {schema!r} have version {version}, but this project supports them up to version"
             f" {target}: update the project"
         )
-    current = _detect_version(session, schema) if stated is None else stated
+    current = version
+    if version is None:
+        columns = {name: _read_columns(session, schema, name) for name in _parse_tables()}
+        if _read_version(session, schema) is not None:  # another run has just created the tables
+            return create_tables(session, schema, migrations)
+        current = _detect_version(schema, columns)
     scripts = [*(migrations[current - 1 :] if current else ())]
-    if stated is None:
+    if version is None:
         scripts.append(_SQL.read_text(encoding="utf-8"))
     versions = table(schema, "schema_version")
     try:
-        with session.transaction(lock=None if stated is None else versions):
-            if stated is None or _read_version(session, schema) == stated:  # else another run has migrated them
+        with session.transaction(lock=None if version is None else versions):
+            if version is None or _read_version(session, schema) == version:  # else another run has migrated them
                 _run_scripts(session, schema, scripts)
-                if stated is None:
+                if version is None:
                     _check_columns(session, schema)
                 session.execute(f"INSERT INTO {versions} VALUES (?, ?)", [target, session.now()])
     except WarehouseSettingsError:
@@ -120,18 +125,18 @@ def _read_version(session: Session, schema: str) -> int | None:
     return None if rows[0][0] is None else int(rows[0][0])
 
 
-def _detect_version(session: Session, schema: str) -> int | None:
-    """Return the version of tables that do not state it, judging by their columns; None if there are no tables.
+def _detect_version(schema: str, columns: Mapping[str, list[str] | None]) -> int | None:
+    """Return the version of tables that do not state it; None if there are no tables.
 
+    :param columns: names of the columns of each table; None if there is no such table
     :raises WarehouseSettingsError: some tables are missing
     """
-    names = [name for name in _parse_tables() if name not in _LATER_TABLES]
-    columns = {name: _read_columns(session, schema, name) for name in names}
+    names = [name for name in columns if name not in _LATER_TABLES]
     missing = [name for name in names if columns[name] is None]
     if missing == names:
         return None
     if missing:
-        raise _refuse_unknown_tables(schema, f"lacks the tables {missing}")
+        raise _refuse_unversion_tables(schema, f"lacks the tables {missing}")
     return 1 + len(list(takewhile(lambda mark: mark[1] in (columns[mark[0]] or ()), _NEW_COLUMNS)))
 
 
@@ -140,10 +145,10 @@ def _check_columns(session: Session, schema: str) -> None:
     for name, expected in _parse_tables().items():
         columns = _read_columns(session, schema, name)
         if columns != expected:
-            raise _refuse_unknown_tables(schema, f"has {name!r} with the columns {columns} instead of {expected}")
+            raise _refuse_unversion_tables(schema, f"has {name!r} with the columns {columns} instead of {expected}")
 
 
-def _refuse_unknown_tables(schema: str, detail: str) -> WarehouseSettingsError:
+def _refuse_unversion_tables(schema: str, detail: str) -> WarehouseSettingsError:
     return WarehouseSettingsError(
         f"schema {schema!r} has tables of the project that state no version, and {detail}: they cannot be migrated."
         " Set CODING_SCHEMA to another schema, or rename this one; the next runs then code their dates again"

@@ -63,6 +63,9 @@ def test_the_counts_add_up(pipeline):
     assert counts.pop("records_uri").startswith("file:///")
     assert counts.pop("read_at") > "2026"
     assert len(counts.pop("checksum")) == 64
+    reasons = counts.pop("rejected_by_reason")
+    assert reasons == {"blank": 1, "no_record_id": 1, "not_printable_ascii": 1, "too_long": 1}
+    assert (counts.pop("dates_over_limit"), counts.pop("warnings")) == ({}, [])
     assert counts == {"unchanged": False, "read": 9, "undated": 1, "rejected": 4, "texts": 3, "known_texts": 0}
 
 
@@ -111,7 +114,7 @@ def test_a_part_is_printable_ascii_with_a_final_newline_and_has_a_hash(pipeline)
 
 def test_without_cleaning_texts_are_validated_and_sent_unchanged(pipeline):
     pipeline.fill(("1", DAY, " chef  x", None), ("2", DAY, "café", ""), ("3", DAY, "a\tb", ""))
-    prepared = pipeline.prepare(clean=False)
+    prepared = pipeline.prepare(clean=False, max_rejected_share=1)
     assert read_texts(prepared) == [(" chef  x", "")]
     assert prepared.rejected == 2
 
@@ -218,7 +221,7 @@ def test_another_model_another_topic_or_selection_all_sends_every_text(pipeline,
 def test_an_uncoded_text_is_not_sent_again(pipeline):
     pipeline.fill(("1", DAY, "asdf", ""))
     pipeline.run(code=lambda line: code_line(line, result=None), max_uncoded_share=1)
-    assert pipeline.prepare(run_id="run-2").parts == ()
+    assert pipeline.prepare(run_id="run-2", max_uncoded_share=1).parts == ()
 
 
 @on_duckdb_and_postgres
@@ -297,4 +300,4 @@ def test_each_realistic_response_gets_one_outcome_and_each_text_is_sent_once(pip
     ids = pipeline.query("SELECT record_id FROM coding.coded_records ORDER BY 1")
     assert ids == duckdb.execute(f"SELECT record_id {condition} ORDER BY 1").fetchall()
     assert pipeline.prepare(source=responses.as_uri(), run_id="run-2").parts == ()
-    assert pipeline.land() == replace(summary, texts_sent=0, operations=0, published_by_run="run-1", days=())
+    assert pipeline.land() == replace(summary, texts_sent=0, operations=0, published_by_run="run-1", dates=())

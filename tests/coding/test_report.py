@@ -47,7 +47,7 @@ def test_the_summary_names_the_run_and_counts_the_outcomes(report, pipeline):
         f"# Occupation coding, {DAY} to {NEXT_DAY}\n\nTopic `osca`, model `{pipeline.plan.model_id}`"
     )
     assert "source `survey_responses`, run `run-1`." in text
-    assert "- Records read: 5: 2 coded, 1 uncoded, 2 rejected.\n" in text
+    assert "- Records read: 5: 2 coded, 1 uncoded, 2 rejected (1 blank, 1 no_record_id).\n" in text
     assert "- Distinct texts: 2; coded earlier by this model: 0; sent: 2 in 1 operations.\n" in text
     assert "- Records of the source without a date, which no run codes: 1." in text
 

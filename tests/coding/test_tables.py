@@ -125,7 +125,7 @@ def test_tables_of_version_1_get_the_columns_of_a_new_schema_and_keep_their_rows
             session.execute(statement)
         create_tables(session, "coding")
         create_tables(session, "fresh")
-    for table in (*TABLES, "current_codes"):
+    for table in (*TABLES, "dates_over_limit", "current_codes"):
         with warehouse.session(read_only=True) as session:
             assert session.columns(f'"coding"."{table}"').names == session.columns(f'"fresh"."{table}"').names
     assert query(warehouse, "SELECT operation_id, seconds FROM coding.coding_operations") == [("o", None)]
@@ -189,10 +189,11 @@ def read_view(pipeline, schema):
 def test_tables_of_version_2_get_the_columns_of_a_new_schema_and_keep_their_rows(old_pipeline):
     rows = read_rows(old_pipeline)
     rows["coded_texts"] = add_reason(rows["coded_texts"])
+    rows["coding_runs"] = [(*row, None) for row in rows["coding_runs"]]  # no run has excluded a date
     with old_pipeline.warehouse.session() as session:
         create_tables(session, "coding")
         create_tables(session, "fresh")
-        for table in (*TABLES, "current_codes"):
+        for table in (*TABLES, "dates_over_limit", "current_codes"):
             assert session.columns(f'"coding"."{table}"') == session.columns(f'"fresh"."{table}"')
     assert read_view(old_pipeline, "coding") == read_view(old_pipeline, "fresh")
     assert old_pipeline.query("SELECT max(version) FROM coding.schema_version") == [(VERSION,)]
