@@ -331,6 +331,25 @@ async def test_limit_exceeded_stops_all_hooks_until_midnight_but_for_a_probe_an_
     assert len(connected.journal()) == calls
 
 
+async def test_the_last_fifth_of_the_day_is_for_operations_that_have_been_created(
+    remote, connect, either, budget_extra
+):
+    connect(remote.url, requests_per_day=10, **budget_extra)
+    hook = CodingServiceHook()
+    model = hook.latest_model("osca").model_id
+    operation_id = hook.create_operation("osca", model).operation_id
+    for _ in range(6):
+        hook.topics()
+    for new in (hook.topics, lambda: hook.create_operation("osca", model)):
+        with pytest.raises(QuotaExceededError, match="the rest is reserved for operations that have been created"):
+            new()
+    for _ in range(2):
+        assert (await either().operation("osca", operation_id)).status == "awaiting_input"
+    with pytest.raises(QuotaExceededError, match="all 10 calls allowed in 24 hours have been made"):
+        await either().operation("osca", operation_id)
+    assert len(remote.journal(contains="/v1/")) == 10
+
+
 async def test_a_server_error_is_retryable(connected, either):
     connected.fault("server_error")
     hook = either()

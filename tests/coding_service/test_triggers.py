@@ -332,7 +332,7 @@ async def test_a_lock_that_another_process_holds_does_not_stop_the_event_loop(
         last = time.monotonic()
     assert {payload["reason"] for [payload] in await waits} == {"complete"}
     assert sum(gaps) > 2  # the waits needed the lock
-    assert max(gaps) < 1.5
+    assert max(gaps) < 2
 
 
 # ---- during the wait --------------------------------------------------------------------------------------------------
