@@ -10,7 +10,7 @@ from datetime import datetime
 
 import duckdb
 
-from include.coding.engine import Engine
+from include.coding.engine import Engine, execute_within_memory
 from include.coding.errors import IncompleteError
 from include.coding.parts import Part
 from include.coding.plan import Plan
@@ -80,7 +80,7 @@ def _read_output(
     except duckdb.OperationalError:  # not about the file: the disk is full, for example
         raise
     except duckdb.Error as error:  # one part must not cost the results of the others
-        return PartSummary(problem=f"its output file cannot be read: {' '.join(str(error).split())[:200]}")
+        return PartSummary(problem=f"its output file cannot be read as lines of text ({type(error).__name__})")
     if summary.problem is None and coded != part.fingerprint:
         problem = "its input was prepared again after it was sent: clear its `create` with downstream"
         return replace(summary, problem=problem)
@@ -116,7 +116,8 @@ def store_results(engine: Engine, session: Session, plan: Plan, read_at: str) ->
         "FROM results ANTI JOIN results AS earlier"
         " ON earlier.text_key = results.text_key AND earlier.part < results.part"
     )
-    with session.staged("new_results", Query(engine, distinct_results)):
+    execute_within_memory(engine, f"CREATE OR REPLACE TABLE distinct_results AS {distinct_results}")
+    with session.staged("new_results", Query(engine, "FROM distinct_results")):
         if plan.selection == "all":
             session.execute(
                 f"DELETE FROM {texts} WHERE topic = ? AND model_id = ? AND coded_at <= ?"
