@@ -82,8 +82,8 @@ def code_parts(folder: Path) -> None:
                     if(is_coded, codings[1], NULL) AS result, if(is_coded, [], codings) AS suggestions
                 FROM (
                     SELECT *, hash(recordId) % 10 > 0 AS is_coded, list_transform(range(3), lambda n: {{
-                        'codeCategory': CAST(100000 + hash(recordId, n) % 900000 AS VARCHAR),
-                        'codeLabel': 'Occupation ' || hash(recordId, n) % 900000,
+                        'codeCategory': CAST(100000 + hash(recordId, n) % 1200 AS VARCHAR),
+                        'codeLabel': 'Occupation ' || hash(recordId, n) % 1200,
                         'codeConfidence': (hash(recordId, n) % 1000) / 1000
                     }}) AS codings
                     FROM read_json('{part}', format = 'newline_delimited')

@@ -24,6 +24,8 @@ _OPEN_FAILURES = (
     "not a valid DuckDB database file",
 )  # fmt: skip
 
+#: What DuckDB can say about a statement that it rejects, without a value or a name.
+_REFUSALS = ("attached in read-only mode", "NOT NULL constraint failed", "Duplicate key", "Could not convert")
 #: Settings with which a statement needs the least memory: one thread works on one block of rows at a time, and no row
 #: waits for others to be in order.
 _LEAST_MEMORY_SETTINGS = {
@@ -96,9 +98,10 @@ def _translate_errors(name: str) -> Iterator[None]:
                 f"warehouse {name!r} cannot read or write its files ({kind}): check the free space and the"
                 " permissions of its folder"
             ) from None
+        reason = next((reason for reason in _REFUSALS if reason in str(error)), "a value or a name does not fit")
         raise WarehouseError(
-            f"warehouse {name!r} rejected a statement ({kind}): see the task's log for the step, and check the types"
-            " and values of the table or view that it reads"
+            f"warehouse {name!r} rejected a statement ({kind}): {reason}; see the traceback for the step, and check"
+            " the tables and views that it reads"
         ) from None
 
 
