@@ -80,7 +80,7 @@ def _read_output(
     except duckdb.OperationalError:  # not about the file: the disk is full, for example
         raise
     except duckdb.Error as error:  # one part must not cost the results of the others
-        return PartSummary(problem=f"its output file cannot be read as lines of text ({type(error).__name__})")
+        return PartSummary(problem=f"its output or input file cannot be read ({type(error).__name__})")
     if summary.problem is None and coded != part.fingerprint:
         problem = "its input was prepared again after it was sent: clear its `create` with downstream"
         return replace(summary, problem=problem)
