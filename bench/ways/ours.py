@@ -17,6 +17,8 @@ from include.coding.prepare import prepare as prepare_run
 from include.coding.recoding import Recoding
 from include.coding.results import PartResult
 from include.coding.staging import Staging
+from include.comparison.comparison import Comparison
+from include.comparison.report import write_comparison
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse
 from include.warehouse.postgres_warehouse import PostgresWarehouse
 from include.warehouse.warehouse import Warehouse
@@ -29,7 +31,7 @@ def prepare(job: Job) -> dict[str, int]:
         run_id=job.run_id, topic="osca", model_id="m", model_version=1.0, from_date=job.first_day,
         to_date="2026-10-31", source=Path(job.source).as_uri(), staging=folder.as_uri(), memory_mb=job.memory_mb,
     )  # fmt: skip
-    prepared = prepare_run(plan, _open_warehouse(plan, job), Staging.in_folder(folder))
+    prepared = prepare_run(plan, _open_warehouse(job, plan.engine_memory_mb), Staging.in_folder(folder))
     (folder / "handoffs.json").write_text(json.dumps({"plan": plan.to_dict(), "prepared": prepared.to_dict()}))
     texts_sent, bytes_sent = (sum(getattr(part, name) for part in prepared.parts) for name in ("records", "bytes"))
     return {"texts": prepared.texts, "sent": texts_sent, "bytes": bytes_sent}
@@ -50,7 +52,7 @@ def land(job: Job) -> dict[str, int]:
         for part in prepared.parts
     ]  # fmt: skip
     staging = Staging.in_folder(Path(job.folder))
-    warehouse = _open_warehouse(plan, job)
+    warehouse = _open_warehouse(job, plan.engine_memory_mb)
     recoding = Recoding(plan, prepared, results, warehouse, staging, _Store(), lambda operation_id: None)
     assert not recoding.next_pieces(), "every text has a result"
     summary = land_run(plan, prepared, recoding.finish(), warehouse, staging)
@@ -63,10 +65,16 @@ class _Store(dict[str, Any]):
     set = dict.__setitem__
 
 
-def _open_warehouse(plan: Plan, job: Job) -> Warehouse:
+def compare(job: Job) -> dict[str, int]:
+    """Compare the two newest models in the warehouse."""
+    comparison = Comparison("osca", with_texts=True)
+    folder = Path(job.folder) / "comparison"
+    write_comparison(comparison, _open_warehouse(job, job.memory_mb * 3 // 4), Staging.in_folder(folder))
+    return {}
+
+
+def _open_warehouse(job: Job, memory_mb: int) -> Warehouse:
     path = job.warehouse
     if path.startswith("host="):
         return PostgresWarehouse(lambda: path, "postgres")
-    return DuckDBWarehouse(
-        lambda read_only: duckdb.connect(path, read_only=read_only), path, memory_mb=plan.engine_memory_mb
-    )
+    return DuckDBWarehouse(lambda read_only: duckdb.connect(path, read_only=read_only), path, memory_mb=memory_mb)

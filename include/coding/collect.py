@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 
-from include.coding.engine import Engine
+from include.coding.engine import Engine, execute_within_memory
 from include.coding.files import escape_glob
 from include.coding.isolation import FAILED, TIMED_OUT
 from include.coding.parts import Part
@@ -98,7 +98,7 @@ def _read_output(
     except duckdb.OperationalError:  # not about the file: the disk is full, for example
         raise
     except duckdb.Error as error:  # one part must not cost the results of the others
-        return PartSummary(problem=f"its output file cannot be read: {' '.join(str(error).split())[:200]}")
+        return PartSummary(problem=f"its output or input file cannot be read ({type(error).__name__})")
     if summary.problem is None and coded != part.fingerprint:
         problem = "its input was prepared again after it was sent: clear its `create` with downstream"
         return replace(summary, problem=problem)
@@ -137,7 +137,8 @@ def store_results(engine: Engine, session: Session, plan: Plan, read_at: str) ->
         "FROM results ANTI JOIN results AS earlier"
         " ON earlier.text_key = results.text_key AND earlier.part < results.part"
     )
-    with session.staged("new_results", Query(engine, distinct_results)):
+    execute_within_memory(engine, f"CREATE OR REPLACE TABLE distinct_results AS {distinct_results}")
+    with session.staged("new_results", Query(engine, "FROM distinct_results")):
         replaced = "reason IS NOT NULL" if plan.selection == "uncoded" else "(reason IS NOT NULL OR coded_at <= ?)"
         condition = f"topic = ? AND model_id = ? AND {replaced} AND text_key IN (SELECT text_key FROM new_results)"
         values: list[Any] = [plan.topic, plan.model_id]

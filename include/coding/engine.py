@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
-from include.coding.errors import StagingError
+from include.coding.errors import EngineError, StagingError
 from include.coding.texts import install_macros
+from include.warehouse.duckdb_warehouse import is_out_of_memory, save_memory
 from include.warehouse.warehouse import quote_literal
 
 Engine = duckdb.DuckDBPyConnection
@@ -24,6 +26,7 @@ def open_engine(folder: Path, name: str, memory_mb: int) -> Iterator[Engine]:
     :param name: prefix of its files
     :param memory_mb: megabytes that the engine uses before it spills to disk
     :raises StagingError: the disk or the memory is full
+    :raises EngineError: the engine rejects a statement
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # owner only: its files hold people's texts
     database, spill = folder / f"{name}.duckdb", folder / f"{name}.spill"
@@ -34,13 +37,29 @@ def open_engine(folder: Path, name: str, memory_mb: int) -> Iterator[Engine]:
             engine.execute("SET enable_progress_bar = false")  # it would be drawn into the log of the task
             install_macros(engine)
             yield engine
-    except duckdb.OperationalError as error:  # the disk or the engine's memory is full
-        raise StagingError(
-            f"the data engine ran out of disk space in {folder} or out of memory: free disk space, or raise"
-            f" CODING_MEMORY_MB ({' '.join(str(error).split())[:300]})"
-        ) from error
+    except duckdb.Error as error:  # not chained, because the text of an engine can quote the values of a row
+        raise _describe_failure(error, folder, memory_mb) from None
     finally:
         _remove(database, spill)
+
+
+def _describe_failure(error: duckdb.Error, folder: Path, memory_mb: int) -> Exception:
+    """Return our error for one of the engine, without its text."""
+    kind = type(error).__name__
+    if is_out_of_memory(error):
+        return StagingError(
+            f"the data engine ran out of its {memory_mb} MB of memory, although it spills to {folder}: raise"
+            " CODING_MEMORY_MB, or free disk space there"
+        )
+    if isinstance(error, duckdb.OperationalError):
+        return StagingError(
+            f"the data engine ran out of disk space in {folder}, or a file there cannot be read or written ({kind}):"
+            " free disk space, and check the permissions of the folder"
+        )
+    return EngineError(
+        f"the data engine rejected a statement ({kind}): see the traceback for the step, and check the source and the"
+        " files of the run"
+    )
 
 
 def _remove(database: Path, spill: Path) -> None:
@@ -49,11 +68,21 @@ def _remove(database: Path, spill: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def execute_within_memory(engine: Engine, sql: str, values: Any = None) -> Engine:
+    """Run a statement and return the engine with its rows. If it runs out of memory, it is repeated in a way that
+    needs less: see :func:`save_memory`."""
+    try:
+        return engine.execute(sql, values)
+    except duckdb.OutOfMemoryException:
+        save_memory(engine)
+        return engine.execute(sql, values)
+
+
 def copy_to_file(engine: Engine, select: str, path: Path, options: str) -> None:
     """Write the rows of a query to a file that appears only when it is complete.
 
     :param options: options of COPY, such as `FORMAT json`
     """
     partial = path.with_name(path.name + ".partial")
-    engine.execute(f"COPY ({select}) TO {quote_literal(str(partial))} ({options})")
+    execute_within_memory(engine, f"COPY ({select}) TO {quote_literal(str(partial))} ({options})")
     partial.replace(path)

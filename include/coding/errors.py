@@ -1,4 +1,5 @@
-"""Errors of the data work. Only :class:`StagingError` is retryable; for all others, somebody has to act."""
+"""Errors of the data work. :class:`StagingError` and :class:`EngineError` are retryable; for a :class:`DataError`,
+somebody has to act."""
 
 from __future__ import annotations
 
@@ -25,3 +26,7 @@ class AuditError(DataError):
 
 class StagingError(Exception):
     """The disk or the object storage refuses a file of the run; a retry can succeed."""
+
+
+class EngineError(Exception):
+    """The data engine rejects a statement, for a reason that the project does not expect."""

@@ -13,7 +13,7 @@ from statistics import median
 
 import duckdb
 
-from include.coding.engine import Engine, copy_to_file, open_engine
+from include.coding.engine import Engine, copy_to_file, execute_within_memory, open_engine
 from include.coding.errors import SourceError
 from include.coding.files import escape_glob
 from include.coding.handoff import Handoff
@@ -41,6 +41,8 @@ from include.warehouse.warehouse import Session, Warehouse
 
 #: Number of earlier operations of a similar size whose median is the expected duration.
 SIMILAR_OPERATIONS = 5
+#: SQL of a hash of the texts of an answer.
+PAIR_HASH = "hash({0}, {1})"
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +167,8 @@ def validate_answers(engine: Engine, plan: Plan) -> None:
     Most answers occur many times, so validating each pair once saves most of the time.
     """
     clean = "clean_text({0})" if plan.clean else "coalesce({0}, '')"
-    engine.execute(
+    execute_within_memory(
+        engine,
         f"""
         CREATE TABLE answers AS
         WITH raw AS (
@@ -176,24 +179,31 @@ def validate_answers(engine: Engine, plan: Plan) -> None:
             SELECT *, reject_reason(occp_text, tasks_text, {plan.max_characters}) AS reason FROM cleaned
         )
         SELECT *, CASE WHEN reason IS NULL THEN text_key(occp_text, tasks_text) END AS text_key FROM validated
-        """
+        """,
     )
 
 
-def write_records(engine: Engine, plan: Plan, path: Path, read: int) -> int:
+def write_records(engine: Engine, plan: Plan, path: Path, read: int, pair_hash: str = PAIR_HASH) -> int:
     """Write all records of the run, and return how many are rejected.
 
     Records with the same id and day are numbered by their text keys, so that every attempt numbers them equally.
+
+    :param pair_hash: SQL of a hash of two texts
     """
-    engine.execute(
+    records = _select_validated_records(engine, pair_hash)
+    execute_within_memory(
+        engine,
         "CREATE TABLE repeated_ids AS SELECT response_date, coalesce(record_id, '') AS record_id"
-        " FROM source GROUP BY ALL HAVING count(*) > 1"
+        " FROM source GROUP BY ALL HAVING count(*) > 1",
     )
-    occurrence = "row_number() OVER (PARTITION BY response_date, record_id ORDER BY text_key, reason)"
-    select = (
-        f"SELECT *, 1 AS occurrence FROM ({_VALIDATED_RECORDS.format(join='ANTI')})"
-        f" UNION ALL SELECT *, {occurrence} FROM ({_VALIDATED_RECORDS.format(join='SEMI')})"
+    # Stored before the others are written, so that the engine needs memory for one join with the answers at a time.
+    execute_within_memory(
+        engine,
+        "CREATE TABLE repeated_records AS SELECT *,"
+        " row_number() OVER (PARTITION BY response_date, record_id ORDER BY text_key, reason) AS occurrence"
+        f" FROM ({records.format(join='SEMI')})",
     )
+    select = f"SELECT *, 1 AS occurrence FROM ({records.format(join='ANTI')}) UNION ALL FROM repeated_records"
     # Small row groups, because the writer holds two of them in memory beside the join.
     copy_to_file(engine, select, path, "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20480")
     ((rows, rejected, validated),) = engine.execute(
@@ -205,17 +215,32 @@ def write_records(engine: Engine, plan: Plan, path: Path, read: int) -> int:
     return int(rejected)
 
 
-#: The records whose id occurs once on a day (ANTI) or more often (SEMI).
-_VALIDATED_RECORDS = """
-    SELECT record_id, response_date,
-        CASE WHEN record_id <> '' THEN text_key END AS text_key,
-        CASE WHEN record_id <> '' THEN reason ELSE 'no_record_id' END AS reason
-    FROM (SELECT * REPLACE (coalesce(record_id, '') AS record_id) FROM source) AS records
-    {join} JOIN repeated_ids USING (response_date, record_id)
-    LEFT JOIN answers
-        ON records.occp_text IS NOT DISTINCT FROM raw_occp
-        AND records.tasks_text IS NOT DISTINCT FROM raw_tasks
-"""
+def _select_validated_records(engine: Engine, pair_hash: str) -> str:
+    """Return a query for the records whose id occurs once on a day (`join` is ANTI) or more often (SEMI).
+
+    Each record is joined to its answer by the hash of its two texts, which takes a fraction of the time and of the
+    memory that the texts take. If two answers of this run have the same hash, the texts are joined.
+    """
+    record_hash, answer_hash = pair_hash.format("occp_text", "tasks_text"), pair_hash.format("raw_occp", "raw_tasks")
+    columns, condition = f"{answer_hash} AS answer_hash", f"{record_hash} = answer_hash"
+    if _has_duplicates(engine, answer_hash):
+        columns = "raw_occp, raw_tasks"
+        condition = "occp_text IS NOT DISTINCT FROM raw_occp AND tasks_text IS NOT DISTINCT FROM raw_tasks"
+    return f"""
+        SELECT record_id, response_date,
+            CASE WHEN record_id <> '' THEN text_key END AS text_key,
+            CASE WHEN record_id <> '' THEN reason ELSE 'no_record_id' END AS reason
+        FROM (SELECT * REPLACE (coalesce(record_id, '') AS record_id) FROM source)
+        {{join}} JOIN repeated_ids USING (response_date, record_id)
+        LEFT JOIN (SELECT {columns}, text_key, reason FROM answers) ON {condition}
+    """
+
+
+def _has_duplicates(engine: Engine, expression: str) -> bool:
+    """Return whether an SQL expression has the same value for two of the answers."""
+    query = f"SELECT count(*) > count(DISTINCT {expression}) FROM answers"
+    ((has_duplicates,),) = execute_within_memory(engine, query).fetchall()
+    return bool(has_duplicates)
 
 
 #: Rejected records, by response date and reason: the run's records are a Parquet file, $path.
@@ -296,7 +321,8 @@ def _find_new_texts(
         if days
         else ""
     )
-    engine.execute(
+    execute_within_memory(
+        engine,
         "CREATE TABLE texts AS SELECT text_key,"
         " any_value(occp_text) AS occp_text, any_value(tasks_text) AS tasks_text"
         f" FROM answers WHERE reason IS NULL{selected} GROUP BY text_key",
@@ -318,9 +344,10 @@ def _find_new_texts(
             engine.register("coded_texts", rows)
             engine.execute("INSERT INTO known_texts FROM coded_texts")
             engine.unregister("coded_texts")
-    engine.execute(
+    execute_within_memory(
+        engine,
         "CREATE TABLE new_texts AS SELECT *, row_number() OVER (ORDER BY text_key) - 1 AS position"
-        " FROM texts ANTI JOIN known_texts USING (text_key) ORDER BY text_key"
+        " FROM texts ANTI JOIN known_texts USING (text_key) ORDER BY text_key",
     )
     ((texts, known_texts),) = engine.execute(
         "SELECT (SELECT count(*) FROM texts), (SELECT count(*) FROM known_texts)"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 
-from include.coding.engine import Engine
+from include.coding.engine import Engine, execute_within_memory
 from include.coding.files import escape_glob
 from include.coding.handoff import Handoff
 from include.coding.parts import Fingerprint
@@ -178,13 +178,13 @@ def read_results(engine: Engine, part: int, operation_id: str, input_file: Path,
     engine.execute(RESULTS)
     before = _count_lines(engine)
     try:
-        engine.execute(_PARSE_LINES, {"output": escape_glob(output_file)})
+        execute_within_memory(engine, _PARSE_LINES, {"output": escape_glob(output_file)})
     except duckdb.InvalidInputException:
         _parse_repaired_copy(engine, output_file)
-    engine.execute(_MATCH_LINES, {"input": escape_glob(input_file)})
-    engine.execute(_FIND_REPEATED_KEYS)
-    engine.execute(_DISCARD_LINES, {"part": part})
-    engine.execute(_STORE_RESULTS, {"part": part, "operation_id": operation_id})
+    execute_within_memory(engine, _MATCH_LINES, {"input": escape_glob(input_file)})
+    execute_within_memory(engine, _FIND_REPEATED_KEYS)
+    execute_within_memory(engine, _DISCARD_LINES, {"part": part})
+    execute_within_memory(engine, _STORE_RESULTS, {"part": part, "operation_id": operation_id})
     usable, discarded = (count - earlier for count, earlier in zip(_count_lines(engine), before, strict=True))
     return PartSummary(usable, discarded)
 
@@ -201,7 +201,7 @@ def _parse_repaired_copy(engine: Engine, output_file: Path) -> None:
         with output_file.open("rb") as file, repaired.open("wb") as copy:
             while line := file.readline(MAX_LINE_BYTES):
                 copy.write((line.rstrip(b"\r\n") if _is_text(line) else b"?") + b"\n")
-        engine.execute(_PARSE_LINES, {"output": escape_glob(repaired)})
+        execute_within_memory(engine, _PARSE_LINES, {"output": escape_glob(repaired)})
     finally:
         repaired.unlink(missing_ok=True)
 

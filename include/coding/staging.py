@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +16,10 @@ from fsspec.implementations.local import LocalFileSystem
 
 from include.coding.errors import PlanError, StagingError
 from include.coding.files import path_from_uri
+from include.warehouse.folder_names import has_checksum
 
 #: Size of the blocks of an upload to object storage, and how many are sent at once.
 BLOCK_BYTES, CONCURRENT_BLOCKS = 16 << 20, 2
-#: Names of the folders that can be swept: they end like those of runs and of exchanges with Redshift.
-FOLDER_NAME = re.compile(r"[A-Za-z0-9._-]*[0-9a-f]{8}")
 MIN_SWEEP_AGE = timedelta(days=2)
 #: The only file that stays when those of a run are removed; it contains no person's text.
 REPORT = "report.md"
@@ -105,7 +103,8 @@ class Staging:
 def sweep(base: str, min_age: timedelta, now: datetime, fs: Any = None) -> list[str]:
     """Clear the folders of abandoned runs, whose files have not changed for `min_age`, and return their URIs.
 
-    Incomplete uploads to object storage are aborted too. A folder with a name that is not ours is never touched.
+    Incomplete uploads to object storage are aborted too. A folder is touched only if its name shows that this
+    deployment created it (:mod:`include.warehouse.folder_names`). Symbolic links are not followed.
 
     :param base: URI of the folder that contains the runs' folders
     :param min_age: at least two days, because an operation can take one
@@ -121,7 +120,7 @@ def sweep(base: str, min_age: timedelta, now: datetime, fs: Any = None) -> list[
         )
     limit = now - min_age
     with _translate_errors(base, "listed"):
-        changes = _find_last_changes(fs or LocalFileSystem(), base if fs else str(path_from_uri(base)))
+        changes = _find_last_changes(fs or LocalFileSystem(), base, base if fs else str(path_from_uri(base)))
     stale = [f"{base}/{name}" for name, changed_at in sorted(changes.items()) if changed_at < limit]
     for uri in stale:
         Staging(uri, Path(), fs).clear()
@@ -131,13 +130,16 @@ def sweep(base: str, min_age: timedelta, now: datetime, fs: Any = None) -> list[
     return stale
 
 
-def _find_last_changes(fs: Any, base: str) -> dict[str, datetime]:
-    """Return for each folder in `base`, except those with nothing but a report, when a file in it last changed."""
+def _find_last_changes(fs: Any, base: str, path: str) -> dict[str, datetime]:
+    """Return for each folder of ours, except those with nothing but a report, when a file in it last changed.
+
+    :param path: path of `base` for the file system
+    """
     changes: dict[str, datetime] = {}
-    root = fs._strip_protocol(base).rstrip("/")
-    for path, info in fs.find(base, detail=True).items():
-        folder, _, name = path.removeprefix(f"{root}/").partition("/")
-        if name and name != REPORT and FOLDER_NAME.fullmatch(folder):
+    root = fs._strip_protocol(path).rstrip("/")
+    for file, info in fs.find(path, detail=True).items():
+        folder, _, name = file.removeprefix(f"{root}/").partition("/")
+        if name and name != REPORT and has_checksum(base, folder):
             changed_at = info.get("LastModified") or datetime.fromtimestamp(info["mtime"], UTC)
             changes[folder] = max(changed_at, changes.get(folder, changed_at))
     return changes
@@ -149,17 +151,20 @@ def _abort_uploads(fs: Any, base: str, limit: datetime) -> None:
     try:
         response = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")
         for upload in response.get("Uploads", []):
-            if upload["Initiated"] < limit:
+            folder = upload["Key"].removeprefix(f"{prefix}/").partition("/")[0]
+            if upload["Initiated"] < limit and has_checksum(base, folder):
                 fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
     except (OSError, BotoCoreError, ClientError) as error:
-        log.warning("Incomplete uploads to %s stay until a rule of the bucket removes them: %s", base, error)
+        log.warning(
+            "Incomplete uploads to %s stay until a rule of the bucket removes them (%s)", base, type(error).__name__
+        )
 
 
 def _clear_folder(folder: Path) -> None:
-    if not folder.is_dir():
+    if folder.is_symlink() or not folder.is_dir():
         return
     for path in folder.iterdir():
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():  # of a link, only the link itself is removed
             shutil.rmtree(path)
         elif path.name != REPORT:
             path.unlink()

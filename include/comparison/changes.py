@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import duckdb
 import pandas as pd
 
 from include.coding.errors import PlanError, SourceError
@@ -175,11 +174,10 @@ def _select_crosswalk(comparison: Comparison, session: Session) -> str:
     name = comparison.crosswalk
     try:
         if not all(name.split(".")):
-            raise NoSuchTableError("a part of the name is empty")
+            raise NoSuchTableError(f"a part of the name {name!r} is empty")
         columns = {column.lower(): quote_column(column) for column in session.columns(quote_table(name)).names}
-    except (NoSuchTableError, duckdb.BinderException) as error:
-        detail = str(error).splitlines()[0]
-        raise SourceError(f"crosswalk {name!r} is not a table or view of the warehouse: {detail}") from None
+    except NoSuchTableError as error:
+        raise SourceError(f"crosswalk {name!r} is not a table or view of the warehouse: {error}") from None
     if missing := [column for column in ("from_code", "to_code") if column not in columns]:
         raise SourceError(f"crosswalk {name!r} has the columns {list(columns)}. Create a view with {missing}")
     codes = [f"trim(CAST({columns[column]} AS VARCHAR)) AS {column}" for column in ("from_code", "to_code")]

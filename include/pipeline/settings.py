@@ -8,11 +8,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +20,7 @@ from coding_service.errors import InputFileError
 from coding_service.storage import storage_path
 from include.coding.errors import PlanError
 from include.pipeline.names import STAGING_CONN_ID, WAREHOUSE_CONN_ID
+from include.warehouse.folder_names import add_checksum
 
 if TYPE_CHECKING:
     from include.coding.staging import Staging
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 #: Folders of the staging area: files of runs, rows exchanged with Redshift, and (never swept) reports of comparisons.
 RUNS, EXCHANGE = "occupation-coding-runs", "occupation-coding-exchange"
 COMPARISONS = "occupation-coding-comparisons"
-#: Prefix of scratch folders, and the time without a change after which one belongs to no running task.
-SCRATCH_PREFIX, MAX_TASK_S = "occupation-coding-", 86_400.0
 
 
 def read_setting(name: str, default: str = "") -> str:
@@ -84,8 +81,8 @@ def staging_base() -> str:
 def run_folder(run_id: str, area: str = RUNS) -> str:
     """Return the URI of the folder of a run."""
     # The hash distinguishes run ids that differ only in special characters.
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", run_id)[:80]
-    return f"{staging_base()}/{area}/{name}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
+    name = f"{re.sub(r'[^A-Za-z0-9._-]', '-', run_id)[:70]}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
+    return add_checksum(f"{staging_base()}/{area}", name)
 
 
 def open_file_system(uri: str) -> Any:
@@ -117,21 +114,14 @@ def open_staging(uri: str) -> Iterator[Staging]:
     Files in progress are in the same folder if it is local, else in a temporary folder of this attempt below
     `CODING_SCRATCH` (by default the system's folder for temporary files).
     """
+    from include.coding.scratch import open_scratch, remove_stale_scratch
     from include.coding.staging import Staging
 
     path = storage_path(uri, STAGING_CONN_ID)
     if isinstance(path, Path):
         yield Staging(uri, path)
         return
-    base = Path(read_setting("CODING_SCRATCH", tempfile.gettempdir()))
-    remove_stale_scratch(base)
-    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=base) as scratch:
-        yield Staging(uri, Path(scratch), path.fs)
-
-
-def remove_stale_scratch(base: Path) -> None:
-    """Remove the scratch folders that killed tasks left behind, because they contain people's texts."""
-    for folder in base.glob(f"{SCRATCH_PREFIX}*"):
-        with suppress(FileNotFoundError):  # another task may be removing it too
-            if time.time() - folder.stat().st_mtime > MAX_TASK_S:
-                shutil.rmtree(folder, ignore_errors=True)
+    base, deployment = Path(read_setting("CODING_SCRATCH", tempfile.gettempdir())), staging_base()
+    remove_stale_scratch(base, deployment)
+    with open_scratch(base, deployment) as scratch:
+        yield Staging(uri, scratch, path.fs)

@@ -46,12 +46,12 @@ def connect(
     """
     try:
         connection = BaseHook.get_connection(conn_id)
-    except AirflowNotFoundException as error:
+    except AirflowNotFoundException:
         example = """'{"conn_type": "duckdb", "host": "/data/warehouse.duckdb"}'"""
         raise WarehouseSettingsError(
             f"there is no Airflow connection {conn_id!r}: create one of type duckdb, postgres or redshift, under"
             f" Admin > Connections or as AIRFLOW_CONN_{conn_id.upper()}={example}"
-        ) from error
+        ) from None
     kind, host = connection.conn_type, connection.host
     if kind not in _HOSTS:
         raise WarehouseSettingsError(

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from botocore.exceptions import BotoCoreError, ClientError
 
 from include.warehouse.errors import WarehouseError, WarehouseSettingsError
+from include.warehouse.folder_names import add_checksum
 from include.warehouse.warehouse import BATCH_ROWS
 
 #: Rows after which a new file starts. The slices of a cluster load files in parallel.
@@ -33,7 +34,7 @@ class Exchange:
     """
 
     def __init__(self, filesystem: Any, base_uri: str) -> None:
-        self._filesystem, self.uri = filesystem, f"{base_uri.rstrip('/')}/{uuid4().hex}"
+        self._filesystem, self.uri = filesystem, add_checksum(base_uri, uuid4().hex)
         self._numbers = count(1)
         self._folders: set[str] = set()
 
@@ -115,11 +116,26 @@ class Exchange:
             yield
         except PermissionError as error:
             raise WarehouseSettingsError(
-                f"access to the exchange folder {self.uri!r} was denied: {error}; grant list, read, write and delete"
-                " permissions below it"
-            ) from error
+                f"access to the exchange folder {self.uri!r} was denied ({_name_error(error)}): grant list, read,"
+                " write and delete permissions below it"
+            ) from None
         except (OSError, BotoCoreError, ClientError) as error:
-            raise WarehouseError(f"rows could not be exchanged through {self.uri!r}: {error}") from error
+            raise WarehouseError(
+                f"rows could not be exchanged through {self.uri!r} ({_name_error(error)}): check that the storage can"
+                " be reached, and its settings"
+            ) from None
+        except pa.ArrowException as error:  # its text can quote a value
+            raise WarehouseError(
+                f"rows could not be exchanged through {self.uri!r} ({type(error).__name__}): a value does not fit the"
+                " type of its column"
+            ) from None
+
+
+def _name_error(error: Exception) -> str:
+    """Return the class of an error of the storage, and its code in S3."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
+    code = response.get("Error", {}).get("Code")
+    return f"{type(error).__name__}, {code}" if code else type(error).__name__
 
 
 def check_exchange_uri(uri: str | None) -> str:

@@ -26,19 +26,30 @@ from include.warehouse.warehouse import (
 
 #: SQLSTATEs of a missing table, schema and database.
 _MISSING_TABLE_STATES = ("42P01", "3F000", "0A000")
-#: SQLSTATE class of a value that does not fit its type. The message quotes the value after the first quote.
-_DATA_ERROR_CLASS, _QUOTE = "22", '"'
+#: Fields of an error that name what it is about.
+_OBJECT_FIELDS = {
+    "PG_DIAG_SCHEMA_NAME": "schema", "PG_DIAG_TABLE_NAME": "table", "PG_DIAG_COLUMN_NAME": "column",
+    "PG_DIAG_DATATYPE_NAME": "type", "PG_DIAG_CONSTRAINT_NAME": "constraint",
+}  # fmt: skip
 #: Messages of refused connections, for which libpq gives no SQLSTATE; another attempt is refused too.
 _REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry", "permission denied")
 
 
 def _parse_error(error: Error) -> ServerError:
-    """Return the first line of an error, which contains nothing of a row, up to the value if it is about a value."""
     text, state = str(error), error.sqlstate or ""
-    message = (text.partition("ERROR:")[2].strip() or text).splitlines()[0]
-    if state.startswith(_DATA_ERROR_CLASS):
-        message = f"{message.partition(_QUOTE)[0].rstrip(': ')} (SQLSTATE {state})"
-    return ServerError(message, state, "FATAL:" in message and any(refusal in message for refusal in _REFUSALS))
+    fields = {_decode(name): _decode(value) for name, value in error.details or ()}
+    return ServerError(
+        fields.get("PG_DIAG_MESSAGE_PRIMARY") or text,
+        state,
+        kind=f"{type(error).__name__}, {error.status_code.name}",
+        objects={kind: fields[name] for name, kind in _OBJECT_FIELDS.items() if name in fields},
+        is_refusal="FATAL:" in text and any(refusal in text for refusal in _REFUSALS),
+        is_connecting=not state and "Failed to connect" in text,
+    )
+
+
+def _decode(text: str | bytes) -> str:
+    return text.decode(errors="replace") if isinstance(text, bytes) else text
 
 
 _translate_errors = partial(

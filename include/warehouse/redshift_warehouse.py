@@ -52,13 +52,22 @@ _ARROW_TYPES = {
 }  # fmt: skip
 
 
-def _parse_error(error: Exception) -> ServerError:
-    """Return the message without the details, which can quote a row or a statement with its credentials."""
+#: Fields of an error that name what it is about.
+_OBJECT_FIELDS = {"s": "schema", "t": "table", "c": "column", "d": "type", "n": "constraint"}
+
+
+def _parse_error(error: Exception, is_connecting: bool = False) -> ServerError:
     fields = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
-    return ServerError(fields.get("M") or str(error), fields.get("C", ""))
+    return ServerError(
+        fields.get("M") or str(error),
+        fields.get("C", ""),
+        kind=type(error).__name__,
+        objects={kind: fields[name] for name, kind in _OBJECT_FIELDS.items() if name in fields},
+        is_connecting=is_connecting,
+    )
 
 
-_translate_errors = partial(translate_errors, driver_errors=(Error, OSError), parse=_parse_error)
+_translate_errors = partial(translate_errors, driver_errors=(Error, OSError))
 
 
 class RedshiftSession(ServerSession):
@@ -161,7 +170,7 @@ class RedshiftSession(ServerSession):
     @contextmanager
     def _run(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Any]:
         """Run a statement and yield its cursor."""
-        with _translate_errors(self._name, missing_table_states=_MISSING_TABLE_STATES):
+        with _translate_errors(self._name, parse=_parse_error, missing_table_states=_MISSING_TABLE_STATES):
             cursor = self._connection.cursor()
             cursor.paramstyle = "qmark"
             try:
@@ -202,7 +211,8 @@ class RedshiftWarehouse:
 
         :raises WarehouseError: the cluster cannot be reached, or refuses the user
         """
-        with _translate_errors(self.name, "cannot be reached", missing_table_states=()):
+        parse = partial(_parse_error, is_connecting=True)
+        with _translate_errors(self.name, "cannot be reached", parse=parse, missing_table_states=()):
             connection = self._connect()
         connection.autocommit = True
         exchange = Exchange(self._filesystem, self._exchange_uri)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import psycopg.errors
 
 from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
 from include.warehouse.warehouse import ArrowRows, Session
 
+#: Classes of SQLSTATEs whose texts contain only names, of tables, columns, users, settings and the like: connections,
+#: unsupported features, transactions, logins, missing databases, syntax and access, resources, locks, shutdowns.
+_STATES_ABOUT_NAMES = ("08", "0A", "25", "28", "3D", "3F", "42", "53", "55", "57")
 #: SQLSTATE of a missing permission.
 _PERMISSION_DENIED = "42501"
 
@@ -22,14 +28,37 @@ log = logging.getLogger(__name__)
 class ServerError:
     """What a server reported about a failure.
 
-    :param message: one line that contains nothing of a row
+    :param text: its own text, which can quote the values of a row
     :param state: its SQLSTATE; empty if there is none
+    :param kind: what kind of failure it is if there is no SQLSTATE
+    :param objects: what it is about: names by kind, such as `table` and `column`
     :param is_refusal: whether the server refuses the settings of the connection
+    :param is_connecting: whether no statement had been sent yet
     """
 
-    message: str
+    text: str
     state: str = ""
+    kind: str = ""
+    objects: Mapping[str, str] = field(default_factory=dict)
     is_refusal: bool = False
+    is_connecting: bool = False
+
+    @property
+    def message(self) -> str:
+        """One line without any value of a row."""
+        if self.is_connecting or self.state.startswith(_STATES_ABOUT_NAMES):
+            return self.text.splitlines()[0]
+        kind = f"{_name_condition(self.state)} (SQLSTATE {self.state})" if self.state else self.kind
+        return ", ".join([kind, *(f"{name} {value!r}" for name, value in self.objects.items())])
+
+
+def _name_condition(state: str) -> str:
+    """Return the name of an SQLSTATE: "division by zero"."""
+    try:
+        name = psycopg.errors.lookup(state).__name__
+    except KeyError:
+        return "an error"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).strip("_").lower()
 
 
 @contextmanager
@@ -45,7 +74,7 @@ def translate_errors(
     statement with its credentials.
 
     :param failure: what the warehouse did, for the message
-    :param parse: returns what is safe to log of an error
+    :param parse: returns what the server reported
     :param missing_table_states: SQLSTATEs of a missing table, schema or database
     """
     try:

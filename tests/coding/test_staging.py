@@ -12,12 +12,16 @@ from include.coding.files import path_from_uri
 from include.coding.report import write_report
 from include.coding.results import PartResult
 from include.coding.staging import BLOCK_BYTES, Staging, sweep
+from include.warehouse.folder_names import add_checksum
 from tests.coding.conftest import DAY, Pipeline, code_line
 
 RECORDS = [("1", DAY, "chef", "cooks"), ("2", DAY, "baker", ""), ("3", DAY, "nurse", ""), ("4", DAY, "", None)]
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
-OLD, LIVE, DONE = (f"manual__{name}-00c0ffee" for name in ("old", "live", "done"))
-OTHER_FILES = ["%2e%2e/x", "..-0badc0de#/x", "model/weights.bin"]
+#: Files of people, of runs of another deployment, and of runs whose folder was copied.
+OTHER_FILES = [
+    "%2e%2e/x", "..-0badc0de#/x", "model/weights.bin", "backup-20261101/part-0.jsonl", "manual__old-00c0ffee/part-0.jsonl",
+    add_checksum("file:///another/deployment", "manual__old-00c0ffee").rpartition("/")[2] + "/part-0.jsonl",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -115,14 +119,17 @@ def test_a_large_file_is_uploaded_in_parts_and_read_unchanged(s3, bucket, tmp_pa
     assert list_files(tmp_path) == []
 
 
-def make_runs(write):
-    """Write an old run, one with a file of yesterday, one that has only its report, and files of others."""
+def make_runs(base, write):
+    """Write an old run, one with a file of yesterday, one that has only its report, and files of others. Return the names
+    of the folders of the three runs."""
+    old, live, done = (add_checksum(base, f"manual__{name}").rpartition("/")[2] for name in ("old", "live", "done"))
     for name, days in (
-        (f"{OLD}/part-0.jsonl", 20), (f"{OLD}/op/output.jsonl", 19), (f"{OLD}/report.md", 20),
-        (f"{LIVE}/part-0.jsonl", 20), (f"{LIVE}/op/output.jsonl", 1), (f"{DONE}/report.md", 30),
+        (f"{old}/part-0.jsonl", 20), (f"{old}/op/output.jsonl", 19), (f"{old}/report.md", 20),
+        (f"{live}/part-0.jsonl", 20), (f"{live}/op/output.jsonl", 1), (f"{done}/report.md", 30),
         *((name, 99) for name in OTHER_FILES),
     ):  # fmt: skip
         write(name, NOW - timedelta(days=days))
+    return old, live, done
 
 
 def test_a_sweep_clears_old_runs_and_keeps_their_reports(tmp_path):
@@ -132,26 +139,47 @@ def test_a_sweep_clears_old_runs_and_keeps_their_reports(tmp_path):
         path.write_text("x")
         os.utime(path, (changed_at.timestamp(), changed_at.timestamp()))
 
-    make_runs(write)
     base = (tmp_path / "runs").as_uri()
-    assert sweep(base, timedelta(days=14), NOW) == [f"{base}/{OLD}"]
-    names = [f"{DONE}/report.md", f"{LIVE}/op/output.jsonl", f"{LIVE}/part-0.jsonl", f"{OLD}/report.md"]
+    old, live, done = make_runs(base, write)
+    assert sweep(base, timedelta(days=14), NOW) == [f"{base}/{old}"]
+    names = [f"{done}/report.md", f"{live}/op/output.jsonl", f"{live}/part-0.jsonl", f"{old}/report.md"]
     assert list_files(tmp_path / "runs") == sorted([*names, *OTHER_FILES])
     assert sweep(base, timedelta(days=14), NOW) == []
 
 
 def test_a_sweep_of_a_bucket_removes_only_files_of_runs_and_aborts_old_uploads(s3, bucket):
     fs, base = s3.file_system(), f"s3://{bucket}/team/runs"
-    make_runs(lambda name, _: s3.client.put_object(Bucket=bucket, Key=f"team/runs/{name}", Body=b"x"))
-    for key in (f"team/runs/{OLD}/op/half.jsonl", "team/other/half.jsonl"):
+    old, live, done = make_runs(
+        base, lambda name, _: s3.client.put_object(Bucket=bucket, Key=f"team/runs/{name}", Body=b"x")
+    )
+    others = ["team/other/half.jsonl", "team/runs/backup-20261101/half.jsonl"]
+    for key in (f"team/runs/{old}/op/half.jsonl", *others):
         s3.client.create_multipart_upload(Bucket=bucket, Key=key)
     s3.client.put_object(Bucket=bucket, Key="team/other/file", Body=b"x")
     later = datetime.now(UTC) + timedelta(days=3)  # S3 sets the time of a change itself
     assert sweep(base, timedelta(days=4), later, fs) == []
-    assert sweep(base, timedelta(days=2), later, fs) == [f"{base}/{LIVE}", f"{base}/{OLD}"]
-    reports = [f"team/runs/{DONE}/report.md", f"team/runs/{OLD}/report.md"]
+    assert sweep(base, timedelta(days=2), later, fs) == sorted([f"{base}/{live}", f"{base}/{old}"])
+    reports = [f"team/runs/{done}/report.md", f"team/runs/{old}/report.md"]
     assert s3.keys(bucket) == sorted(["team/other/file", *reports, *(f"team/runs/{name}" for name in OTHER_FILES)])
-    assert s3.unfinished(bucket) == ["team/other/half.jsonl"]
+    assert s3.unfinished(bucket) == others
+
+
+def test_a_sweep_and_a_clearing_do_not_follow_symbolic_links(tmp_path):
+    theirs, runs = tmp_path / "theirs", tmp_path / "runs"
+    for folder in (theirs, runs):
+        folder.mkdir()
+    (theirs / "data.csv").write_text("x")
+    base = runs.as_uri()
+    linked, run = (path_from_uri(add_checksum(base, name)) for name in ("linked", "run"))
+    linked.symlink_to(theirs)
+    run.mkdir()
+    (run / "operation").symlink_to(theirs)
+    (run / "output.jsonl").symlink_to(theirs / "data.csv")
+    sweep(base, timedelta(days=2), datetime.now(UTC) + timedelta(days=99))
+    for folder in (linked, run):
+        Staging.in_folder(folder).clear()
+    assert list_files(theirs) == ["data.csv"]
+    assert list(runs.iterdir()) == [linked]
 
 
 @pytest.mark.parametrize("kind", ["folder", "bucket"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from include.pipeline.settings import (
     qualified_table,
     read_approval_limit,
     read_setting,
-    remove_stale_scratch,
     run_folder,
     staging_base,
 )
@@ -38,16 +36,6 @@ def test_run_ids_that_look_alike_have_folders_of_their_own() -> None:
 
 def test_the_folder_of_a_run_with_a_long_id_has_a_name_that_fits() -> None:
     assert len(run_folder("r" * 250).rpartition("/")[2]) < 100
-
-
-def test_scratch_folders_of_killed_tasks_are_removed_and_no_others(tmp_path: Path) -> None:
-    for name in ("occupation-coding-old", "occupation-coding-new", "other"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "prepare.duckdb").touch()
-    for name in ("occupation-coding-old", "other"):
-        os.utime(tmp_path / name, (0, 0))
-    remove_stale_scratch(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["occupation-coding-new", "other"]
 
 
 def test_a_local_staging_area_needs_no_scratch_folder(tmp_path: Path) -> None:

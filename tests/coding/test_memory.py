@@ -1,0 +1,188 @@
+"""No number of records fails at a memory limit: statements need little memory, and are repeated with less if needed."""
+
+import logging
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from include.coding.engine import copy_to_file, execute_within_memory, open_engine
+from include.coding.errors import StagingError
+from include.coding.prepare import PAIR_HASH, validate_answers, write_records
+from include.coding.source import open_source
+from include.warehouse.duckdb_warehouse import DuckDBWarehouse, save_memory
+from include.warehouse.errors import WarehouseError
+from tests.coding.conftest import DAY, make_plan
+
+#: Needs more than 32 MB, but not if it spills early.
+SORTED_ROWS = "SELECT i, md5(CAST(i AS VARCHAR)) AS hash FROM range(1000000) AS r(i) ORDER BY hash"
+SMALL_MEMORY_MB = 32
+#: A hash of which many answers have the same value.
+WEAK_HASH = "hash({0}, {1}) % 7"
+
+
+@pytest.fixture
+def write_source(tmp_path):
+    """Write records whose texts occur as often as in a survey: a few of them often, most of them seldom."""
+
+    def write(rows):
+        path = tmp_path / f"source-{rows}.parquet"
+        duckdb.execute(
+            f"""
+            COPY (
+                SELECT if(i % 97 = 0, 'R1', 'R' || lpad(CAST(i AS VARCHAR), 10, '0')) AS record_id,
+                    DATE '{DAY}' AS response_date,
+                    CASE k % 50 WHEN 1 THEN NULL WHEN 2 THEN '' WHEN 3 THEN '护士 ' || k
+                        ELSE 'job title ' || k || md5(CAST(k AS VARCHAR))[:10] END AS occp_text,
+                    CASE k % 40 WHEN 1 THEN NULL WHEN 2 THEN repeat('long ', 70)
+                        ELSE 'works with ' || md5(CAST(k AS VARCHAR)) END AS tasks_text
+                FROM (
+                    SELECT i, CAST(pow((hash(i) % 1000003) / 1000003, 2.5) * {rows} / 5 AS BIGINT) AS k
+                    FROM range({rows}) AS r(i)
+                )
+            ) TO '{path}' (FORMAT parquet)
+            """
+        )
+        return path
+
+    return write
+
+
+def write_validated_records(path, source, rows, memory_mb, pair_hash=PAIR_HASH, settings=lambda engine: None):
+    """Write the records of a source as `prepare` does, and return how many are rejected."""
+    plan = make_plan(source=source.as_uri())
+    with open_engine(path.parent / "engine", "test", memory_mb) as engine, open_source(plan, engine, None):
+        settings(engine)
+        validate_answers(engine, plan)
+        return write_records(engine, plan, path, rows, pair_hash)
+
+
+def read_rows(path):
+    return sorted(map(str, pq.read_table(path).to_pylist()))
+
+
+@pytest.mark.parametrize("rows", [1_100_000, 1_300_000])
+def test_sizes_that_failed_because_the_join_just_fitted_succeed(tmp_path, write_source, rows):
+    path = tmp_path / "records.parquet"
+    rejected = write_validated_records(path, write_source(rows), rows, memory_mb=96)
+    assert pq.read_metadata(path).num_rows == rows
+    assert 0 < rejected < rows
+
+
+def test_records_are_the_same_if_the_hashes_of_two_answers_are_equal_and_if_memory_is_saved(tmp_path, write_source):
+    source, rows = write_source(20_000), 20_000
+    files = {name: tmp_path / f"{name}.parquet" for name in ("hash", "texts", "memory")}
+    write_validated_records(files["hash"], source, rows, 256)
+    write_validated_records(files["texts"], source, rows, 256, pair_hash=WEAK_HASH)
+    write_validated_records(files["memory"], source, rows, 256, settings=save_memory)
+    expected = read_rows(files["hash"])
+    assert len({row["reason"] for row in pq.read_table(files["hash"]).to_pylist()}) == 4
+    assert read_rows(files["texts"]) == read_rows(files["memory"]) == expected
+
+
+def test_each_record_has_the_key_of_its_own_texts_even_if_hashes_are_equal(tmp_path, write_source):
+    source, path = write_source(20_000), tmp_path / "records.parquet"
+    write_validated_records(path, source, 20_000, 256, pair_hash=WEAK_HASH)
+    with open_engine(tmp_path / "engine", "check", 256) as engine:
+        # ids that occur once
+        wrong = engine.execute(
+            f"""
+            SELECT count(*) FROM '{path}' AS record JOIN '{source}' AS source USING (record_id)
+            WHERE record_id <> 'R1' AND text_key <> text_key(clean_text(occp_text), clean_text(tasks_text))
+            """
+        ).fetchall()
+    assert wrong == [(0,)]
+
+
+def test_a_statement_that_runs_out_of_memory_is_repeated_with_less(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    with open_engine(tmp_path, "test", SMALL_MEMORY_MB) as engine:
+        execute_within_memory(engine, f"CREATE TABLE t AS {SORTED_ROWS}")
+        assert engine.execute("SELECT count(*), count(DISTINCT hash) FROM t").fetchall() == [(1_000_000,) * 2]
+    assert caplog.messages == [
+        "A statement needs more memory than the data engine may use: it is repeated, with more of it on disk"
+    ]
+
+
+def test_rows_keep_their_order_in_a_file_that_is_written_with_less_memory(tmp_path):
+    with open_engine(tmp_path, "test", SMALL_MEMORY_MB) as engine:
+        save_memory(engine)
+        copy_to_file(engine, SORTED_ROWS, tmp_path / "rows.parquet", "FORMAT parquet, ROW_GROUP_SIZE 20480")
+    hashes = pq.read_table(tmp_path / "rows.parquet", columns=["hash"])["hash"].to_pylist()
+    assert len(hashes) == 1_000_000
+    assert hashes == sorted(hashes)
+
+
+def test_a_statement_that_needs_too_much_memory_even_then_fails_with_a_remedy(tmp_path):
+    with pytest.raises(StagingError, match="ran out of its 32 MB of memory, .*raise CODING_MEMORY_MB"):
+        run_in_small_engine(tmp_path, "SELECT len(list(md5(CAST(i AS VARCHAR)))) FROM range(3000000) AS r(i)")
+
+
+def run_in_small_engine(folder, sql):
+    with open_engine(folder, "test", SMALL_MEMORY_MB) as engine:
+        execute_within_memory(engine, sql)
+
+
+class FailingConnection:
+    """A connection to DuckDB that raises an error for the first statements that contain a text."""
+
+    def __init__(self, connection, text, *errors):
+        self._connection, self._text, self._errors = connection, text, list(errors)
+
+    def __getattr__(self, name):
+        return getattr(self._connection, name)
+
+    def execute(self, sql, values=()):
+        if self._text in sql and self._errors:
+            raise self._errors.pop(0)
+        return self._connection.execute(sql, values)
+
+
+def open_failing_warehouse(path, text, *errors):
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS numbers (i INTEGER)")
+    return DuckDBWarehouse(lambda read_only: FailingConnection(duckdb.connect(str(path)), text, *errors), "it")
+
+
+def add_numbers(warehouse):
+    """Add numbers in one transaction, some of them from staged rows, and return all numbers of the table."""
+    rows = duckdb.sql("SELECT 3 AS i").to_arrow_table()
+    with warehouse.session() as session:
+        with session.transaction(), session.staged("rows_in", rows):
+            session.execute("INSERT INTO numbers VALUES (?)", [1])
+            session.execute("UPDATE numbers SET i = i * 2")
+            session.execute("INSERT INTO numbers FROM rows_in")
+        return session.execute("SELECT i FROM numbers ORDER BY i")
+
+
+@pytest.mark.parametrize(
+    "statement", ["INSERT INTO numbers VALUES", "UPDATE", "FROM rows_in", "COMMIT", "ORDER BY i"]
+)
+def test_a_transaction_that_runs_out_of_memory_is_repeated_once_and_nothing_is_written_twice(tmp_path, statement):
+    warehouse = open_failing_warehouse(tmp_path / "w.duckdb", statement, duckdb.OutOfMemoryException("full"))
+    assert add_numbers(warehouse) == [(2,), (3,)]
+
+
+@pytest.mark.parametrize(
+    ("errors", "message"),
+    [
+        ([duckdb.OutOfMemoryException("full")] * 2, "ran out of memory, .*raise CODING_MEMORY_MB"),
+        ([duckdb.IOException("No space left on device")], "cannot read or write its files .*check the free space"),
+    ],
+)
+def test_a_transaction_is_not_repeated_again_and_not_for_a_full_disk(tmp_path, errors, message):
+    warehouse = open_failing_warehouse(tmp_path / "w.duckdb", "FROM rows_in", *errors)
+    with pytest.raises(WarehouseError, match=message):
+        add_numbers(warehouse)
+    assert add_numbers(open_failing_warehouse(tmp_path / "w.duckdb", "nothing")) == [(2,), (3,)]
+
+
+def test_a_warehouse_that_runs_out_of_memory_inserts_all_rows(tmp_path):
+    path = str(tmp_path / "w.duckdb")
+    warehouse = DuckDBWarehouse(lambda read_only: duckdb.connect(path), path, memory_mb=SMALL_MEMORY_MB)
+    with warehouse.session() as session:
+        with session.transaction():
+            session.execute("CREATE TABLE t (i BIGINT, hash VARCHAR)")
+            session.execute("INSERT INTO t VALUES (-1, 'first')")
+            session.execute(f"INSERT INTO t {SORTED_ROWS}")
+        assert session.execute("SELECT count(*), count(DISTINCT i) FROM t") == [(1_000_001,) * 2]
