@@ -22,6 +22,7 @@ from coding_service import (
     CodingServiceUploadOperator,
 )
 from coding_service.operators import UPLOAD_GRANT_KEY
+from coding_service.sensors import OPERATION_KEY
 from include.pipeline import names
 from include.pipeline.alerts import alert_on_failure, landing_deadline
 from include.pipeline.approval import ApproveSendingOperator
@@ -150,7 +151,9 @@ def code(part: Any) -> None:
         task_id="upload", part=part, operation_id=create.output, grant=XComArg(create, key=UPLOAD_GRANT_KEY), **files
     )
     poll = BatchCodeSensor(task_id="poll", part=part, operation_id=upload.output, deferrable=DEFERRABLE, **common)
-    download = CodingServiceDownloadOperator(task_id="download", part=part, operation_id=upload.output, **files)
+    download = CodingServiceDownloadOperator(
+        task_id="download", part=part, operation_id=upload.output, outcome=XComArg(poll, key=OPERATION_KEY), **files
+    )
     create >> upload >> poll >> download
 
 

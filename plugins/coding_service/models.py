@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
 
 from coding_service.errors import ProtocolError
 
@@ -120,9 +122,9 @@ class Operation:
         return cls(operation_id, status, *(_optional_text(data, name) for name in names))
 
     @property
-    def is_usable(self) -> bool:
-        """Whether the operation is under way, or complete with an output that can be downloaded."""
-        return bool(self.output_url) if self.status.is_successful else not self.status.is_terminal
+    def lacks_output(self) -> bool:
+        """Whether the operation is complete without a link: its output is deleted, or is not offered yet."""
+        return self.status.is_successful and not self.output_url
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,16 @@ class UploadGrant(DictMixin):
         source = "the answer to a batch-code request"
         data = _object(data, source)
         return cls(*(_text(data, name, source) for name in ("operationId", "requestUploadUrl", "bucketKmsKeyArn")))
+
+    @property
+    def expiry_time(self) -> float | None:
+        """When the URL expires, in seconds since the epoch, as it says itself; None if it does not."""
+        query = parse_qs(urlsplit(self.url).query)
+        try:
+            signed_at = datetime.strptime(query["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+            return signed_at.timestamp() + int(query["X-Amz-Expires"][0])
+        except (KeyError, ValueError):
+            return None
 
 
 @dataclass(frozen=True)
@@ -161,6 +173,7 @@ class InputPart(DictMixin):
     :param input_uri, sha256: the input file (JSONL; `file://` or `s3://`) and its hash, hexadecimal
     :param force_new: whether every attempt opens a new operation instead of resuming an earlier one
     :param expected_seconds: expected duration of the operation; None if unknown
+    :param records: number of lines of the input file; None if unknown
     """
 
     topic: str
@@ -169,6 +182,7 @@ class InputPart(DictMixin):
     sha256: str
     force_new: bool = False
     expected_seconds: float | None = None
+    records: int | None = None
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -202,9 +216,11 @@ class OperationOutcome(DictMixin):
 
     :param state: a :class:`coding_service.triggers.Reason`
     :param seconds: how long the wait took; None if an earlier attempt waited as well
+    :param ended_at: when the wait ended, in seconds since the epoch: the operation ended before; None if unknown
     """
 
     operation_id: str
     state: str
     message: str
     seconds: float | None = None
+    ended_at: float | None = None

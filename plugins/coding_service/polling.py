@@ -34,6 +34,18 @@ INTERVAL_GROWTH, MAX_INTERVAL_S = 0.25, 900.0
 JITTER_SHARE = 0.1
 #: Factor for the interval after "Too Many Requests".
 SLOW_DOWN_FACTOR = 2.0
+#: An operation of our own is gone after this many 404 in a row, over at least this time: single ones come from copies
+#: of the service's data that lag behind (docs/service-contract.md 10.1).
+MIN_NOT_FOUND_COUNT, MIN_NOT_FOUND_SPAN_S = 5, 300.0
+
+
+def is_gone(count: int, seconds: float) -> bool:
+    """Return whether an operation no longer exists, after status calls for it have been answered with 404.
+
+    :param count: number of 404 in a row
+    :param seconds: time from the first of them to the last
+    """
+    return count >= MIN_NOT_FOUND_COUNT and seconds >= MIN_NOT_FOUND_SPAN_S
 
 
 def next_wait(

@@ -87,18 +87,23 @@ def test_empty_optional_fields_are_read_as_missing(empty):
 
 
 @pytest.mark.parametrize(
-    ("data", "usable"),
+    ("data", "lacks_output"),
     [
-        ({"operationStatus": "awaiting_input"}, True),
-        ({"operationStatus": "in_progress"}, True),
-        ({"operationStatus": "complete", "responseDownloadUrl": LINK}, True),
-        ({"operationStatus": "complete"}, False),
+        ({"operationStatus": "in_progress"}, False),
+        ({"operationStatus": "complete", "responseDownloadUrl": LINK}, False),
+        ({"operationStatus": "complete", "metadataDownloadUrl": LINK}, True),
         ({"operationStatus": "failed", "error": "no"}, False),
-        ({"operationStatus": "timed_out"}, False),
     ],
 )
-def test_an_operation_is_usable_while_it_can_still_give_an_output(data, usable):
-    assert Operation.from_json("op-1", data).is_usable is usable
+def test_only_a_complete_operation_without_a_link_lacks_its_output(data, lacks_output):
+    assert Operation.from_json("op-1", data).lacks_output is lacks_output
+
+
+def test_a_grant_expires_when_its_url_says_so():
+    query = "X-Amz-Date=20261126T145706Z&X-Amz-Expires=900"
+    assert UploadGrant("op-1", f"https://s3/in?{query}", "key").expiry_time == 1795705026.0 + 900
+    for other in ("", "X-Amz-Date=20261126T145706Z", "X-Amz-Date=today&X-Amz-Expires=900"):
+        assert UploadGrant("op-1", f"https://s3/in?{other}", "key").expiry_time is None
 
 
 def test_an_unknown_state_is_refused_with_a_list_of_states():
@@ -167,7 +172,7 @@ FINGERPRINT = Fingerprint("osca", "0b5b", "5ec4e7")
     [
         FINGERPRINT,
         DownloadResult("op-1", "file:///in", "file:///out", None, 9, "ab", 3, FINGERPRINT),
-        OperationOutcome("op-1", "failed", "out of memory", 12.5),
+        OperationOutcome("op-1", "failed", "out of memory", 12.5, 1795705926.0),
     ],
 )
 def test_a_hand_off_can_be_converted_to_json_and_back(value):
@@ -177,7 +182,9 @@ def test_a_hand_off_can_be_converted_to_json_and_back(value):
 def test_a_part_is_read_without_the_fields_that_operators_do_not_need():
     fields = {"topic": "osca", "model_id": "0b5b", "input_uri": "file:///in", "sha256": "5ec4e7"}
     part = InputPart.from_dict({**fields, "part": 7, "records": 3, "bytes": 9})
-    assert part == InputPart("osca", "0b5b", "file:///in", "5ec4e7", force_new=False, expected_seconds=None)
+    assert part == InputPart(
+        "osca", "0b5b", "file:///in", "5ec4e7", force_new=False, expected_seconds=None, records=3
+    )
     assert part.fingerprint == FINGERPRINT
 
 
