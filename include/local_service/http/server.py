@@ -87,6 +87,8 @@ def make_server(service: CodingService, on_start: Callable[[], None], certificat
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
         ssl_certfile=certificate,
+        # uvloop never ends after a TLS connection was aborted, as faults do
+        loop="asyncio" if certificate else "auto",
     )
     return Server(config, on_start)
 
