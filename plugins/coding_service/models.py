@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -11,16 +13,34 @@ from urllib.parse import parse_qs, urlsplit
 
 from coding_service.errors import ProtocolError
 
+log = logging.getLogger(__name__)
+
+
+def _letters(name: str) -> str:
+    """Return the letters of a name in lower case: two spellings of one name have the same."""
+    return re.sub("[^a-z]", "", name.lower())
+
+
+def _member(data: Mapping[str, Any], name: str) -> Any:
+    """Return the value of a member, also if its name is spelled differently (docs/service-contract.md 10.7)."""
+    if name in data:
+        return data[name]
+    others = [other for other in data if isinstance(other, str) and _letters(other) == _letters(name)]
+    if len(others) != 1:
+        return None
+    log.warning("The service spells the field %r as %r", name, others[0])
+    return data[others[0]]
+
 
 def _text(data: Mapping[str, Any], name: str, source: str) -> str:
-    value = data.get(name)
+    value = _member(data, name)
     if not isinstance(value, str) or not value:
         raise ProtocolError(f"{source} has no {name!r} (members: {sorted(data)}); expected a non-empty string")
     return value
 
 
 def _optional_text(data: Mapping[str, Any], name: str) -> str | None:
-    value = data.get(name)
+    value = _member(data, name)
     return None if value in (None, "") else str(value)
 
 
@@ -71,8 +91,8 @@ class Model:
     @classmethod
     def from_json(cls, data: Any) -> Self:
         data = _object(data, "a model")
-        version = data.get("modelVersion")
-        fields = data.get("inputFormat")
+        version = _member(data, "modelVersion")
+        fields = _member(data, "inputFormat")
         return cls(
             model_id=_text(data, "modelId", "a model"),
             version=float(version) if isinstance(version, int | float) else None,
@@ -88,6 +108,22 @@ class OperationStatus(StrEnum):
     COMPLETE = "complete"
     TIMED_OUT = "timed_out"
     FAILED = "failed"
+
+    @classmethod
+    def from_text(cls, text: str) -> OperationStatus:
+        """Read a status, also if it is spelled differently, as in `In Progress` (docs/service-contract.md 10.7).
+
+        :raises ValueError: it is another word
+        """
+        try:
+            return cls(text)
+        except ValueError:
+            letters = _letters(text).replace("completed", "complete")
+            status = next((one for one in cls if _letters(one) == letters), None)
+            if status is None:
+                raise
+        log.warning("The service spells the status %r as %r", str(status), text)
+        return status
 
     @property
     def is_terminal(self) -> bool:
@@ -113,7 +149,7 @@ class Operation:
         data = _object(data, f"the status of operation {operation_id!r}")
         value = _text(data, "operationStatus", f"the status of operation {operation_id!r}")
         try:
-            status = OperationStatus(value)
+            status = OperationStatus.from_text(value)
         except ValueError:
             raise ProtocolError(
                 f"operation {operation_id!r} has the unknown status {value!r}; known: {[*map(str, OperationStatus)]}"

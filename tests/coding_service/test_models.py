@@ -111,6 +111,39 @@ def test_an_unknown_state_is_refused_with_a_list_of_states():
         Operation.from_json("op-1", {"operationStatus": "paused"})
 
 
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        *[(text, "complete") for text in ("COMPLETE", "Complete", "completed", "COMPLETED", " complete ")],
+        *[(text, "in_progress") for text in ("in progress", "IN-PROGRESS", "inProgress", "In Progress")],
+        *[(text, "timed_out") for text in ("timed out", "TimedOut")],
+    ],
+)
+def test_a_status_that_is_spelled_differently_is_read_with_a_warning(text, status, caplog):
+    assert Operation.from_json("op-1", {"operationStatus": text}).status == status
+    assert caplog.messages == [f"The service spells the status {status!r} as {text!r}"]
+
+
+@pytest.mark.parametrize("text", ["succeeded", "done", "incomplete", "queued", "complete_with_errors", "---"])
+def test_another_word_is_no_status(text):
+    with pytest.raises(ProtocolError, match="unknown status"):
+        Operation.from_json("op-1", {"operationStatus": text})
+
+
+@pytest.mark.parametrize("change", [str.lower, str.upper, lambda name: name.replace("U", "_u").replace("I", "_i")])
+def test_fields_that_are_spelled_differently_are_read_with_a_warning(change, caplog):
+    assert UploadGrant.from_json({change(name): value for name, value in GRANT.items()}) == UploadGrant.from_json(
+        GRANT
+    )
+    assert "5ec4e7" not in caplog.text
+    assert len(caplog.messages) >= 2
+
+
+def test_a_field_with_two_other_spellings_is_not_guessed():
+    with pytest.raises(ProtocolError, match="no 'operationStatus'"):
+        Operation.from_json("op-1", {"operationstatus": "failed", "operation_status": "complete"})
+
+
 @pytest.mark.parametrize("value", [None, "", 5, ["osca"]])
 @pytest.mark.parametrize(
     ("read", "field", "data"),
