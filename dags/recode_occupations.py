@@ -27,6 +27,7 @@ from coding_service import (
     CodingServiceUploadOperator,
 )
 from coding_service.operators import UPLOAD_GRANT_KEY
+from coding_service.sensors import OPERATION_KEY
 from include.pipeline import names
 from include.pipeline.alerts import DeadlineDAG, alert_on_failure, landing_deadline
 from include.pipeline.approval import ApproveSendingOperator
@@ -172,8 +173,9 @@ def code(part: Any) -> None:
         task_id="poll", part=part, operation_id=upload.output, deferrable=DEFERRABLE, **common, **PATIENT_ARGS
     )
     download = CodingServiceDownloadOperator(
-        task_id="download", part=part, operation_id=upload.output, **files, **PATIENT_ARGS
-    )
+        task_id="download", part=part, operation_id=upload.output, outcome=XComArg(poll, key=OPERATION_KEY),
+        **files, **PATIENT_ARGS,
+    )  # fmt: skip
     create >> upload >> poll >> download
 
 

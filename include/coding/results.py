@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import duckdb
 
@@ -15,6 +18,8 @@ from include.coding.parts import Fingerprint
 
 #: Output lines of the service are far shorter.
 MAX_LINE_BYTES = 2_000_000
+
+log = logging.getLogger(__name__)
 
 RESULTS = """
 CREATE TABLE IF NOT EXISTS results (
@@ -52,7 +57,7 @@ WITH numbered_lines AS (
 ), fields AS (
     SELECT line, member IS NOT NULL AS is_object,
         coalesce(nullif(member.recordId, ''), text_key(member.input.occp_text, member.input.tasks_text)) AS text_key,
-        member.codeStatus AS status, member.input AS echo, member.suggestions AS suggestions,
+        nullif(lower(trim(member.codeStatus)), '') AS status, member.input AS echo, member.suggestions AS suggestions,
         member.result AS raw_result, coalesce(json_type(member.result), 'NULL') AS kind,
         CASE json_type(member.result) WHEN 'OBJECT' THEN member.result WHEN 'ARRAY' THEN member.result -> 0 END
             AS result,
@@ -88,19 +93,31 @@ INPUT_LINES = """read_json($input, format = 'newline_delimited',
 #: The lines, matched with the texts that were sent.
 _MATCH_LINES = f"""
 CREATE OR REPLACE TEMP TABLE matched_lines AS
-SELECT lines.* EXCLUDE (echo, problem), input.occp_text, input.tasks_text, CASE
-    WHEN text_key IS NULL THEN problem
+WITH sent AS (FROM {INPUT_LINES})
+SELECT lines.* EXCLUDE (echo, problem), input.occp_text, input.tasks_text,
+    coalesce(echo.occp_text <> input.occp_text OR echo.tasks_text <> input.tasks_text, false) AS is_echo_different,
+    CASE
+    WHEN lines.text_key IS NULL THEN problem
     WHEN input.recordId IS NULL THEN 'its recordId was not sent'
-    WHEN echo.occp_text <> input.occp_text OR echo.tasks_text <> input.tasks_text
-        THEN 'its input differs from what was sent'
+    WHEN is_echo_different AND echo_letters(echo) <> echo_letters(input) AND text_key(echo.occp_text, echo.tasks_text)
+        IN (SELECT recordId FROM sent) THEN 'its input is that of another text'
     ELSE problem END AS problem
-FROM lines LEFT JOIN {INPUT_LINES} AS input ON input.recordId = lines.text_key
+FROM lines LEFT JOIN sent AS input ON input.recordId = lines.text_key
 """
 
 _STORE_UNANSWERED = f"""
 INSERT INTO unanswered
 SELECT $part, input.recordId, input.occp_text, input.tasks_text
 FROM {INPUT_LINES} AS input ANTI JOIN results ON results.text_key = input.recordId
+"""
+
+#: Letters and digits of a text, by which two spellings of one text are equal.
+_ECHO_LETTERS = """
+CREATE OR REPLACE TEMP MACRO echo_letters(texts) AS
+    regexp_replace(lower(texts.occp_text || texts.tasks_text), '[^a-z0-9]', '', 'g')
+"""
+_COUNT_DIFFERENT_ECHOES = """
+SELECT count(*), count(*) FILTER (is_echo_different AND problem IS NULL) FROM matched_lines
 """
 
 _FIND_REPEATED_KEYS = """
@@ -181,7 +198,9 @@ def read_results(engine: Engine, part: int, operation_id: str, input_file: Path,
         execute_within_memory(engine, _PARSE_LINES, {"output": escape_glob(output_file)})
     except duckdb.InvalidInputException:
         _parse_repaired_copy(engine, output_file)
+    engine.execute(_ECHO_LETTERS)
     execute_within_memory(engine, _MATCH_LINES, {"input": escape_glob(input_file)})
+    _report_different_echoes(engine, part)
     execute_within_memory(engine, _FIND_REPEATED_KEYS)
     execute_within_memory(engine, _DISCARD_LINES, {"part": part})
     execute_within_memory(engine, _STORE_RESULTS, {"part": part, "operation_id": operation_id})
@@ -192,6 +211,17 @@ def read_results(engine: Engine, part: int, operation_id: str, input_file: Path,
 def find_unanswered(engine: Engine, part: int, input_file: Path) -> None:
     """Add the texts of an input file that have no result to the engine's table `unanswered`."""
     engine.execute(_STORE_UNANSWERED, {"part": part, "input": escape_glob(input_file)})
+
+
+def _report_different_echoes(engine: Engine, part: int) -> None:
+    """Log how many lines return another input than what was sent (docs/service-contract.md 10.7)."""
+    ((lines, different),) = engine.execute(_COUNT_DIFFERENT_ECHOES).fetchall()
+    if different:
+        log.warning(
+            "Part %d: %d of %d output lines return an input that differs from the text that was sent, such as in"
+            " case, quotes or white space; they are used, because their recordId matches",
+            part, different, lines,
+        )  # fmt: skip
 
 
 def _parse_repaired_copy(engine: Engine, output_file: Path) -> None:
@@ -223,10 +253,22 @@ def _count_lines(engine: Engine) -> tuple[int, int]:
 
 def read_model_id(metadata: str) -> str | None:
     """Return the model GUID in a metadata file, None if there is none: its format is not documented
-    (docs/service-contract.md 8.28)."""
+    (docs/service-contract.md 8.28). Another form of the GUID or of the name of the field is accepted with a warning
+    (docs/service-contract.md 10.7)."""
     try:
         data = json.loads(metadata)
     except (ValueError, RecursionError):
         return None
-    value = data.get("modelId") if isinstance(data, dict) else None
-    return value if isinstance(value, str) else None
+    members = data if isinstance(data, dict) else {}
+    names = [name for name in members if re.sub("[^a-z]", "", name.lower()) == "modelid"]
+    value = members[names[0]] if len(names) == 1 else None
+    if not isinstance(value, str):
+        return None
+    try:
+        model_id = str(UUID(value))
+    except ValueError:
+        return value
+    if (names, value.lower()) != (["modelId"], model_id):
+        log.warning("A metadata file names the model in another form: %s %r", names[0], value[:100])
+        return model_id
+    return value

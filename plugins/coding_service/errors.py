@@ -8,7 +8,9 @@ CodingServiceError
 │   ├── AccessDeniedError         HTTP 403 in spite of a new token, or for a token request
 │   ├── BudgetError               the database of the call budget is unavailable
 │   ├── LocalFaultError           this machine failed: its disk is full, or Airflow returned no connection
-│   ├── TransferError             an upload or a download was interrupted
+│   ├── TransferError             an upload or a download failed and can succeed later
+│   │   └── UploadInterruptedError    the connection broke during an upload: the file may have arrived
+│   ├── OutputNotReadyError       a complete operation does not offer its files, or not yet
 │   └── StagingError              a file cannot be read or written on disk or in object storage
 ├── FinalError                    the same call will fail again until somebody acts
 │   ├── SettingsError             a connection or a setting is missing or wrong
@@ -110,7 +112,15 @@ class LocalFaultError(RetryableError):
 
 
 class TransferError(RetryableError):
-    """An upload or a download was interrupted."""
+    """An upload or a download failed in a way that can pass."""
+
+
+class UploadInterruptedError(TransferError):
+    """The connection broke during an upload: check the status of the operation, because the file may have arrived."""
+
+
+class OutputNotReadyError(RetryableError):
+    """A complete operation offers no links, or storage does not have the files (docs/service-contract.md 10.2)."""
 
 
 class StagingError(RetryableError):
@@ -158,11 +168,11 @@ class ExpiredError(CodingServiceError):
 
 
 class GrantExpiredError(ExpiredError):
-    """Storage refuses the upload URL (HTTP 403): open a new operation (docs/service-contract.md 8.5)."""
+    """Storage refuses the upload URL: open a new operation (docs/service-contract.md 8.5, 10.3)."""
 
 
 class LinkExpiredError(ExpiredError):
-    """Storage refuses the download link (HTTP 403, 404): get a fresh one (docs/service-contract.md 2.10)."""
+    """Storage refuses the download link: get a fresh one (docs/service-contract.md 2.10, 10.3)."""
 
 
 class OutputExpiredError(ExpiredError):

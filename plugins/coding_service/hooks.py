@@ -21,6 +21,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from coding_service import errors, protocol, tls, transfer
 from coding_service.calls import CallFlow, RunBlocking, Send, Step, Wait
+from coding_service.clock import SYSTEM_CLOCK, Clock
 from coding_service.models import Model, Operation, Topic, UploadGrant
 from coding_service.protocol import Answer, Call
 from coding_service.settings import ServiceSettings
@@ -35,6 +36,10 @@ BLOCKING_THREADS = ThreadPoolExecutor(4, thread_name_prefix="coding-service")
 CONN_ID = "coding_service_default"
 #: Fields of an input line; a model that needs other fields cannot be used.
 INPUT_FIELDS = frozenset({"recordId", "occp_text", "tasks_text"})
+#: Pauses before further status calls for a complete operation that offers no links (docs/service-contract.md 10.2).
+LINK_PAUSES_S = (5.0, 10.0, 20.0)
+#: When to try again to download from an operation that is not complete.
+UNFINISHED_WAIT_S = 60.0
 
 
 class TrustedBlockAdapter(tls.TrustedAdapter, transfer.BlockAdapter):
@@ -55,6 +60,7 @@ class CodingServiceHook(HttpHook):
     default_conn_name = CONN_ID
     conn_type = "coding_service"
     hook_name = "Occupation Coding Service"
+    clock: Clock = SYSTEM_CLOCK
 
     def __init__(self, coding_service_conn_id: str = CONN_ID) -> None:
         super().__init__(http_conn_id=coding_service_conn_id)
@@ -103,13 +109,19 @@ class CodingServiceHook(HttpHook):
         :param sha256: expected SHA-256 of the file (hexadecimal), if it is known
         :raises InputFileError: the file cannot be an input file, or does not have this SHA-256
         :raises GrantExpiredError: a new operation is needed
-        :raises TransferError: check the status before sending the file again, because it may have arrived
+        :raises UploadInterruptedError: check the status before sending the file again, because it may have arrived
+        :raises TransferError: storage could not take the file now
         """
         self.settings.check_url(grant.url, "the upload URL")
         return transfer.upload(self._storage, grant, path, timeout=self.settings.timeout, sha256=sha256)
 
     def download(
-        self, topic: str, operation_id: str, output_path: FilePath, metadata_path: FilePath
+        self,
+        topic: str,
+        operation_id: str,
+        output_path: FilePath,
+        metadata_path: FilePath,
+        expected_lines: int | None = None,
     ) -> tuple[transfer.Download, transfer.Download | None]:
         """Download the output file and the metadata file of a complete operation.
 
@@ -117,8 +129,12 @@ class CodingServiceHook(HttpHook):
         more. A metadata file that is not offered or cannot be downloaded is returned as None, because it must not
         cost the output file (docs/service-contract.md 8.28).
 
-        :raises OutputExpiredError: the operation is complete, but its files have been deleted
-        :raises OperationFailedError: the operation is not complete
+        :param expected_lines: number of lines that the output should have; None if unknown
+        :raises OutputNotReadyError: the operation is complete, but its links or files are missing, even after half a
+            minute: they come later (docs/service-contract.md 10.2), or have been deleted
+        :raises NotFoundError: the service does not show the operation, or not yet
+        :raises ServiceUnavailableError: the operation is not complete, or not yet
+        :raises OperationFailedError: the operation ended without an output
         """
         links = self._links(topic, operation_id)
 
@@ -126,17 +142,23 @@ class CodingServiceHook(HttpHook):
             if name not in links:
                 links.update(self._links(topic, operation_id))
             if name not in links:
-                raise errors.OutputExpiredError(f"operation {operation_id!r} no longer offers its {name} file")
+                raise errors.OutputNotReadyError(f"operation {operation_id!r} no longer offers its {name} file")
             return links.pop(name)
 
-        def fetch(name: str, path: FilePath) -> transfer.Download:
-            return transfer.download(self._storage, lambda: fresh_link(name), path, timeout=self.settings.timeout)
+        def fetch(name: str, path: FilePath, lines: int | None) -> transfer.Download:
+            options: dict[str, Any] = {"timeout": self.settings.timeout, "sleep": self.clock.sleep}
+            return transfer.download(self._storage, lambda: fresh_link(name), path, expected_lines=lines, **options)
 
-        output = fetch("output", output_path)
+        try:
+            output = fetch("output", output_path, expected_lines)
+        except errors.LinkExpiredError as error:
+            raise errors.OutputNotReadyError(
+                f"operation {operation_id!r} is complete, but {error}", status_code=error.status_code
+            ) from None
         if "metadata" not in links:
             return output, None
         try:
-            return output, fetch("metadata", metadata_path)
+            return output, fetch("metadata", metadata_path, None)
         except errors.CodingServiceError as error:
             self.log.warning("The metadata file of operation %r could not be downloaded: %s", operation_id, error)
             return output, None
@@ -205,18 +227,27 @@ class CodingServiceHook(HttpHook):
         return session
 
     def _links(self, topic: str, operation_id: str) -> dict[str, str]:
-        operation = self.operation(topic, operation_id)
-        if not operation.status.is_successful:
-            raise errors.OperationFailedError(f"operation {operation_id!r} is '{operation.status}': it has no output")
-        if operation.output_url is None:
-            raise errors.OutputExpiredError(
-                f"operation {operation_id!r} is complete but offers no output: it was deleted; code its texts again"
-            )
+        """Return the links of a complete operation. If it offers none yet, ask again after growing pauses."""
+        pauses = iter(LINK_PAUSES_S)
+        while (operation := self._complete_operation(topic, operation_id)).lacks_output:
+            if (pause := next(pauses, None)) is None:
+                raise errors.OutputNotReadyError(f"operation {operation_id!r} is complete, but offers no output")
+            self.log.warning("Operation %s is complete, but offers no output yet", operation_id)
+            self.clock.sleep(pause)
         urls = {"output": operation.output_url, "metadata": operation.metadata_url}
         links = {name: url for name, url in urls.items() if url}
         for name, url in links.items():
             self.settings.check_url(url, f"the link to the {name} file")
         return links
+
+    def _complete_operation(self, topic: str, operation_id: str) -> Operation:
+        operation = self.operation(topic, operation_id)
+        text = f"operation {operation_id!r} is '{operation.status}'"
+        if not operation.status.is_terminal:  # an answer that lags behind must not cost the output
+            raise errors.ServiceUnavailableError(f"{text}: it has no output yet", retry_after=UNFINISHED_WAIT_S)
+        if not operation.status.is_successful:
+            raise errors.OperationFailedError(f"{text}: it has no output")
+        return operation
 
     def _call(self, call: Call[T]) -> T:
         steps = self._flow.steps(call)

@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
 
 from coding_service.errors import ProtocolError
 
+log = logging.getLogger(__name__)
+
+
+def _letters(name: str) -> str:
+    """Return the letters of a name in lower case: two spellings of one name have the same."""
+    return re.sub("[^a-z]", "", name.lower())
+
+
+def _member(data: Mapping[str, Any], name: str) -> Any:
+    """Return the value of a member, also if its name is spelled differently (docs/service-contract.md 10.7)."""
+    if name in data:
+        return data[name]
+    others = [other for other in data if isinstance(other, str) and _letters(other) == _letters(name)]
+    if len(others) != 1:
+        return None
+    log.warning("The service spells the field %r as %r", name, others[0])
+    return data[others[0]]
+
 
 def _text(data: Mapping[str, Any], name: str, source: str) -> str:
-    value = data.get(name)
+    value = _member(data, name)
     if not isinstance(value, str) or not value:
         raise ProtocolError(f"{source} has no {name!r} (members: {sorted(data)}); expected a non-empty string")
     return value
 
 
 def _optional_text(data: Mapping[str, Any], name: str) -> str | None:
-    value = data.get(name)
+    value = _member(data, name)
     return None if value in (None, "") else str(value)
 
 
@@ -69,8 +91,8 @@ class Model:
     @classmethod
     def from_json(cls, data: Any) -> Self:
         data = _object(data, "a model")
-        version = data.get("modelVersion")
-        fields = data.get("inputFormat")
+        version = _member(data, "modelVersion")
+        fields = _member(data, "inputFormat")
         return cls(
             model_id=_text(data, "modelId", "a model"),
             version=float(version) if isinstance(version, int | float) else None,
@@ -86,6 +108,22 @@ class OperationStatus(StrEnum):
     COMPLETE = "complete"
     TIMED_OUT = "timed_out"
     FAILED = "failed"
+
+    @classmethod
+    def from_text(cls, text: str) -> OperationStatus:
+        """Read a status, also if it is spelled differently, as in `In Progress` (docs/service-contract.md 10.7).
+
+        :raises ValueError: it is another word
+        """
+        try:
+            return cls(text)
+        except ValueError:
+            letters = _letters(text).replace("completed", "complete")
+            status = next((one for one in cls if _letters(one) == letters), None)
+            if status is None:
+                raise
+        log.warning("The service spells the status %r as %r", str(status), text)
+        return status
 
     @property
     def is_terminal(self) -> bool:
@@ -112,7 +150,7 @@ class Operation:
         data = _object(data, f"the status of operation {operation_id!r}")
         value = _text(data, "operationStatus", f"the status of operation {operation_id!r}")
         try:
-            status = OperationStatus(value)
+            status = OperationStatus.from_text(value)
         except ValueError:
             raise ProtocolError(
                 f"operation {operation_id!r} has the unknown status {value!r}; known: {[*map(str, OperationStatus)]}"
@@ -121,9 +159,9 @@ class Operation:
         return cls(operation_id, status, *(_optional_text(data, name) for name in names))
 
     @property
-    def is_usable(self) -> bool:
-        """Whether the operation is under way, or complete with an output that can be downloaded."""
-        return bool(self.output_url) if self.status.is_successful else not self.status.is_terminal
+    def lacks_output(self) -> bool:
+        """Whether the operation is complete without a link: its output is deleted, or is not offered yet."""
+        return self.status.is_successful and not self.output_url
 
 
 @dataclass(frozen=True)
@@ -139,6 +177,16 @@ class UploadGrant(DictMixin):
         source = "the answer to a batch-code request"
         data = _object(data, source)
         return cls(*(_text(data, name, source) for name in ("operationId", "requestUploadUrl", "bucketKmsKeyArn")))
+
+    @property
+    def expiry_time(self) -> float | None:
+        """When the URL expires, in seconds since the epoch, as it says itself; None if it does not."""
+        query = parse_qs(urlsplit(self.url).query)
+        try:
+            signed_at = datetime.strptime(query["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+            return signed_at.timestamp() + int(query["X-Amz-Expires"][0])
+        except (KeyError, ValueError):
+            return None
 
 
 @dataclass(frozen=True)
@@ -162,6 +210,7 @@ class InputPart(DictMixin):
     :param input_uri, sha256: the input file (JSONL; `file://` or `s3://`) and its hash, hexadecimal
     :param force_new: whether every attempt opens a new operation instead of resuming an earlier one
     :param expected_seconds: expected duration of the operation; None if unknown
+    :param records: number of lines of the input file; None if unknown
     """
 
     topic: str
@@ -170,6 +219,7 @@ class InputPart(DictMixin):
     sha256: str
     force_new: bool = False
     expected_seconds: float | None = None
+    records: int | None = None
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -203,9 +253,11 @@ class OperationOutcome(DictMixin):
 
     :param state: a :class:`coding_service.triggers.Reason`
     :param seconds: how long the wait took; None if an earlier attempt waited as well
+    :param ended_at: when the wait ended, in seconds since the epoch: the operation ended before; None if unknown
     """
 
     operation_id: str
     state: str
     message: str
     seconds: float | None = None
+    ended_at: float | None = None

@@ -89,14 +89,25 @@ class CodingServiceDownloadOperator(CodingServiceOperator):
     Returns a :class:`coding_service.models.DownloadResult` as a dict.
 
     :param operation_id: GUID that the upload step returned
+    :param outcome: the XCom `operation` of the wait (:class:`coding_service.models.OperationOutcome`); its time shows
+        until when missing files cannot have been deleted. None: the time is that of the first attempt
+    :raises OutputNotReadyError: links or files are missing, but cannot have been deleted yet; retryable
     :raises OutputExpiredError: the files have been deleted; the next run codes the texts of the part again
     """
 
-    template_fields: Sequence[str] = (*CodingServiceOperator.template_fields, "operation_id")
+    template_fields: Sequence[str] = (*CodingServiceOperator.template_fields, "operation_id", "outcome")
 
-    def __init__(self, *, operation_id: str | XComArg, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        operation_id: str | XComArg,
+        outcome: Mapping[str, Any] | XComArg | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.operation_id: Any = operation_id
+        self.outcome: Any = outcome
 
     def execute(self, context: Any) -> dict[str, Any]:
-        return self._operation(context).download(self.operation_id).to_dict()
+        ended_at = (self.outcome or {}).get("ended_at")
+        return self._operation(context).download(self.operation_id, ended_at).to_dict()

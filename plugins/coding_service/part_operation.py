@@ -8,20 +8,68 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from airflow.sdk.crypto import get_fernet
 from cryptography.fernet import InvalidToken
 
-from coding_service.errors import GrantExpiredError, NotFoundError, SettingsError
+from coding_service.errors import (
+    CodingServiceError,
+    GrantExpiredError,
+    NotFoundError,
+    OutputExpiredError,
+    OutputNotReadyError,
+    ServiceUnavailableError,
+    SettingsError,
+    TransferError,
+    UploadInterruptedError,
+    utc,
+)
 from coding_service.hooks import CodingServiceHook
-from coding_service.models import DownloadResult, Fingerprint, InputPart, Operation, OperationStatus, UploadGrant
+from coding_service.models import (
+    DictMixin,
+    DownloadResult,
+    Fingerprint,
+    InputPart,
+    Operation,
+    OperationStatus,
+    UploadGrant,
+)
+from coding_service.polling import MIN_NOT_FOUND_SPAN_S, is_gone
 from coding_service.storage import FilePath, storage_path
 
 #: Default key in the store of the operation that was opened: its id, its fingerprint, its encrypted grant.
 OPERATION_STATE_KEY = "operation"
 
+#: Pauses between status calls for an operation that is not found; then the attempt ends, and with it the use of a
+#: worker. The next attempt begins after the wait.
+NOT_FOUND_PAUSES_S, NOT_FOUND_WAIT_S = (5.0, 10.0, 20.0), 120.0
+#: After this many uploads that broke off, the grant is replaced once (docs/service-contract.md 10.5).
+MAX_INTERRUPTIONS = 2
+#: Output files are deleted at most this time after the operation succeeded (docs/service-contract.md 2.10).
+OUTPUT_LIFETIME_S = 86400.0
+#: Waits until the next attempt to download from a complete operation without files grow from the one to the other.
+MIN_OUTPUT_WAIT_S, MAX_OUTPUT_WAIT_S = 60.0, 900.0
+
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OperationHistory(DictMixin):
+    """What the attempts of one task have seen of an operation. Times are in seconds since the epoch.
+
+    :param not_found_count, not_found_since: number of status calls in a row that did not find it, and time of the
+        first of them
+    :param interruptions, interrupted_at: number of uploads to it that broke off, and time of the last of them
+    :param output_missing_since: time of the first attempt that did not find its files
+    """
+
+    not_found_count: int = 0
+    not_found_since: float | None = None
+    interruptions: int = 0
+    interrupted_at: float | None = None
+    output_missing_since: float | None = None
 
 
 class PartOperation:
@@ -44,7 +92,8 @@ class PartOperation:
         state_key: str = OPERATION_STATE_KEY,
     ) -> None:
         self._hook, self._part, self._store = hook, part, store
-        self._storage_conn_id, self._state_key = storage_conn_id, state_key
+        self._storage_conn_id, self._state_key, self._history_key = storage_conn_id, state_key, f"{state_key}_history"
+        self._clock = hook.clock
 
     def find_ended(self) -> str | None:
         """Return the id of the operation that an earlier attempt opened, if it has ended, whether or not it failed;
@@ -70,12 +119,17 @@ class PartOperation:
     def upload(self, operation_id: str, grant: str) -> str:
         """Send the input file once, and return the id of the operation that has it.
 
-        The status is checked first, so an operation that already has its input is not sent another. If the grant has
-        expired, a new operation is opened; the returned id can therefore differ from `operation_id`.
+        The status is checked first, so an operation that already has its input is not sent another. A new operation
+        is opened only when the first one cannot have the input: it has timed out or is gone, or it still awaits its
+        input and its grant has expired, or uploads to it break off. The returned id can therefore differ from
+        `operation_id`.
 
         :param operation_id, grant: what :meth:`open` returned, possibly in another task
         :raises GrantExpiredError: the grant of a new operation is refused as well
+        :raises TransferError: the upload failed; the next attempt asks for the status first
+        :raises ServiceUnavailableError: the service does not show the operation, or not yet
         """
+        replaced = None
         for candidate in self._candidate_grants(operation_id, grant):
             operation = self._find(candidate.operation_id)
             if operation is None or operation.status is OperationStatus.TIMED_OUT:
@@ -83,22 +137,31 @@ class PartOperation:
             if operation.status is not OperationStatus.AWAITING_INPUT:
                 log.info("Operation %s is %s: it has its input", operation.operation_id, operation.status)
                 return operation.operation_id
-            try:
-                return self._send_input(candidate)
-            except GrantExpiredError as error:
-                log.warning("%s: opening a new operation", error)
-        return self._send_input(self._open_new())
+            if not self._must_replace(candidate):
+                try:
+                    return self._send_input(candidate)
+                except GrantExpiredError as error:
+                    log.warning("%s: opening a new operation", error)
+            self._check_input_is_missing(candidate.operation_id)
+            replaced = candidate.operation_id
+        return self._send_input(self._open_new(replaced))
 
-    def download(self, operation_id: str) -> DownloadResult:
+    def download(self, operation_id: str, ended_at: float | None = None) -> DownloadResult:
         """Download output and metadata file of a complete operation to a folder beside the input file of the part.
 
+        :param ended_at: when the operation was seen to be complete, in seconds since the epoch; None: at the first
+            attempt of this task that does not find its files
+        :raises OutputNotReadyError: its links or files are missing, but cannot have been deleted yet
         :raises OutputExpiredError: the files have been deleted; the next run codes the texts of the part again
         """
         part = self._part
         folder = f"{part.input_uri.rpartition('/')[0]}/{operation_id}"
         output_uri, metadata_uri = f"{folder}/output.jsonl", f"{folder}/metadata.json"
         paths = self._path(output_uri), self._path(metadata_uri)
-        output, metadata = self._hook.download(part.topic, operation_id, *paths)
+        try:
+            output, metadata = self._hook.download(part.topic, operation_id, *paths, part.records)
+        except (OutputNotReadyError, NotFoundError) as error:
+            raise self._missing_output_error(operation_id, ended_at, error) from None
         log.info("Operation %s: %d lines, %d bytes", operation_id, output.lines, output.bytes)
         return DownloadResult(
             operation_id=operation_id,
@@ -111,8 +174,11 @@ class PartOperation:
             fingerprint=part.fingerprint,
         )
 
-    def _open_new(self) -> UploadGrant:
-        """Open a new operation and store its id at once, because the service cannot list operations."""
+    def _open_new(self, replaced: str | None = None) -> UploadGrant:
+        """Open a new operation and store its id at once, because the service cannot list operations.
+
+        :param replaced: the operation whose upload did not succeed, which the new one replaces
+        """
         cipher = get_fernet()
         if not cipher.is_encrypted:
             raise SettingsError(
@@ -122,8 +188,14 @@ class PartOperation:
             )
         part = self._part
         grant = self._hook.create_operation(part.topic, part.model_id)
-        state = {"operation_id": grant.operation_id, "fingerprint": part.fingerprint.to_dict()}
-        self._store.set(self._state_key, {**state, "grant": encrypt_grant(grant)})
+        state = {
+            "operation_id": grant.operation_id,
+            "fingerprint": part.fingerprint.to_dict(),
+            "grant": encrypt_grant(grant),
+            "opened_at": self._clock.now(),
+            "replaces": replaced,
+        }
+        self._store.set(self._state_key, state)
         log.info("Opened operation %s for %s", grant.operation_id, part.input_uri)
         return grant
 
@@ -132,8 +204,11 @@ class PartOperation:
         part, state = self._part, self._store.get(self._state_key)
         if state is None or part.force_new or Fingerprint.from_dict(state["fingerprint"]) != part.fingerprint:
             return None
-        operation = self._find(state["operation_id"])
-        return state if operation is not None and operation.is_usable else None
+        age = self._clock.now() - state.get("opened_at", 0.0)
+        operation = self._find(state["operation_id"], is_output_old=age >= OUTPUT_LIFETIME_S)
+        if operation is None or (operation.status.is_terminal and not operation.status.is_successful):
+            return None
+        return cast("dict[str, Any]", state)
 
     def _candidate_grants(self, operation_id: str, grant: str) -> Iterator[UploadGrant]:
         """Yield the grant of the operation that an earlier upload opened, if any, then the given one."""
@@ -142,17 +217,109 @@ class PartOperation:
             yield decrypt_grant(state["grant"])
         yield decrypt_grant(grant)
 
+    def _find(self, operation_id: str, *, is_output_old: bool = False) -> Operation | None:
+        """Return the state of an operation that we opened; None once it is gone (docs/service-contract.md 10.1).
+
+        :param is_output_old: whether its output can have been deleted by now. If so, a complete operation without
+            links is judged like one that is not found (docs/service-contract.md 10.2)
+        :raises ServiceUnavailableError: it is not found, which can be because the service's answers lag behind
+        """
+        pauses = iter(NOT_FOUND_PAUSES_S)
+        while True:
+            try:
+                operation = self._hook.operation(self._part.topic, operation_id)
+            except NotFoundError:
+                operation = None
+            history = self._history(operation_id)
+            if operation is not None and not (is_output_old and operation.lacks_output):
+                if history.not_found_count:
+                    self._save_history(operation_id, replace(history, not_found_count=0, not_found_since=None))
+                return operation
+            now = self._clock.now()
+            since = now if history.not_found_since is None else history.not_found_since
+            history = replace(history, not_found_count=history.not_found_count + 1, not_found_since=since)
+            self._save_history(operation_id, history)
+            if is_gone(history.not_found_count, now - since):
+                log.warning("Operation %s is gone: it was not found for %.0f s", operation_id, now - since)
+                return None
+            if (pause := next(pauses, None)) is None:
+                raise ServiceUnavailableError(
+                    f"operation {operation_id!r} is not visible yet: {history.not_found_count} status calls in a row"
+                    f" did not show it, over {now - since:.0f} s; the next attempt asks again, and opens no other",
+                    retry_after=NOT_FOUND_WAIT_S,
+                )
+            self._clock.sleep(pause)
+
+    def _must_replace(self, grant: UploadGrant) -> bool:
+        """Return whether another upload with this grant would be useless (docs/service-contract.md 10.5)."""
+        if grant.expiry_time is not None and self._clock.now() >= grant.expiry_time:
+            log.warning("The upload grant of operation %s has expired: opening a new operation", grant.operation_id)
+            return True
+        if self._history(grant.operation_id).interruptions < MAX_INTERRUPTIONS:
+            return False
+        state = self._store.get(self._state_key) or {}
+        if state.get("operation_id") == grant.operation_id and state.get("replaces"):
+            return False  # a grant is replaced once: if its replacement fares no better, the grant is not the cause
+        log.warning("Uploads to operation %s break off: opening a new operation, once", grant.operation_id)
+        return True
+
+    def _check_input_is_missing(self, operation_id: str) -> None:
+        """Check that an operation that awaits its input cannot have received it, even if the status lags behind.
+
+        :raises TransferError: an upload to it broke off too recently to know
+        """
+        interrupted_at = self._history(operation_id).interrupted_at
+        if interrupted_at is None:
+            return
+        wait = interrupted_at + MIN_NOT_FOUND_SPAN_S - self._clock.now()
+        if wait > 0:
+            raise TransferError(
+                f"an upload to operation {operation_id!r} broke off, and its input may have arrived: its status is"
+                f" asked again in {wait:.0f} s, before another operation is opened",
+                retry_after=wait,
+            )
+
     def _send_input(self, grant: UploadGrant) -> str:
         part = self._part
-        size = self._hook.upload(grant, self._path(part.input_uri), part.sha256)
+        try:
+            size = self._hook.upload(grant, self._path(part.input_uri), part.sha256)
+        except UploadInterruptedError:
+            history = self._history(grant.operation_id)
+            history = replace(history, interruptions=history.interruptions + 1, interrupted_at=self._clock.now())
+            self._save_history(grant.operation_id, history)
+            raise
         log.info("Uploaded %s (%d bytes) to operation %s", part.input_uri, size, grant.operation_id)
         return grant.operation_id
 
-    def _find(self, operation_id: str) -> Operation | None:
-        try:
-            return self._hook.operation(self._part.topic, operation_id)
-        except NotFoundError:
-            return None
+    def _missing_output_error(
+        self, operation_id: str, ended_at: float | None, error: CodingServiceError
+    ) -> CodingServiceError:
+        """Return the error for a complete operation without files: deleted, or not there yet."""
+        now, history = self._clock.now(), self._history(operation_id)
+        if history.output_missing_since is None:
+            history = replace(history, output_missing_since=now)
+            self._save_history(operation_id, history)
+        since = history.output_missing_since or now
+        age = now - (since if ended_at is None else ended_at)
+        if age >= OUTPUT_LIFETIME_S:
+            return OutputExpiredError(
+                f"the output of operation {operation_id!r} was deleted ({error}): code its texts again",
+                status_code=error.status_code,
+            )
+        wait = min(max(MIN_OUTPUT_WAIT_S, now - since), MAX_OUTPUT_WAIT_S)
+        return OutputNotReadyError(
+            f"{error}: the next attempt asks again, because it cannot have been deleted before"
+            f" {utc(now - age + OUTPUT_LIFETIME_S)}",
+            status_code=error.status_code,
+            retry_after=wait,
+        )
+
+    def _history(self, operation_id: str) -> OperationHistory:
+        return OperationHistory.from_dict((self._store.get(self._history_key) or {}).get(operation_id, {}))
+
+    def _save_history(self, operation_id: str, history: OperationHistory) -> None:
+        histories = self._store.get(self._history_key) or {}
+        self._store.set(self._history_key, {**histories, operation_id: history.to_dict()})
 
     def _path(self, uri: str) -> FilePath:
         return storage_path(uri, self._storage_conn_id)

@@ -12,6 +12,9 @@ from typing import Any
 
 from coding_service.storage import BLOCK_BYTES, OBJECT_BLOCK_BYTES, STORAGE_ERRORS, FilePath, translate_storage_errors
 
+#: Lines of the service are far shorter.
+MAX_LINE_BYTES = 2_000_000
+
 log = logging.getLogger(__name__)
 
 
@@ -23,17 +26,28 @@ class PartialDownload(ABC):
         self._reset("")
 
     def _reset(self, etag: str) -> None:
-        self.size, self.etag, self.lines = 0, etag, 0
+        self.size, self.etag, self.lines, self._last_line = 0, etag, 0, b""
         self._hash = hashlib.sha256()
 
     def _count(self, block: bytes) -> None:
         self._hash.update(block)
         self.lines += block.count(b"\n")
         self.size += len(block)
+        _, line_feed, rest = block.rpartition(b"\n")
+        self._last_line = (rest if line_feed else self._last_line + rest)[: MAX_LINE_BYTES + 1]
 
     @property
     def sha256(self) -> str:
         return self._hash.hexdigest()
+
+    def has_whole_lines(self, expected: int | None) -> bool:
+        """Return whether the file can be complete by its lines: the last one is whole, and no line is missing.
+
+        :param expected: number of lines that it should have; None if unknown
+        """
+        last_line = self._last_line.strip()
+        is_whole = not last_line or (len(last_line) <= MAX_LINE_BYTES and _is_json(last_line))
+        return is_whole and self.lines + bool(last_line) >= (expected or 1)
 
     @abstractmethod
     def start(self, etag: str) -> None:
@@ -134,3 +148,11 @@ def _read_etag(path: Path) -> str:
     except (ValueError, KeyError, TypeError):
         return ""
     return etag if isinstance(etag, str) else ""
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

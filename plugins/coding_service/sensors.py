@@ -162,7 +162,7 @@ class BatchCodeSensor(BaseSensorOperator):
             raise ProtocolError(f"unexpected event for operation {self.operation_id!r}: {event!r}") from None
         if context["ti"].try_number > 1:
             seconds = None  # it covers this attempt only
-        outcome = OperationOutcome(self.operation_id, reason.value, message, seconds)
+        outcome = OperationOutcome(self.operation_id, reason.value, message, seconds, ended_at=time.time())
         context["ti"].xcom_push(key=OPERATION_KEY, value=outcome.to_dict())
         if reason is not Reason.COMPLETE:
             raise OperationFailedError(f"operation {self.operation_id!r}: {message}")

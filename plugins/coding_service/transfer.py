@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import ssl
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
+from urllib3 import HTTPSConnectionPool, PoolManager
+from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import HTTPError
 
-from coding_service.errors import GrantExpiredError, InputFileError, LinkExpiredError, ProtocolError, TransferError
+from coding_service.errors import (
+    GrantExpiredError,
+    InputFileError,
+    LinkExpiredError,
+    ProtocolError,
+    TransferError,
+    UploadInterruptedError,
+)
 from coding_service.models import UploadGrant
 from coding_service.partial_download import PartialDownload, open_partial_download
 from coding_service.storage import BLOCK_BYTES, FilePath, file_size, open_for_reading, translate_storage_errors
+from coding_service.storage_answers import Meaning, StorageRefusal
 
 #: The service accepts "5 GB"; 5 * 10^9 is the smaller interpretation (docs/service-contract.md 8.31).
 MAX_INPUT_BYTES = 5_000_000_000
-#: A download fails after this many links in a row without a new byte.
-MAX_LINKS_WITHOUT_PROGRESS = 3
+#: Pauses before further links, after links without a new byte. The download fails when they are used up.
+LINK_PAUSES_S = (5.0, 15.0)
 
 log = logging.getLogger(__name__)
 # urllib3 logs path and query of every request at DEBUG, and a presigned query must not reach a log.
@@ -36,11 +49,41 @@ class NoAuth(AuthBase):
         return request
 
 
+class _TlsConnection(HTTPSConnection):
+    """Reads the answer of a server that refuses an upload and closes while the body is still being sent.
+
+    urllib3 does so after a broken pipe. Over TLS, the same appears as another error (docs/service-contract.md 10.5).
+    """
+
+    def send(self, data: Any) -> None:
+        try:
+            super().send(data)
+        except (ssl.SSLError, ConnectionError) as error:
+            raise BrokenPipeError(errno.EPIPE, "the server closed the connection") from error
+
+
+class _TlsConnectionPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
 class BlockAdapter(HTTPAdapter):
-    """Sends bodies in blocks of `BLOCK_BYTES`. The blocks of http.client are 16 KiB, which is 2.4 times slower."""
+    """Sends bodies in blocks of `BLOCK_BYTES`, and reads an answer that comes before the end of the body.
+
+    The blocks of http.client are 16 KiB, which is 2.4 times slower.
+    """
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, blocksize=BLOCK_BYTES, **kwargs)
+        _use_tls_connections(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        _use_tls_connections(manager)
+        return manager
+
+
+def _use_tls_connections(manager: PoolManager) -> None:
+    manager.pool_classes_by_scheme = {**manager.pool_classes_by_scheme, "https": _TlsConnectionPool}
 
 
 @dataclass(frozen=True)
@@ -86,6 +129,11 @@ class _InputFile:
     def __len__(self) -> int:
         return self._size
 
+    @property
+    def has_started(self) -> bool:
+        """Whether some of the file may have been sent."""
+        return self._remaining < self._size
+
     def read(self, size: int = -1) -> bytes:
         block = self._file.read(size)
         self._hash.update(block)
@@ -108,8 +156,9 @@ def upload(
     :param sha256: expected SHA-256 of the file (hexadecimal), if it is known
     :raises InputFileError: the file is missing, empty, above 5,000,000,000 bytes, or does not have this SHA-256
     :raises StagingError: the file cannot be read
-    :raises GrantExpiredError: storage answered 403: the URL has expired or does not match the request
-    :raises TransferError: the connection broke, or storage answered 5xx: the file may or may not have arrived
+    :raises GrantExpiredError: storage refuses the URL: it has expired or does not match the request
+    :raises UploadInterruptedError: the connection broke: the file may or may not have arrived
+    :raises TransferError: no connection, or a refusal that is retryable
     :raises ProtocolError: any other answer
     """
     size = _checked_size(path)
@@ -123,16 +172,25 @@ def upload(
         body = _InputFile(file, path, size, sha256)
         try:
             response = session.put(
-                grant.url, data=body, headers=headers, timeout=timeout, allow_redirects=False, auth=NoAuth()
+                grant.url,
+                data=body,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                auth=NoAuth(),
+                stream=True,
             )
         except requests.RequestException as error:
-            raise TransferError(f"the upload of {path} to {place} was interrupted: {type(error).__name__}") from None
-    answer = f"storage at {place} answered the upload of {path} with HTTP {response.status_code}{_reason(response)}"
-    if response.status_code == 200:
-        return size
-    transient = response.status_code in (429, 500, 502, 503, 504)
-    error_class = GrantExpiredError if response.status_code == 403 else TransferError if transient else ProtocolError
-    raise error_class(answer, status_code=response.status_code)
+            error_class = UploadInterruptedError if body.has_started else TransferError
+            raise error_class(f"the upload of {path} to {place} was interrupted: {type(error).__name__}") from None
+    with response:
+        if response.status_code == 200:
+            return size
+        refusal = StorageRefusal.from_response(response)
+    upload_errors = {Meaning.EXPIRED: GrantExpiredError, Meaning.RETRYABLE: TransferError}
+    raise upload_errors.get(refusal.meaning, ProtocolError)(
+        f"storage at {place} answered the upload of {path} with {refusal}", status_code=refusal.status
+    )
 
 
 def _checked_size(path: FilePath) -> int:
@@ -148,22 +206,34 @@ def _checked_size(path: FilePath) -> int:
     return size
 
 
-def download(session: requests.Session, fresh_link: Callable[[], str], path: FilePath, *, timeout: float) -> Download:
-    """Download a file to `path`, where it appears once it is complete (docs/service-contract.md 2.10).
+def download(
+    session: requests.Session,
+    fresh_link: Callable[[], str],
+    path: FilePath,
+    *,
+    timeout: float,
+    expected_lines: int | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Download:
+    """Download a file to `path`, where it appears once it is complete (docs/service-contract.md 2.10, 10.6).
 
     After a broken connection or an expired link, the download resumes with a fresh link if storage still has the same
     file (by its ETag). On this machine it also resumes what an earlier attempt left beside `path`. A file for object
-    storage is written in parts, without a local copy.
+    storage is written in parts, without a local copy. A file that arrives compressed (gzip) is written decompressed,
+    and starts over after an interruption.
 
     :param fresh_link: returns a new link; called once for each connection
     :param timeout: seconds to wait for storage to send something
+    :param expected_lines: number of lines that the file should have; used only if nothing but the end of the
+        connection marks the end of the file. None: unknown
+    :param sleep: waits for a number of seconds
     :raises TransferError: several links in a row brought no new bytes
     :raises StagingError: `path` cannot be written
-    :raises LinkExpiredError: storage refuses fresh links as well
+    :raises LinkExpiredError: storage refuses fresh links as well, or has no such file
     """
     partial = open_partial_download(path)
     try:
-        _download_all(session, fresh_link, partial, timeout)
+        _download_all(session, fresh_link, partial, timeout, expected_lines, sleep)
         partial.finish()
     except BaseException:
         partial.abandon()
@@ -172,23 +242,47 @@ def download(session: requests.Session, fresh_link: Callable[[], str], path: Fil
 
 
 def _download_all(
-    session: requests.Session, fresh_link: Callable[[], str], partial: PartialDownload, timeout: float
+    session: requests.Session,
+    fresh_link: Callable[[], str],
+    partial: PartialDownload,
+    timeout: float,
+    expected_lines: int | None,
+    sleep: Callable[[float], None],
 ) -> None:
     """Connect as often as necessary to complete the file."""
-    attempts, max_size = 0, partial.size
+    pauses, max_size = iter(LINK_PAUSES_S), partial.size
     while True:
         try:
-            return _download_rest(session, fresh_link(), partial, timeout)
+            return _download_rest(session, fresh_link(), partial, timeout, expected_lines)
         except (TransferError, LinkExpiredError) as error:
             # compared with the maximum, because a download that starts over each time would never end
-            attempts = 0 if partial.size > max_size else attempts + 1
-            max_size = max(max_size, partial.size)
-            if attempts >= MAX_LINKS_WITHOUT_PROGRESS:
+            if partial.size > max_size:
+                pauses, max_size, pause = iter(LINK_PAUSES_S), partial.size, 0.0
+            else:
+                pause = next(pauses, -1.0)
+            if pause < 0:
                 raise
             log.warning("%s; resuming at byte %d with a fresh link", error, partial.size)
+            sleep(pause)
 
 
-def _download_rest(session: requests.Session, link: str, partial: PartialDownload, timeout: float) -> None:
+@dataclass(frozen=True)
+class _Body:
+    """The file, or its rest, as storage sends it over one connection.
+
+    :param total: size of the whole file in bytes; None if storage does not state it
+    :param is_compressed: whether it has to be decompressed
+    :param ends_by_closing: whether nothing but the end of the connection marks its end
+    """
+
+    total: int | None
+    is_compressed: bool = False
+    ends_by_closing: bool = False
+
+
+def _download_rest(
+    session: requests.Session, link: str, partial: PartialDownload, timeout: float, expected_lines: int | None
+) -> None:
     """Download the missing bytes over one connection."""
     headers = {"Accept-Encoding": "identity"}
     if partial.size and partial.etag:
@@ -198,37 +292,89 @@ def _download_rest(session: requests.Session, link: str, partial: PartialDownloa
         with session.get(
             link, headers=headers, timeout=timeout, stream=True, allow_redirects=False, auth=NoAuth()
         ) as response:
-            total = _start_or_resume(response, partial, place)
-            if total is None:
+            body = _start_or_resume(response, partial, place)
+            if body is None:
                 return
-            progress = Progress(f"download from {place}", total, partial.size)
-            for size in partial.append(response.raw.stream(BLOCK_BYTES, decode_content=False)):
+            blocks = response.raw.stream(BLOCK_BYTES, decode_content=False)
+            progress = Progress(f"download from {place}", body.total, partial.size)
+            for size in partial.append(_decompress(blocks) if body.is_compressed else blocks):
                 progress.add(size)
-    except (requests.RequestException, HTTPError) as error:
+    except (requests.RequestException, HTTPError, zlib.error) as error:
         raise TransferError(f"the download from {place} was interrupted: {type(error).__name__}") from None
-    if partial.size != total:
-        raise TransferError(f"the download from {place} ended after {partial.size} of {total} bytes")
+    if body.total is not None and partial.size != body.total:
+        raise TransferError(f"the download from {place} ended after {partial.size} of {body.total} bytes")
+    if body.ends_by_closing and not partial.has_whole_lines(expected_lines):
+        expected = "" if expected_lines is None else f" of {expected_lines}"
+        raise TransferError(f"the download from {place} ended after {partial.lines}{expected} lines")
 
 
-def _start_or_resume(response: requests.Response, partial: PartialDownload, place: str) -> int | None:
-    """Return the size of the whole file in bytes; None if it is complete already."""
+def _start_or_resume(response: requests.Response, partial: PartialDownload, place: str) -> _Body | None:
+    """Return how the body has to be read; None if the file is complete already."""
     status = response.status_code
-    if status == 206 and _content_range(response)[0] == partial.size:
-        return _content_range(response)[1]
-    if status == 200 and "Content-Length" in response.headers:
-        partial.start(response.headers.get("ETag", ""))
-        return int(response.headers["Content-Length"])
-    if status == 416 and partial.size in (_content_range(response)[1], _actual_size(response)):
+    if response.headers.get("Content-Type", "").startswith("text/html") and status < 300:
+        raise TransferError(f"the download from {place} was answered with a web page: another machine answered")
+    is_compressed = status < 300 and _is_compressed(response, place)
+    is_chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+    length = None if is_chunked or is_compressed else _content_length(response)
+    ends_by_closing = not is_chunked and not is_compressed and length is None
+    first, total = _content_range(response)
+    if status == 206 and first == partial.size and not is_compressed:
+        if total < 0 and length is not None:
+            total = first + length
+        return _Body(total if total >= 0 else None, ends_by_closing=ends_by_closing and total < 0)
+    if status == 200:
+        partial.start("" if is_compressed else _strong_etag(response))
+        return _Body(length, is_compressed, ends_by_closing)
+    refusal = StorageRefusal.from_response(response)
+    if status == 416 and partial.size in (total, refusal.actual_size):
         return None
     if status in (206, 412, 416):  # storage has a different file now
         partial.start("")
         raise TransferError(f"the file at {place} changed during its download", status_code=status)
-    text = f"storage at {place} answered the download with HTTP {status}{_reason(response)}"
-    if status in (403, 404):
-        raise LinkExpiredError(text, status_code=status)
-    if status >= 500 or status == 429:
-        raise TransferError(text, status_code=status)
-    raise ProtocolError(text, status_code=status)
+    download_errors = {
+        Meaning.EXPIRED: LinkExpiredError, Meaning.MISSING: LinkExpiredError, Meaning.RETRYABLE: TransferError,
+    }  # fmt: skip
+    raise download_errors.get(refusal.meaning, ProtocolError)(
+        f"storage at {place} answered the download with {refusal}", status_code=status
+    )
+
+
+def _is_compressed(response: requests.Response, place: str) -> bool:
+    names = {name.strip().lower() for name in response.headers.get("Content-Encoding", "").split(",")}
+    names -= {"", "identity", "aws-chunked"}  # S3 can return the last one, but it describes the upload only
+    if names - {"gzip", "x-gzip"}:
+        raise ProtocolError(f"the file at {place} is encoded as {sorted(names)}; only gzip can be decoded")
+    return bool(names)
+
+
+def _decompress(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the content of a gzip file in blocks of at most `BLOCK_BYTES`.
+
+    :raises zlib.error: it is damaged, or incomplete, which its last bytes show
+    """
+    decoder = None
+    for block in blocks:
+        while block:
+            decoder = decoder or zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+            data = decoder.decompress(block, BLOCK_BYTES)
+            while data:
+                yield data
+                data = decoder.decompress(decoder.unconsumed_tail, BLOCK_BYTES)
+            block = decoder.unused_data
+            decoder = None if decoder.eof else decoder
+    if decoder is not None:
+        raise zlib.error("the compressed file is incomplete")
+
+
+def _content_length(response: requests.Response) -> int | None:
+    value = response.headers.get("Content-Length", "").strip()
+    return int(value) if value.isdecimal() else None
+
+
+def _strong_etag(response: requests.Response) -> str:
+    """Return the ETag; "" if there is none with which a download can be resumed (`If-Match` needs a strong one)."""
+    etag: str = response.headers.get("ETag", "")
+    return "" if etag.startswith("W/") else etag
 
 
 def _content_range(response: requests.Response) -> tuple[int, int]:
@@ -237,20 +383,3 @@ def _content_range(response: requests.Response) -> tuple[int, int]:
     span, _, total = rest.partition("/")
     first = span.partition("-")[0]
     return (int(first) if unit == "bytes" and first.isdigit() else -1, int(total) if total.isdigit() else -1)
-
-
-def _actual_size(response: requests.Response) -> int:
-    """Return the file size from the error document for a range that is not satisfiable; -1 if it is missing."""
-    size = _error_element(response, "ActualObjectSize")
-    return int(size) if size.isdecimal() else -1
-
-
-def _reason(response: requests.Response) -> str:
-    """Return code and message of a storage error (XML), and nothing else from the body."""
-    words = [_error_element(response, name) for name in ("Code", "Message")]
-    return f" ({': '.join(filter(None, words))})" if any(words) else ""
-
-
-def _error_element(response: requests.Response, name: str) -> str:
-    xml = response.content[:2000].decode("utf-8", "replace")
-    return xml.partition(f"<{name}>")[2].partition(f"</{name}>")[0][:200]

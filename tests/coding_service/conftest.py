@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +16,7 @@ import pytest
 import requests
 from cryptography.fernet import Fernet
 
+from coding_service import CodingServiceHook
 from include.local_service.http.server import LocalService
 
 ROOT = Path(__file__).parents[2]
@@ -203,6 +205,22 @@ class Reply:
         for block in blocks:
             self._handler.wfile.write(block)
 
+    def chunked(self, blocks, *, is_complete=True):
+        """Send the blocks without a length; without the last chunk if the body is not to be complete."""
+        self._head(200, {"Transfer-Encoding": "chunked", "ETag": '"big"'})
+        for block in blocks:
+            self._handler.wfile.write(b"%x\r\n%s\r\n" % (len(block), block))
+        if is_complete:
+            self._handler.wfile.write(b"0\r\n\r\n")
+        else:
+            self.cut()
+
+    def until_closed(self, body):
+        """Send a body whose end is that of the connection."""
+        self._head(200, {"Connection": "close"})
+        self._handler.wfile.write(body)
+        self.cut()
+
     def cut(self):
         """Close the connection without sending anything more."""
         self._handler.wfile.flush()
@@ -228,6 +246,31 @@ def serve():
     yield start
     for server in running:
         server.stop()
+
+
+class FakeClock:
+    """A clock whose pauses pass at once, and which a test can move."""
+
+    def __init__(self):
+        self.pauses, self._offset = [], 0.0
+
+    def now(self):
+        return time.time() + self._offset
+
+    def sleep(self, seconds):
+        self.pauses.append(seconds)
+        self._offset += seconds
+
+    def jump(self, seconds):
+        self._offset += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of every hook in the test."""
+    clock = FakeClock()
+    monkeypatch.setattr(CodingServiceHook, "clock", clock)
+    return clock
 
 
 class FakeStore:

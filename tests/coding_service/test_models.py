@@ -87,23 +87,61 @@ def test_empty_optional_fields_are_read_as_missing(empty):
 
 
 @pytest.mark.parametrize(
-    ("data", "usable"),
+    ("data", "lacks_output"),
     [
-        ({"operationStatus": "awaiting_input"}, True),
-        ({"operationStatus": "in_progress"}, True),
-        ({"operationStatus": "complete", "responseDownloadUrl": LINK}, True),
-        ({"operationStatus": "complete"}, False),
+        ({"operationStatus": "in_progress"}, False),
+        ({"operationStatus": "complete", "responseDownloadUrl": LINK}, False),
+        ({"operationStatus": "complete", "metadataDownloadUrl": LINK}, True),
         ({"operationStatus": "failed", "error": "no"}, False),
-        ({"operationStatus": "timed_out"}, False),
     ],
 )
-def test_an_operation_is_usable_while_it_can_still_give_an_output(data, usable):
-    assert Operation.from_json("op-1", data).is_usable is usable
+def test_only_a_complete_operation_without_a_link_lacks_its_output(data, lacks_output):
+    assert Operation.from_json("op-1", data).lacks_output is lacks_output
+
+
+def test_a_grant_expires_when_its_url_says_so():
+    query = "X-Amz-Date=20261126T145706Z&X-Amz-Expires=900"
+    assert UploadGrant("op-1", f"https://s3/in?{query}", "key").expiry_time == 1795705026.0 + 900
+    for other in ("", "X-Amz-Date=20261126T145706Z", "X-Amz-Date=today&X-Amz-Expires=900"):
+        assert UploadGrant("op-1", f"https://s3/in?{other}", "key").expiry_time is None
 
 
 def test_an_unknown_state_is_refused_with_a_list_of_states():
     with pytest.raises(ProtocolError, match=r"'op-1' has the unknown status 'paused'; known: .*'complete'"):
         Operation.from_json("op-1", {"operationStatus": "paused"})
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        *[(text, "complete") for text in ("COMPLETE", "Complete", "completed", "COMPLETED", " complete ")],
+        *[(text, "in_progress") for text in ("in progress", "IN-PROGRESS", "inProgress", "In Progress")],
+        *[(text, "timed_out") for text in ("timed out", "TimedOut")],
+    ],
+)
+def test_a_status_that_is_spelled_differently_is_read_with_a_warning(text, status, caplog):
+    assert Operation.from_json("op-1", {"operationStatus": text}).status == status
+    assert caplog.messages == [f"The service spells the status {status!r} as {text!r}"]
+
+
+@pytest.mark.parametrize("text", ["succeeded", "done", "incomplete", "queued", "complete_with_errors", "---"])
+def test_another_word_is_no_status(text):
+    with pytest.raises(ProtocolError, match="unknown status"):
+        Operation.from_json("op-1", {"operationStatus": text})
+
+
+@pytest.mark.parametrize("change", [str.lower, str.upper, lambda name: name.replace("U", "_u").replace("I", "_i")])
+def test_fields_that_are_spelled_differently_are_read_with_a_warning(change, caplog):
+    assert UploadGrant.from_json({change(name): value for name, value in GRANT.items()}) == UploadGrant.from_json(
+        GRANT
+    )
+    assert "5ec4e7" not in caplog.text
+    assert len(caplog.messages) >= 2
+
+
+def test_a_field_with_two_other_spellings_is_not_guessed():
+    with pytest.raises(ProtocolError, match="no 'operationStatus'"):
+        Operation.from_json("op-1", {"operationstatus": "failed", "operation_status": "complete"})
 
 
 @pytest.mark.parametrize("value", [None, "", 5, ["osca"]])
@@ -167,7 +205,7 @@ FINGERPRINT = Fingerprint("osca", "0b5b", "5ec4e7")
     [
         FINGERPRINT,
         DownloadResult("op-1", "file:///in", "file:///out", None, 9, "ab", 3, FINGERPRINT),
-        OperationOutcome("op-1", "failed", "out of memory", 12.5),
+        OperationOutcome("op-1", "failed", "out of memory", 12.5, 1795705926.0),
     ],
 )
 def test_a_hand_off_can_be_converted_to_json_and_back(value):
@@ -177,7 +215,9 @@ def test_a_hand_off_can_be_converted_to_json_and_back(value):
 def test_a_part_is_read_without_the_fields_that_operators_do_not_need():
     fields = {"topic": "osca", "model_id": "0b5b", "input_uri": "file:///in", "sha256": "5ec4e7"}
     part = InputPart.from_dict({**fields, "part": 7, "records": 3, "bytes": 9})
-    assert part == InputPart("osca", "0b5b", "file:///in", "5ec4e7", force_new=False, expected_seconds=None)
+    assert part == InputPart(
+        "osca", "0b5b", "file:///in", "5ec4e7", force_new=False, expected_seconds=None, records=3
+    )
     assert part.fingerprint == FINGERPRINT
 
 

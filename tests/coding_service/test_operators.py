@@ -19,6 +19,8 @@ from coding_service.errors import (
     InputFileError,
     OperationFailedError,
     OutputExpiredError,
+    OutputNotReadyError,
+    RetryableError,
     ServiceUnavailableError,
     SettingsError,
     TransferError,
@@ -30,7 +32,7 @@ from coding_service.storage import storage_path
 
 
 @pytest.fixture
-def part(connected, encrypted, input_file):
+def part(connected, encrypted, input_file, clock):
     """A part of the input, as the preceding tasks pass it on."""
     return {
         "topic": "osca",
@@ -75,6 +77,18 @@ def download(part, run):
         return run(CodingServiceDownloadOperator(task_id="download", part=part, operation_id=operation_id), context)
 
     return run_step
+
+
+def attempts_until_success(step, clock):
+    """Repeat a step as Airflow does, after the wait of its error; return its result and the errors."""
+    errors = []
+    while len(errors) < 10:
+        try:
+            return step(), errors
+        except RetryableError as error:
+            errors.append(error)
+            clock.jump(error.retry_after or 30)
+    raise AssertionError(errors)
 
 
 def count_creations(remote):
@@ -183,18 +197,64 @@ def test_an_operation_that_timed_out_is_not_resumed(connected, create, context):
     assert create(context) != first
 
 
-def test_an_operation_whose_output_is_deleted_is_not_resumed(connected, create, upload, context, new_context):
+def test_an_operation_whose_output_is_deleted_is_not_resumed(connected, create, upload, context, new_context, clock):
     first = create(context)
     upload(context, new_context())
     wait_for(first)
     connected.jump(86_401)
-    assert create(context) != first
+    clock.jump(86_401)
+    second, errors = attempts_until_success(lambda: create(context), clock)
+    assert second != first
+    assert len(errors) == 2
 
 
-def test_an_operation_that_the_service_does_not_know_is_not_resumed(connected, create, context):
+def test_a_complete_operation_without_links_is_resumed_while_its_output_cannot_have_been_deleted(
+    connected, create, upload, context, new_context
+):
+    first = create(context)
+    upload(context, new_context())
+    wait_for(first)
+    connected.fault("missing_links", count=100)
+    assert create(context) == first
+    assert count_creations(connected) == 1
+
+
+def test_an_operation_that_is_not_found_for_minutes_is_not_resumed(connected, create, context, clock):
     first = create(context)
     connected.knob("POST", "reset")
-    assert create(context) != first
+    second, errors = attempts_until_success(lambda: create(context), clock)
+    assert second != first
+    assert [type(error) for error in errors] == [ServiceUnavailableError] * 2
+    assert count_creations(connected) == 1
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_an_operation_that_is_not_found_for_a_while_is_resumed_and_no_other_is_opened(
+    connected, create, context, clock, count
+):
+    first = create(context)
+    connected.fault("hidden_operation", count=count)
+    second, errors = attempts_until_success(lambda: create(context), clock)
+    assert (second, count_creations(connected)) == (first, 1)
+    assert all("is not visible yet" in str(error) for error in errors)
+    assert len(errors) == count // 4
+
+
+def test_an_attempt_holds_its_worker_for_less_than_a_minute(connected, create, context, clock):
+    create(context)
+    connected.fault("hidden_operation", count=100)
+    with pytest.raises(ServiceUnavailableError, match=r"not visible yet: 4 status calls .* over 35 s") as caught:
+        create(context)
+    assert (clock.pauses, caught.value.retry_after) == ([5.0, 10.0, 20.0], 120.0)
+
+
+def test_answers_that_find_an_operation_now_and_then_never_add_up_to_its_absence(connected, create, context, clock):
+    first = create(context)
+    for _ in range(8):
+        connected.fault("hidden_operation", count=3)
+        assert create(context) == first
+        clock.jump(100)
+    assert count_creations(connected) == 1
 
 
 def test_a_failed_status_call_does_not_open_a_second_operation(connected, create, context):
@@ -353,12 +413,123 @@ def test_a_second_expired_grant_fails_the_task(connected, create, upload, contex
     assert count_creations(connected) == 2
 
 
-def test_an_operation_that_the_service_does_not_know_is_replaced(connected, create, upload, context, new_context):
-    first = create(context)
+def test_an_operation_that_is_not_found_for_minutes_is_replaced(
+    connected, create, upload, context, new_context, clock
+):
+    first, upload_context = create(context), new_context()
     connected.knob("POST", "reset")
+    second, errors = attempts_until_success(lambda: upload(context, upload_context), clock)
+    assert second != first
+    assert len(errors) == 2
+    assert uploaded_operations(connected) == [second]
+
+
+def test_a_new_operation_that_is_not_found_at_first_receives_the_file(
+    connected, create, upload, context, new_context
+):
+    first = create(context)
+    connected.fault("hidden_operation", count=3)
+    assert upload(context, new_context()) == first
+    assert uploaded_operations(connected) == [first]
+    assert count_creations(connected) == 1
+
+
+def test_a_file_that_may_have_arrived_is_sent_to_no_other_operation_while_the_first_is_not_found(
+    connected, create, upload, context, new_context, clock, input_file
+):
+    first, upload_context = create(context), new_context()
+    CodingServiceHook().upload(decrypt_grant(context["ti"].xcoms[UPLOAD_GRANT_KEY]), input_file)
+    connected.fault("hidden_operation", count=6)
+    result, errors = attempts_until_success(lambda: upload(context, upload_context), clock)
+    assert (result, len(errors)) == (first, 1)
+    assert uploaded_operations(connected) == [first]
+    assert count_creations(connected) == 1
+
+
+# ---- refused and interrupted uploads (docs/service-contract.md 10.3 to 10.5) --------------------------------------
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "TokenRefreshRequired", "InvalidToken", "RequestExpired"])
+def test_a_grant_whose_signer_has_gone_is_replaced(connected, create, upload, context, new_context, code):
+    connected.fault("storage_error", code=code, method="PUT")
+    first = create(context)
     second = upload(context, new_context())
     assert second != first
     assert uploaded_operations(connected) == [second]
+    assert count_creations(connected) == 2
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *["RequestTimeout", "OperationAborted", "SlowDown", "InternalError", "BadDigest", "IncompleteBody"],
+        *["ServiceUnavailable", "RequestTimeTooSkewed", "ThrottlingException"],
+    ],
+)
+def test_a_refusal_that_passes_is_repeated_for_the_same_operation(
+    connected, create, upload, context, new_context, clock, code
+):
+    connected.fault("storage_error", code=code, method="PUT", count=3)
+    first, upload_context = create(context), new_context()
+    result, errors = attempts_until_success(lambda: upload(context, upload_context), clock)
+    assert (result, len(errors)) == (first, 3)
+    assert uploaded_operations(connected) == [first]
+    assert count_creations(connected) == 1
+
+
+def test_a_grant_that_has_expired_by_its_own_date_is_replaced_without_an_upload(
+    connected, create, upload, context, new_context, clock
+):
+    first = create(context)
+    clock.jump(15 * 60)
+    second = upload(context, new_context())
+    assert second != first
+    assert [entry["operation_id"] for entry in connected.journal("PUT")] == [second]
+
+
+def test_uploads_that_break_off_replace_the_grant_once(connected, create, upload, context, new_context, clock):
+    connected.fault("reset_upload", count=5, after=0)
+    first, upload_context = create(context), new_context()
+    second, errors = attempts_until_success(lambda: upload(context, upload_context), clock)
+    attempts = [entry["operation_id"] for entry in connected.journal("PUT")]
+    assert attempts == [first] * 2 + [second] * 4
+    assert uploaded_operations(connected) == [second]
+    assert count_creations(connected) == 2
+    assert sum("its input may have arrived" in str(error) for error in errors) == 1
+
+
+def test_a_file_that_arrived_although_the_connection_broke_is_sent_to_no_other_operation(
+    connected, create, upload, context, new_context, clock, input_file
+):
+    """The status shows the input only after minutes, and the grant has expired by then."""
+    connected.fault("late_status", polls=1)
+    connected.fault("reset_upload", count=1)
+    first, upload_context = create(context), new_context()
+    with pytest.raises(TransferError):
+        upload(context, upload_context)
+    CodingServiceHook().upload(decrypt_grant(context["ti"].xcoms[UPLOAD_GRANT_KEY]), input_file)
+    connected.fault("expired_upload", count=100)
+    result, errors = attempts_until_success(lambda: upload(context, upload_context), clock)
+    assert result == first
+    assert {type(error) for error in errors} == {TransferError}
+    assert uploaded_operations(connected) == [first]
+    assert count_creations(connected) == 1
+
+
+def test_a_storage_that_cannot_be_reached_replaces_no_grant(
+    connected, create, upload, context, new_context, clock, serve
+):
+    server = serve(lambda request, reply: reply(200))
+    server.stop()
+    create(context)
+    grant = decrypt_grant(context["ti"].xcoms[UPLOAD_GRANT_KEY])
+    unreachable = UploadGrant(grant.operation_id, f"{server.url}/in?{grant.url.partition('?')[2]}", grant.kms_key_arn)
+    context["ti"].xcoms[UPLOAD_GRANT_KEY] = encrypt_grant(unreachable)
+    upload_context = new_context()
+    for _ in range(4):
+        with pytest.raises(TransferError, match="was interrupted: ConnectionError"):
+            upload(context, upload_context)
+    assert count_creations(connected) == 1
 
 
 def test_a_missing_file_is_not_sent(connected, create, upload, context, new_context, input_file):
@@ -414,15 +585,101 @@ def test_output_without_metadata_is_downloaded(connected, complete, download, co
     assert (result["metadata_uri"], result["records"]) == (None, 3)
 
 
-def test_a_deleted_output_raises_its_own_error(connected, complete, download, context):
+@pytest.fixture
+def ended(part, run, clock):
+    """Return a function that runs the download step with the time at which the wait saw the end."""
+
+    def run_step(operation_id, context, seconds_ago):
+        outcome = {"operation_id": operation_id, "ended_at": clock.now() - seconds_ago}
+        operator = CodingServiceDownloadOperator(
+            task_id="download", part=part, operation_id=operation_id, outcome=outcome
+        )
+        return run(operator, context)
+
+    return run_step
+
+
+def test_a_deleted_output_raises_its_own_error_a_day_after_the_wait_saw_the_end(connected, complete, ended, context):
     connected.jump(86_401)
-    with pytest.raises(OutputExpiredError, match=complete):
+    with pytest.raises(OutputNotReadyError, match="cannot have been deleted before"):
+        ended(complete, context, 80_000)
+    with pytest.raises(OutputExpiredError, match=f"output of operation '{complete}' was deleted"):
+        ended(complete, context, 86_401)
+
+
+def test_without_that_time_an_output_counts_as_deleted_a_day_after_the_first_attempt(
+    connected, complete, download, context, clock
+):
+    connected.jump(86_401)
+    waits = []
+    for pause in (60, 120, 600, 3600):
+        with pytest.raises(OutputNotReadyError) as caught:
+            download(complete, context)
+        waits.append(caught.value.retry_after)
+        clock.jump(pause)
+    assert (waits[0], waits[-1], waits == sorted(waits)) == (60, pytest.approx(885, abs=20), True)
+    clock.jump(82_100)
+    with pytest.raises(OutputExpiredError):
         download(complete, context)
 
 
-def test_an_operation_without_output_fails_the_download(create, download, context):
-    with pytest.raises(OperationFailedError, match="'awaiting_input': it has no output"):
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_links_that_are_missing_at_first_are_asked_for_again(connected, complete, download, context, clock, count):
+    connected.fault("missing_links", count=count)
+    result, errors = attempts_until_success(lambda: download(complete, context), clock)
+    assert (result["records"], len(errors)) == (3, count // 4)
+    assert max(clock.pauses) <= 20
+    assert [one["status"] for one in connected.journal("GET", "/output/")] == [200, 200]
+
+
+@pytest.mark.parametrize("code", ["NoSuchKey", "ExpiredToken", "SlowDown", "AccessDenied"])
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_a_fresh_link_that_does_not_work_yet_is_replaced_for_hours(
+    connected, complete, download, context, clock, code, count
+):
+    connected.fault("storage_error", code=code, method="GET", path_contains=".jsonl", count=count)
+    result, errors = attempts_until_success(lambda: download(complete, context), clock)
+    assert (result["records"], len(errors)) == (3, count // 3)
+    assert count_creations(connected) == 1
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_complete_operation_that_is_not_found_for_a_while_is_downloaded(
+    connected, complete, download, context, clock, count
+):
+    connected.fault("hidden_operation", count=count)
+    result, errors = attempts_until_success(lambda: download(complete, context), clock)
+    assert (result["records"], len(errors)) == (3, count)
+
+
+@pytest.mark.parametrize("fault", ["chunked_download", "closed_download", "gzip_download"])
+def test_an_output_without_a_length_or_compressed_is_downloaded(
+    connected, complete, download, new_context, input_file, fault
+):
+    plain = download(complete, new_context())
+    connected.fault(fault, count=2)
+    assert download(complete, new_context()) == plain
+
+
+def test_an_output_that_lacks_lines_without_any_sign_is_downloaded_again(connected, complete, part, run, new_context):
+    step = CodingServiceDownloadOperator(task_id="download", part={**part, "records": 3}, operation_id=complete)
+    plain = run(step, new_context())
+    content = storage_path(plain["output_uri"]).read_bytes()
+    connected.fault("closed_download", after=content.index(b"\n") + 1)
+    assert run(step, new_context()) == plain
+    assert storage_path(plain["output_uri"]).read_bytes() == content
+
+
+def test_an_operation_that_is_not_complete_yet_is_downloaded_later(create, download, context):
+    with pytest.raises(ServiceUnavailableError, match="'awaiting_input': it has no output yet"):
         download(create(context), context)
+
+
+def test_an_operation_without_output_fails_the_download(connected, create, download, context):
+    operation_id = create(context)
+    connected.jump(3601)
+    with pytest.raises(OperationFailedError, match="'timed_out': it has no output"):
+        download(operation_id, context)
 
 
 # ---- all steps ---------------------------------------------------------------------------------------------------

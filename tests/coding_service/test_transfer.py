@@ -22,6 +22,7 @@ QUERY = "X-Amz-Signature=5ec4e7&X-Amz-Expires=900"
 SIGNATURE = "5ec4e7"
 KEY = "arn:aws:kms:ap-southeast-2:000000000000:key/k1"
 DATA = b"".join(b'{"recordId": "r%d"}\n' % number for number in range(5000))
+UNKNOWN = b"<Error><Code>Unheard</Code><Message>We are &amp; remain\nsorry</Message></Error>"
 EXPIRED = b"<?xml version='1.0'?>\n<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
 
 
@@ -47,7 +48,8 @@ def upload(session, server, path):
 
 
 def download(session, server, target, **options):
-    return transfer.download(session, lambda: f"{server.url}/out/1.jsonl?{QUERY}", target, timeout=10, **options)
+    options = {"timeout": 10, "sleep": lambda seconds: None, **options}
+    return transfer.download(session, lambda: f"{server.url}/out/1.jsonl?{QUERY}", target, **options)
 
 
 # ---- upload ------------------------------------------------------------------------------------------------------
@@ -132,24 +134,78 @@ def test_a_file_above_five_billion_bytes_is_not_sent(session, serve, tmp_path):
     [
         (403, GrantExpiredError),
         (400, ProtocolError),
+        (404, ProtocolError),
+        (408, TransferError),
         (411, ProtocolError),
         (501, ProtocolError),
         (500, TransferError),
         (503, TransferError),
+        (520, TransferError),
         (429, TransferError),
         (204, ProtocolError),
         (301, ProtocolError),
     ],
 )
-def test_every_answer_of_storage_to_an_upload_raises_its_error(session, serve, input_file, status, error):
-    server = serve(lambda request, reply: reply(status, b"" if status == 204 else EXPIRED, Location="http://x/"))
+def test_an_answer_with_an_unknown_code_to_an_upload_is_judged_by_its_status(
+    session, serve, input_file, status, error
+):
+    server = serve(lambda request, reply: reply(status, b"" if status == 204 else UNKNOWN, Location="http://x/"))
     with pytest.raises(error, match=f"with HTTP {status}") as caught:
         upload(session, server, input_file)
     assert type(caught.value) is error
     assert caught.value.status_code == status
     assert len(server.requests) == 1
-    if status != 204:
-        assert "(AccessDenied: Request has expired)" in str(caught.value)
+    if status not in (204, 301):  # requests reads the body of a redirect itself
+        assert "(Unheard: We are & remain sorry)" in str(caught.value)
+
+
+#: Code, status, and what they mean for an upload and for a download.
+CODES = [
+    *[
+        (code, 400, GrantExpiredError, LinkExpiredError)
+        for code in ("ExpiredToken", "InvalidToken", "RequestExpired")
+    ],
+    *[(code, 400, GrantExpiredError, LinkExpiredError) for code in ("TokenRefreshRequired", "AccessDenied")],
+    *[(code, 403, GrantExpiredError, LinkExpiredError) for code in ("ExpiredToken", "SignatureDoesNotMatch")],
+    *[(code, 400, TransferError, TransferError) for code in ("RequestTimeout", "BadDigest", "IncompleteBody")],
+    *[(code, 409, TransferError, TransferError) for code in ("OperationAborted", "ConditionalRequestConflict")],
+    *[(code, 503, TransferError, TransferError) for code in ("SlowDown", "ServiceUnavailable")],
+    *[
+        (code, 200 + 200, TransferError, TransferError)
+        for code in ("SlowDown", "InternalError", "ThrottlingException")
+    ],
+    ("RequestTimeTooSkewed", 403, TransferError, TransferError),
+    ("NoSuchKey", 404, ProtocolError, LinkExpiredError),
+    ("InvalidArgument", 400, ProtocolError, ProtocolError),
+    ("NotImplemented", 501, ProtocolError, ProtocolError),
+    ("EntityTooLarge", 400, ProtocolError, ProtocolError),
+]
+
+
+@pytest.mark.parametrize(("code", "status", "upload_error", "download_error"), CODES)
+def test_the_code_of_a_storage_error_decides_and_not_its_status(
+    session, serve, input_file, target, code, status, upload_error, download_error
+):
+    body = f"<Error><Code>{code}</Code><Message>why</Message></Error>".encode()
+    server = serve(lambda request, reply: reply(status, body))
+    with pytest.raises(upload_error, match=f"{code}: why") as caught:
+        upload(session, server, input_file)
+    assert type(caught.value) is upload_error
+    with pytest.raises(download_error, match=f"{code}: why") as caught:
+        download(session, server, target)
+    assert type(caught.value) is download_error
+
+
+def test_a_url_that_is_not_yet_valid_is_retryable(session, serve, input_file):
+    body = b"<Error><Code>AccessDenied</Code><Message>Request is not yet valid</Message></Error>"
+    with pytest.raises(TransferError, match="not yet valid"):
+        upload(session, serve(lambda request, reply: reply(403, body)), input_file)
+
+
+def test_a_refusal_of_any_length_is_read_only_at_its_start(session, serve, input_file):
+    body = b"<html>" + b"x" * 5_000_000
+    with pytest.raises(GrantExpiredError, match="with HTTP 403$"):
+        upload(session, serve(lambda request, reply: reply(403, body)), input_file)
 
 
 def test_only_code_and_message_of_a_storage_error_are_shown(session, serve, input_file):
@@ -422,7 +478,8 @@ def test_an_expired_link_is_replaced_by_a_fresh_one(session, serve, target):
             storage(request, reply)
 
     server = serve(answer)
-    assert_complete(transfer.download(session, lambda: f"{server.url}/{next(links)}", target, timeout=10), target)
+    options = {"timeout": 10, "sleep": lambda seconds: None}
+    assert_complete(transfer.download(session, lambda: f"{server.url}/{next(links)}", target, **options), target)
     assert [request.path for request in server.requests] == ["/old", "/new"]
 
 
@@ -463,18 +520,143 @@ def test_a_server_without_ranges_that_always_disconnects_fails_the_download(sess
     assert len(server.requests) < 10
 
 
-@pytest.mark.parametrize("status", [301, 304, 400, 405])
+@pytest.mark.parametrize("status", [301, 304, 400, 405, 501])
 def test_any_other_answer_fails_a_download_at_once(session, serve, target, status):
-    server = serve(lambda request, reply: reply(status, b"" if status == 304 else EXPIRED, Location="http://x/"))
+    server = serve(lambda request, reply: reply(status, b"" if status == 304 else UNKNOWN, Location="http://x/"))
     with pytest.raises(ProtocolError, match=f"answered the download with HTTP {status}"):
         download(session, server, target)
     assert len(server.requests) == 1
 
 
-def test_a_compressed_file_is_downloaded_without_decompression(session, serve, target):
-    packed = gzip.compress(DATA)
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "aws-chunked, GZIP"])
+def test_a_compressed_file_is_decompressed_while_it_is_written(session, serve, target, encoding):
+    packed = gzip.compress(DATA[:30_000]) + gzip.compress(DATA[30_000:])
+    server = serve(lambda request, reply: reply(200, packed, Content_Encoding=encoding, ETag='"e1"'))
+    assert_complete(download(session, server, target), target)
+
+
+def test_a_highly_compressed_file_is_decompressed_in_blocks(session, serve, target):
+    data = b"0" * 50_000_000 + b"\n"
+    server = serve(lambda request, reply: reply(200, gzip.compress(data), Content_Encoding="gzip"))
+    assert_complete(download(session, server, target), target, data)
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(DATA)[:-9], gzip.compress(DATA)[:-1], b"{}" * 50, b"\x1f\x8b"])
+def test_an_incomplete_or_damaged_compressed_file_is_never_taken_as_complete(session, serve, target, packed):
     server = serve(lambda request, reply: reply(200, packed, Content_Encoding="gzip", ETag='"e1"'))
-    assert_complete(download(session, server, target), target, packed)
+    with pytest.raises(TransferError, match="was interrupted"):
+        download(session, server, target)
+    assert not target.exists()
+    assert {request.header("Range") for request in server.requests} == {None}
+
+
+def test_an_interrupted_compressed_download_starts_over(session, serve, target):
+    packed = gzip.compress(DATA)
+
+    def answer(request, reply):
+        size = 5_000 if len(server.requests) == 1 else len(packed)
+        reply.broken(200, packed[:size], len(packed), Content_Encoding="gzip", ETag='"e1"')
+
+    server = serve(answer)
+    assert_complete(download(session, server, target), target)
+    assert [request.header("Range") for request in server.requests] == [None, None]
+
+
+def test_an_encoding_that_cannot_be_decoded_is_refused_by_name(session, serve, target):
+    server = serve(lambda request, reply: reply(200, b"x", Content_Encoding="br"))
+    with pytest.raises(ProtocolError, match=r"encoded as \['br'\]"):
+        download(session, server, target)
+
+
+def test_a_chunked_file_is_complete_by_itself(session, serve, target):
+    server = serve(lambda request, reply: reply.chunked([DATA[:70_000], DATA[70_000:]]))
+    assert_complete(download(session, server, target), target)
+
+
+def test_a_chunked_file_that_breaks_off_is_resumed(session, serve, target):
+    def answer(request, reply):
+        if len(server.requests) == 1:
+            reply.chunked([DATA[:10_000]], is_complete=False)
+        else:
+            storage(request, reply)
+
+    storage = Storage(etag='"big"')
+    server = serve(answer)
+    assert_complete(download(session, server, target), target)
+    assert server.requests[-1].header("Range") == "bytes=10000-"
+
+
+@pytest.mark.parametrize("expected_lines", [5000, None])
+def test_a_file_that_ends_with_its_connection_is_complete_if_its_lines_add_up(session, serve, target, expected_lines):
+    server = serve(lambda request, reply: reply.until_closed(DATA))
+    assert_complete(download(session, server, target, expected_lines=expected_lines), target)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("end", [-1, -40], ids=["without its last line feed", "in the middle of a line"])
+def test_the_last_line_of_a_file_that_ends_with_its_connection_must_be_whole(session, serve, target, end):
+    data = DATA[:end]
+    server = serve(lambda request, reply: reply.until_closed(data))
+    if end == -1:
+        assert_complete(download(session, server, target, expected_lines=5000), target, data)
+    else:
+        with pytest.raises(TransferError, match="ended after 4998 lines"):
+            download(session, server, target)
+
+
+def test_a_file_that_ends_with_its_connection_too_early_is_fetched_again_with_a_fresh_link(session, serve, target):
+    def answer(request, reply):
+        whole_lines = DATA[: DATA.index(b"\n", 20_000) + 1]
+        reply.until_closed(whole_lines if len(server.requests) == 1 else DATA)
+
+    server = serve(answer)
+    assert_complete(download(session, server, target, expected_lines=5000), target)
+    assert len(server.requests) == 2
+
+
+def test_a_file_that_always_lacks_lines_fails_after_three_links(session, serve, target):
+    server = serve(lambda request, reply: reply.until_closed(DATA[: DATA.index(b"\n") + 1]))
+    with pytest.raises(TransferError, match="ended after 1 of 5000 lines"):
+        download(session, server, target, expected_lines=5000)
+    assert not target.exists()
+
+
+def test_a_weak_etag_is_not_used_to_resume(session, serve, target):
+    def answer(request, reply):
+        if len(server.requests) == 1:
+            reply.broken(200, DATA[:10_000], len(DATA), ETag='W/"e1"')
+        else:
+            reply(200, DATA, ETag='W/"e1"')
+
+    server = serve(answer)
+    assert_complete(download(session, server, target), target)
+    assert server.requests[1].header("Range") is None
+
+
+def test_a_range_without_the_total_size_is_complete_by_its_own_length(session, serve, target):
+    def answer(request, reply):
+        if len(server.requests) == 1:
+            reply.broken(200, DATA[:10_000], len(DATA), ETag='"e1"')
+        else:
+            reply(206, DATA[10_000:], ETag='"e1"', Content_Range=f"bytes 10000-{len(DATA) - 1}/*")
+
+    server = serve(answer)
+    assert_complete(download(session, server, target), target)
+    assert len(server.requests) == 2
+
+
+def test_a_web_page_is_not_taken_as_the_file(session, serve, target):
+    server = serve(lambda request, reply: reply(200, b"<html>log in</html>", Content_Type="text/html; charset=utf-8"))
+    with pytest.raises(TransferError, match="web page"):
+        download(session, server, target)
+    assert not target.exists()
+
+
+def test_links_without_progress_are_asked_for_after_growing_pauses(session, serve, target):
+    pauses = []
+    with pytest.raises(LinkExpiredError):
+        download(session, serve(lambda request, reply: reply(404)), target, sleep=pauses.append)
+    assert pauses == [5.0, 15.0]
 
 
 def test_the_target_does_not_exist_before_the_file_is_complete(session, serve, target):

@@ -32,11 +32,11 @@ coding_service            -> coding_service
 PROVIDER = """
 operators                 -> part_operation, hooks, retry, models
 sensors                   -> triggers, hooks, polling, retry, models, errors
-part_operation            -> hooks, storage, models, errors
+part_operation            -> hooks, polling, storage, models, errors
 triggers                  -> hooks, polling, models, errors
-hooks                     -> calls, tls, transfer, storage, shared_state, settings, protocol, models, errors
+hooks                     -> calls, tls, transfer, storage, shared_state, settings, protocol, clock, models, errors
 calls                     -> tokens, call_budget, shared_state, settings, protocol, errors
-transfer                  -> partial_download, storage, models, errors
+transfer                  -> partial_download, storage, storage_answers, models, errors
 partial_download          -> storage
 tls                       -> settings, errors
 tokens                    -> shared_state, errors
@@ -48,6 +48,8 @@ storage                   -> errors
 settings                  -> errors
 protocol                  -> models, errors
 models                    -> errors
+storage_answers           ->
+clock                     ->
 errors                    ->
 """
 #: Rooms and modules that can import Airflow, and modules in them that cannot.

@@ -13,7 +13,8 @@ from include.local_service.core.catalogue import Catalogue, ImportedTopicError
 from include.local_service.core.progress import LOG
 from include.local_service.core.service import CodingService
 from include.local_service.core.settings import DEFAULT_DATA_DIR, CoderKind, Progression, Settings
-from include.local_service.http.server import listen, make_server, open_service, socket_url
+from include.local_service.http.certificates import SERVER_FILE, make_certificates
+from include.local_service.http.server import TLS_FOLDER, listen, make_server, open_service, socket_url
 
 EXAMPLE = """\
 curl -s {url}/v1/topics/osca/code -H 'Content-Type: application/json' \\
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seconds", type=float, default=Settings.seconds, metavar="S",
         help="for by_time: seconds after the upload that still show in_progress")  # fmt: skip
     add("--throttle", action="store_true", help="limit every client to 1 request a second and 10,000 a day")
+    add("--tls", action="store_true", help="listen with TLS (https); the greeting names the CA file to trust")
     add("--coder", choices=list(map(str, CoderKind)), default=str(Settings.coder),
         help="svm codes by meaning, stub by a hash of the text (for load tests)")  # fmt: skip
 
@@ -50,9 +52,12 @@ def run(options: argparse.Namespace) -> int:
         sys.exit(f"cannot listen on {options.host}:{options.port}: {os.strerror(error.errno or 0)}")
     try:
         with server_socket, open_service(options.data, _make_settings(options)) as service:
-            url = socket_url(server_socket)
-            greeting = make_greeting(service, url, options.data, show_secret=sys.stdout.isatty())
-            make_server(service, lambda: print(greeting, flush=True)).run(sockets=[server_socket])
+            url, ca_file, certificate = socket_url(server_socket, tls=options.tls), None, None
+            if options.tls:
+                ca_file = make_certificates(options.data / TLS_FOLDER, options.host)
+                certificate = ca_file.with_name(SERVER_FILE)
+            greeting = make_greeting(service, url, options.data, show_secret=sys.stdout.isatty(), ca_file=ca_file)
+            make_server(service, lambda: print(greeting, flush=True), certificate).run(sockets=[server_socket])
     except BlockingIOError:
         sys.exit(f"another local coding service uses {options.data}. Stop it, or choose another folder with --data.")
     except ImportedTopicError as error:
@@ -61,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _make_settings(options: argparse.Namespace) -> Settings:
-    names = ("client_id", "client_secret", "progression", "polls", "seconds", "throttle", "coder")
+    names = ("client_id", "client_secret", "progression", "polls", "seconds", "throttle", "tls", "coder")
     return Settings(**{name: getattr(options, name) for name in names})
 
 
@@ -72,10 +77,13 @@ def _log_to_stderr() -> None:
     LOG.setLevel(logging.INFO)
 
 
-def make_greeting(service: CodingService, url: str, data: Path, *, show_secret: bool) -> str:
+def make_greeting(
+    service: CodingService, url: str, data: Path, *, show_secret: bool, ca_file: Path | None = None
+) -> str:
     """Return the text that the service prints when it listens.
 
     :param show_secret: False for a log, where the client secret does not belong.
+    :param ca_file: what clients have to trust, if the service listens with TLS.
     """
     settings = service.settings
     secret = settings.client_secret if show_secret else "$CLIENT_SECRET"
@@ -85,6 +93,7 @@ def make_greeting(service: CodingService, url: str, data: Path, *, show_secret: 
         f"  client id    {settings.client_id}",
         f"  secret       {secret if show_secret else 'shown on a terminal only; the default is in --help'}",
         f"  data         {data}",
+        *([f"  CA file      {ca_file}: for curl --cacert, and `verify` of the connection"] if ca_file else []),
         f"  coder        {settings.coder}, shows results {_describe_delay(service)}"
         f"{', throttled' if settings.throttle else ''}",
         "",

@@ -134,4 +134,6 @@ def format_metadata(operation: Operation, model: Model) -> bytes:
         "startedAt": iso_time(operation.started_at or 0),
         "finishedAt": iso_time(operation.finished_at or 0),
     }
+    if operation.fault("changed_metadata") is not None:
+        metadata |= {"modelId": f"urn:uuid:{model.model_id.upper()}", "region": "ap-southeast-2"}
     return json.dumps(metadata, indent=2).encode() + b"\n"

@@ -8,13 +8,16 @@ from typing import Any
 
 import msgspec
 
+from include.local_service.core.storage_codes import STATUS
 from include.local_service.core.store import Store
 
 SETTING_NAME = "faults"
 COMMON_OPTIONS = frozenset({"name", "count", "skip"})
 REQUEST_OPTIONS = frozenset({"method", "path_contains"})
 OPERATION_OPTIONS = frozenset({"part_contains"})
-METHODS = ("GET", "POST")
+METHODS = ("GET", "POST", "PUT")
+STATUS_STYLES = ("upper", "title", "hyphens", "camel")
+API_FAULTS = frozenset({"server_error", "too_many_requests", "limit_exceeded", "access_denied"})
 
 REQUEST_FAULTS: Mapping[str, frozenset[str]] = {
     "server_error": REQUEST_OPTIONS,
@@ -28,6 +31,16 @@ REQUEST_FAULTS: Mapping[str, frozenset[str]] = {
     "new_latest_model": frozenset({"path_contains"}),
     "lost_create": frozenset({"path_contains"}),
     "no_models": frozenset({"path_contains"}),
+    "hidden_operation": frozenset({"path_contains"}),
+    "missing_links": frozenset({"path_contains"}),
+    "spelled_status": frozenset({"path_contains", "style"}),
+    "unknown_status": frozenset({"path_contains", "status"}),
+    "other_field_names": frozenset({"path_contains"}),
+    "storage_error": REQUEST_OPTIONS | {"code"},
+    "abrupt_refusal": frozenset({"path_contains"}),
+    "chunked_download": frozenset({"path_contains"}),
+    "closed_download": frozenset({"path_contains", "after"}),
+    "gzip_download": frozenset({"path_contains"}),
 }
 OPERATION_FAULTS: Mapping[str, frozenset[str]] = {
     "operation_fails": OPERATION_OPTIONS | {"error"},
@@ -37,6 +50,8 @@ OPERATION_FAULTS: Mapping[str, frozenset[str]] = {
     "garbage_line": OPERATION_OPTIONS,
     "duplicate_line": OPERATION_OPTIONS,
     "shuffled_lines": OPERATION_OPTIONS,
+    "changed_input": OPERATION_OPTIONS,
+    "changed_metadata": OPERATION_OPTIONS,
 }
 FAULT_OPTIONS = {name: COMMON_OPTIONS | options for name, options in {**REQUEST_FAULTS, **OPERATION_FAULTS}.items()}
 
@@ -64,6 +79,9 @@ class Fault:
     :param polls: for ``late_status``: number of status calls after the upload that still show ``awaiting_input``.
     :param error: for ``operation_fails``: the error text.
     :param retry_after: seconds in the ``Retry-After`` header.
+    :param code: for ``storage_error``: the error code of the storage.
+    :param style: for ``spelled_status``: how the status is spelled.
+    :param status: for ``unknown_status``: the status.
     """
 
     name: str
@@ -76,6 +94,9 @@ class Fault:
     polls: int = 2
     error: str = "The batch inference job failed"
     retry_after: int = 1
+    code: str = "InternalError"
+    style: str = "upper"
+    status: str = "queued"
 
     @classmethod
     def from_request(cls, body: Mapping[str, Any]) -> Fault:
@@ -95,7 +116,7 @@ class Fault:
 
     def matches_request(self, method: str, path: str) -> bool:
         """Return whether the fault is for this request."""
-        fragment = self.path_contains or ("/v1/" if "method" in REQUEST_FAULTS[self.name] else "")
+        fragment = self.path_contains or ("/v1/" if self.name in API_FAULTS else "")
         return fragment in path and self.method in (None, method)
 
     def matches_input(self, contains: Callable[[str], bool]) -> bool:
@@ -182,5 +203,9 @@ def _validate_option(option: str, value: Any) -> None:
         raise UnknownKnobError(f"{option!r} must be {kind}, not {value!r}", [kind])
     if option == "method" and value not in METHODS:
         raise UnknownKnobError(f"unknown method {value!r}", list(METHODS))
+    if option == "style" and value not in STATUS_STYLES:
+        raise UnknownKnobError(f"unknown style {value!r}", list(STATUS_STYLES))
+    if option == "code" and value not in STATUS:
+        raise UnknownKnobError(f"unknown code {value!r}", sorted(STATUS))
     if isinstance(value, int) and value < (1 if option == "count" else 0):
         raise UnknownKnobError(f"{option!r} is too small: {value!r}", ["count: 1 and above", "others: 0 and above"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
@@ -44,9 +45,19 @@ def _shuffled_lines(lines: Lines, operation_id: str) -> Lines:
         yield from batch
 
 
+def _changed_input(lines: Lines, operation_id: str) -> Lines:
+    """Change the returned input as services do that clean their input: case, quotes, white space, another field."""
+    for line in lines:
+        response = json.loads(line)
+        texts = {name: f" {text.upper().replace(chr(34), chr(39))}  " for name, text in response["input"].items()}
+        response["input"] = {**texts, "recordId": response["recordId"], "language": "en"}
+        yield json.dumps(response).encode() + b"\n"
+
+
 OUTPUT_FAULTS: dict[str, Callable[[Lines, str], Lines]] = {
     "duplicate_line": _duplicate_line,
     "shuffled_lines": _shuffled_lines,
     "garbage_line": _garbage_line,
     "short_output": _short_output,
+    "changed_input": _changed_input,
 }

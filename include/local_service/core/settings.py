@@ -36,6 +36,7 @@ class Settings:
     :param seconds: for ``by_time``: seconds after the upload during which ``in_progress`` is shown.
     :param throttle: limit every client to ``requests_per_second`` and ``requests_per_day``
         (docs/service-contract.md 6).
+    :param tls: listen with TLS, with a certificate made at the start; API, token endpoint and storage alike.
     :param coder: ``svm`` codes by meaning, ``stub`` by a hash of the text.
     """
 
@@ -48,6 +49,7 @@ class Settings:
     throttle: bool = False
     requests_per_second: float = 1.0
     requests_per_day: int = 10_000
+    tls: bool = False
     coder: str = CoderKind.SVM
 
     @property

@@ -11,10 +11,11 @@ from starlette.responses import PlainTextResponse
 
 from include.local_service.core.catalogue import INPUT_FORMAT, Model, Topic
 from include.local_service.core.clients import kms_key
-from include.local_service.core.errors import InvalidBodyError
+from include.local_service.core.errors import InvalidBodyError, UnknownOperationError
+from include.local_service.core.faults import Fault
 from include.local_service.core.operation import State, input_key, metadata_key, output_key
 from include.local_service.core.service import CodingService
-from include.local_service.http.journal import CutConnection
+from include.local_service.http.journal import CutConnection, Ending
 from include.local_service.http.request_body import parse_json
 from include.local_service.http.signing import Signer
 from include.local_service.http.storage_headers import BUCKET, SSE, SSE_KEY
@@ -32,6 +33,7 @@ class Call:
 
     service: CodingService
     client_id: str
+    method: str
     path: str
     params: Mapping[str, str]
     body: bytes
@@ -47,6 +49,10 @@ class Call:
     def model(self) -> Model:
         """The model in the path, or the latest."""
         return self.service.model(self.topic, self.params.get("model"), self.path)
+
+    def triggers(self, name: str) -> Fault | None:
+        """Return the fault with this name if it affects this call, and count it."""
+        return self.service.faults.trigger_for_request(name, self.method, self.path)
 
     def presign(self, method: str, key: str, expires_in: int, headers: Mapping[str, str] | None = None) -> str:
         """Return a presigned URL for one object, valid for `expires_in` seconds."""
@@ -90,15 +96,16 @@ def create_operation(call: Call) -> Any:
         raise InvalidBodyError
     operation_id = call.service.operations.create(call.client_id, call.model).operation_id
     call.journal_fields.operation_id = operation_id
-    if call.service.faults.trigger_for_request("lost_create", "POST", call.path):
-        raise CutConnection(reset=True)
+    if call.triggers("lost_create"):
+        raise CutConnection(Ending.RESET)
     key = kms_key(call.client_id)
     headers = {SSE: "aws:kms", SSE_KEY: key}
-    return {
+    response = {
         "requestUploadUrl": call.presign("PUT", input_key(operation_id), UPLOAD_URL_LIFETIME_S, headers),
         "operationId": operation_id,
         "bucketKmsKeyArn": key,
     }
+    return _rename_fields(call, response)
 
 
 def get_operation(call: Call) -> Any:
@@ -108,15 +115,37 @@ def get_operation(call: Call) -> Any:
         call.service.catalogue.model(call.topic, call.params["model"])
     service, operation_id = call.service, call.params["operation_id"]
     operation = service.operations.check_status(call.client_id, call.topic, operation_id, service.status_delay)
-    response = {"operationStatus": str(operation.state)}
-    if operation.state is State.COMPLETE and not operation.files_deleted:
+    if call.triggers("hidden_operation"):
+        raise UnknownOperationError(operation_id)
+    response = {"operationStatus": _spell_status(call, operation.state)}
+    has_links = operation.state is State.COMPLETE and not operation.files_deleted
+    if has_links and not call.triggers("missing_links"):
         key = output_key(operation.operation_id)
         response["responseDownloadUrl"] = call.presign("GET", key, DOWNLOAD_URL_LIFETIME_S)
         key = metadata_key(operation.operation_id)
         response["metadataDownloadUrl"] = call.presign("GET", key, DOWNLOAD_URL_LIFETIME_S)
     if operation.state is State.FAILED and operation.error is not None:
         response["error"] = operation.error
-    return response
+    return _rename_fields(call, response)
+
+
+def _spell_status(call: Call, state: State) -> str:
+    """Return the state as the service spells it, or as a fault does."""
+    if fault := call.triggers("unknown_status"):
+        return fault.status
+    if (fault := call.triggers("spelled_status")) is None:
+        return str(state)
+    title = state.replace("_", " ").title()
+    camel = title.replace(" ", "")
+    styles = {"upper": state.upper(), "title": title, "hyphens": state.replace("_", "-")}
+    return styles.get(fault.style, camel[0].lower() + camel[1:])
+
+
+def _rename_fields(call: Call, response: dict[str, Any]) -> dict[str, Any]:
+    """Return the response, with its field names in lower case if a fault says so."""
+    if call.triggers("other_field_names") is None:
+        return response
+    return {name.lower(): value for name, value in response.items()}
 
 
 def get_security_contact(call: Call) -> Any:

@@ -61,8 +61,9 @@ def _handle(service: CodingService, handler: Handler, request: Request, body: by
     service.admit(client_id, request.method, request.url.path)
     if request.scope["query_string"]:
         raise HTTPException(400, "Query string parameters are not accepted")
-    base_url = f"http://{request.headers.get('host', 'localhost')}"
-    return handler(Call(service, client_id, request.url.path, request.path_params, body, base_url, request.state))
+    base_url = f"{request.url.scheme}://{request.headers.get('host', 'localhost')}"
+    path, params = request.url.path, request.path_params
+    return handler(Call(service, client_id, request.method, path, params, body, base_url, request.state))
 
 
 def _raise_not_found(call: Call) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from enum import StrEnum
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -17,15 +18,20 @@ from include.local_service.core.store import JournalEntry
 KNOBS_PREFIX = "/_local/"
 
 
+class Ending(StrEnum):
+    """How a fault ends a connection."""
+
+    CLOSE = "close"  # what was written is still sent
+    ABORT = "abort"  # at once; data that was not read makes it a TCP reset
+    RESET = "reset"  # with a TCP reset, as if the machine had crashed; not even what was written may arrive
+
+
 class CutConnection(Exception):
-    """Ends the connection without the rest of the response, for a fault. Not an error.
+    """Ends the connection without the rest of the response, for a fault. Not an error."""
 
-    :param reset: whether to end it with a TCP reset, as if the peer had crashed.
-    """
-
-    def __init__(self, *, reset: bool) -> None:
-        super().__init__(reset)
-        self.reset = reset
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending)
+        self.ending = ending
 
 
 class Journal:
@@ -44,7 +50,7 @@ class Journal:
             await self._app(scope, exchange.receive, exchange.send)
         except CutConnection as cut:
             await exchange.record()
-            await exchange.cut(cut.reset)
+            await exchange.cut(cut.ending)
         finally:
             await exchange.record()
 
@@ -92,22 +98,23 @@ class _Exchange:
             time=self._time,
             method=self._scope["method"],
             path=self._scope["path"],
-            status=self._status,
+            status=fields.get("raw_status", self._status),
             client_id=fields.get("client_id"),
             operation_id=fields.get("operation_id"),
             bytes_received=self._received,
-            bytes_sent=self._sent,
+            bytes_sent=fields.get("raw_bytes_sent", self._sent),
         )
         await run_in_threadpool(self._service.store.add_entry, entry)
 
-    async def cut(self, reset: bool) -> None:
+    async def cut(self, ending: Ending) -> None:
         transport: asyncio.Transport = self._scope["state"]["transport"]
-        if reset:
+        if ending is Ending.RESET:
             # With a linger time of 0, closing the socket resets the TCP connection.
             connection: Any = transport.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            transport.abort()
-        else:
+        if ending is Ending.CLOSE:
             transport.close()
+        else:
+            transport.abort()
         while (await self._receive())["type"] != "http.disconnect":
             pass

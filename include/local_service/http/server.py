@@ -16,7 +16,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from include.local_service.core.service import CodingService
 from include.local_service.core.settings import Settings
 from include.local_service.http.app import create_app
+from include.local_service.http.certificates import SERVER_FILE, make_certificates
 
+TLS_FOLDER = "tls"
 SHUTDOWN_TIMEOUT_S = 2
 START_TIMEOUT_S = 120
 
@@ -63,16 +65,17 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), backlog=2048)
 
 
-def socket_url(server_socket: socket.socket) -> str:
+def socket_url(server_socket: socket.socket, *, tls: bool = False) -> str:
     """Return the base URL of a bound socket."""
     host, port = server_socket.getsockname()[:2]
-    return f"http://{host}:{port}"
+    return f"{'https' if tls else 'http'}://{host}:{port}"
 
 
-def make_server(service: CodingService, on_start: Callable[[], None]) -> Server:
+def make_server(service: CodingService, on_start: Callable[[], None], certificate: Path | None = None) -> Server:
     """Return a server for the service.
 
     :param on_start: called when it listens.
+    :param certificate: file with certificate and key, for TLS.
     """
     config = uvicorn.Config(
         create_app(service),
@@ -83,6 +86,9 @@ def make_server(service: CodingService, on_start: Callable[[], None]) -> Server:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+        ssl_certfile=certificate,
+        # uvloop never ends after a TLS connection was aborted, as faults do
+        loop="asyncio" if certificate else "auto",
     )
     return Server(config, on_start)
 
@@ -97,13 +103,14 @@ class LocalService:
 
     :param data_dir: stores all state; a service with the same folder continues where the last one stopped.
     :param port: 0 means any free port.
-    :param settings: the fields of `Settings`.
+    :param settings: the fields of `Settings`. With `tls`, `ca_file` is what clients have to trust.
     """
 
     def __init__(self, data_dir: Path | str, *, host: str = "127.0.0.1", port: int = 0, **settings: Any) -> None:
         self.data_dir = Path(data_dir)
         self.settings = Settings(**settings)
         self._address = (host, port)
+        self.ca_file: Path | None = None
 
     def start(self) -> None:
         """Start the service and wait until it listens.
@@ -112,11 +119,15 @@ class LocalService:
         """
         with ExitStack() as stack:
             server_socket = stack.enter_context(listen(*self._address))
-            self.url = socket_url(server_socket)
+            self.url = socket_url(server_socket, tls=self.settings.tls)
             self.service = stack.enter_context(open_service(self.data_dir, self.settings))
             self._resources = stack.pop_all()
         is_listening = threading.Event()
-        self._server = make_server(self.service, is_listening.set)
+        certificate = None
+        if self.settings.tls:
+            self.ca_file = make_certificates(self.data_dir / TLS_FOLDER, self._address[0])
+            certificate = self.ca_file.with_name(SERVER_FILE)
+        self._server = make_server(self.service, is_listening.set, certificate)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [server_socket]}, name="local-service", daemon=True
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NoReturn
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -16,8 +18,9 @@ from include.local_service.core.faults import Fault
 from include.local_service.core.objects import BLOCK_BYTES, Writer
 from include.local_service.core.operation import Operation
 from include.local_service.core.service import CodingService
+from include.local_service.core.storage_codes import MESSAGES
 from include.local_service.core.store import StoredObject
-from include.local_service.http.journal import CutConnection
+from include.local_service.http.journal import CutConnection, Ending
 from include.local_service.http.signing import SignedRequest, Signer, expired_error
 from include.local_service.http.storage_errors import ErrorResponse, StorageError, request_ids
 from include.local_service.http.storage_headers import (
@@ -57,19 +60,27 @@ class StorageApi:
         request.state.operation_id = key.rpartition("/")[2].partition(".")[0]
         signed_request = read_signed_request(request)
         Signer(self._service.access_keys).verify(signed_request, self._service.clock.now())
+        if fault := self._triggers("storage_error", request):
+            raise StorageError(fault.code, MESSAGES.get(fault.code, fault.code))
         if request.method == "PUT":
             return await self._put(request, signed_request, operation)
         if request.method == "GET":
             return await self._get(request, key)
         raise StorageError("MethodNotAllowed", "The specified method is not allowed against this resource.")
 
+    def _triggers(self, name: str, request: Request) -> Fault | None:
+        return self._service.faults.trigger_for_request(name, request.method, request.url.path)
+
     # PUT
 
     async def _put(self, request: Request, signed_request: SignedRequest, operation: Operation | None) -> Response:
+        if self._triggers("abrupt_refusal", request):
+            request.state.is_abrupt = True
+            raise self._expired_error()
         operation = self._validate_put(signed_request, operation)
         size = _validate_length(request)
         content_md5 = _validate_md5(request.headers.get("content-md5"))
-        fault = self._service.faults.trigger_for_request("reset_upload", "PUT", request.url.path)
+        fault = self._triggers("reset_upload", request)
         with await run_in_threadpool(Writer, self._service.objects, hash_md5=content_md5 is not None) as writer:
             await _receive_body(request, writer, _bytes_until_cut(fault, size))
             _validate_upload(writer, size, content_md5)
@@ -94,19 +105,26 @@ class StorageApi:
     # GET
 
     async def _get(self, request: Request, key: str) -> Response:
-        if self._service.faults.trigger_for_request("expired_link", "GET", request.url.path):
+        if self._triggers("expired_link", request):
             raise self._expired_error()
         stored = await run_in_threadpool(self._service.operations.find_object, key)
         if stored is None:
             raise StorageError("NoSuchKey", "The specified key does not exist.", Key=key)
         if _is_not_modified(request, stored):
             return Response(status_code=304, headers=object_headers(stored))
+        path = self._service.objects.path(stored.file)
+        if self._triggers("gzip_download", request):
+            headers = {**object_headers(stored), "Content-Encoding": "gzip"}
+            return StreamingResponse(_compress_file(path), 200, headers, media_type="binary/octet-stream")
         start, end, status = read_range(request.headers.get("range"), stored.size)
         headers = {**object_headers(stored), "Content-Length": str(end - start)}
         if status == 206:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{stored.size}"
-        fault = self._service.faults.trigger_for_request("cut_download", "GET", request.url.path)
-        path = self._service.objects.path(stored.file)
+        if fault := self._triggers("closed_download", request):
+            _send_until_closed(request, path, start, end if fault.after is None else start + fault.after)
+        if self._triggers("chunked_download", request):
+            del headers["Content-Length"]
+        fault = self._triggers("cut_download", request)
         body = _send_file(path, start, end, _bytes_until_cut(fault, end - start))
         return StreamingResponse(body, status, headers, media_type="binary/octet-stream")
 
@@ -192,7 +210,7 @@ async def _receive_body(request: Request, writer: Writer, cut_after: int | None)
         block += data
         received_bytes += len(data)
         if cut_after is not None and received_bytes >= cut_after:
-            raise CutConnection(reset=True)
+            raise CutConnection(Ending.RESET)
         if len(block) >= BLOCK_BYTES:
             full, block = block, bytearray()
             await run_in_threadpool(writer.write, full)
@@ -208,4 +226,22 @@ async def _send_file(path: Path, start: int, end: int, cut_after: int | None) ->
             remaining -= len(block)
             yield block
     if cut_after is not None:
-        raise CutConnection(reset=False)
+        raise CutConnection(Ending.CLOSE)
+
+
+async def _compress_file(path: Path) -> AsyncIterator[bytes]:
+    compressor = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+    with path.open("rb") as handle:
+        while block := await run_in_threadpool(handle.read, BLOCK_BYTES):
+            yield compressor.compress(block)
+    yield compressor.flush()
+
+
+def _send_until_closed(request: Request, path: Path, start: int, end: int) -> NoReturn:
+    """Send a response that ends with the connection, which uvicorn cannot do. Not for large files."""
+    with path.open("rb") as handle:
+        handle.seek(start)
+        content = handle.read(max(0, end - start))
+    request.state.transport.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + content)
+    request.state.raw_status, request.state.raw_bytes_sent = 200, len(content)
+    raise CutConnection(Ending.CLOSE)

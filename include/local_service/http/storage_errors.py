@@ -14,24 +14,9 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from include.local_service.core.objects import BLOCK_BYTES
+from include.local_service.core.storage_codes import STATUS
+from include.local_service.http.journal import CutConnection, Ending
 
-STATUS = {
-    "AccessDenied": 403,
-    "AuthorizationQueryParametersError": 400,
-    "BadDigest": 400,
-    "EntityTooLarge": 400,
-    "IncompleteBody": 400,
-    "InvalidAccessKeyId": 403,
-    "InvalidArgument": 400,
-    "InvalidDigest": 400,
-    "InvalidRange": 416,
-    "MethodNotAllowed": 405,
-    "MissingContentLength": 411,
-    "NoSuchKey": 404,
-    "NotImplemented": 501,
-    "PreconditionFailed": 412,
-    "SignatureDoesNotMatch": 403,
-}
 INVALID_XML = re.compile(r"[\x00-\x1f\ufffe\uffff\ud800-\udfff]")
 """Characters that XML cannot contain, not even escaped."""
 
@@ -63,7 +48,7 @@ class ErrorResponse(Response):
     """S3's error document. After a refused PUT it closes the connection, as S3 does.
 
     Before closing it reads more of the body for a moment: closing a socket with unread data would reset the
-    connection, and the client would often not get the response.
+    connection, and the client would often not get the response. A fault can make it close at once instead.
     """
 
     def __init__(self, error: StorageError, request: Request) -> None:
@@ -71,6 +56,7 @@ class ErrorResponse(Response):
         details = {**error.details, "RequestId": ids["x-amz-request-id"], "HostId": ids["x-amz-id-2"]}
         self._closes = request.method not in {"GET", "HEAD"}
         self._lingers = "expect" not in request.headers
+        self._is_abrupt = getattr(request.state, "is_abrupt", False)
         headers = ids | ({"Connection": "close"} if self._closes else {})
         if "ActualObjectSize" in details:  # RFC 9110, 15.5.17: the response to a range after the end names the size
             headers["Content-Range"] = f"bytes */{details['ActualObjectSize']}"
@@ -81,6 +67,8 @@ class ErrorResponse(Response):
         async def send_on(message: Message) -> None:
             if self._closes and message["type"] == "http.response.body":
                 await send({**message, "more_body": True})
+                if self._is_abrupt:
+                    raise CutConnection(Ending.ABORT)
                 if self._lingers:
                     await _linger(receive)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
