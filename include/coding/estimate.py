@@ -8,9 +8,16 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from include.coding.handoff import Handoff
+from include.coding.source import describe_skipped_rows
 
 if TYPE_CHECKING:
     from include.coding.prepare import Prepared
+
+
+#: Fields that are the same as in the prepared run.
+_COUNTS = (
+    "read", "undated", "rejected", "texts", "known_texts", "unreadable_dates", "unreadable_examples", "empty_rows",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -18,6 +25,8 @@ class Estimate(Handoff):
     """What a run would send: counts of records, of distinct texts, and of parts (one operation each).
 
     :param known_texts: texts that are coded already
+    :param unreadable_dates, unreadable_examples, empty_rows: rows of the source that no run codes, as in
+        :class:`~include.coding.prepare.Prepared`
     :param bytes: size of all parts
     :param calls: calls of the service, planning included
     :param call_seconds: time that these calls take within the call budget
@@ -35,16 +44,21 @@ class Estimate(Handoff):
     calls: int
     call_seconds: float
     coding_seconds: float | None
+    unreadable_dates: int = 0
+    unreadable_examples: tuple[str, ...] = ()
+    empty_rows: int = 0
 
     @property
     def as_markdown(self) -> str:
         """The estimate as a list for people."""
+        skipped = describe_skipped_rows(self.unreadable_dates, self.unreadable_examples, self.empty_rows)
         coding = "unknown, because no operation of this topic has completed yet"
         if self.coding_seconds is not None:
             coding = f"about {_format_duration(self.coding_seconds)}, judging by earlier operations"
         return "\n".join(
             [
                 f"- Records: {self.read}, of which {self.rejected} are rejected; {self.undated} more have no date.",
+                *(f"- {sentence}" for sentence in skipped),
                 f"- Distinct texts: {self.texts}, of which {self.known_texts} are coded already:"
                 f" **{self.texts_to_send} to send**.",
                 f"- Upload: {self.bytes} bytes in {self.parts} parts, one operation each.",
@@ -69,7 +83,7 @@ def estimate_run(
     durations = [part.expected_seconds for part in parts if part.expected_seconds is not None]
     rounds = ceil(len(parts) / (max_operations or max(len(parts), 1)))
     return Estimate(
-        **{name: getattr(prepared, name) for name in ("read", "undated", "rejected", "texts", "known_texts")},
+        **{name: getattr(prepared, name) for name in _COUNTS},
         texts_to_send=sum(part.records for part in parts),
         bytes=sum(part.bytes for part in parts),
         parts=len(parts),

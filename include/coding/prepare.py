@@ -17,7 +17,7 @@ from include.coding.handoff import Handoff
 from include.coding.parts import Part, write_parts
 from include.coding.plan import Plan
 from include.coding.run_log import check_sources, find_published_run
-from include.coding.source import RELOAD_HINT, materialize_source, open_source
+from include.coding.source import RELOAD_HINT, describe_skipped_rows, materialize_source, open_source
 from include.coding.staging import Staging
 from include.coding.tables import create_tables, table
 from include.coding.texts import MACROS
@@ -40,6 +40,9 @@ class Prepared(Handoff):
     :param records_uri: Parquet file of the run's records: record_id, occurrence, response_date, text_key, reason;
         None if unchanged
     :param read, undated: records of the dates, and records of the source that have no date
+    :param unreadable_dates, unreadable_examples: records of the source with a date that cannot be read; places and
+        shapes of some of these dates
+    :param empty_rows: rows of the source without any value, which are no records
     :param rejected: records that the service would refuse
     :param texts, known_texts: distinct texts of the other records, and how many of them this model has coded already
     """
@@ -54,6 +57,9 @@ class Prepared(Handoff):
     rejected: int
     texts: int
     known_texts: int
+    unreadable_dates: int = 0
+    unreadable_examples: tuple[str, ...] = ()
+    empty_rows: int = 0
 
 
 def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
@@ -61,7 +67,8 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
 
     The same input gives the same parts, byte by byte. Each file appears complete or not at all.
 
-    :raises SourceError: the source is missing, unreadable, lacks a needed column, or changes while it is read
+    :raises SourceError: the source is missing, unreadable, lacks a needed column, changes while it is read, or has
+        too many dates that cannot be read
     :raises PlanError: more than 1,024 parts
     :raises AuditError: the single date of a source without dates is published from another source
     :raises StagingError: the disk or the object storage refuses a file
@@ -72,17 +79,22 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
     with open_engine(staging.scratch, "prepare", plan.engine_memory_mb) as engine:
         with open_source(plan, engine, warehouse) as snapshot:
             read_at, undated = snapshot.read_at, snapshot.undated
+            skipped = (snapshot.unreadable_dates, snapshot.unreadable_examples, snapshot.empty_rows)
             read, checksum = compute_checksum(engine, plan)
             log.info("Read %d records of %s to %s", read, plan.from_date, plan.to_date)
             if undated:
                 log.warning("Source %r has %d records without a date: no run codes them", plan.source, undated)
+            for sentence in describe_skipped_rows(*skipped):
+                log.warning("Source %r: %s", plan.source, sentence)
             if plan.selection == "uncoded":
                 with warehouse.session(read_only=True) as session:
                     published = find_published_run(session, plan, checksum, read)
                 if published:
                     log.info("Run %r has published exactly these records: nothing to do", published.run_id)
                     rejected, texts = published.rejected, published.texts
-                    return Prepared(read_at, checksum, True, None, (), read, undated, rejected, texts, texts)
+                    return Prepared(
+                        read_at, checksum, True, None, (), read, undated, rejected, texts, texts, *skipped
+                    )
             materialize_source(plan, engine)
             validate_answers(engine, plan)
             records = staging.scratch / "records.parquet"
@@ -94,7 +106,9 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
         )  # fmt: skip
         parts = _add_expected_durations(write_parts(engine, plan, staging), plan, warehouse)
     records_uri = staging.keep(records)
-    return Prepared(read_at, checksum, False, records_uri, parts, read, undated, rejected, texts, known_texts)
+    return Prepared(
+        read_at, checksum, False, records_uri, parts, read, undated, rejected, texts, known_texts, *skipped
+    )
 
 
 def compute_checksum(engine: Engine, plan: Plan) -> tuple[int, str]:

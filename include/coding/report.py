@@ -11,6 +11,7 @@ from include.coding.estimate import Estimate
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
 from include.coding.run_log import RUN_FILTER, run_filter_values
+from include.coding.source import describe_skipped_rows
 from include.coding.staging import REPORT, Staging
 from include.coding.tables import table
 from include.warehouse.warehouse import Session, Warehouse
@@ -121,4 +122,10 @@ def _format_summary(plan: Plan, prepared: Prepared, summary: LandingSummary) -> 
     ]
     if prepared.undated:
         lines.append(f"- Records of the source without a date, which no run codes: {prepared.undated}.")
+    lines += [
+        f"- {sentence}"
+        for sentence in describe_skipped_rows(
+            prepared.unreadable_dates, prepared.unreadable_examples, prepared.empty_rows
+        )
+    ]
     return "\n".join(lines)
