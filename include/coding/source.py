@@ -120,6 +120,7 @@ def _create_file_view(
     else:
         lines = find_lines(path, column, [value for _, value in values])
         examples = [f"line {line}: {describe_value(value)}" for line, value in lines]
+        examples = examples or _describe_values(values)
     return _check_dates(plan, snapshot, examples, _count_dates(engine, scan.relation, scan.names))
 
 
@@ -186,8 +187,11 @@ def materialize_source(plan: Plan, engine: Engine) -> None:
 
 
 def _identify_content(path: Path) -> tuple[int, int, int]:
-    """Return values that change when the file is replaced or written to."""
-    stat = path.stat()
+    """Return values that change when the file is replaced, removed or written to."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return 0, 0, 0
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
@@ -256,8 +260,7 @@ def _create_table_view(
         _create_view(plan, engine, "table_rows", names, "CAST(response_date AS DATE)", "true")
         snapshot, values = _count_skipped_rows_in_warehouse(session, table, day, is_empty, snapshot)
         records = int(session.execute(f"SELECT count({day}) FROM {table}")[0][0]) if values else 0
-    examples = list(dict.fromkeys(describe_value(value) for _, value in values))
-    return _check_dates(plan, snapshot, examples, records) if values else snapshot
+    return _check_dates(plan, snapshot, _describe_values(values), records) if values else snapshot
 
 
 def _register_rows(engine: Engine, session: Session, table: str, columns: dict[str, str], condition: str) -> None:
@@ -331,6 +334,11 @@ def _count_dates(engine: Engine, relation: str, names: dict[str, str]) -> int:
     has_value = _has_text(quote_column(names["response_date"]))
     ((records,),) = engine.execute(f"SELECT count(*) FROM {relation} WHERE {has_value}").fetchall()
     return int(records)
+
+
+def _describe_values(values: Iterable[tuple[int | None, str]]) -> list[str]:
+    """Return the different shapes of values whose places are not known."""
+    return list(dict.fromkeys(describe_value(value) for _, value in values))
 
 
 def _check_dates(plan: Plan, snapshot: SourceSnapshot, examples: list[str], records: int) -> SourceSnapshot:

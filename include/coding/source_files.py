@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,6 +45,14 @@ _CSV_PROBLEMS = {
     "Maximum line size": f"is above {MAX_LINE_BYTES} bytes; check that every quote is closed",
     "Invalid unicode": "is not in UTF-8",
 }
+
+#: Errors of the engine that the content of a file can cause; others name the file if they are about it.
+_FILE_ERRORS = (
+    duckdb.InvalidInputException,
+    duckdb.DataError,
+    duckdb.NotSupportedError,
+    duckdb.InternalError,
+)
 
 # The module's own limit is below that of the engine; it only matters where a line is looked for.
 csv.field_size_limit(MAX_LINE_BYTES)
@@ -83,6 +92,8 @@ def find_file(source: str) -> Path | None:
         return None
     if not path.is_file():
         raise SourceError(f"source {source!r}: there is no file {path}; check its path, as the worker sees it")
+    if not os.access(path, os.R_OK):
+        raise SourceError(f"source {source!r}: the worker may not read {path}; check its permissions")
     if path.suffix.lower() not in FILE_TYPES:
         raise SourceError(f"source {source!r} ends in {path.suffix!r}; supported: {list(FILE_TYPES)}")
     return path
@@ -122,7 +133,7 @@ def find_lines(path: Path, column: str, values: Sequence[str]) -> list[tuple[int
 def describe_error(path: Path, error: duckdb.Error) -> str | None:
     """Return what is wrong with the file, in our words; None if the error is about the machine: its disk is full."""
     text = str(error)
-    if isinstance(error, duckdb.OperationalError) and str(path) not in text:
+    if not isinstance(error, _FILE_ERRORS) and str(path) not in text:
         return None
     match path.suffix.lower():
         case ".csv":
@@ -213,7 +224,8 @@ def _read_csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]
 def _read_csv_cells(path: Path, column: str) -> Iterator[tuple[int, str]]:
     delimiter, header = _read_header(path)
     position = header.index(column)
-    return ((line, row[position]) for line, row in _read_csv_rows(path, delimiter) if position < len(row))
+    rows = islice(_read_csv_rows(path, delimiter), 1, None)
+    return ((line, row[position]) for line, row in rows if position < len(row))
 
 
 def _describe_csv_error(path: Path, error: duckdb.Error) -> str:
