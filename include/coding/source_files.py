@@ -11,10 +11,11 @@ import json
 import os
 import re
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -133,7 +134,8 @@ def find_lines(path: Path, column: str, values: Sequence[str]) -> list[tuple[int
 def describe_error(path: Path, error: duckdb.Error) -> str | None:
     """Return what is wrong with the file, in our words; None if the error is about the machine: its disk is full."""
     text = str(error)
-    if not isinstance(error, _FILE_ERRORS) and str(path) not in text:
+    is_about_file = isinstance(error, _FILE_ERRORS) or type(error) is duckdb.Error  # raised by its Thrift reader
+    if not is_about_file and str(path) not in text:
         return None
     match path.suffix.lower():
         case ".csv":
@@ -213,19 +215,18 @@ def _check_last_line(path: Path, plan: Plan) -> None:
 
 
 def _read_csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a CSV file, each with the number of its first line; a blank line is a row without values."""
+    """Yield the rows of a CSV file, each with the number of its last line; a blank line is a row without values."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file, suppress(csv.Error):
-        rows, line = csv.reader(file, delimiter=delimiter), 1
+        rows = csv.reader(file, delimiter=delimiter)
         for row in rows:
-            yield line, row
-            line = rows.line_num + 1
+            yield rows.line_num, row
 
 
 def _read_csv_cells(path: Path, column: str) -> Iterator[tuple[int, str]]:
     delimiter, header = _read_header(path)
     position = header.index(column)
-    rows = islice(_read_csv_rows(path, delimiter), 1, None)
-    return ((line, row[position]) for line, row in rows if position < len(row))
+    rows = pairwise(_read_csv_rows(path, delimiter))
+    return ((last_line + 1, row[position]) for (last_line, _), (_, row) in rows if position < len(row))
 
 
 def _describe_csv_error(path: Path, error: duckdb.Error) -> str:
@@ -246,8 +247,8 @@ def _describe_csv_error(path: Path, error: duckdb.Error) -> str:
 def _find_line_of_row(path: Path, row: int) -> int:
     """Return the first line of a row of a CSV file. The engine counts rows, which can have several lines each."""
     delimiter, _ = _read_header(path)
-    rows = islice(_read_csv_rows(path, delimiter), row - 1, row)
-    return next((line for line, _ in rows), row)
+    rows = islice(_read_csv_rows(path, delimiter), row - 1)  # the row itself can be unreadable
+    return sum(line for line, _ in deque(rows, maxlen=1)) + 1
 
 
 def _find_undecodable_line(path: Path) -> int | None:
@@ -281,6 +282,11 @@ def _scan_json(path: Path, plan: Plan, engine: Engine) -> FileScan:
     record id such as '2026-10-01' into a date, and quote strings in a column with numbers."""
     options = f"{_path_literal(path)}, format='newline_delimited'"
     detected = _read_schema(engine, f"read_json({options}, sample_size=-1, convert_strings_to_integers=false)")
+    if detected.names == ["json"]:  # one of the lines is not an object, or there are none
+        if (line := _find_broken_json_line(path)) is not None:
+            problem = _describe_json_line(line)
+            raise SourceError(f"source {plan.source!r} cannot be read: {problem}; {REWRITE_HINT}")
+        detected = detected if any(_read_json_lines(path)) else pa.schema([])
     columns = list(dict.fromkeys(plan.source_column(name) for name in plan.required_columns))
     _check_case(plan, columns)
     fields = {name: detected.field(position).type for position, name in enumerate(_restore_names(detected, columns))}
@@ -325,10 +331,16 @@ def _read_json_cells(path: Path, column: str) -> Iterator[tuple[int, str]]:
 
 
 def _describe_json_error(path: Path) -> str:
-    for number, line in _read_json_lines(path):
-        if _parse_json_object(line) is None:
-            return f"line {number} is not one complete JSON object in UTF-8 with different names"
-    return "one of its lines is not one complete JSON object in UTF-8 with different names, or is above 16 MB"
+    line = _find_broken_json_line(path)
+    return "one of its lines is above 16 MB" if line is None else _describe_json_line(line)
+
+
+def _describe_json_line(line: int) -> str:
+    return f"line {line} is not one complete JSON object in UTF-8 with different names"
+
+
+def _find_broken_json_line(path: Path) -> int | None:
+    return next((number for number, line in _read_json_lines(path) if _parse_json_object(line) is None), None)
 
 
 def _parse_json_object(line: bytes) -> dict[str, Any] | None:

@@ -35,7 +35,8 @@ BROKEN_CSV = {
     "text after a quote": (f'3,{DAY},"{MARKER}" {MARKER},\n', "line 7 has a quote that is not closed, or text after"),
     "another encoding": (f'3,{DAY},"{MARKER}\n{MARKER}\udcff",\n', "line 8 is not in UTF-8"),
     "a long line": (f'3,{DAY},"{MARKER}\n{"x" * 3_000_000}",{MARKER}\n', "line 7 is above 2000000 bytes"),
-    "a very long line": (f'3,{DAY},"{MARKER}\n{"x" * 40_000_000}",{MARKER}\n', "it has a line above 2000000 bytes"),
+    "a very long line": (f"3,{DAY},{MARKER}{'x' * 40_000_000},{MARKER}\n", "it has a line above 2000000 bytes"),
+    "a very long value with line breaks": (f'3,{DAY},"{MARKER}\n{"x" * 40_000_000}",{MARKER}\n', "line 7 "),
     "words of the engine in a text": (
         f'3,{DAY},"CSV Error on Line: 99\nMaximum line size {MARKER}",{MARKER},{MARKER}\n',
         "line 7 has 5 values, but the header has 4",
