@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 
 from include.coding.handoff import Handoff
 from include.coding.limits import format_reasons
+from include.coding.response_dates import describe_skipped_rows
 
 if TYPE_CHECKING:
     from include.coding.prepare import Prepared
 
 
 #: Fields of what was prepared that an estimate has under the same name.
-PREPARED_FIELDS = ("read", "undated", "rejected", "texts", "known_texts", "rejected_by_reason", "warnings")
+PREPARED_FIELDS = (
+    "read", "undated", "rejected", "texts", "known_texts", "rejected_by_reason", "warnings", "unreadable_dates",
+    "unreadable_examples", "empty_rows",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Estimate(Handoff):
     :param known_texts: texts that are coded already
     :param rejected_by_reason: numbers of rejected records
     :param warnings: what a person should know about the limits for publishing
+    :param unreadable_dates, unreadable_examples, empty_rows: rows of the source that no run codes, as in
+        :class:`~include.coding.prepare.Prepared`
     :param bytes: size of all parts
     :param calls: calls of the service, planning included
     :param call_seconds: time that these calls take within the call budget
@@ -44,10 +50,14 @@ class Estimate(Handoff):
     coding_seconds: float | None
     rejected_by_reason: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    unreadable_dates: int = 0
+    unreadable_examples: tuple[str, ...] = ()
+    empty_rows: int = 0
 
     @property
     def as_markdown(self) -> str:
         """The estimate as a list for people."""
+        skipped = describe_skipped_rows(self.unreadable_dates, self.unreadable_examples, self.empty_rows)
         coding = "unknown, because no operation of this topic has completed yet"
         if self.coding_seconds is not None:
             coding = f"about {_format_duration(self.coding_seconds)}, judging by earlier operations"
@@ -57,6 +67,7 @@ class Estimate(Handoff):
                 *(f"- **{warning}.**" for warning in self.warnings),
                 f"- Records: {self.read}, of which {self.rejected} are rejected{reasons}; {self.undated} more have no"
                 " date.",
+                *(f"- {sentence}" for sentence in skipped),
                 f"- Distinct texts: {self.texts}, of which {self.known_texts} are coded already:"
                 f" **{self.texts_to_send} to send**.",
                 f"- Upload: {self.bytes} bytes in {self.parts} parts, one operation each.",

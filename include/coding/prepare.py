@@ -25,6 +25,7 @@ from include.coding.limits import (
 )
 from include.coding.parts import Part, write_parts
 from include.coding.plan import Plan
+from include.coding.response_dates import describe_skipped_rows
 from include.coding.run_log import (
     PublishedRun,
     check_sources,
@@ -32,7 +33,7 @@ from include.coding.run_log import (
     find_unchanged_dates,
     record_dates_over_limit,
 )
-from include.coding.source import RELOAD_HINT, materialize_source, open_source
+from include.coding.source import RELOAD_HINT, SourceSnapshot, materialize_source, open_source
 from include.coding.staging import Staging
 from include.coding.tables import create_tables, table
 from include.coding.texts import MACROS
@@ -57,6 +58,9 @@ class Prepared(Handoff):
     :param records_uri: Parquet file of the run's records: record_id, occurrence, response_date, text_key, reason;
         None if unchanged
     :param read, undated: records of the dates, and records of the source that have no date
+    :param unreadable_dates, unreadable_examples: records of the source with a date that cannot be read; places and
+        shapes of some of these dates
+    :param empty_rows: rows of the source without any value, which are no records
     :param rejected: records that the service would refuse
     :param texts, known_texts: distinct texts of the other records, and how many of them this model has coded already;
         without the dates over a limit
@@ -75,6 +79,9 @@ class Prepared(Handoff):
     rejected: int
     texts: int
     known_texts: int
+    unreadable_dates: int = 0
+    unreadable_examples: tuple[str, ...] = ()
+    empty_rows: int = 0
     rejected_by_reason: dict[str, int] = field(default_factory=dict)
     dates_over_limit: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -85,7 +92,8 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
 
     The same input gives the same parts, byte by byte. Each file appears complete or not at all.
 
-    :raises SourceError: the source is missing, unreadable, lacks a needed column, or changes while it is read
+    :raises SourceError: the source is missing, unreadable, lacks a needed column, changes while it is read, or has
+        too many dates that cannot be read
     :raises PlanError: more than 1,024 parts
     :raises AuditError: the single date of a source without dates is published from another source
     :raises LimitError: too many records are rejected; nothing was sent
@@ -97,16 +105,19 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
     with open_engine(staging.scratch, "prepare", plan.engine_memory_mb) as engine:
         with open_source(plan, engine, warehouse) as snapshot:
             read_at, undated = snapshot.read_at, snapshot.undated
+            skipped = (snapshot.unreadable_dates, snapshot.unreadable_examples, snapshot.empty_rows)
             read, checksum = compute_checksum(engine, plan)
             log.info("Read %d records of %s to %s", read, plan.from_date, plan.to_date)
             if undated:
                 log.warning("Source %r has %d records without a date: no run codes them", plan.source, undated)
+            for sentence in describe_skipped_rows(*skipped):
+                log.warning("Source %r: %s", plan.source, sentence)
             if plan.selection == "uncoded":
                 with warehouse.session(read_only=True) as session:
                     published = find_published_run(session, plan, checksum, read)
                 if published:
                     log.info("Run %r has published exactly these records: nothing to do", published.run_id)
-                    return _describe_published(plan, published, read_at, checksum, undated)
+                    return _describe_published(plan, published, checksum, snapshot)
             materialize_source(plan, engine)
             validate_answers(engine, plan)
             records = staging.scratch / "records.parquet"
@@ -122,12 +133,12 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
         parts = _add_expected_durations(write_parts(engine, plan, staging), plan, warehouse)
     records_uri = staging.keep(records)
     return Prepared(
-        read_at, checksum, False, records_uri, parts, read, undated, rejected, texts, known_texts, reasons,
+        read_at, checksum, False, records_uri, parts, read, undated, rejected, texts, known_texts, *skipped, reasons,
         dates_over_limit, warnings,
     )  # fmt: skip
 
 
-def _describe_published(plan: Plan, published: PublishedRun, read_at: str, checksum: str, undated: int) -> Prepared:
+def _describe_published(plan: Plan, published: PublishedRun, checksum: str, snapshot: SourceSnapshot) -> Prepared:
     """Return what was prepared if exactly these records are published: nothing.
 
     :raises LimitError: they exceed the limits of this run, which can be stricter
@@ -137,8 +148,9 @@ def _describe_published(plan: Plan, published: PublishedRun, read_at: str, check
     if not plan.changed_only and (limits := describe_exceeded_limits(plan, read, rejected, published.uncoded)):
         warnings = [_refuse(plan, limits)]
     return Prepared(
-        read_at, checksum, True, None, (), read, undated, rejected, texts, texts, warnings=tuple(warnings)
-    )
+        snapshot.read_at, checksum, True, None, (), read, snapshot.undated, rejected, texts, texts,
+        snapshot.unreadable_dates, snapshot.unreadable_examples, snapshot.empty_rows, warnings=tuple(warnings),
+    )  # fmt: skip
 
 
 def _refuse(plan: Plan, limits: str, dates: dict[date, str] | None = None) -> str:

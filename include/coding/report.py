@@ -13,6 +13,7 @@ from include.coding.estimate import Estimate
 from include.coding.limits import describe_unchecked_limits, format_reasons
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
+from include.coding.response_dates import describe_skipped_rows
 from include.coding.run_log import DateCounts, format_dates, run_filter
 from include.coding.staging import REPORT, Staging
 from include.coding.tables import table
@@ -153,4 +154,10 @@ def _format_summary(plan: Plan, prepared: Prepared, summary: LandingSummary) -> 
     ]
     if prepared.undated:
         lines.append(f"- Records of the source without a date, which no run codes: {prepared.undated}.")
+    lines += [
+        f"- {sentence}"
+        for sentence in describe_skipped_rows(
+            prepared.unreadable_dates, prepared.unreadable_examples, prepared.empty_rows
+        )
+    ]
     return "\n".join(lines)

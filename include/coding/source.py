@@ -2,111 +2,167 @@
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import date, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import duckdb
 import pyarrow as pa
 
 from include.coding.engine import Engine
 from include.coding.errors import SourceError
-from include.coding.files import escape_glob, path_from_uri
 from include.coding.plan import Plan
-from include.warehouse.errors import NoSuchTableError, WarehouseError
-from include.warehouse.warehouse import Session, Warehouse, quote_column, quote_literal, quote_table, utc_now
+from include.coding.response_dates import MAX_DATE, MIN_DATE, describe_value, is_not_a_date, parse_date
+from include.coding.source_files import (
+    REWRITE_HINT,
+    VALUE_CHARACTERS,
+    FileScan,
+    describe_error,
+    find_file,
+    find_lines,
+    scan_file,
+)
+from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
+from include.warehouse.warehouse import Session, Warehouse, quote_column, quote_table, utc_now
 
-#: Supported types of files.
-FILE_TYPES = (".parquet", ".csv", ".jsonl", ".ndjson", ".xlsx")
-#: Characters that can separate the values of a CSV file.
-DELIMITERS = ",;\t|"
 #: A longer text is rejected, however much white space it contains.
 MAX_TEXT_BYTES = 100_000
-#: Longest line of CSV that the engine reads.
-MAX_LINE_BYTES = 2_000_000
+#: Number of unreadable dates that a message describes.
+MAX_EXAMPLES = 5
 RELOAD_HINT = "start another run when it is loaded completely"
-_REWRITE_HINT = "write the file again, completely, and in UTF-8 if it is a text file"
+#: Types of numbers that are ids as the warehouse writes them: of PostgreSQL, and of DuckDB.
+_NUMERIC_TYPES = ("numeric", "bignum")
+#: Names of columns in a message: how many, and how long.
+_MAX_NAMES, _MAX_NAME_CHARACTERS = 50, 60
 
 
 @dataclass(frozen=True)
 class SourceSnapshot:
-    """When a source was read (ISO 8601, UTC), and how many of its records no run codes, because they have no date."""
+    """When a source was read (ISO 8601, UTC), and which of its rows no run codes, whatever its dates.
+
+    :param undated: records without a date
+    :param unreadable_dates: records with a value that is not a date
+    :param unreadable_examples: where some of these values are, and which shapes they have
+    :param empty_rows: rows without any value in the needed columns, which are no records
+    """
 
     read_at: str
-    undated: int
+    undated: int = 0
+    unreadable_dates: int = 0
+    unreadable_examples: tuple[str, ...] = ()
+    empty_rows: int = 0
 
 
 @contextmanager
 def open_source(plan: Plan, engine: Engine, warehouse: Warehouse) -> Iterator[SourceSnapshot]:
     """Create the view `source` in the engine: the records of the plan's dates, with a DATE and three text columns.
 
-    :raises SourceError: the source cannot be read, a needed column is missing or unsuitable, or a date is not a date
+    :raises SourceError: the source cannot be read, a needed column is missing or unsuitable, or too many of its dates
+        cannot be read
     """
-    path = _find_file(plan.source)
+    path = find_file(plan.source)
     source = _open_table(plan, engine, warehouse) if path is None else _open_file(plan, engine, path)
-    try:
-        with source as snapshot:
-            yield snapshot
-    except duckdb.ConversionException as error:
-        raise SourceError(
-            f"source {plan.source!r} has a {plan.source_column('response_date')!r} that is not a date:"
-            f" {_summarize_error(error)}"
-        ) from None  # a chained error would be logged, and the engine quotes rows
-    except duckdb.NotImplementedException:  # raised for a line longer than the buffer of the engine
-        raise SourceError(
-            f"source {plan.source!r} cannot be read: it has a line above {MAX_LINE_BYTES} bytes; check that every"
-            " quote is closed"
-        ) from None
-    except duckdb.Error as error:
-        if path is None or not (isinstance(error, duckdb.InvalidInputException) or str(path) in str(error)):
-            raise  # not about the file: the disk is full, for example
-        detail = _summarize_error(error)
-        raise SourceError(f"source {plan.source!r} cannot be read: {detail}; {_REWRITE_HINT}") from None
+    with source as snapshot:
+        yield snapshot
 
 
 @contextmanager
 def _open_file(plan: Plan, engine: Engine, path: Path) -> Iterator[SourceSnapshot]:
-    scan, schema = _scan_file(path, plan, engine)
-    _check_columns(plan, schema)
     read_at, before = utc_now(), _identify_content(path)
-    columns = {name: plan.source_column(name) for name in plan.required_columns}
-    count_undated = _create_view(plan, engine, scan, columns, schema)
-    yield SourceSnapshot(read_at.isoformat(), _read_count(engine.execute(count_undated).fetchall()))
+    try:
+        scan = scan_file(path, plan, engine)
+        _check_columns(plan, scan.schema, is_file=True)
+        yield _create_file_view(plan, engine, path, scan, SourceSnapshot(read_at.isoformat()))
+    except duckdb.Error as error:
+        problem = describe_error(path, error)
+        if problem is None:
+            raise
+        # nothing of the engine's message is passed on or chained, because it quotes rows
+        raise SourceError(f"source {plan.source!r} cannot be read: {problem}; {REWRITE_HINT}") from None
     if _identify_content(path) != before:
         raise SourceError(f"source {plan.source!r} changed while it was read: {RELOAD_HINT}")
 
 
+def _create_file_view(
+    plan: Plan, engine: Engine, path: Path, scan: FileScan, snapshot: SourceSnapshot
+) -> SourceSnapshot:
+    """Create `source` from a file, and return the snapshot with the numbers of rows that no run codes."""
+    if plan.response_date:
+        is_empty = _is_empty(scan.names)
+        _create_view(plan, engine, scan.relation, scan.names, f"DATE '{plan.from_date}'", f"NOT {is_empty}")
+        ((empty_rows,),) = engine.execute(f"SELECT count(*) FROM {scan.relation} WHERE {is_empty}").fetchall()
+        return replace(snapshot, empty_rows=empty_rows)
+    column = plan.source_column("response_date")
+    day = _date_expression(scan.names["response_date"], scan.schema.field(column).type)
+    _create_view(plan, engine, scan.relation, scan.names, day, _select_dates(plan, day))
+    snapshot, values = _count_skipped_rows(engine, scan.relation, scan.names, day, scan.row or "NULL", snapshot)
+    if not values:
+        return snapshot
+    if scan.row:
+        examples = [f"row {row}: {describe_value(value)}" for row, value in values]
+    else:
+        lines = find_lines(path, column, [value for _, value in values])
+        examples = [f"line {line}: {describe_value(value)}" for line, value in lines]
+        examples = examples or _describe_values(values)
+    return _check_dates(plan, snapshot, examples, _count_dates(engine, scan.relation, scan.names))
+
+
 @contextmanager
 def _open_table(plan: Plan, engine: Engine, warehouse: Warehouse) -> Iterator[SourceSnapshot]:
-    table = quote_table(plan.source)
     with warehouse.session(read_only=True) as session:
+        read_at, schema = _read_table_schema(plan, warehouse, session)
+        _check_columns(plan, schema, is_file=False)
         try:
-            if not all(plan.source.split(".")):
-                raise NoSuchTableError("a part of the name is empty")
-            read_at, schema = session.lock_and_timestamp(table), session.columns(table)
-        except (NoSuchTableError, duckdb.ParserException, duckdb.BinderException) as error:
-            raise SourceError(
-                f"source {plan.source!r} is neither a table or view of warehouse {warehouse.name!r} nor a file URI"
-                f" (file:///....parquet, .csv, .jsonl, .xlsx): {str(error).splitlines()[0]}"
-            ) from None
-        _check_columns(plan, schema)
+            snapshot = _create_table_view(plan, engine, session, schema, SourceSnapshot(read_at.isoformat()))
+        except WarehouseSettingsError:
+            raise
+        except (WarehouseError, duckdb.ProgrammingError, duckdb.DataError) as error:
+            raise _explain_table_error(plan, warehouse, session, error) from None
         try:
-            yield SourceSnapshot(read_at.isoformat(), _create_table_view(plan, engine, session, schema))
+            yield snapshot
         except duckdb.InvalidInputException as error:
             if "table_rows" not in str(error):
                 raise
-            if not session.is_open():
-                raise WarehouseError(
-                    f"warehouse {warehouse.name!r} lost the connection while {plan.source!r} was read"
-                ) from None
-            detail = _summarize_error(error).partition('"')[0]  # a value can follow the first quote
-            raise SourceError(f"source {plan.source!r} cannot be read: {detail}; check the view") from None
+            raise _explain_table_error(plan, warehouse, session, error) from None
+
+
+def _read_table_schema(plan: Plan, warehouse: Warehouse, session: Session) -> tuple[datetime, pa.Schema]:
+    """Return the time as of which a table is read, and its columns."""
+    table = quote_table(plan.source)
+    try:
+        if not all(plan.source.split(".")):
+            raise NoSuchTableError("a part of the name is empty")
+        return session.lock_and_timestamp(table), session.columns(table)
+    except (NoSuchTableError, duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException):
+        raise SourceError(
+            f"source {plan.source!r} is neither a table or view of warehouse {warehouse.name!r} nor a file URI"
+            " (file:///....parquet, .csv, .jsonl, .xlsx). Check its name; if it is a view, check that its tables and"
+            " columns still exist, and that the user of the connection can see them"
+        ) from None
+    except WarehouseSettingsError:
+        raise
+    except (WarehouseError, duckdb.Error) as error:
+        raise _explain_table_error(plan, warehouse, session, error) from None
+
+
+def _explain_table_error(
+    plan: Plan, warehouse: Warehouse, session: Session, error: Exception
+) -> SourceError | WarehouseError:
+    """Return the error to raise instead of that of an engine or a server, which can quote a row."""
+    if not session.is_open():
+        return WarehouseError(f"warehouse {warehouse.name!r} lost the connection while {plan.source!r} was read")
+    if "out of memory" in str(error).lower():
+        return WarehouseError(
+            f"warehouse {warehouse.name!r} ran out of memory while {plan.source!r} was read: if it is the embedded"
+            " one, raise CODING_MEMORY_MB"
+        )
+    return SourceError(
+        f"source {plan.source!r} cannot be read: a query of its rows fails, for example because a value of a row"
+        " cannot be cast. Select all of its rows in the warehouse to see which one, and check the view"
+    )
 
 
 def materialize_source(plan: Plan, engine: Engine) -> None:
@@ -117,131 +173,26 @@ def materialize_source(plan: Plan, engine: Engine) -> None:
 
 
 def _identify_content(path: Path) -> tuple[int, int, int]:
-    """Return values that change when the file is replaced or written to."""
-    stat = path.stat()
+    """Return values that change when the file is replaced, removed or written to."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return 0, 0, 0
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _summarize_error(error: Exception) -> str:
-    """Return the engine's message on one line, without the row that it quotes, because answers must not be logged."""
-    return " ".join(re.sub(r"Original Line:.*", "", str(error)).split())[:400]
-
-
-def _find_file(source: str) -> Path | None:
-    """Return the file that `source` names, None if it names a table."""
-    parts = urlsplit(source)
-    if parts.scheme == "file":
-        path = path_from_uri(source)
-    elif parts.scheme:
-        raise SourceError(f"source {source!r} is not supported: use a file:// URI or a table of the warehouse")
-    elif source.startswith("/"):
-        path = Path(source)
-    elif source.lower().endswith(FILE_TYPES):
-        raise SourceError(f"source {source!r} is a relative path: use a full one, such as 'file:///data/{source}'")
-    else:
-        return None
-    if not path.is_file():
-        raise SourceError(f"source {source!r}: there is no file {path}; check its path, as the worker sees it")
-    if path.suffix.lower() not in FILE_TYPES:
-        raise SourceError(f"source {source!r} ends in {path.suffix!r}; supported: {list(FILE_TYPES)}")
-    return path
-
-
-def _scan_file(path: Path, plan: Plan, engine: Engine) -> tuple[str, pa.Schema]:
-    """Return the SQL expression that reads the file, to follow FROM, and the columns of the file."""
-    match path.suffix.lower():
-        case ".csv":
-            scan = _scan_csv(path, plan)
-        case ".xlsx":
-            scan = _scan_sheet(path, plan, engine)
-        case ".parquet":
-            scan = f"read_parquet({_path_literal(path)})"
-        case _:
-            return _scan_json(path, plan, engine)
-    return scan, _read_schema(engine, scan)
-
-
-def _read_schema(engine: Engine, scan: str) -> pa.Schema:
-    return engine.sql(f"SELECT * FROM {scan} LIMIT 0").to_arrow_reader().schema
-
-
-def _path_literal(path: Path) -> str:
-    return quote_literal(escape_glob(path))
-
-
-def _define_text_columns(names: Iterable[str]) -> str:
-    return "{" + ", ".join(f"{quote_literal(name)}: 'VARCHAR'" for name in names) + "}"
-
-
-def _scan_csv(path: Path, plan: Plan) -> str:
-    """Return the expression that reads every value as text, so that '007' stays '007'. Only the delimiter is
-    detected, from the header; the engine's own detection would drop rows that begin with '#' as comments."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            line = file.readline()
-            delimiter = max(DELIMITERS, key=line.count)
-            file.seek(0)
-            header = next(csv.reader(file, delimiter=delimiter), [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        detail = _summarize_error(error)
-        raise SourceError(f"source {plan.source!r} cannot be read: {detail}; {_REWRITE_HINT}") from error
-    columns: dict[str, None] = {}
-    for position, name in enumerate(header):
-        columns[f"{name}_{position}" if not name or name in columns else name] = None
-    _check_last_line(path, plan)
-    return (
-        f"read_csv({_path_literal(path)}, auto_detect=false, header=true, delim={quote_literal(delimiter)},"
-        f" quote='\"', escape='\"', max_line_size={MAX_LINE_BYTES},"
-        f" columns={_define_text_columns(columns or ['(none)'])})"
-    )
-
-
-def _check_last_line(path: Path, plan: Plan) -> None:
-    """Refuse a last line that is too long, because the engine would silently drop it; it refuses any other."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - MAX_LINE_BYTES - 2))
-        end = file.read().rstrip(b"\r\n")
-    if len(end) > MAX_LINE_BYTES - 2 and not (b"\n" in end or b"\r" in end):
-        raise SourceError(
-            f"source {plan.source!r} cannot be read: its last line is above {MAX_LINE_BYTES} bytes; {_REWRITE_HINT}"
-        )
-
-
-def _scan_json(path: Path, plan: Plan, engine: Engine) -> tuple[str, pa.Schema]:
-    """Return the expression that reads every value as text, and the detected types, to be checked. With these types,
-    the engine would turn a record id such as '2026-10-01' into a date, and quote strings in a column with numbers."""
-    options = f"{_path_literal(path)}, format='newline_delimited'"
-    detected = _read_schema(engine, f"read_json({options}, sample_size=-1, convert_strings_to_integers=false)")
-    day = plan.source_column("response_date")
-    schema = pa.schema(
-        field.with_type(pa.string()) if pa.types.is_temporal(field.type) and field.name != day else field
-        for field in detected
-    )
-    names = dict.fromkeys(plan.source_column(name) for name in plan.required_columns)
-    return f"read_json({options}, columns={_define_text_columns(names)})", schema
-
-
-def _scan_sheet(path: Path, plan: Plan, engine: Engine) -> str:
-    import pandas as pd  # imported here, because only Excel files need it
-
-    types = {plan.source_column(name): str for name in plan.required_columns if name != "response_date"}
-    try:
-        # 'None' and 'N/A' are answers like any other, so only empty cells count as missing
-        sheet = pd.read_excel(path, dtype=types, engine="openpyxl", keep_default_na=False, na_values=[""])
-        engine.register("sheet", sheet)
-    except Exception as error:  # openpyxl raises the errors of its zip and XML readers
-        raise SourceError(f"source {plan.source!r} cannot be read as Excel: {_summarize_error(error)}") from error
-    return "sheet"
-
-
-def _check_columns(plan: Plan, schema: pa.Schema) -> None:
-    """Check that the source has every needed column, with a suitable type."""
+def _check_columns(plan: Plan, schema: pa.Schema, *, is_file: bool) -> None:
+    """Check that the source has every needed column once, with a suitable type."""
     columns = {name: plan.source_column(name) for name in plan.required_columns}
     if missing := [column for column in columns.values() if column not in schema.names]:
         raise SourceError(
-            f"source {plan.source!r} lacks the columns {missing}; it has {schema.names}. Name the ones to use in"
-            ' `columns`, such as {"occp_text": "job_title"}; if there are no dates, set one for all records in'
+            f"source {plan.source!r} lacks the columns {missing}; {_list_names(schema.names)}. Name the ones to use"
+            ' in `columns`, such as {"occp_text": "job_title"}; if there are no dates, set one for all records in'
             " `response_date`"
+        )
+    if repeated := [column for column in columns.values() if schema.names.count(column) > 1]:
+        raise SourceError(
+            f"source {plan.source!r} has more than one column {repeated[0]!r}: rename all but one of them in the file"
         )
     if plan.response_date and (day := plan.source_column("response_date")) in schema.names:
         raise SourceError(
@@ -249,64 +200,187 @@ def _check_columns(plan: Plan, schema: pa.Schema) -> None:
             f" date {plan.response_date!r}: leave it empty, and select dates with `from_date` and `to_date`"
         )
     for name, column in columns.items():
-        _check_type(plan.source, name, column, schema.field(column).type)
+        _check_type(plan.source, name, column, schema.field(column).type, is_file=is_file)
 
 
-def _create_table_view(plan: Plan, engine: Engine, session: Session, schema: pa.Schema) -> int:
-    """Create `source` from a table, and return how many of its records have no date. If the column has a date type,
-    the warehouse selects the dates, else the engine."""
+def _list_names(names: Sequence[str]) -> str:
+    """Return a clause with the names of the columns that a source has. In a file without a header, they would be the
+    values of a person."""
+    if any(re.match(r"\s*[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]", name) for name in names):
+        return "its first row contains values, not names, so it is not shown here: add a row with names"
+    short_names = [name[:_MAX_NAME_CHARACTERS] for name in names[:_MAX_NAMES]]
+    return f"it has {short_names}" + (" and others" if len(names) > _MAX_NAMES else "")
+
+
+def _create_table_view(
+    plan: Plan, engine: Engine, session: Session, schema: pa.Schema, snapshot: SourceSnapshot
+) -> SourceSnapshot:
+    """Create `source` from a table, and return the snapshot with the numbers of rows that no run codes. If the dates
+    have a date type, or if there are none, the warehouse selects and counts the rows, else the engine."""
     table, day = quote_table(plan.source), quote_column(plan.source_column("response_date"))
-    columns = {name: quote_column(plan.source_column(name)) for name in plan.required_columns}
-    columns["record_id"] = f"CAST({columns['record_id']} AS {session.dialect.text})"  # without padding of CHAR(20)
+    # Cast to text, ids have no padding of CHAR(20), and special types of a server can be compared with texts.
+    columns = {
+        name: f"CAST({quote_column(plan.source_column(name))} AS {session.dialect.text})"
+        for name in plan.required_columns
+    }
+    is_empty = _is_empty_in_warehouse(columns)
     for name in ("occp_text", "tasks_text"):
         column = columns[name]
         columns[name] = f"CASE WHEN length({column}) > {MAX_TEXT_BYTES} THEN repeat('x', 999) ELSE {column} END"
-    rows = f"SELECT {', '.join(f'{column} AS {name}' for name, column in columns.items())} FROM {table}"
-    has_dates = plan.response_date is None
-    has_date_type = has_dates and not _is_text(schema.field(plan.source_column("response_date")).type)
-    if has_date_type:  # compare the bare column, because it may have an index
-        after = date.fromisoformat(plan.to_date) + timedelta(days=1)
-        rows += f" WHERE {day} >= DATE '{plan.from_date}' AND {day} < DATE '{after}'"
-    engine.register("table_rows", session.query(rows))
-    count_undated = _create_view(plan, engine, "table_rows", {name: name for name in columns}, schema)
-    if not has_dates:
-        return 0
-    if not has_date_type:
-        return _read_count(engine.execute(count_undated).fetchall())
-    infinite = f"{day} < DATE '0001-01-01' OR {day} > DATE '9999-12-31'"
-    return _read_count(session.execute(f"SELECT count(*) FROM {table} WHERE {day} IS NULL OR {infinite}"))
+    names = {name: name for name in columns}
+    if plan.response_date:
+        _register_rows(engine, session, table, columns, f"NOT {is_empty}")
+        _create_view(plan, engine, "table_rows", names, f"DATE '{plan.from_date}'", "true")
+        ((empty_rows,),) = session.execute(f"SELECT count(*) FROM {table} WHERE {is_empty}")
+        return replace(snapshot, empty_rows=empty_rows)
+    kind = schema.field(plan.source_column("response_date")).type
+    if _is_text(kind):
+        _register_rows(engine, session, table, columns, "1 = 1")
+        parsed_day = _date_expression("response_date", kind)
+        _create_view(plan, engine, "table_rows", names, parsed_day, _select_dates(plan, parsed_day))
+        snapshot, values = _count_skipped_rows(engine, "table_rows", names, parsed_day, "NULL", snapshot)
+        records = _count_dates(engine, "table_rows", names) if values else 0
+    else:  # compare the bare column, because it may have an index
+        columns["response_date"] = day
+        _register_rows(engine, session, table, columns, _select_dates_in_warehouse(plan, day))
+        _create_view(plan, engine, "table_rows", names, "CAST(response_date AS DATE)", "true")
+        snapshot, values = _count_skipped_rows_in_warehouse(session, table, day, is_empty, snapshot)
+        records = int(session.execute(f"SELECT count({day}) FROM {table}")[0][0]) if values else 0
+    return _check_dates(plan, snapshot, _describe_values(values), records) if values else snapshot
 
 
-def _create_view(plan: Plan, engine: Engine, relation: str, names: dict[str, str], schema: pa.Schema) -> str:
-    """Create `source` from a relation of the engine, and return the query that counts its records without a date.
+def _register_rows(engine: Engine, session: Session, table: str, columns: dict[str, str], condition: str) -> None:
+    """Make the rows of a table of the warehouse available in the engine as `table_rows`."""
+    select = ", ".join(f"{column} AS {name}" for name, column in columns.items())
+    engine.register("table_rows", session.query(f"SELECT {select} FROM {table} WHERE {condition}"))
+
+
+def _create_view(plan: Plan, engine: Engine, relation: str, names: dict[str, str], day: str, condition: str) -> None:
+    """Create `source` from a relation of the engine.
 
     :param names: the relation's name for each needed column
+    :param day: SQL expression of the date
+    :param condition: SQL condition that selects the run's records
     """
-    day = _date_expression(plan, names, schema)
     texts = ", ".join(
         f"{_text_expression(quote_column(names[name]), plan)} AS {name}" for name in ("occp_text", "tasks_text")
     )
     # no server stores NUL
     record_id = f"replace(CAST({quote_column(names['record_id'])} AS VARCHAR), chr(0), '\ufffd')"
-    dates = f"BETWEEN DATE '{plan.from_date}' AND DATE '{plan.to_date}'"
-    dates += "".join(f" AND {day} <> DATE '{excluded}'" for excluded in plan.excluded_dates)
+    condition += "".join(f" AND {day} <> DATE '{excluded}'" for excluded in plan.excluded_dates)
     engine.execute(
         f"CREATE TEMP VIEW source AS SELECT {record_id} AS record_id, {texts}, {day} AS response_date"
-        f" FROM {relation} WHERE {day} {dates}{_sample_clause(plan)}"
+        f" FROM {relation} WHERE {condition}{_sample_clause(plan)}"
     )
-    # This query casts as well, so that it fails at once if a value is not a date.
-    return f"SELECT count(*) FROM {relation} WHERE {day} IS NULL OR NOT isfinite({day})"
 
 
-def _date_expression(plan: Plan, names: dict[str, str], schema: pa.Schema) -> str:
-    if plan.response_date:
-        return f"DATE '{plan.from_date}'"
+def _count_skipped_rows(
+    engine: Engine, relation: str, names: dict[str, str], day: str, row: str, snapshot: SourceSnapshot
+) -> tuple[SourceSnapshot, list[tuple[int | None, str]]]:
+    """Return the snapshot with the numbers of rows of a relation that no run codes, and the beginnings of some values
+    that are not dates, with the numbers of their rows."""
     column = quote_column(names["response_date"])
-    if not _is_text(schema.field(plan.source_column("response_date")).type):
-        return f"CAST({column} AS DATE)"
-    # A time with an offset can be on another day here, but a cast would ignore the offset.
-    has_offset = f"length({column}) > 10 AND regexp_matches({column}, '([A-Za-z]|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
-    return f"CAST(CASE WHEN {has_offset} THEN {column} || ' (has a time zone)' ELSE {column} END AS DATE)"
+    ((undated, empty_rows, unreadable, examples),) = engine.execute(
+        f"""
+        SELECT count(*) FILTER (is_undated AND NOT is_empty), count(*) FILTER (is_undated AND is_empty),
+            count(*) FILTER (NOT is_undated),
+            min({{'row': row, 'value': value}}, {MAX_EXAMPLES}) FILTER (NOT is_undated)
+        FROM (
+            SELECT NOT {_has_text(column)} AS is_undated, {_is_empty(names)} AS is_empty, {row} AS row,
+                left(CAST({column} AS VARCHAR), {VALUE_CHARACTERS}) AS value
+            FROM {relation} WHERE {is_not_a_date(day)}
+        )
+        """
+    ).fetchall()
+    snapshot = replace(snapshot, undated=undated, unreadable_dates=unreadable, empty_rows=empty_rows)
+    return snapshot, [(example["row"], example["value"]) for example in examples or []]
+
+
+def _count_skipped_rows_in_warehouse(
+    session: Session, table: str, day: str, is_empty: str, snapshot: SourceSnapshot
+) -> tuple[SourceSnapshot, list[tuple[int | None, str]]]:
+    """Do the same for a table with a date type."""
+    ((rows, unreadable, empty_rows),) = session.execute(
+        f"SELECT count(*), count({day}), count(CASE WHEN {day} IS NULL AND {is_empty} THEN 1 END)"
+        f" FROM {table} WHERE {is_not_a_date(day)}"
+    )
+    snapshot = replace(
+        snapshot, undated=rows - unreadable - empty_rows, unreadable_dates=unreadable, empty_rows=empty_rows
+    )
+    if not unreadable:
+        return snapshot, []
+    values = session.execute(
+        f"SELECT CAST({day} AS {session.dialect.text}) FROM {table} WHERE {day} IS NOT NULL AND {is_not_a_date(day)}"
+        f" LIMIT {MAX_EXAMPLES}"
+    )
+    return snapshot, [(None, value) for (value,) in values]
+
+
+def _count_dates(engine: Engine, relation: str, names: dict[str, str]) -> int:
+    """Return how many rows have any value as their date."""
+    has_value = _has_text(quote_column(names["response_date"]))
+    ((records,),) = engine.execute(f"SELECT count(*) FROM {relation} WHERE {has_value}").fetchall()
+    return int(records)
+
+
+def _describe_values(values: Iterable[tuple[int | None, str]]) -> list[str]:
+    """Return the different shapes of values whose places are not known."""
+    return list(dict.fromkeys(describe_value(value) for _, value in values))
+
+
+def _check_dates(plan: Plan, snapshot: SourceSnapshot, examples: list[str], records: int) -> SourceSnapshot:
+    """Return the snapshot with examples of dates that cannot be read.
+
+    :param records: number of records with a date, readable or not
+    :raises SourceError: too many of them cannot be read
+    """
+    share = snapshot.unreadable_dates / records
+    if share > plan.max_rejected_share:
+        raise SourceError(
+            f"source {plan.source!r}: {snapshot.unreadable_dates} of {records} values in"
+            f" {plan.source_column('response_date')!r} ({share:.1%}) are not dates, but `max_rejected_share` is"
+            f" {plan.max_rejected_share:.1%}; such as {'; '.join(examples)} (9: a digit, a: a letter). Correct the"
+            " values: a date is written as 2026-10-31, with a year of four digits first, and a time after it has no"
+            " time zone"
+        )
+    return replace(snapshot, unreadable_examples=tuple(examples))
+
+
+def _date_expression(column: str, kind: pa.DataType) -> str:
+    column = quote_column(column)
+    return parse_date(column) if _is_text(kind) else f"TRY_CAST({column} AS DATE)"
+
+
+def _select_dates(plan: Plan, day: str) -> str:
+    first, last = plan.dates
+    return f"{day} BETWEEN DATE '{max(first, MIN_DATE)}' AND DATE '{last}'"
+
+
+def _select_dates_in_warehouse(plan: Plan, day: str) -> str:
+    first, last = plan.dates
+    end = f"<= DATE '{last}'" if last == MAX_DATE else f"< DATE '{last + timedelta(days=1)}'"
+    return f"{day} >= DATE '{max(first, MIN_DATE)}' AND {day} {end}"
+
+
+def _has_text(column: str) -> str:
+    """Return the SQL condition that a column has a value with anything but white space."""
+    return rf"coalesce(regexp_matches(CAST({column} AS VARCHAR), '[^\s\p{{Z}}]'), false)"
+
+
+def _is_empty(names: dict[str, str]) -> str:
+    """Return the SQL condition that a row of a relation of the engine has neither an id nor a text."""
+    conditions = (_has_text(quote_column(names[name])) for name in ("record_id", "occp_text", "tasks_text"))
+    return f"(NOT ({' OR '.join(conditions)}))"
+
+
+def _is_empty_in_warehouse(columns: dict[str, str]) -> str:
+    """Return the same condition in SQL that all warehouses share."""
+    spaces = "chr(9) || chr(10) || chr(13)"
+    conditions = (
+        f"coalesce(trim(translate({columns[name]}, {spaces}, '   ')), '') = ''"
+        for name in ("record_id", "occp_text", "tasks_text")
+    )
+    return f"({' AND '.join(conditions)})"
 
 
 def _sample_clause(plan: Plan) -> str:
@@ -315,10 +389,6 @@ def _sample_clause(plan: Plan) -> str:
     if plan.max_records is None:
         return ""
     return f" ORDER BY hash(record_id, response_date, occp_text, tasks_text), record_id LIMIT {plan.max_records}"
-
-
-def _read_count(rows: list[tuple[Any, ...]]) -> int:
-    return int(rows[0][0])
 
 
 def _text_expression(column: str, plan: Plan) -> str:
@@ -335,19 +405,35 @@ def _text_expression(column: str, plan: Plan) -> str:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    """Return whether a column contains texts. The warehouse converts its other types of text, and those that Arrow
+    does not know, such as ENUM and citext."""
+    is_opaque = isinstance(kind, pa.OpaqueType) and kind.type_name not in _NUMERIC_TYPES
+    is_other_text = is_opaque or isinstance(kind, pa.JsonType) or _is_dictionary_of_texts(kind)
+    return (
+        is_other_text or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
 
 
-def _check_type(source: str, name: str, column: str, kind: pa.DataType) -> None:
+def _is_dictionary_of_texts(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_dictionary(kind)) and _is_text(kind.value_type)
+
+
+def _check_type(source: str, name: str, column: str, kind: pa.DataType, *, is_file: bool) -> None:
     is_valid = _is_text(kind) or pa.types.is_null(kind)
     if name == "record_id":
-        is_numeric = isinstance(kind, pa.OpaqueType) and kind.type_name == "numeric"  # type of PostgreSQL
-        is_valid = is_valid or pa.types.is_integer(kind) or isinstance(kind, pa.UuidType) or is_numeric
+        is_number = pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0)
+        is_numeric = isinstance(kind, pa.OpaqueType) and kind.type_name in _NUMERIC_TYPES
+        is_valid = is_valid or is_number or is_numeric or isinstance(kind, pa.UuidType)
     if name == "response_date":
         is_valid = is_valid or pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and kind.tz is None)
     if not is_valid:
-        types = {"record_id": "text, integer or UUID", "response_date": "a date, or a timestamp without a time zone"}
+        types = {
+            "record_id": "text, UUID, or a number without decimal places",
+            "response_date": "a date, or a timestamp without a time zone",
+        }
+        remedy = "cast it in a view"
+        if is_file:
+            remedy = f"write it as {'a date' if name == 'response_date' else 'text'} in the file"
         raise SourceError(
-            f"source {source!r}: column {column!r} is {kind}; {name} must be {types.get(name, 'text')}:"
-            " cast it in a view"
+            f"source {source!r}: column {column!r} is {kind}; {name} must be {types.get(name, 'text')}: {remedy}"
         )

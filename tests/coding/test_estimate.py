@@ -71,6 +71,17 @@ def test_an_estimate_counts_texts_bytes_parts_calls_and_time(pipeline):
     assert "about 0:20:00, judging by earlier operations" in estimate.as_markdown
 
 
+def test_an_estimate_names_the_rows_that_no_run_codes():
+    skipped = {"unreadable_dates": 2, "unreadable_examples": ("line 7: '99/99/99'", "line 8: 'aa'"), "empty_rows": 3}
+    estimate = estimate_run(replace(NOTHING_TO_SEND, **skipped), 2, 5, 1.0, max_operations=None)
+    assert (
+        "- Records in the whole source with a date that cannot be read: 2 (such as line 7: '99/99/99'; line 8: 'aa')"
+        in (estimate.as_markdown)
+    )
+    assert "- Rows in the whole source without any value, which are no records: 3." in estimate.as_markdown
+    assert "cannot be read" not in estimate_run(NOTHING_TO_SEND, 2, 5, 1.0, max_operations=None).as_markdown
+
+
 def test_an_estimate_without_parts_takes_no_time_and_names_an_unknown_duration():
     unknown = estimate_run(NOTHING_TO_SEND, 2, 5, 1.0, max_operations=None)
     assert (unknown.calls, unknown.coding_seconds) == (2, 0.0)

@@ -66,7 +66,38 @@ def test_the_counts_add_up(pipeline):
     reasons = counts.pop("rejected_by_reason")
     assert reasons == {"blank": 1, "no_record_id": 1, "not_printable_ascii": 1, "too_long": 1}
     assert (counts.pop("dates_over_limit"), counts.pop("warnings")) == ({}, [])
-    assert counts == {"unchanged": False, "read": 9, "undated": 1, "rejected": 4, "texts": 3, "known_texts": 0}
+    skipped = {"undated": 1, "unreadable_dates": 0, "unreadable_examples": [], "empty_rows": 0}
+    assert counts == {"unchanged": False, "read": 9, **skipped, "rejected": 4, "texts": 3, "known_texts": 0}
+
+
+def write_answers(path, days):
+    lines = [f"{number},{day},secret {number},\n" for number, day in enumerate(days)]
+    path.write_text("record_id,response_date,occp_text,tasks_text\n" + "".join(lines) + ",,,\n", encoding="utf-8")
+    return path.as_uri()
+
+
+def test_rows_that_no_run_codes_are_counted_and_logged_by_every_run(pipeline, tmp_path, caplog):
+    source = write_answers(tmp_path / "a.csv", [DAY] * 9 + ["05/10/26", ""])
+    for run_id in ("run-1", "run-2"):
+        prepared = pipeline.prepare(source=source, run_id=run_id)
+        assert (prepared.read, prepared.undated, prepared.unreadable_dates, prepared.empty_rows) == (9, 1, 1, 1)
+        assert prepared.unreadable_examples == ("line 11: '99/99/99'",)
+        assert "a date that cannot be read: 1 (such as line 11: '99/99/99')" in caplog.text
+        assert "Rows in the whole source without any value, which are no records: 1" in caplog.text
+        assert "secret" not in caplog.text
+        caplog.clear()
+        pipeline.land()
+
+
+def test_published_records_stay_if_a_file_is_delivered_again_with_years_of_two_digits(pipeline, tmp_path):
+    source = write_answers(tmp_path / "a.csv", [DAY] * 10)
+    pipeline.run(source=source)
+    published = pipeline.read_outcomes()
+    write_answers(tmp_path / "a.csv", [DAY] + ["05/10/26"] * 9)
+    with pytest.raises(SourceError, match="9 of 10 values in 'response_date' .90.0%. are not dates"):
+        pipeline.prepare(source=source, run_id="run-2")
+    assert len(published) == 10
+    assert pipeline.read_outcomes() == published
 
 
 @on_duckdb_and_postgres

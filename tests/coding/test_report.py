@@ -52,6 +52,20 @@ def test_the_summary_names_the_run_and_counts_the_outcomes(report, pipeline):
     assert "- Records of the source without a date, which no run codes: 1." in text
 
 
+def test_the_report_names_the_rows_that_no_run_codes_whatever_the_dates_of_the_run(report, tmp_path):
+    rows = [f"1,{DAY},secret chef,", f"2,{DAY},secret chef,", "3,05/10/26,secret chef,", ",,,"]
+    (tmp_path / "a.csv").write_text("\n".join(["record_id,response_date,occp_text,tasks_text", *rows]))
+    source = (tmp_path / "a.csv").as_uri()
+    for run_id, day in (("run-1", DAY), ("run-2", NEXT_DAY)):
+        text = report(source=source, run_id=run_id, from_date=day, to_date=day)
+        assert (
+            "- Records in the whole source with a date that cannot be read: 1 (such as line 4: '99/99/99')." in text
+        )
+        assert "They can belong to any day, and no run codes them until they are corrected." in text
+        assert "- Rows in the whole source without any value, which are no records: 1." in text
+        assert "secret" not in text
+
+
 @on_all_warehouses
 def test_the_tables_count_outcomes_reasons_levels_and_codes(report):
     text = report(code=lambda line: code_line(line, result=CHEF if "chef" in line["occp_text"] else TRADES))

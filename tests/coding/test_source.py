@@ -2,6 +2,7 @@
 
 import json
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 
 import duckdb
 import pandas as pd
@@ -19,6 +20,7 @@ from tests.coding.conftest import (
     make_plan,
     on_all_warehouses,
     on_duckdb_and_postgres,
+    on_postgres,
 )
 from tests.support.warehouses import open_warehouse
 
@@ -38,13 +40,15 @@ EXPECTED = [
 
 
 def make_reader(tmp_path, place):
-    """Return a function that reads a source, and returns its records and the number of records without a date."""
+    """Return a function that reads a source, and returns its records and the number of records without a date, or the
+    whole snapshot."""
 
-    def read_source(source, **changes):
+    def read_source(source, *, as_snapshot=False, **changes):
         plan = make_plan(source=str(source), **changes)
         warehouse, columns = open_warehouse(place), "record_id, response_date, occp_text, tasks_text"
         with open_engine(tmp_path / "run", "test", 256) as engine, open_source(plan, engine, warehouse) as snapshot:
-            return engine.execute(f"SELECT {columns} FROM source ORDER BY ALL").fetchall(), snapshot.undated
+            records = engine.execute(f"SELECT {columns} FROM source ORDER BY ALL").fetchall()
+            return records, snapshot if as_snapshot else snapshot.undated
 
     return read_source
 
@@ -247,13 +251,24 @@ def test_records_without_a_date_are_counted_for_any_dates(read_table, define, ki
 
 @on_all_warehouses
 @pytest.mark.parametrize("kind", ["DATE", "TIMESTAMP"])
-@pytest.mark.parametrize("infinity", ["infinity", "-infinity"])
-def test_an_infinite_date_counts_as_no_date(read_table, define, kind, infinity):
-    infinite = select_answer(response_date=f"CAST('{infinity}' AS {kind})")
-    define(
-        f"CREATE TABLE t AS {select_answer(response_date=f'CAST(response_date AS {kind})')} FROM answers UNION ALL {infinite}"
-    )
-    assert read_table("t") == (CHEF[0], 1)
+@pytest.mark.parametrize(
+    ("value", "shape"),
+    [
+        ("infinity", "'aaaaaaaa'"),
+        ("-infinity", "'-aaaaaaaa'"),
+        ("10000-01-01", "'99999-99-99"),
+        ("0026-10-05", "'9999-99-99"),
+        ("0001-01-01", "'9999-99-99"),
+    ],
+)
+def test_a_date_whose_year_does_not_have_four_digits_cannot_be_read(read_table, define, kind, value, shape):
+    other = select_answer(response_date=f"CAST('{value}' AS {kind})")
+    dated = select_answer(response_date=f"CAST(response_date AS {kind})")
+    define(f"CREATE TABLE t AS {dated} FROM answers UNION ALL {other}")
+    records, snapshot = read_table("t", as_snapshot=True, from_date="0001-01-01", to_date="9999-12-31")
+    assert records == CHEF[0]
+    assert (snapshot.undated, snapshot.unreadable_dates) == (0, 1)
+    assert snapshot.unreadable_examples[0].startswith(shape)
 
 
 @on_duckdb_and_postgres
@@ -319,8 +334,8 @@ def test_a_file_with_only_a_header_has_no_records(read, tmp_path):
 @pytest.mark.parametrize(
     ("column", "value", "kind", "types"),
     [
-        ("record_id", "CAST(1.5 AS DOUBLE PRECISION)", "double", "text, integer or UUID"),
-        ("record_id", "true", "bool", "text, integer or UUID"),
+        ("record_id", "CAST(1.5 AS DOUBLE PRECISION)", "double", "text, UUID, or a number without"),
+        ("record_id", "true", "bool", "text, UUID, or a number without"),
         ("occp_text", "1", "int32", "text"),
         ("response_date", "20261005", "int32", "a date, or a timestamp without a time zone"),
         ("response_date", "TIMESTAMPTZ '2026-10-05 00:00:00+00'", "timestamp[us, tz=", "a date, or a timestamp"),
@@ -351,31 +366,325 @@ def test_an_object_in_jsonl_is_refused_as_a_text(read, tmp_path):
         read(tmp_path / "a.jsonl")
 
 
-INVALID_DATES = ["31/10/2026", "2026-02-30", "tomorrow", "2026-10-05T22:00:00Z", "2026-10-05 22:00:00+02"]
+#: Values that are not dates, with their shapes.
+UNREADABLE_DATES = {
+    "05/10/26": "'99/99/99'",
+    "26-10-05": "'99-99-99'",
+    "31/10/2026": "'99/99/9999'",
+    "05-Oct-2026": "'99-aaa-9999'",
+    "2026-02-30": "'9999-99-99' (there is no such day between the years 1000 and 9999)",
+    "2026-13-05": "'9999-99-99' (there is no such day between the years 1000 and 9999)",
+    "0026-10-05": "'9999-99-99' (there is no such day between the years 1000 and 9999)",
+    "2026-10-05 (BC)": "'9999-99-99 (aa)'",
+    "-2026-10-05": "'-9999-99-99'",
+    "10000-01-01": "'99999-99-99'",
+    "002026-1-5": "'999999-9-9'",
+    "20261005": "'99999999' (a number: format the cells as dates)",
+    "2026-10": "'9999-99'",
+    "infinity": "'aaaaaaaa'",
+    "-infinity": "'-aaaaaaaa'",
+    "epoch": "'aaaaa'",
+    "NA": "'aa'",
+    "护士 José 7": "'aa aaaa 9'",
+    "my sister was a nurse in 2026": "'aa aaaaaa aaa a aaaa...'",
+    "2026-10-05T22:00:00Z": "'9999-99-99a99:99:99a' (it has a time zone)",
+    "2026-10-05 22:00:00+02": "'9999-99-99 99:99:99+...' (it has a time zone)",
+    "2026-10-05T22:00:00.123+1000": "'9999-99-99a99:99:99....' (it has a time zone)",
+    "2026-10-05 22:00 Australia/Sydney": "'9999-99-99 99:99 aaa...' (it has a time zone)",
+}
+READABLE_DATES = [
+    "2026-10-05",
+    "2026-10-5",
+    " 2026-10-05 ",
+    "2026/10/05",
+    "2026 10 05",
+    "2026-10-05 10:11",
+    "2026-10-05T10:11:12.123456",
+]
 
 
-def assert_invalid_date_is_refused(read_source, source, value):
-    with pytest.raises(SourceError) as excinfo:
-        read_source(source)
-    assert f"source {source!r} has a 'response_date' that is not a date" in str(excinfo.value)
-    assert value in str(excinfo.value)
+def write_answers(path, days):
+    """Write a file with one record for each day; in a CSV file, the texts contain line breaks."""
+    rows = [{**ANSWERS[0], "record_id": str(number), "response_date": day} for number, day in enumerate(days)]
+    match path.suffix:
+        case ".parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        case ".jsonl":
+            path.write_text("\n".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        case ".csv":
+            write_csv(path, pd.DataFrame(rows))
+        case ".xlsx":
+            write_excel(path, pd.DataFrame(rows))
 
 
-@pytest.mark.parametrize("value", INVALID_DATES)
-@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
-def test_an_invalid_date_in_a_file_is_refused_with_its_value(read, tmp_path, name, value):
-    (tmp_path / "a.csv").write_text(HEADER + f"1,{DAY},a,b\n2,{value},a,b\n")
-    rows = [{**ANSWERS[0], "response_date": day} for day in (DAY, value)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert_invalid_date_is_refused(read, str(tmp_path / name), value)
+#: The place of the fourth record in a file of each type.
+FOURTH_RECORD = {"a.csv": "line 8", "a.jsonl": "line 7", "a.parquet": "row 4", "a.xlsx": "row 5"}
+
+
+@pytest.mark.parametrize("value", UNREADABLE_DATES)
+@pytest.mark.parametrize("name", FOURTH_RECORD)
+def test_a_date_that_cannot_be_read_is_counted_with_its_place_and_shape(read, tmp_path, name, value):
+    write_answers(tmp_path / name, [DAY, None, NEXT_DAY, value, LATER_DAY])
+    dates = {"from_date": "0001-01-01", "to_date": "9999-12-31"}
+    records, snapshot = read(tmp_path / name, as_snapshot=True, **dates)
+    assert [record[0] for record in records] == ["0", "2", "4"]
+    assert (snapshot.undated, snapshot.unreadable_dates) == (1, 1)
+    assert snapshot.unreadable_examples == (f"{FOURTH_RECORD[name]}: {UNREADABLE_DATES[value]}",)
 
 
 @on_duckdb_and_postgres
-@pytest.mark.parametrize("value", INVALID_DATES)
-def test_an_invalid_date_in_a_table_is_refused_with_its_value(read_table, define, value):
-    days = f"SELECT '{DAY}' AS day UNION ALL SELECT '{value}'"
+@pytest.mark.parametrize("value", UNREADABLE_DATES)
+def test_a_date_in_a_table_that_cannot_be_read_is_counted_with_its_shape(read_table, define, value):
+    days = f"SELECT '{DAY}' AS day UNION ALL SELECT '{value}' UNION ALL SELECT ' ' UNION ALL SELECT NULL"
     define(f"CREATE TABLE t AS {select_answer(response_date='day')} FROM ({days}) AS days")
-    assert_invalid_date_is_refused(read_table, "t", value)
+    records, snapshot = read_table("t", as_snapshot=True)
+    assert records == CHEF[0]
+    assert (snapshot.undated, snapshot.unreadable_dates) == (2, 1)
+    assert snapshot.unreadable_examples == (UNREADABLE_DATES[value],)
+
+
+@pytest.mark.parametrize("name", FOURTH_RECORD)
+def test_every_form_of_a_date_with_its_year_first_is_read(read, tmp_path, name):
+    write_answers(tmp_path / name, READABLE_DATES)
+    records, snapshot = read(tmp_path / name, as_snapshot=True)
+    assert {record[1].isoformat() for record in records} == {DAY}
+    assert (len(records), snapshot.unreadable_dates) == (len(READABLE_DATES), 0)
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t", "\u00a0"])
+@pytest.mark.parametrize("name", FOURTH_RECORD)
+def test_a_blank_date_is_no_date(read, tmp_path, name, blank):
+    write_answers(tmp_path / name, [DAY, blank])
+    records, snapshot = read(tmp_path / name, as_snapshot=True)
+    assert len(records) == 1
+    assert (snapshot.undated, snapshot.unreadable_dates) == (1, 0)
+
+
+@pytest.mark.parametrize("name", FOURTH_RECORD)
+def test_too_many_dates_that_cannot_be_read_are_refused_with_some_of_their_places(read, tmp_path, name):
+    write_answers(tmp_path / name, [DAY] * 10 + [None] * 10 + ["05/10/26"] * 10)
+    assert read(tmp_path / name, as_snapshot=True, max_rejected_share=0.5)[1].unreadable_dates == 10
+    with pytest.raises(SourceError) as excinfo:
+        read(tmp_path / name, max_rejected_share=0.49)
+    message = str(excinfo.value)
+    assert "10 of 20 values in 'response_date' (50.0%) are not dates, but `max_rejected_share` is 49.0%" in message
+    assert message.count("'99/99/99'") == 5
+    assert "Correct the values: a date is written as 2026-10-31" in message
+    assert "05/10/26" not in message
+
+
+@on_all_warehouses
+@pytest.mark.parametrize("kind", ["VARCHAR", "DATE"])
+def test_too_many_dates_in_a_table_that_cannot_be_read_are_refused(read_table, define, kind):
+    days = " UNION ALL ".join(f"SELECT CAST('{day}' AS {kind}) AS day" for day in (DAY, "0026-10-05", "0027-10-05"))
+    define(f"CREATE TABLE t AS {select_answer(response_date='day')} FROM ({days}) AS days")
+    with pytest.raises(SourceError, match="2 of 3 values in 'response_date' .66.7%. are not dates"):
+        read_table("t")
+
+
+def test_dates_in_an_excel_file_that_are_numbers_or_texts_cannot_be_read(read, tmp_path):
+    days = [date(2026, 10, 5), 46300, 20261005, "05/10/2026", datetime(2026, 10, 5, 10, 11), 46300.5]
+    rows = [{**ANSWERS[0], "response_date": day} for day in days]
+    pd.DataFrame(rows, columns=list(ANSWERS[0])).to_excel(tmp_path / "a.xlsx", index=False)
+    records, snapshot = read(tmp_path / "a.xlsx", as_snapshot=True, max_rejected_share=1)
+    assert len(records) == 2
+    assert [example.partition(" (")[0] for example in snapshot.unreadable_examples] == [
+        "row 3: '99999'",
+        "row 4: '99999999'",
+        "row 5: '99/99/9999'",
+        "row 7: '99999.9'",
+    ]
+
+
+@pytest.mark.parametrize("unit", ["us", "ns", "s"])
+def test_a_time_in_a_parquet_file_whose_year_does_not_have_four_digits_cannot_be_read(read, tmp_path, unit):
+    values = [datetime(2026, 10, 5, 10, 11), datetime(26, 10, 5) if unit != "ns" else datetime(1700, 1, 1)]
+    rows = {name: [ANSWERS[0][name]] * 2 for name in ANSWERS[0]} | {
+        "response_date": pa.array(values, pa.timestamp(unit))
+    }
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    records, snapshot = read(tmp_path / "a.parquet", as_snapshot=True)
+    assert len(records) == 1
+    assert snapshot.unreadable_dates == (unit != "ns")
+
+
+EMPTY = ("", " ", "\t", None)
+
+
+@pytest.mark.parametrize("name", FOURTH_RECORD)
+def test_rows_without_any_value_are_no_records(read, tmp_path, name):
+    columns = list(ANSWERS[0])
+    rows = [dict.fromkeys(columns, blank) for blank in EMPTY]
+    # a row with any value is a record
+    values = {"record_id": "8", "response_date": DAY, "occp_text": "chef", "tasks_text": "cooks"}
+    rows += [{**dict.fromkeys(columns), column: value} for column, value in values.items()]
+    frame = pd.DataFrame(rows, columns=columns)
+    match (tmp_path / name).suffix:
+        case ".parquet":
+            pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+        case ".jsonl":
+            lines = [json.dumps(row) + "\n" for row in rows] + ["{}\n", '{"other": 1}\n', "\n"]
+            (tmp_path / name).write_text("".join(lines))
+        case ".csv":
+            write_csv(tmp_path / name, frame)
+        case ".xlsx":
+            write_excel(tmp_path / name, frame)
+    empty_rows = 6 if name == "a.jsonl" else 4
+    records, snapshot = read(tmp_path / name, as_snapshot=True)
+    assert records == [(None, date.fromisoformat(DAY), None, None)]
+    assert (snapshot.undated, snapshot.empty_rows) == (3, empty_rows)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet", "a.xlsx"])
+def test_rows_without_any_value_are_no_records_of_a_single_date_either(read, tmp_path, name):
+    rows = [{"record_id": blank, "occp_text": blank, "tasks_text": None} for blank in (*EMPTY, "8")]
+    frame = pd.DataFrame(rows)
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    frame.to_excel(tmp_path / "a.xlsx", index=False)
+    records, snapshot = read(tmp_path / name, as_snapshot=True, response_date=DAY, from_date=DAY, to_date=DAY)
+    assert [record[0] for record in records] == ["8"]
+    assert (snapshot.undated, snapshot.empty_rows) == (0, 4)
+
+
+@on_all_warehouses
+@pytest.mark.parametrize("kind", ["DATE", "VARCHAR", None])
+def test_rows_of_a_table_without_any_value_are_no_records(read_table, define, kind):
+    null = {"record_id": "CAST(NULL AS VARCHAR)", "occp_text": "' '", "tasks_text": "''"}
+    dates = [f"CAST('{DAY}' AS {kind})", f"CAST(NULL AS {kind})"] if kind else ["1", "2"]
+    rows = [
+        select_answer(response_date=dates[0]),
+        select_answer(**null, response_date=dates[1]),
+        select_answer(**{**null, "tasks_text": "'cooks'"}, response_date=dates[1]),
+    ]
+    define(f"CREATE TABLE t AS {' UNION ALL '.join(rows)}")
+    if kind:
+        records, snapshot = read_table("t", as_snapshot=True)
+        assert (records, snapshot.undated, snapshot.empty_rows) == (CHEF[0], 1, 1)
+    else:
+        define("ALTER TABLE t DROP COLUMN response_date")
+        records, snapshot = read_table("t", as_snapshot=True, response_date=DAY, from_date=DAY, to_date=DAY)
+        assert [record[2:] for record in records] == [("chef", "cooks"), (" ", "cooks")]
+        assert (snapshot.undated, snapshot.empty_rows) == (0, 1)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet", "a.xlsx"])
+@pytest.mark.parametrize("column", ["id", "ID", "Id"])
+def test_columns_of_a_file_can_differ_in_case_only(read, tmp_path, name, column):
+    row = {"ID": "ID", "id": "id", "Id": "Id", "response_date": DAY, "occp_text": "chef", "tasks_text": "cooks"}
+    frame = pd.DataFrame([row])
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    frame.to_excel(tmp_path / "a.xlsx", index=False)
+    ((record_id, *_),) = read(tmp_path / name, columns={"record_id": column})[0]
+    assert record_id == column
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.xlsx"])
+def test_both_texts_can_have_names_that_differ_in_case_only(read, tmp_path, name):
+    row = {"record_id": "007", "response_date": DAY, "Job": "chef", "JOB": "cooks"}
+    frame = pd.DataFrame([row])
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    frame.to_excel(tmp_path / "a.xlsx", index=False)
+    assert read(tmp_path / name, columns={"occp_text": "Job", "tasks_text": "JOB"}) == CHEF
+
+
+def test_both_texts_in_jsonl_with_names_that_differ_in_case_only_are_refused(read, tmp_path):
+    row = {"record_id": "007", "response_date": DAY, "Job": "chef", "JOB": "cooks"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    with pytest.raises(SourceError, match="'Job' and 'JOB' differ in case only.*rename one of them in the file"):
+        read(tmp_path / "a.jsonl", columns={"occp_text": "Job", "tasks_text": "JOB"})
+
+
+@on_postgres
+def test_columns_of_a_table_can_differ_in_case_only(read_table, define):
+    define(f"""CREATE TABLE t AS SELECT '007' AS id, 'other' AS "ID", t.* FROM ({select_answer()}) AS t""")
+    assert read_table("t", columns={"record_id": "id"}) == CHEF
+    assert read_table("t", columns={"record_id": "ID"})[0][0][0] == "other"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_a_needed_column_that_stands_twice_is_refused(read, tmp_path, name):
+    (tmp_path / "a.csv").write_text("record_id,response_date,occp_text,tasks_text,occp_text\n")
+    columns = ["record_id", "response_date", "occp_text", "tasks_text", "occp_text"]
+    pq.write_table(pa.table([pa.array(["x"])] * 5, names=columns), tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match="more than one column 'occp_text': rename all but one of them in the file"):
+        read(tmp_path / name)
+
+
+@on_duckdb_and_postgres
+def test_an_enum_is_read_as_a_text(read_table, define):
+    define("CREATE TYPE word AS ENUM ('chef', 'cooks', '007')")
+    casts = {name: f"CAST({value} AS word)" for name, value in
+             {"record_id": "'007'", "occp_text": "'chef'", "tasks_text": "'cooks'"}.items()}  # fmt: skip
+    define(f"CREATE TABLE t AS {select_answer(**casts)}")
+    assert read_table("t") == CHEF
+
+
+@on_postgres
+@pytest.mark.parametrize("kind", ["name", "CHAR(9)", "a_domain", "json", "jsonb"])
+def test_texts_of_special_types_of_a_server_are_read(read_table, define, kind):
+    define("CREATE DOMAIN a_domain AS TEXT CHECK (length(value) < 9)")
+    text = "'\"chef\"'" if kind.startswith("json") else "'chef'"
+    define(f"CREATE TABLE t AS {select_answer(occp_text=f'CAST({text} AS {kind})')}")
+    assert read_table("t")[0][0][2].strip('"') == "chef"
+
+
+@on_all_warehouses
+@pytest.mark.parametrize("kind", ["NUMERIC(20)", "DECIMAL(38, 0)"])
+def test_a_record_id_can_be_a_decimal_number_without_decimal_places(read_table, define, kind):
+    value = "12345678901234567890"
+    define(f"CREATE TABLE t AS {select_answer(record_id=f'CAST({value} AS {kind})')}")
+    assert read_table("t")[0][0][0] == value
+
+
+@pytest.mark.parametrize("kind", ["HUGEINT", "UHUGEINT", "UBIGINT", "BIGNUM", "UUID"])
+def test_a_record_id_can_have_a_type_of_duckdb(read_table, define, kind):
+    value = "6c0ffb6e-6a0c-4c5e-9d0c-1f6f1b7a3f10" if kind == "UUID" else "12345678901234567890"
+    record_id = f"CAST('{value}' AS {kind})"
+    define(f"CREATE TABLE t AS {select_answer(record_id=record_id)}")
+    assert read_table("t")[0][0][0] == value
+
+
+@pytest.mark.parametrize(
+    ("array", "record_id"),
+    [
+        (pa.array([Decimal("12345678901234567890")], pa.decimal128(38, 0)), "12345678901234567890"),
+        (pa.array([2**64 - 1], pa.uint64()), "18446744073709551615"),
+        (pa.array([b"caf\xc3\xa9"], pa.binary()), "café"),
+        (pa.array([bytes(range(16))], pa.uuid()), "00010203-0405-0607-0809-0a0b0c0d0e0f"),
+        (pa.array(["x"]).dictionary_encode(), "x"),
+        (pa.array(["x"], pa.string_view()), "x"),
+    ],
+)
+def test_a_record_id_in_a_parquet_file_can_have_any_exact_type(read, tmp_path, array, record_id):
+    row = {**ANSWERS[0], "record_id": array}
+    pq.write_table(
+        pa.table({name: array if name == "record_id" else [row[name]] for name in row}), tmp_path / "a.parquet"
+    )
+    assert read(tmp_path / "a.parquet")[0][0][0] == record_id
+
+
+@pytest.mark.parametrize(
+    "array", [pa.array([7.0]), pa.array([Decimal("7.00")], pa.decimal128(9, 2)), pa.array([True])]
+)
+def test_a_record_id_in_a_parquet_file_that_is_not_exact_is_refused_with_a_remedy(read, tmp_path, array):
+    columns = {name: array if name == "record_id" else [ANSWERS[0][name]] for name in ANSWERS[0]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(
+        SourceError, match="record_id must be text, UUID, or a number .*: write it as text in the file$"
+    ):
+        read(tmp_path / "a.parquet")
+
+
+def test_values_of_a_file_without_a_header_are_not_shown(read, tmp_path):
+    (tmp_path / "a.csv").write_text(f"1,{DAY},chef,cares for a sick child\n")
+    with pytest.raises(SourceError, match="its first row contains values, not names") as excinfo:
+        read(tmp_path / "a.csv")
+    assert "child" not in str(excinfo.value)
 
 
 @on_duckdb_and_postgres
@@ -408,7 +717,7 @@ def test_a_view_that_fails_while_it_is_read_is_named(read_table, define):
         f" DATE '{DAY}' AS response_date, substring('abc', CAST('1' || n AS INTEGER)) AS occp_text, '' AS tasks_text"
         " FROM (SELECT CASE WHEN n = 250000 THEN 'x' ELSE '' END AS n FROM generate_series(1, 300000) AS s(n)) AS t"
     )
-    with pytest.raises(SourceError, match="source 'v' cannot be read: .*; check the view"):
+    with pytest.raises(SourceError, match="source 'v' cannot be read: .*check the view"):
         read_table("v")
 
 
@@ -453,7 +762,7 @@ def test_a_file_of_an_unsupported_type_is_refused(read, tmp_path, name):
 )
 def test_the_error_names_the_line_of_a_broken_row_in_a_csv_file(read, tmp_path, rows, line):
     (tmp_path / "a.csv").write_text(HEADER + rows)
-    with pytest.raises(SourceError, match=f"a.csv' cannot be read: .* on Line: {line} ") as excinfo:
+    with pytest.raises(SourceError, match=f"a.csv' cannot be read: line {line} ") as excinfo:
         read(tmp_path / "a.csv")
     assert "write the file again" in str(excinfo.value)
 
@@ -487,21 +796,21 @@ def test_a_corrupt_parquet_file_is_refused(read, tmp_path, damage):
 def test_a_corrupt_jsonl_file_is_refused(read, tmp_path, line):
     text = json.dumps(ANSWERS[0]) + "\n" + line + "\n" + json.dumps(ANSWERS[1]) + "\n"
     (tmp_path / "a.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(SourceError, match=r"a.jsonl' cannot be read: .* line [23]"):
+    with pytest.raises(SourceError, match=r"a.jsonl' cannot be read: line 2 is not one complete JSON object"):
         read(tmp_path / "a.jsonl")
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage", b"PK\x03\x04 garbage"])
 def test_a_corrupt_excel_file_is_refused(read, tmp_path, data):
     (tmp_path / "a.xlsx").write_bytes(data)
-    with pytest.raises(SourceError, match="a.xlsx' cannot be read as Excel: File is not a zip file"):
+    with pytest.raises(SourceError, match="a.xlsx' cannot be read as Excel: it is not a complete workbook"):
         read(tmp_path / "a.xlsx")
 
 
 @pytest.mark.parametrize(
     ("size", "rest", "message"),
     [
-        (3_000_000, "3,2026-10-05,baker,\n", "Line: 3 .*Maximum line size of 2000000 bytes exceeded"),
+        (3_000_000, "3,2026-10-05,baker,\n", "line 3 is above 2000000 bytes; check that every quote is closed"),
         (3_000_000, "", "its last line is above 2000000 bytes"),
         (40_000_000, "3,2026-10-05,baker,\n", "it has a line above 2000000 bytes; check that every quote is closed"),
         (40_000_000, "", "its last line is above 2000000 bytes"),
@@ -509,7 +818,7 @@ def test_a_corrupt_excel_file_is_refused(read, tmp_path, data):
 )
 def test_a_csv_line_above_the_limit_is_refused(read, tmp_path, size, rest, message):
     (tmp_path / "a.csv").write_text(HEADER + f"1,{DAY},chef,cooks\n2,{DAY},{'x' * size},\n{rest}")
-    with pytest.raises(SourceError, match=f"a.csv' cannot be read: .*{message}"):
+    with pytest.raises(SourceError, match=f"a.csv' cannot be read: {message}"):
         read(tmp_path / "a.csv")
 
 
@@ -517,13 +826,6 @@ def test_a_csv_line_just_below_the_limit_is_read(read, tmp_path):
     (tmp_path / "a.csv").write_text(HEADER + f"1,{DAY},chef,cooks\n2,{DAY},{'x' * 1_900_000},\n")
     records, _ = read(tmp_path / "a.csv")
     assert [(record[0], len(record[2])) for record in records] == [("1", 4), ("2", 301)]
-
-
-def test_the_error_about_a_broken_row_does_not_quote_its_texts(read, tmp_path):
-    (tmp_path / "a.csv").write_text(HEADER + f'1,{DAY},chef,"secret duties" more,too many\n')
-    with pytest.raises(SourceError, match="cannot be read") as excinfo:
-        read(tmp_path / "a.csv")
-    assert "secret duties" not in str(excinfo.value)
 
 
 @pytest.mark.parametrize("name", ["answers.csv", "answers.parquet", "answers.jsonl"])
