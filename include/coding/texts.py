@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.entities
+from collections.abc import Iterable
 from pathlib import Path
 
 import duckdb
@@ -28,10 +29,26 @@ def _read_spellings() -> dict[str, str]:
     return spellings
 
 
-def _map_literal(values: dict[str, str]) -> str:
-    return "MAP {" + ", ".join(f"{quote_literal(key)}: {quote_literal(value)}" for key, value in values.items()) + "}"
+def _list_literals(values: Iterable[str]) -> str:
+    return ", ".join(map(quote_literal, values))
 
 
+def _map_items(values: dict[str, str]) -> str:
+    return ", ".join(f"{quote_literal(key)}: {quote_literal(value)}" for key, value in values.items())
+
+
+def _character_class(characters: Iterable[str]) -> str:
+    """Return the class of a regular expression that matches exactly these characters."""
+    ranges: list[list[int]] = []
+    for code in sorted(map(ord, characters)):
+        if ranges and code == ranges[-1][1] + 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return "[" + "".join(rf"\x{{{first:x}}}-\x{{{last:x}}}" for first, last in ranges) + "]"
+
+
+_SPELLINGS = _read_spellings()
 #: `&name;` of HTML 5. Without the semicolon, an entity cannot be told from an ampersand between words.
 _ENTITIES = {f"&{name}": characters for name, characters in html.entities.html5.items() if name.endswith(";")}
 _ENTITY = "&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);"
@@ -39,10 +56,13 @@ _ENTITY = "&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);"
 #: characters, byte order marks, marks of direction, of variation and of emoji.
 _INVISIBLE = r"[\p{M}\p{Cf}\x{115f}\x{1160}\x{2065}\x{3164}\x{ffa0}\x{fff0}-\x{fff8}\x{e0000}-\x{e0fff}]"
 
-# The maps are variables, because a list or a map in the text of a macro would be parsed for each of its uses.
+# Spellings are looked up at the code of an enumeration, which is a hash table: `translate` builds its table again for
+# each text. A cast that fails is slow, so the class matches no other character. Entities are rare enough for a map,
+# which is searched from its beginning. Both are variables, because a macro is parsed for each of its uses.
 MACROS = rf"""
-SET VARIABLE spellings = {_map_literal(_read_spellings())};
-SET VARIABLE html_entities = {_map_literal(_ENTITIES)};
+CREATE OR REPLACE TEMP TYPE spelled_character AS ENUM ({_list_literals(_SPELLINGS)});
+SET VARIABLE spellings = [{_list_literals(_SPELLINGS.values())}];
+SET VARIABLE html_entities = MAP {{{_map_items(_ENTITIES)}}};
 
 CREATE OR REPLACE TEMP MACRO is_printable(t) AS regexp_full_match(t, '[ -~]*');
 CREATE OR REPLACE TEMP MACRO squeeze_spaces(t) AS trim(regexp_replace(t, ' +', ' ', 'g'));
@@ -54,32 +74,37 @@ CREATE OR REPLACE TEMP MACRO unicode_character(code) AS
     CASE WHEN code BETWEEN 1 AND 55295 OR code BETWEEN 57344 AND 1114111 THEN chr(code::INTEGER) ELSE ' ' END;
 CREATE OR REPLACE TEMP MACRO decode_entity(entity) AS CASE
     WHEN entity[2] = '#' THEN unicode_character(code_point(entity)) ELSE getvariable('html_entities')[entity] END;
-CREATE OR REPLACE TEMP MACRO list_entities(t) AS list_filter(
-    list_distinct(regexp_extract_all(t, '{_ENTITY}')), lambda entity: decode_entity(entity) IS NOT NULL);
+CREATE OR REPLACE TEMP MACRO has_entity(t) AS regexp_matches(t, '{_ENTITY}');
+CREATE OR REPLACE TEMP MACRO list_entities(t) AS list_distinct(regexp_extract_all(t, '{_ENTITY}'));
 -- the ampersand first, so that text that was encoded several times is decoded completely: &amp;amp;lt; is <
 CREATE OR REPLACE TEMP MACRO decode_ampersands(t) AS
     regexp_replace(t, '&(?:(?:amp|AMP|#0*38|#[xX]0*26);)+', '&', 'g');
-CREATE OR REPLACE TEMP MACRO decode_entities(t) AS list_reduce(
-    list_entities(t), lambda decoded, entity: replace(decoded, entity, decode_entity(entity)), t);
--- what looks like an entity only after everything was decoded: it would be decoded if the text was cleaned again
-CREATE OR REPLACE TEMP MACRO break_entities(t) AS list_reduce(
-    list_entities(t), lambda broken, entity: replace(broken, entity, '& ' || entity[2:]), t);
+CREATE OR REPLACE TEMP MACRO decode_entities(t) AS CASE WHEN NOT has_entity(t) THEN t ELSE list_reduce(
+    list_entities(t),
+    lambda decoded, entity: replace(decoded, entity, coalesce(decode_entity(entity), entity)), t) END;
+-- What looks like an entity only after everything was decoded would be decoded if the text was cleaned again.
+CREATE OR REPLACE TEMP MACRO break_entities(t) AS CASE WHEN NOT has_entity(t) THEN t ELSE list_reduce(
+    list_filter(list_entities(t), lambda entity: decode_entity(entity) IS NOT NULL),
+    lambda broken, entity: replace(broken, entity, '& ' || entity[2:]), t) END;
 
+-- 1½ becomes 1 1/2
+CREATE OR REPLACE TEMP MACRO prepare_characters(t) AS regexp_replace(
+    regexp_replace(t, '{_INVISIBLE}+', '', 'g'), '([0-9])([¼-¾⅐-⅟↉])', '\1 \2', 'g');
 CREATE OR REPLACE TEMP MACRO spell_characters(t) AS list_reduce(
-    list_distinct(regexp_extract_all(t, '[^ -~]')),
-    lambda spelled, c: replace(spelled, c, coalesce(getvariable('spellings')[c], c)), t);
--- 1½ is 1 1/2. Control characters, emoji and currency signs separate words. Letters and numbers of other scripts stay,
--- so that such a text is rejected as a whole instead of becoming empty.
-CREATE OR REPLACE TEMP MACRO transliterate(t) AS regexp_replace(
-    spell_characters(regexp_replace(regexp_replace(t, '{_INVISIBLE}+', '', 'g'), '([0-9])([¼-¾⅐-⅟↉])', '\1 \2', 'g')),
-    '[^\x20-\x7e\p{{L}}\p{{N}}]+', ' ', 'g');
+    list_distinct(regexp_extract_all(t, '{_character_class(_SPELLINGS)}')),
+    lambda spelled, c: replace(spelled, c, getvariable('spellings')[enum_code(CAST(c AS spelled_character)) + 1]), t);
+-- Control characters, emoji and currency signs separate words. Letters and numbers of other scripts stay, so that
+-- such a text is rejected as a whole instead of becoming empty.
+CREATE OR REPLACE TEMP MACRO separate_words(t) AS regexp_replace(t, '[^\x20-\x7e\p{{L}}\p{{N}}]+', ' ', 'g');
 
--- The lists of one element name a value, which a macro would otherwise compute wherever its parameter stands.
-CREATE OR REPLACE TEMP MACRO clean_unusual_text(t) AS squeeze_spaces(list_transform(list_transform(
-    [decode_ampersands(t)], lambda text: transliterate(decode_entities(text))), lambda text: break_entities(text))[1]);
+-- The list of one text gives it a name: a macro would compute it wherever its parameter stands. Not so above, because
+-- patterns within a lambda are compiled for every vector of rows.
+CREATE OR REPLACE TEMP MACRO clean_unusual_text(t) AS squeeze_spaces(list_transform(
+    [separate_words(spell_characters(prepare_characters(decode_entities(decode_ampersands(t)))))],
+    lambda text: break_entities(text))[1]);
 CREATE OR REPLACE TEMP MACRO clean_text(t) AS CASE
     WHEN t IS NULL THEN ''
-    WHEN regexp_full_match(t, '[ -%''-~]*') THEN squeeze_spaces(t)  -- printable, without an ampersand: most texts
+    WHEN is_printable(t) AND NOT has_entity(t) THEN squeeze_spaces(t)
     ELSE clean_unusual_text(t) END;
 -- 0x1f does not occur in a printable text, so two different pairs never give the hash the same input
 CREATE OR REPLACE TEMP MACRO text_key(occp_text, tasks_text) AS

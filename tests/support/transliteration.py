@@ -71,7 +71,8 @@ def make_table() -> str:
     licence = importlib.metadata.distribution("anyascii").read_text("licenses/LICENSE") or ""
     header = (
         "Each line: a spelling in printable ASCII, a tab, and the characters that it replaces.\n"
-        "Made by `python -m tests.support.transliteration`; do not edit. The spellings are from anyascii:\n\n" + licence
+        "Made by `python -m tests.support.transliteration`; do not edit. The spellings are from anyascii:\n\n"
+        + licence
     )
     characters = defaultdict(list)
     for character, spelling in spell_characters().items():
