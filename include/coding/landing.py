@@ -108,8 +108,9 @@ def land(
 def _check_complete(plan: Plan, collected: CollectSummary) -> None:
     if collected.incomplete:
         raise IncompleteError(
-            f"nothing was published, because {collected.incomplete} parts or operations are incomplete; the results of"
-            f" {collected.usable} of {collected.texts_sent} texts are kept, and {_describe_next_step(plan)}. {'; '.join(collected.problems)}"
+            f"nothing was published, because {collected.incomplete} parts or operations are incomplete; the results"
+            f" of {collected.usable} of {collected.texts_sent} texts are kept, and {_describe_next_step(plan)}."
+            f" {'; '.join(collected.problems)}"
         )
 
 
