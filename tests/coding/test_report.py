@@ -56,7 +56,7 @@ def test_the_summary_names_the_run_and_counts_the_outcomes(report, pipeline):
 def test_the_tables_count_outcomes_reasons_levels_and_codes(report):
     text = report(code=lambda line: code_line(line, result=CHEF if "chef" in line["occp_text"] else TRADES))
     assert read_table(text, "Outcomes") == [["coded", "3"], ["rejected", "2"]]
-    assert read_table(text, "Why records were rejected") == [["blank", "1"], ["no_record_id", "1"]]
+    assert read_table(text, "Why records were rejected or not answered") == [["blank", "1"], ["no_record_id", "1"]]
     assert read_table(text, "Levels of the codes (digits)") == [["6", "2", "0.92"], ["1", "1", "0.5"]]
     assert read_table(text, "Most frequent codes") == [["351311", "Chef", "2", "0.92"], ["3", "Trades", "1", "0.5"]]
 

@@ -12,11 +12,11 @@ from coding_service.models import DownloadResult, Fingerprint, OperationOutcome
 from include.coding.errors import DataError, PlanError
 from include.coding.estimate import Estimate
 from include.coding.handoff import Handoff
+from include.coding.isolation import Kind, Piece
 from include.coding.landing import LandingSummary
 from include.coding.parts import Fingerprint as PartFingerprint
 from include.coding.parts import Part
 from include.coding.plan import Plan
-from include.coding.isolation import Kind, Piece
 from include.coding.prepare import Prepared
 from include.coding.recoding import CollectSummary, RecodingState
 from include.coding.results import PartResult
