@@ -121,6 +121,11 @@ class Isolation:
         return last is not None and last.kind is Kind.CONTROL and last.state != COMPLETE
 
     @property
+    def has_success(self) -> bool:
+        """Whether an extra operation was complete."""
+        return any(piece.state == COMPLETE and piece.is_extra for piece in self._pieces)
+
+    @property
     def remaining_operations(self) -> int:
         return MAX_EXTRA_OPERATIONS - sum(piece.is_extra for piece in self._pieces)
 

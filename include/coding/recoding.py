@@ -462,9 +462,13 @@ def _explain_stop(isolation: Isolation) -> str:
     """Return why texts that made operations fail were not isolated."""
     if isolation.is_service_failing:
         return "the service also failed a text that this model has coded before, so it may be failing everything"
+    if not isolation.has_success:
+        return (
+            "their operations failed, and no other operation was complete, so the service may be failing everything"
+        )
     if isolation.remaining_operations <= PIECES_PER_SPLIT:
         return f"the {MAX_EXTRA_OPERATIONS} extra operations of a run do not suffice to isolate the texts at fault"
-    return "their operations failed, and no other operation completed, so the texts may not be at fault"
+    return "their operations did not end as expected, and nothing shows that the texts are at fault"
 
 
 def _shorten(problems: Sequence[str]) -> tuple[str, ...]:

@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 #: Columns and queries over the run's rows of `coded_records`; none of them contains a person's text.
 _SECTIONS = {
     "Outcomes": (("outcome", "records"), "SELECT outcome, count(*) FROM rows GROUP BY outcome ORDER BY 2 DESC, 1"),
-    "Why records were rejected": (
+    "Why records were rejected or not answered": (
         ("reason", "records"),
-        "SELECT reason, count(*) FROM rows WHERE outcome = 'rejected' GROUP BY reason ORDER BY 2 DESC, 1",
+        "SELECT reason, count(*) FROM rows WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1",
     ),
     "Levels of the codes (digits)": (
         ("level", "records", "mean_confidence"),
@@ -130,6 +130,15 @@ def _describe_limits(plan: Plan, summary: LandingSummary) -> list[str]:
     return sentences
 
 
+def _describe_extra_operations(summary: LandingSummary) -> list[str]:
+    if not summary.extra_operations:
+        return []
+    return [
+        f"- Of these operations, {summary.extra_operations} coded texts again, because others failed or left texts"
+        " without a result."
+    ]
+
+
 def _format_plan(plan: Plan) -> str:
     return (
         f"Topic `{plan.topic}`, model `{plan.model_id}` (version {plan.model_version}), source `{plan.source}`,"
@@ -151,6 +160,7 @@ def _format_summary(plan: Plan, prepared: Prepared, summary: LandingSummary) -> 
         f" {summary.rejected} rejected{_format_rejected(prepared, summary)}.",
         f"- Distinct texts: {summary.texts}; coded earlier by this model: {prepared.known_texts}; sent:"
         f" {summary.texts_sent} in {summary.operations} operations.{_explain_no_sending(prepared, summary)}",
+        *_describe_extra_operations(summary),
     ]
     if prepared.undated:
         lines.append(f"- Records of the source without a date, which no run codes: {prepared.undated}.")

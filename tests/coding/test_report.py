@@ -70,7 +70,7 @@ def test_the_report_names_the_rows_that_no_run_codes_whatever_the_dates_of_the_r
 def test_the_tables_count_outcomes_reasons_levels_and_codes(report):
     text = report(code=lambda line: code_line(line, result=CHEF if "chef" in line["occp_text"] else TRADES))
     assert read_table(text, "Outcomes") == [["coded", "3"], ["rejected", "2"]]
-    assert read_table(text, "Why records were rejected") == [["blank", "1"], ["no_record_id", "1"]]
+    assert read_table(text, "Why records were rejected or not answered") == [["blank", "1"], ["no_record_id", "1"]]
     assert read_table(text, "Levels of the codes (digits)") == [["6", "2", "0.92"], ["1", "1", "0.5"]]
     assert read_table(text, "Most frequent codes") == [["351311", "Chef", "2", "0.92"], ["3", "Trades", "1", "0.5"]]
 

@@ -93,12 +93,12 @@ async def test_a_complete_operation_gives_one_event_without_a_link(connected, up
     assert len(connected.journal("GET", operation_id)) >= 3
 
 
-async def test_a_failed_operation_gives_one_event_with_the_service_s_reason(connected, uploaded):
+async def test_a_failed_operation_gives_one_event_without_the_words_of_the_service(connected, uploaded):
     connected.fault("operation_fails", error="see https://s3/log?X-Amz-Signature=5ec4e7 for more")
     operation_id = uploaded()
     [payload] = await collect_events(trigger_for(operation_id))
     assert (payload["status"], payload["reason"], payload["operation_id"]) == ("error", "failed", operation_id)
-    assert payload["message"] == "the service failed it: see https://s3/log?*** for more"
+    assert payload["message"] == "the service failed it"
 
 
 async def test_a_timed_out_operation_gives_one_event(connected, operation_id):

@@ -36,8 +36,8 @@ def test_the_graph_is_that_of_the_design(dag: Any) -> None:
         "code.upload": ["code.create", "prepare"],
         "code.poll": ["code.upload", "prepare"],
         "code.download": ["code.poll", "code.upload", "prepare"],
-        "wait_for_parts": ["code.download"],
-        "land": ["approve", "wait_for_parts"],
+        "collect": ["code.download"],
+        "land": ["approve", "collect"],
         "report": ["land"],
         "announce": ["land"],
         "clean_up": ["report"],
@@ -47,17 +47,26 @@ def test_the_graph_is_that_of_the_design(dag: Any) -> None:
 def test_the_service_steps_share_one_pool_and_nothing_else_is_in_it(dag: Any) -> None:
     pool_users = {task.task_id for task in dag.tasks if task.pool == "coding_service"}
     assert names.POOL == "coding_service"
-    assert pool_users == {"code.create", "code.upload", "code.poll", "code.download"}
+    assert pool_users == {"code.create", "code.upload", "code.poll", "code.download", "collect"}
+
+
+def test_collect_runs_however_the_parts_ended_unless_there_are_none(dag: Any) -> None:
+    assert dag.get_task("collect").trigger_rule == "none_skipped"
+
+
+def test_land_runs_without_collect_if_there_was_nothing_to_send_but_not_after_a_failure(dag: Any) -> None:
+    assert dag.get_task("land").trigger_rule == "none_failed"
 
 
 def test_the_ids_that_the_pipeline_reads_are_those_of_the_tasks(dag: Any) -> None:
     ids = (
         handoffs.PLAN, handoffs.PREPARE, handoffs.CREATE, handoffs.UPLOAD, handoffs.POLL, handoffs.DOWNLOAD,
-        handoffs.LAND,
+        handoffs.COLLECT, handoffs.LAND,
     )  # fmt: skip
     assert [dag.get_task(task_id).task_type for task_id in ids] == [
         "_PythonDecoratedOperator", "_PythonDecoratedOperator", "CodingServiceCreateOperator",
-        "CodingServiceUploadOperator", "BatchCodeSensor", "CodingServiceDownloadOperator", "_PythonDecoratedOperator",
+        "CodingServiceUploadOperator", "BatchCodeSensor", "CodingServiceDownloadOperator", "CollectResultsOperator",
+        "_PythonDecoratedOperator",
     ]  # fmt: skip
 
 
@@ -73,8 +82,10 @@ def test_the_operation_and_its_grant_pass_from_task_to_task(dag: Any) -> None:
 
 
 def test_the_steps_that_open_files_use_the_connection_of_the_staging_area(dag: Any) -> None:
-    steps = [dag.get_task(task_id) for task_id in (handoffs.CREATE, handoffs.UPLOAD, handoffs.DOWNLOAD)]
-    assert [step.storage_conn_id for step in steps] == [names.STAGING_CONN_ID] * 3
+    steps = [
+        dag.get_task(task_id) for task_id in (handoffs.CREATE, handoffs.UPLOAD, handoffs.DOWNLOAD, handoffs.COLLECT)
+    ]
+    assert [step.storage_conn_id for step in steps] == [names.STAGING_CONN_ID] * 4
 
 
 def test_the_connection_of_the_service_has_the_default_name_of_its_hook() -> None:
@@ -94,7 +105,8 @@ def test_the_connection_of_the_service_has_the_default_name_of_its_hook() -> Non
     ids=repr,
 )
 def test_a_task_is_not_retried_after_a_permanent_error(dag: Any, error: Exception, is_permanent: bool) -> None:
-    data_tasks = [task for task in dag.tasks if task.pool != names.POOL]  # the others raise errors of the service
+    raise_service_errors = {"code.create", "code.upload", "code.poll", "code.download"}
+    data_tasks = [task for task in dag.tasks if task.task_id not in raise_service_errors]
     decisions = {task.task_id: task.retry_policy.evaluate(error, 1, 3).action.value for task in data_tasks}
     assert decisions == dict.fromkeys(decisions, "fail" if is_permanent else "default")
 

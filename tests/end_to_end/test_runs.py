@@ -91,31 +91,28 @@ def test_a_second_run_sends_nothing(harness: Harness, first_run: FirstRun) -> No
     assert harness.query(count, first_run.run_id) == [(first_run.records,)]
 
 
-def test_a_failed_part_prevents_publishing_and_the_next_run_sends_only_its_texts(
-    harness: Harness, texts_file: Path
-) -> None:
+def test_a_part_that_fails_once_is_coded_again_in_the_same_run(harness: Harness, texts_file: Path) -> None:
     conf = {"source": texts_file.as_uri(), "from_date": "2026-09-01", "records_per_part": 20}
     count = "SELECT count(*) FROM coding.coded_records WHERE response_date = DATE '2026-09-01'"
     harness.control_service("faults", name="operation_fails", skip=1, count=1, error="the inference job crashed")
+    position = harness.last_request()
     run_id, state = harness.run(**conf)
-    assert state == "failed"
+    assert state == "success"
     tasks = harness.api.tasks(run_id)
     (part,) = (part for part in range(3) if tasks[f"code.poll[{part}]"] == "failed")
-    (operation,) = harness.query(
-        "SELECT operation_id, part, records FROM coding.coding_operations WHERE state = 'failed'"
-    )
-    assert operation[1] == part
-    log = harness.log(run_id)
-    assert f"part {part} (operation {operation[0]}): the service failed it: the inference job crashed" in log
-    assert f"the results of {50 - operation[2]} of 50 texts are kept" in log
-    assert harness.query(count) == [(0,)]
+    operations = "SELECT part, records, error FROM coding.coding_operations WHERE state = 'failed' AND run_id = ?"
+    ((failed_part, records, error),) = harness.query(operations, run_id)
+    assert (failed_part, error) == (part, "the inference job crashed")
+    summary = harness.api.xcom(run_id, "land")
+    assert (summary["texts_sent"], summary["operations"], summary["extra_operations"]) == (50, 4, 1)
+    again = "SELECT records, usable FROM coding.coding_operations WHERE part = 3 AND run_id = ?"
+    assert harness.query(again, run_id) == [(records, records)]
+    assert len(harness.uploads(position)) == 4
+    assert harness.query(count) == [(50,)]
 
     position = harness.last_request()
-    second_id, state = harness.run(**conf)
-    assert state == "success"
-    assert harness.api.xcom(second_id, "land")["texts_sent"] == operation[2]
-    assert len(harness.uploads(position)) == 1
-    assert harness.query(count) == [(50,)]
+    _, state = harness.run(**conf)
+    assert (state, harness.uploads(position)) == ("success", [])
 
 
 def test_bad_input_fails_with_a_clear_message_and_changes_nothing(harness: Harness, texts_file: Path) -> None:

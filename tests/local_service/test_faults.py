@@ -151,6 +151,12 @@ def test_outputs_can_be_made_faulty_in_four_ways(caller):
         read_lines(garbage[0])
 
 
+def test_lines_that_contain_a_text_can_be_missing(caller):
+    caller.fault("missing_line", part_contains="r1")
+    lines = read_lines(caller.output(caller.submit(make_input(3))))
+    assert [line["recordId"] for line in lines] == ["r0", "r2"]
+
+
 def test_faults_of_an_operation_can_be_combined(caller):
     caller.fault("duplicate_line")
     caller.fault("short_output")

@@ -12,11 +12,13 @@ from coding_service.models import DownloadResult, Fingerprint, OperationOutcome
 from include.coding.errors import DataError, PlanError
 from include.coding.estimate import Estimate
 from include.coding.handoff import Handoff
+from include.coding.isolation import Kind, Piece
 from include.coding.landing import LandingSummary
 from include.coding.parts import Fingerprint as PartFingerprint
 from include.coding.parts import Part
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
+from include.coding.recoding import CollectSummary, RecodingState
 from include.coding.results import PartResult
 from include.coding.run_log import DateCounts, DateOverLimit
 from include.pipeline import handoffs
@@ -33,13 +35,21 @@ PLAN = Plan(
 )  # fmt: skip
 PREPARED = Prepared(
     "2026-10-07T01:02:03", "checksum", False, "file:///s/records.parquet", (PART, LAST_PART), 9, 1, 2, 6, 1,
-    {"blank": 2}, {"2026-10-05": "too many"}, ("a warning",),
+    3, ("line 11: '99/99/99'",), 4, {"blank": 2}, {"2026-10-05": "too many"}, ("a warning",),
 )  # fmt: skip
-ESTIMATE = Estimate(9, 1, 2, 6, 1, 5, 200, 2, 12, 12.0, 61.5, {"blank": 2}, ("a warning",))
+ESTIMATE = Estimate(
+    9, 1, 2, 6, 1, 5, 200, 2, 12, 12.0, 61.5, {"blank": 2}, ("a warning",), 3, ("line 11: '99/99/99'",), 4
+)
 SUMMARY = LandingSummary(
     9, 5, 2, 2, 6, 5, 2, "2026-10-05", "2026-10-06", None, (DateCounts("2026-10-05", 9, 5, 2, 2),),
-    (DateOverLimit("2026-10-01", "2026-10-02", "too many"),),
+    (DateOverLimit("2026-10-01", "2026-10-02", "too many"),), 1,
 )  # fmt: skip
+COLLECTED = CollectSummary(5, 3, 2, 1, 1, 1, 1, "file:///s/unresolved.jsonl", 1, ("part 1 (operation op-1): lost",))
+PIECE = Piece(
+    1, Kind.SPLIT, 0, 2, 3, 2, 7, "complete", "lost", "file:///s/piece.jsonl", 120, "abc", "op-1", 1.5,
+    "file:///s/output.jsonl", "file:///s/metadata.json", 2, 1, "file:///s/unanswered.jsonl", True,
+)  # fmt: skip
+STATE = RecodingState("abc", 3, 1, ("part 1 (operation op-1): lost",), (PIECE,))
 RESULT = PartResult(
     0, "op-1", "complete", None, "file:///s/output.jsonl", "file:///s/metadata.json", "file:///s/part-0.jsonl",
     PartFingerprint("osca", "model-1", "abc"), 61.5,
@@ -55,6 +65,9 @@ EXAMPLES = [
     Prepared("2026-10-07T01:02:03", "checksum", True, None, (), 9, 0, 0, 6, 6),
     ESTIMATE,
     Estimate(9, 1, 2, 6, 6, 0, 0, 0, 2, 2.0, None),
+    COLLECTED,
+    CollectSummary(),
+    STATE,
     SUMMARY,
     LandingSummary(0, 0, 0, 0, 0, 0, 0, "2026-10-05", "2026-10-05", "run-0"),
     RESULT,
@@ -62,7 +75,7 @@ EXAMPLES = [
     METADATA,
     RunMetadata(None, None),
 ]
-FULL_EXAMPLES = [PLAN, PART, PREPARED, ESTIMATE, SUMMARY, RESULT, METADATA]
+FULL_EXAMPLES = [PLAN, PART, PREPARED, ESTIMATE, COLLECTED, PIECE, STATE, SUMMARY, RESULT, METADATA]
 
 
 def name_type(example: Handoff) -> str:
@@ -110,6 +123,7 @@ def test_what_is_pushed_is_what_later_tasks_pull() -> None:
     later = TaskInstance(
         {
             "plan": PLAN.to_dict(),
+            "collect": COLLECTED.to_dict(),
             "land": SUMMARY.to_dict(),
             **{("prepare", key): value for key, value in ti.pushed.items()},
         }
@@ -117,6 +131,7 @@ def test_what_is_pushed_is_what_later_tasks_pull() -> None:
     assert handoffs.pull_plan(later) == PLAN
     assert handoffs.pull_prepared(later) == PREPARED
     assert handoffs.pull_estimate(later) == ESTIMATE
+    assert handoffs.pull_collect_summary(later) == COLLECTED
     assert handoffs.pull_landing_summary(later) == SUMMARY
 
 
@@ -132,6 +147,18 @@ def test_what_is_pushed_is_what_later_tasks_pull() -> None:
 def test_a_missing_result_is_refused_with_the_task_that_did_not_succeed(pull: Any, task_id: str) -> None:
     with pytest.raises(DataError, match=f"the result of task '{task_id}' is missing"):
         pull(TaskInstance())
+
+
+def test_a_run_without_parts_has_collected_nothing() -> None:
+    prepared = Prepared("2026-10-07T01:02:03", "checksum", True, None, (), 9, 0, 0, 6, 6)
+    assert (
+        handoffs.pull_collect_summary(TaskInstance({("prepare", "prepared"): prepared.to_dict()})) == CollectSummary()
+    )
+
+
+def test_a_run_whose_parts_were_not_collected_cannot_land() -> None:
+    with pytest.raises(DataError, match="the result of task 'collect' is missing"):
+        handoffs.pull_collect_summary(TaskInstance({("prepare", "prepared"): PREPARED.to_dict()}))
 
 
 # ---- how a part ended --------------------------------------------------------------------------------------------

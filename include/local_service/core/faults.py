@@ -48,6 +48,7 @@ OPERATION_FAULTS: Mapping[str, frozenset[str]] = {
     "late_status": OPERATION_OPTIONS | {"polls"},
     "short_output": OPERATION_OPTIONS,
     "garbage_line": OPERATION_OPTIONS,
+    "missing_line": OPERATION_OPTIONS,
     "duplicate_line": OPERATION_OPTIONS,
     "shuffled_lines": OPERATION_OPTIONS,
     "changed_input": OPERATION_OPTIONS,
@@ -74,7 +75,8 @@ class Fault:
     :param count: number of matching requests (or operations) that the fault affects.
     :param skip: number of matching requests (or operations) that pass first.
     :param method, path_contains: which requests match; an API fault without `path_contains` matches ``/v1/``.
-    :param part_contains: an operation matches only if its input file contains this text.
+    :param part_contains: an operation matches only if its input file contains this text; `missing_line` leaves out
+        the output lines that contain it.
     :param after: bytes of the body that pass before the connection ends; by default half of them.
     :param polls: for ``late_status``: number of status calls after the upload that still show ``awaiting_input``.
     :param error: for ``operation_fails``: the error text.

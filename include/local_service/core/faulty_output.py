@@ -18,6 +18,9 @@ def apply_output_faults(lines: Lines, operation: Operation) -> Lines:
     for name, make_faulty in OUTPUT_FAULTS.items():
         if operation.fault(name) is not None:
             lines = make_faulty(lines, operation.operation_id)
+    if fault := operation.fault("missing_line"):
+        text = (fault["part_contains"] or "").encode()
+        lines = (line for line in lines if text not in line)
     return lines
 
 

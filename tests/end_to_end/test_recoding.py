@@ -1,0 +1,65 @@
+"""A text that makes the service fail: set aside in the same run, and its words in no log, XCom or report."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import duckdb
+import pytest
+import requests
+
+from tests.end_to_end.conftest import Harness
+from tests.end_to_end.test_secrets import read_database
+
+pytestmark = pytest.mark.airflow
+
+#: What the service says about the text that it refuses.
+MARK = "the-answer-of-a-person-5ec4e7"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Forty records of one day, which no other test of the stack uses; one of them has a text with the mark."""
+    path = tmp_path / "answers.parquet"
+    duckdb.execute(
+        "COPY (SELECT 'M' || i AS record_id, DATE '2026-09-20' AS response_date, CASE i WHEN 17 THEN"
+        f" '{MARK}' ELSE 'occupation number ' || i END AS occp_text, '' AS tasks_text FROM range(40) AS numbers(i))"
+        f" TO '{path}' (FORMAT parquet)"
+    )
+    return path
+
+
+def test_a_text_that_fails_its_operation_is_rejected_all_others_are_coded_and_its_words_are_nowhere_else(
+    harness: Harness, source: Path
+) -> None:
+    position = harness.last_request()
+    harness.control_service(
+        "faults", name="operation_fails", count=1000, part_contains=MARK, error=f"malformed record: {MARK}"
+    )
+    try:
+        run_id, state = harness.run(source=source.as_uri(), from_date="2026-09-20", to_date="2026-09-20")
+    finally:
+        requests.delete(f"{harness.stack.service_url}/_local/faults", timeout=10)
+    assert state == "success"
+    summary = harness.api.xcom(run_id, "land")
+    assert (summary["read"], summary["rejected"], summary["texts_sent"]) == (40, 1, 40)
+    assert harness.query(
+        "SELECT record_id, outcome, reason FROM coding.coded_records"
+        " WHERE response_date = DATE '2026-09-20' AND outcome = 'rejected'"
+    ) == [("M17", "rejected", "refused_by_service")]
+    words = "SELECT DISTINCT error FROM coding.coding_operations WHERE run_id = ? AND state = 'failed'"
+    assert harness.query(words, run_id) == [(f"malformed record: {MARK}",)]
+    assert summary["operations"] == len(harness.creations(position)) == len(harness.uploads(position)) <= 20
+    assert harness.api.tasks(run_id)["code.poll[0]"] == "failed"
+    assert re.search(r"\| refused_by_service +\| 1 ", harness.log(run_id))
+
+    folder = harness.stack.folder
+    logs = [path for name in ("logs", "airflow/logs") for path in (folder / name).rglob("*.log")]
+    contents = [(str(path), path.read_bytes()) for path in logs if path.name != "local-service.log"]
+    contents += list(read_database(folder / "airflow" / "airflow.db"))
+    contents += [(path.name, path.read_bytes()) for path in (folder / "airflow").glob("airflow.db*")]
+    contents += [(str(path), path.read_bytes()) for path in folder.rglob("report.md")]
+    assert [name for name, content in contents if MARK.encode() in content] == []
+    names = " ".join(name for name, _ in contents)
+    assert all(part in names for part in ("task_id=collect", "xcom.value", "task_state_store.value", "report.md"))

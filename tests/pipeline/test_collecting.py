@@ -1,0 +1,352 @@
+"""The task `collect` against the local coding service, over HTTP: what it sends, and that nothing is sent twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import requests
+from airflow.sdk.bases.operator import ExecutorSafeguard
+from airflow.sdk.crypto import get_fernet
+from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
+from cryptography.fernet import Fernet
+
+from coding_service import CodingServiceHook
+from coding_service.models import InputPart, OperationStatus
+from coding_service.part_operation import PartOperation
+from include.coding.errors import IncompleteError
+from include.coding.landing import LandingSummary, land
+from include.coding.plan import Plan
+from include.coding.prepare import Prepared, prepare
+from include.coding.recoding import CollectSummary
+from include.coding.staging import Staging
+from include.local_service.http.server import LocalService
+from include.pipeline.collecting import CollectResultsOperator
+from include.pipeline.settings import open_warehouse
+from include.stack.processes import coding_connection
+from tests.pipeline.conftest import TaskInstance
+
+DAY = "2026-10-05"
+
+
+class Store:
+    """A task state store, which can lose the worker with every value that it stores.
+
+    :param crashes: whether the worker dies the first time before a value is stored, and the second time after it
+    """
+
+    def __init__(self, crashes: bool = False) -> None:
+        self.values: dict[str, str] = {}
+        self._crashes, self._calls = crashes, 0
+
+    def get(self, key: str) -> Any:
+        return json.loads(self.values[key]) if key in self.values else None
+
+    def set(self, key: str, value: Any) -> None:
+        # An operation that was opened but not stored is lost, because the service cannot list operations.
+        is_before = self._crashes and self._calls % 2 == 0 and not key.startswith("operation-")
+        self._calls += 1
+        if is_before:
+            raise WorkerLostError
+        self.values[key] = json.dumps(value)
+        if self._crashes:
+            self._calls += self._calls % 2
+            raise WorkerLostError
+
+
+class WorkerLostError(Exception):
+    """The worker is gone."""
+
+
+class Night:
+    """A run of `recode_occupations` without Airflow's processes.
+
+    :param texts: job titles of the source, one for each record
+    """
+
+    def __init__(self, folder: Path, service: LocalService, texts: list[str]) -> None:
+        self.folder, self.url = folder, service.url
+        self.warehouse = open_warehouse()
+        self.hook = CodingServiceHook()
+        with self.warehouse.session() as session, session.transaction():
+            session.execute(
+                "CREATE TABLE survey_responses"
+                " (record_id VARCHAR, response_date DATE, occp_text VARCHAR, tasks_text VARCHAR)"
+            )
+            for number, text in enumerate(texts):
+                values = [f"{number:04}", text]
+                session.execute(f"INSERT INTO survey_responses VALUES (?, DATE '{DAY}', ?, '')", values)
+
+    # ---- the service -----------------------------------------------------------------------------------------------
+
+    def fault(self, name: str, **options: Any) -> None:
+        response = requests.post(f"{self.url}/_local/faults", json={"name": name, **options}, timeout=10)
+        assert response.ok, response.text
+
+    def clear_faults(self) -> None:
+        requests.delete(f"{self.url}/_local/faults", timeout=10)
+
+    def requests(self, method: str, contains: str = "") -> list[dict[str, Any]]:
+        entries = requests.get(f"{self.url}/_local/journal", timeout=10).json()["entries"]
+        return [entry for entry in entries if entry["method"] == method and contains in entry["path"]]
+
+    @property
+    def uploads(self) -> list[str]:
+        """The operations that received an input file, once for each that was sent."""
+        return [entry["operation_id"] for entry in self.requests("PUT") if entry["status"] == 200]
+
+    @property
+    def creations(self) -> int:
+        return len(self.requests("POST", "batch-code"))
+
+    # ---- the tasks before `collect` --------------------------------------------------------------------------------
+
+    def start(self, run_id: str = "run-1", **changes: Any) -> None:
+        """Prepare a run, and do what `code` does."""
+        fields = {
+            "run_id": run_id, "topic": "osca", "model_id": self.hook.latest_model("osca").model_id,
+            "model_version": 1.0, "from_date": DAY, "to_date": DAY, "source": "survey_responses",
+            "staging": (self.folder / run_id).as_uri(), **changes,
+        }  # fmt: skip
+        self.plan = Plan.from_dict(fields)
+        self.staging = Staging.in_folder(self.folder / run_id)
+        self.prepared = prepare(self.plan, self.warehouse, self.staging)
+        self.xcoms: dict[Any, Any] = {
+            "plan": self.plan.to_dict(), ("prepare", "prepared"): self.prepared.to_dict(),
+        }  # fmt: skip
+        for part in self.prepared.parts:
+            operation = PartOperation(self.hook, InputPart.from_dict(part.to_dict()), Store())
+            operation_id = operation.upload(*operation.open())
+            state = self._wait_for(operation_id)
+            end = {
+                "operation_id": operation_id,
+                "state": state.value,
+                "message": "as the service says",
+                "seconds": 1.0,
+            }
+            self.xcoms |= {
+                f"code.upload[{part.part}]": operation_id, (f"code.poll[{part.part}]", "operation"): end,
+            }  # fmt: skip
+            if state.is_successful:
+                self.xcoms[f"code.download[{part.part}]"] = operation.download(operation_id).to_dict()
+
+    def _wait_for(self, operation_id: str) -> OperationStatus:
+        while not (status := self.hook.operation("osca", operation_id).status).is_terminal:
+            pass
+        return status
+
+    # ---- `collect` and `land` --------------------------------------------------------------------------------------
+
+    def collect(self, store: Store | None = None, deferrable: bool = True) -> CollectSummary:
+        """Run `collect` as Airflow does: deferred between rounds, and once more after the loss of the worker."""
+        operator = CollectResultsOperator(task_id="collect", poll_interval=0.01, deferrable=deferrable)
+        store = store or Store()
+        mark = {f"{type(operator).__name__}__sentinel": ExecutorSafeguard.sentinel_value}
+        context = {"ti": TaskInstance(self.xcoms), "task_state_store": store}
+        run: Callable[[], Any] = lambda: operator.execute(context, **mark)  # noqa: E731
+        self.attempts = 0
+        while True:
+            self.attempts += 1
+            assert self.attempts < 1000
+            try:
+                return CollectSummary.from_dict(json.loads(json.dumps(run())))
+            except WorkerLostError:
+                run = lambda: operator.execute(context, **mark)  # noqa: E731
+            except TaskDeferred as deferral:
+                event = asyncio.run(_first_event(deferral.trigger))
+                run = lambda event=event: operator.resume(context, event)  # noqa: E731
+
+    def land(self, summary: CollectSummary) -> LandingSummary:
+        return land(self.plan, self.prepared, summary, self.warehouse, self.staging)
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        with self.warehouse.session(read_only=True) as session:
+            return session.execute(sql)
+
+
+async def _first_event(trigger: Any) -> Mapping[str, Any]:
+    restarted = type(trigger)(**json.loads(json.dumps(trigger.serialize()[1])))  # the triggerer restarts
+    return (await anext(restarted.run())).payload
+
+
+@pytest.fixture
+def make_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[str]], Night]]:
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", Fernet.generate_key().decode())
+    get_fernet.cache_clear()
+    warehouse = {"conn_type": "duckdb", "host": str(tmp_path / "warehouse.duckdb")}
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps(warehouse))
+    with LocalService(tmp_path / "service", coder="stub", progression="immediate") as service:
+        connection = coding_connection(service.url)
+        connection["extra"] |= {"requests_per_second": 10_000, "state_dir": str(tmp_path / "state")}
+        monkeypatch.setenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT", json.dumps(connection))
+        yield lambda texts: Night(tmp_path / "runs", service, texts)
+    get_fernet.cache_clear()
+
+
+def name_jobs(count: int) -> list[str]:
+    return [f"job number {number:04}" for number in range(count)]
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_an_operation_that_fails_once_costs_one_more_operation_and_the_night_is_published(
+    make_night: Callable[[list[str]], Night], deferrable: bool
+) -> None:
+    night = make_night(name_jobs(100))
+    night.fault("operation_fails", count=1)
+    night.start()
+    summary = night.collect(deferrable=deferrable)
+    assert (summary.operations, summary.extra_operations, summary.usable, summary.problems) == (2, 1, 100, ())
+    assert (night.creations, len(night.uploads)) == (2, 2)
+    assert night.land(summary).read == 100
+
+
+def test_one_bad_line_among_thousands_is_set_aside_with_the_words_of_the_service(
+    make_night: Callable[[list[str]], Night], caplog: pytest.LogCaptureFixture
+) -> None:
+    night = make_night(name_jobs(3000))
+    night.fault("operation_fails", count=1000, part_contains="number 1234", error="bad: job number 1234")
+    night.start()
+    store = Store()
+    summary = night.collect(store)
+    assert (summary.refused, summary.unresolved, summary.incomplete, summary.usable) == (1, 0, 0, 2999)
+    assert summary.extra_operations == night.creations - 1 < 45
+    assert len(night.uploads) == len(set(night.uploads)) == night.creations
+    assert night.land(summary).rejected == 1
+    rows = night.query("SELECT record_id, outcome, reason, operation_id FROM coding.coded_records WHERE reason <> ''")
+    assert [row[:3] for row in rows] == [("1234", "rejected", "refused_by_service")]
+    error = f"SELECT error FROM coding.coding_operations WHERE operation_id = '{rows[0][3]}'"
+    assert night.query(error) == [("bad: job number 1234",)]
+    ours = [record.getMessage() for record in caplog.records if not record.name.startswith("local_service")]
+    assert len(ours) > 100
+    assert "number 1234" not in f"{ours} {store.values} {summary}"
+
+
+def test_a_text_that_is_never_answered_is_published_without_a_code_and_the_next_run_sends_nothing(
+    make_night: Callable[[list[str]], Night],
+) -> None:
+    night = make_night(name_jobs(100))
+    night.fault("missing_line", count=1000, part_contains="number 0041")
+    night.start()
+    summary = night.collect()
+    assert (summary.no_result, summary.operations, night.creations) == (1, 2, 2)
+    landed = night.land(summary)
+    reasons = "SELECT record_id, outcome, reason FROM coding.coded_records WHERE reason <> ''"
+    assert night.query(reasons) == [("0041", "uncoded", "no_result")]
+    assert (landed.texts_sent, landed.operations) == (100, 2)
+    night.start("run-2")
+    assert (night.prepared.unchanged, night.creations) == (True, 2)
+
+
+def test_a_service_that_fails_everything_is_sent_little_and_the_next_run_codes_all(
+    make_night: Callable[[list[str]], Night],
+) -> None:
+    night = make_night(name_jobs(200))
+    night.fault("operation_fails", count=1000)
+    night.start()
+    summary = night.collect()
+    assert (summary.refused, summary.no_result, summary.unresolved) == (0, 0, 200)
+    assert "200 texts have no result yet: their operations failed" in summary.problems[0]
+    assert night.creations <= 61
+    night.plan = Plan.from_dict({**night.plan.to_dict(), "max_uncoded_share": 1.0})
+    with pytest.raises(IncompleteError, match="200 of 200 texts have no result yet"):
+        night.land(summary)
+    night.clear_faults()
+    night.start("run-2")
+    assert night.land(night.collect()).read == 200
+
+
+def test_a_crash_before_and_after_every_step_opens_no_operation_twice_and_loses_no_result(
+    make_night: Callable[[list[str]], Night],
+) -> None:
+    night = make_night(name_jobs(12))
+    night.fault("operation_fails", count=1000, part_contains="number 0007")
+    night.fault("missing_line", count=1000, part_contains="number 0003")
+    night.start()
+    expected = night.collect()
+    operations, creations = len(night.uploads), night.creations
+    assert (expected.refused, expected.no_result, expected.usable) == (1, 1, 10)
+
+    with night.warehouse.session() as session:
+        for table in ("coded_texts", "coding_operations"):
+            session.execute(f"DELETE FROM coding.{table}")
+    summary = night.collect(Store(crashes=True))
+    assert night.attempts > 50
+    assert summary == expected
+    assert len(set(night.uploads)) == len(night.uploads) == 2 * operations - 1
+    assert night.creations == 2 * creations - 1
+    assert night.query("SELECT count(*), count(DISTINCT text_key) FROM coding.coded_texts") == [(12, 12)]
+
+
+def test_an_operation_that_fails_while_the_worker_is_gone_is_not_opened_again(
+    make_night: Callable[[list[str]], Night],
+) -> None:
+    night = make_night(name_jobs(10))
+    night.fault("operation_fails", count=2)
+    night.start()
+
+    class Dying(Store):
+        """Loses the worker between the upload of the first piece and the note of it."""
+
+        has_died = False
+
+        def set(self, key: str, value: Any) -> None:
+            if key == "recoding" and not self.has_died and night.creations == 2:
+                self.has_died = True
+                raise WorkerLostError
+            super().set(key, value)
+
+    summary = night.collect(Dying())
+    # The whole part failed twice; its nine pieces were sent once each.
+    assert (summary.usable, summary.extra_operations, night.creations) == (10, 10, 11)
+
+
+def test_collecting_again_sends_nothing_and_returns_the_same(make_night: Callable[[list[str]], Night]) -> None:
+    night = make_night(name_jobs(20))
+    night.fault("operation_fails", count=1000, part_contains="number 0007")
+    night.start()
+    store = Store()
+    summary, creations = night.collect(store), night.creations
+    assert (night.collect(store), night.creations) == (summary, creations)
+
+
+def test_several_runs_of_the_same_dates_send_a_text_that_has_a_result_only_once(
+    make_night: Callable[[list[str]], Night],
+) -> None:
+    night = make_night(name_jobs(500))
+    bad = [f"number 0{number}" for number in (111, 222, 333)]
+    for text in bad:
+        night.fault("operation_fails", count=1000, part_contains=text)
+    landed, sent = None, 0
+    for run in range(1, 4):
+        night.start(f"run-{run}")
+        sent += sum(part.records for part in night.prepared.parts)
+        summary = night.collect()
+        if not (summary.unresolved or summary.incomplete):
+            landed = night.land(summary)
+            break
+    assert landed is not None
+    assert (landed.coded + landed.uncoded, landed.rejected) == (497, 3)
+    assert sent < 1.5 * 500
+    received = sum(records for (records,) in night.query("SELECT records FROM coding.coding_operations"))
+    assert received < 3.5 * 500
+    night.start("run-last")
+    assert night.prepared.parts == ()
+
+
+def test_nothing_is_collected_if_nothing_was_sent(tmp_path: Path) -> None:
+    operator = CollectResultsOperator(task_id="collect")
+    mark = {"CollectResultsOperator__sentinel": ExecutorSafeguard.sentinel_value}
+    part = {
+        "part": 0, "topic": "osca", "model_id": "m", "force_new": False, "input_uri": "file:///s/part-0.jsonl",
+        "records": 3, "bytes": 120, "sha256": "abc",
+    }  # fmt: skip
+    prepared = Prepared("2026-10-07T01:02:03", "checksum", False, None, (), 9, 1, 2, 6, 1).to_dict()
+    for xcoms in ({}, {("prepare", "prepared"): {**prepared, "parts": [part]}}):
+        context = SimpleNamespace(ti=TaskInstance(xcoms))
+        with pytest.raises(AirflowSkipException, match="nothing was sent"):
+            operator.execute(vars(context), **mark)
