@@ -104,15 +104,15 @@ def land(
             sent, operations = count_sent_texts(session, plan)
             dates = count_dates(session, plan)
             dates_over_limit = find_dates_over_limit(session, plan.schema, plan.topic)
-            left = _count_unresolved(session, plan) if unresolved else 0
+            unresolved_records = _count_unresolved(session, plan) if unresolved else 0
     log.info(
         "Published %s to %s: %d records read, %d coded, %d uncoded, %d rejected",
         plan.from_date, plan.to_date, run.read, run.coded, run.uncoded, run.rejected,
     )  # fmt: skip
     if unresolved is not None:
         raise IncompleteError(
-            f"{run.read} records of {plan.from_date} to {plan.to_date} are published, but {left} of them as uncoded"
-            f" (no_result), because {collected.unresolved} of {sent} texts have no result yet;"
+            f"{run.read} records of {plan.from_date} to {plan.to_date} are published, but {unresolved_records} of"
+            f" them as uncoded (no_result), because {collected.unresolved} of {sent} texts have no result yet;"
             f" {_describe_next_step(plan)}. {'; '.join(collected.problems)}"
         )
     earlier_run = None if run.run_id == plan.run_id else run.run_id

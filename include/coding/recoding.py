@@ -156,13 +156,13 @@ class Recoding:
             if pieces:
                 kinds = {kind.value: len(list(group)) for kind, group in groupby(pieces, lambda piece: piece.kind)}
                 log.info("Coding again in round %d: %s", pieces[0].round, kinds)
-                written = self._write_input_files(pieces)
+                ready_pieces = self._write_input_files(pieces)
                 is_gathered = any(piece.kind is Kind.UNANSWERED for piece in pieces)
                 earlier = (
                     replace(piece, is_gathered=piece.is_gathered or (is_gathered and piece.unanswered > 0))
                     for piece in self._state.pieces
                 )
-                self._save(replace(self._state, pieces=(*earlier, *written)))
+                self._save(replace(self._state, pieces=(*earlier, *ready_pieces)))
         return self.running_pieces
 
     def update(self, piece: Piece, **changes: Any) -> Piece:
@@ -277,16 +277,16 @@ class Recoding:
     # ---- input files of pieces -------------------------------------------------------------------------------------
 
     def _write_input_files(self, pieces: Sequence[Piece]) -> list[Piece]:
-        written: list[Piece] = []
+        ready_pieces: list[Piece] = []
         for (kind, parent), group in groupby(pieces, lambda piece: (piece.kind, piece.parent)):
             if kind is Kind.AGAIN and parent is not None:
                 source = self._state.pieces[parent]
                 file = {"input_uri": source.input_uri, "bytes": source.bytes, "sha256": source.sha256}
-                written += [replace(piece, **file) for piece in group]
+                ready_pieces += [replace(piece, **file) for piece in group]
             else:
                 lines = self._read_lines(kind, parent)  # the pieces of a split follow each other
-                written += [self._write_input_file(piece, islice(lines, piece.records)) for piece in group]
-        return written
+                ready_pieces += [self._write_input_file(piece, islice(lines, piece.records)) for piece in group]
+        return ready_pieces
 
     def _write_input_file(self, piece: Piece, lines: Iterable[bytes]) -> Piece:
         """Write the lines of a piece to a file that is named by its content."""

@@ -92,7 +92,7 @@ class CollectResultsOperator(BaseOperator):
                 for piece in pieces:
                     self._advance(piece, recoding, hook, store, event or {})
                 event = None
-                self._wait(recoding)
+                self._wait(recoding, hook)
             return recoding.finish().to_dict()
 
     def _advance(
@@ -142,15 +142,15 @@ class CollectResultsOperator(BaseOperator):
             return Reason.DEADLINE, "it did not end before its deadline; clear this task to continue waiting"
         return None
 
-    def _wait(self, recoding: Recoding) -> None:
+    def _wait(self, recoding: Recoding, hook: CodingServiceHook) -> None:
         """Wait for an operation that has not ended, if there is one: deferred, or until the next status call."""
         piece = next(iter(recoding.running_pieces), None)
         if piece is None:
             return
         started = piece.deadline - self.timeout.total_seconds()
         if not self.deferrable:
-            elapsed = time.time() - started
-            time.sleep(max(0.0, next_wait(self.poll_interval or 10.0, None, elapsed, None, random.random)))
+            first_interval = self.poll_interval or hook.settings.poll_interval
+            time.sleep(next_wait(first_interval, None, time.time() - started, None, random.random))
             return
         trigger = BatchCodeTrigger(
             topic=recoding.plan.topic,

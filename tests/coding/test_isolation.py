@@ -53,13 +53,13 @@ class Simulation:
 
     def run(self):
         while round_ := Isolation(self.pieces).next_round(100, has_control=self.has_control):
-            taken = [self._take_lines(piece) for piece in round_]
-            together = [line for lines in taken for line in lines]
+            line_lists = [self._take_lines(piece) for piece in round_]
+            together = [line for lines in line_lists for line in lines]
             assert len(together) == len(set(together)), "no line is in two operations at once"
             assert not self.coded & set(together), "a line with a result is not sent again"
             if any(piece.kind is Kind.UNANSWERED for piece in round_):
                 self.pieces = [replace(piece, is_gathered=piece.unanswered > 0) for piece in self.pieces]
-            for piece, lines in zip(round_, taken, strict=True):
+            for piece, lines in zip(round_, line_lists, strict=True):
                 assert piece.number == len(self.pieces)
                 assert piece.kind is Kind.CONTROL or piece.records == len(lines) > 0
                 self.pieces.append(self._send(piece, lines))
@@ -81,7 +81,7 @@ class Simulation:
         return {line for piece in silent for line in self.lines[piece.number] if line in self.mute}
 
     @property
-    def left(self):
+    def unresolved(self):
         """The lines without a result, which the next run sends."""
         everything = {line for lines in self.lines for line in lines}
         return sorted(everything - self.coded - self.refused - self.silent)
@@ -96,8 +96,8 @@ def repeat_runs(lines, bad, mute=frozenset(), max_runs=100):
         assert run.extra_operations <= MAX_EXTRA_OPERATIONS
         assert run.refused <= set(bad), "only a bad line is refused"
         assert run.silent <= set(mute), "only a line without an answer is silent"
-        assert len(run.left) < len(lines), "every run makes progress"
-        lines = run.left
+        assert len(run.unresolved) < len(lines), "every run makes progress"
+        lines = run.unresolved
     return runs
 
 
@@ -105,7 +105,7 @@ def repeat_runs(lines, bad, mute=frozenset(), max_runs=100):
 @pytest.mark.parametrize("has_control", [True, False])
 def test_one_bad_line_among_500_000_is_isolated_in_one_run_and_all_others_are_coded(position, has_control):
     run = Simulation([range(500_000)], {position}, has_control=has_control).run()
-    assert (run.refused, run.left) == ({position}, [])
+    assert (run.refused, run.unresolved) == ({position}, [])
     assert len(run.coded) == 499_999
     assert run.extra_operations <= 56
     assert run.texts_sent < 3.2 * 500_000, "with the operation of the part: three times its texts and a little"
@@ -117,7 +117,7 @@ def test_one_bad_line_is_isolated_in_one_run_whatever_the_size(data):
     size = data.draw(st.integers(2, 3000))
     bad = data.draw(st.integers(0, size - 1))
     run = Simulation([range(size)], {bad}, has_control=data.draw(st.booleans())).run()
-    assert (run.refused, run.left, len(run.coded)) == ({bad}, [], size - 1)
+    assert (run.refused, run.unresolved, len(run.coded)) == ({bad}, [], size - 1)
     assert run.extra_operations <= MAX_EXTRA_OPERATIONS
 
 
@@ -137,7 +137,7 @@ def test_repeated_runs_isolate_exactly_the_bad_lines(data):
 def test_two_bad_lines_leave_few_texts_to_the_next_run():
     runs = repeat_runs(list(range(500_000)), {1_000, 400_000})
     assert len(runs) == 2
-    assert len(runs[0].left) < 1_000
+    assert len(runs[0].unresolved) < 1_000
 
 
 def test_nine_bad_lines_are_isolated_within_nine_runs_and_most_texts_are_coded_in_the_first():
@@ -154,23 +154,23 @@ def test_hundreds_of_bad_lines_never_stop_the_progress(count):
         assert run.extra_operations <= MAX_EXTRA_OPERATIONS
         assert run.refused <= bad
         assert run.coded
-        lines = run.left
+        lines = run.unresolved
 
 
 def test_a_part_that_fails_once_is_repeated_as_a_whole_and_nothing_else_is_sent():
     run = Simulation([range(1000)], failures={0}).run()
     assert [piece.kind for piece in run.pieces] == [Kind.PART, Kind.AGAIN]
-    assert (run.operations, run.left) == (2, [])
+    assert (run.operations, run.unresolved) == (2, [])
 
 
 def test_a_piece_that_fails_once_is_coded_by_its_own_pieces():
     run = Simulation([range(900)], failures={0, 1, 5}).run()
-    assert (run.refused, run.left) == (set(), [])
+    assert (run.refused, run.unresolved) == (set(), [])
 
 
 def test_a_line_that_fails_once_alone_is_not_refused():
     run = Simulation([range(9)], failures={0, 1, 5}).run()
-    assert (run.refused, run.left, len(run.coded)) == (set(), [], 9)
+    assert (run.refused, run.unresolved, len(run.coded)) == (set(), [], 9)
 
 
 @pytest.mark.parametrize("sizes", [[500_000], [1], [3], [500_000] * 40])
@@ -194,7 +194,7 @@ def test_a_service_that_has_coded_nothing_before_and_fails_everything_refuses_no
 @pytest.mark.parametrize("size", [1, 2, 9, 10])
 def test_lines_that_are_all_bad_are_refused_if_the_service_codes_another_text(size):
     run = Simulation([range(size)], bad=set(range(size))).run()
-    assert (run.refused, run.left) == (set(range(size)), [])
+    assert (run.refused, run.unresolved) == (set(range(size)), [])
 
 
 def test_a_line_whose_operation_timed_out_is_not_refused():
@@ -208,13 +208,13 @@ def test_a_line_whose_operation_timed_out_is_not_refused():
 def test_texts_without_an_answer_of_all_parts_are_sent_once_more_together():
     run = Simulation([range(100), range(100, 200), range(200, 300)], mute={5, 105, 106}).run()
     assert [(piece.kind, piece.records) for piece in run.pieces if piece.is_extra] == [(Kind.UNANSWERED, 3)]
-    assert (run.silent, run.left) == ({5, 105, 106}, [])
+    assert (run.silent, run.unresolved) == ({5, 105, 106}, [])
 
 
 def test_texts_without_an_answer_wait_until_the_bad_lines_are_isolated():
     run = Simulation([range(100), range(100, 200)], bad={150}, mute={5, 160}).run()
     assert [piece.kind for piece in run.pieces].count(Kind.UNANSWERED) == 1
-    assert (run.silent, run.refused, run.left) == ({5, 160}, {150}, [])
+    assert (run.silent, run.refused, run.unresolved) == ({5, 160}, {150}, [])
 
 
 def test_an_operation_whose_end_is_not_known_is_never_given_a_successor():

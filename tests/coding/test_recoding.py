@@ -202,12 +202,18 @@ def test_texts_beyond_the_bound_are_published_as_uncoded_and_the_next_runs_send_
     with pytest.raises(IncompleteError) as caught:
         service.run(max_uncoded_share=1.0, max_rejected_share=1.0)
     message = str(caught.value)
-    ((left,),) = jobs.query("SELECT 100 - count(*) FROM coding.coded_texts")
-    assert 0 < left < 100
-    assert f"100 records of {DAY} to {NEXT_DAY} are published, but {left} of them as uncoded (no_result)" in message
-    assert f"{left} texts have no result yet: the {MAX_EXTRA_OPERATIONS} extra operations of a run do not" in message
+    ((unresolved,),) = jobs.query("SELECT 100 - count(*) FROM coding.coded_texts")
+    assert 0 < unresolved < 100
+    assert (
+        f"100 records of {DAY} to {NEXT_DAY} are published, but {unresolved} of them as uncoded (no_result)"
+        in message
+    )
+    assert (
+        f"{unresolved} texts have no result yet: the {MAX_EXTRA_OPERATIONS} extra operations of a run do not"
+        in message
+    )
     assert "job" not in message.replace("no_result", "")
-    assert jobs.query("SELECT count(*) FROM coding.coded_records WHERE reason = 'no_result'") == [(left,)]
+    assert jobs.query("SELECT count(*) FROM coding.coded_records WHERE reason = 'no_result'") == [(unresolved,)]
     assert jobs.query("SELECT count(*) FROM coding.coded_texts WHERE operation_id = ''") == [(0,)]
     assert jobs.query("SELECT checksum FROM coding.coding_runs") == [(None,)]
 
@@ -216,10 +222,10 @@ def test_texts_beyond_the_bound_are_published_as_uncoded_and_the_next_runs_send_
         try:
             summary = following.run(run_id=f"run-{number}", max_uncoded_share=1.0, max_rejected_share=1.0)
         except IncompleteError:
-            assert len(following.inputs[0]) == left
+            assert len(following.inputs[0]) == unresolved
             ((now,),) = jobs.query("SELECT 100 - count(*) FROM coding.coded_texts")
-            assert now < left
-            left = now
+            assert now < unresolved
+            unresolved = now
         else:
             break
     assert (summary.coded, summary.rejected) == (100 - len(bad), len(bad))

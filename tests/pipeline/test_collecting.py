@@ -234,10 +234,10 @@ def test_a_text_that_is_never_answered_is_published_without_a_code_and_the_next_
     night.start()
     summary = night.collect()
     assert (summary.no_result, summary.operations, night.creations) == (1, 2, 2)
-    landed = night.land(summary)
+    summary_of_run = night.land(summary)
     reasons = "SELECT record_id, outcome, reason FROM coding.coded_records WHERE reason <> ''"
     assert night.query(reasons) == [("0041", "uncoded", "no_result")]
-    assert (landed.texts_sent, landed.operations) == (100, 2)
+    assert (summary_of_run.texts_sent, summary_of_run.operations) == (100, 2)
     night.start("run-2")
     assert (night.prepared.unchanged, night.creations) == (True, 2)
 
@@ -321,16 +321,16 @@ def test_several_runs_of_the_same_dates_send_a_text_that_has_a_result_only_once(
     bad = [f"number 0{number}" for number in (111, 222, 333)]
     for text in bad:
         night.fault("operation_fails", count=1000, part_contains=text)
-    landed, sent = None, 0
+    summary_of_run, sent = None, 0
     for run in range(1, 4):
         night.start(f"run-{run}")
         sent += sum(part.records for part in night.prepared.parts)
         summary = night.collect()
         if not (summary.unresolved or summary.incomplete):
-            landed = night.land(summary)
+            summary_of_run = night.land(summary)
             break
-    assert landed is not None
-    assert (landed.coded + landed.uncoded, landed.rejected) == (497, 3)
+    assert summary_of_run is not None
+    assert (summary_of_run.coded + summary_of_run.uncoded, summary_of_run.rejected) == (497, 3)
     assert sent < 1.5 * 500
     received = sum(records for (records,) in night.query("SELECT records FROM coding.coding_operations"))
     assert received < 3.5 * 500
