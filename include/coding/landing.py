@@ -112,7 +112,8 @@ def land(
     if unresolved is not None:
         raise IncompleteError(
             f"{run.read} records of {plan.from_date} to {plan.to_date} are published, but {unresolved_records} of"
-            f" them as uncoded (no_result), because {collected.unresolved} of {sent} texts have no result yet;"
+            f" them as uncoded (no_result), because {collected.unresolved} of {collected.texts_sent} texts have no"
+            " result yet;"
             f" {_describe_next_step(plan)}. {'; '.join(collected.problems)}"
         )
     earlier_run = None if run.run_id == plan.run_id else run.run_id

@@ -30,7 +30,7 @@ from tests.pipeline.conftest import TaskInstance
 from tests.support.warehouses import open_warehouse
 
 MODELS = ("11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222")
-METADATA = RunMetadata(None, PoolSize(4, True), 0)
+METADATA = RunMetadata(None, PoolSize(4, True))
 PREPARED = Prepared("2026-10-07T01:02:03", "checksum", True, None, (), 9, 1, 2, 6, 1)
 
 
@@ -207,7 +207,7 @@ def plan_run(run_type: str, metadata: RunMetadata | None = None, **changes: Any)
     """Make the plan of a run of 7 October 2026 or, if it is manual, of the day before it is due."""
     conf = {} if metadata is None else {"_airflow": metadata.to_dict()}
     run = make_run(run_type, partition_key=None if run_type == "manual" else "2026-10-07", conf=conf)
-    return Plan.from_dict(steps.make_plan(read_form(**changes), run))
+    return Plan.from_dict(steps.make_plan(read_form(**changes), run, read_param_names()))
 
 
 POOL_SIZE = PoolSize(4, True)
