@@ -52,7 +52,7 @@ def run_point(source: Path, point: Point, folder: Path) -> Iterator[tuple[str, M
     folder.mkdir(parents=True)
     try:
         records = folder / "source.parquet"
-        duckdb.execute(f"COPY (FROM '{source}' LIMIT {point.rows}) TO '{records}' (FORMAT parquet, COMPRESSION zstd)")
+        execute(f"COPY (FROM '{source}' LIMIT {point.rows}) TO '{records}' (FORMAT parquet, COMPRESSION zstd)")
         job = Job(
             source=str(records), folder=str(folder), warehouse=str(folder / "warehouse.duckdb"), coded=str(folder),
             memory_mb=point.memory_mb,
@@ -70,11 +70,18 @@ def run_point(source: Path, point: Point, folder: Path) -> Iterator[tuple[str, M
         shutil.rmtree(folder)
 
 
+def execute(sql: str, database: str = ":memory:") -> None:
+    """Run a statement without a progress bar."""
+    with duckdb.connect(database) as connection:
+        connection.execute("SET enable_progress_bar = false")
+        connection.execute(sql)
+
+
 def code_parts(folder: Path) -> None:
     """Write an output file for each part of a prepared run. One text in ten is uncoded, with suggestions."""
     for part in sorted(folder.glob("part-*.jsonl")):
         output = part.with_name(f"output-{part.name.split('-')[1]}.jsonl")
-        duckdb.execute(
+        execute(
             f"""
             COPY (
                 SELECT recordId, if(is_coded, 'successful', 'unsuccessful') AS codeStatus,
@@ -95,10 +102,11 @@ def code_parts(folder: Path) -> None:
 
 def add_model(warehouse: Path) -> None:
     """Publish the records of the run under a second model too, which codes some of them differently."""
-    with duckdb.connect(str(warehouse)) as connection:
-        code = f"if(hash(record_id) % {RECORDS_PER_MOVE} = 0, '999999', code)"
-        columns = f"'n' AS model_id, 2.0 AS model_version, if(code IS NULL, NULL, {code}) AS code"
-        connection.execute(f"INSERT INTO coding.coded_records SELECT * REPLACE ({columns}) FROM coding.coded_records")
+    code = f"if(hash(record_id) % {RECORDS_PER_MOVE} = 0, '999999', code)"
+    columns = f"'n' AS model_id, 2.0 AS model_version, if(code IS NULL, NULL, {code}) AS code"
+    execute(
+        f"INSERT INTO coding.coded_records SELECT * REPLACE ({columns}) FROM coding.coded_records", str(warehouse)
+    )
 
 
 def main() -> None:

@@ -174,7 +174,7 @@ def _select_crosswalk(comparison: Comparison, session: Session) -> str:
     name = comparison.crosswalk
     try:
         if not all(name.split(".")):
-            raise NoSuchTableError(f"a part of the name {name!r} is empty")
+            raise NoSuchTableError("a part of the name is empty")
         columns = {column.lower(): quote_column(column) for column in session.columns(quote_table(name)).names}
     except NoSuchTableError as error:
         raise SourceError(f"crosswalk {name!r} is not a table or view of the warehouse: {error}") from None

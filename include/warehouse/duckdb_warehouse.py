@@ -138,10 +138,11 @@ class DuckDBSession(Session):
         return Query(self._connection, sql)
 
     def columns(self, table: str) -> pa.Schema:
-        try:
-            return self._connection.sql(f"SELECT * FROM {table} LIMIT 0").to_arrow_reader().schema
-        except (duckdb.CatalogException, duckdb.BinderException, duckdb.ParserException):
-            raise NoSuchTableError(f"warehouse {self._name!r} has no table or view {table}") from None
+        with _translate_errors(self._name):
+            try:
+                return self._connection.sql(f"SELECT * FROM {table} LIMIT 0").to_arrow_reader().schema
+            except (duckdb.CatalogException, duckdb.BinderException, duckdb.ParserException):
+                raise NoSuchTableError(f"warehouse {self._name!r} has no table or view {table}") from None
 
     def lock_and_timestamp(self, table: str) -> datetime:
         """Return the current time in UTC. No lock is needed: nobody writes to the file while it is read."""
