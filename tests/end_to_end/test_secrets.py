@@ -1,4 +1,4 @@
-"""Nothing that a run stores or logs contains a secret: no presigned URL, no token, no client secret."""
+"""Nothing that a run stores or logs contains a secret or a person's text that could not be used."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from coding_service.settings import ServiceSettings
 from coding_service.tokens import TokenStore
+from include.pipeline.names import RECODE_DAG_ID
 from tests.end_to_end.conftest import Harness
 
 pytestmark = pytest.mark.airflow
@@ -43,6 +44,62 @@ def read_token(harness: Harness) -> bytes:
     token = slot.get() if slot else None
     assert token
     return token.encode()
+
+
+#: What stands in every text, id and date that no run can use.
+MARK = "MARKED"
+BROKEN_SOURCES = {
+    # an unclosed quote, so that the rest of the file, and with it the answers of others, is one value
+    "quote.csv": 'record_id,response_date,occp_text,tasks_text\n1,2026-09-01,"MARKED chef,cooks\nMARKED,2026-09-01,a,b\n',
+    "columns.csv": 'record_id,response_date,occp_text,tasks_text\n1,2026-09-01,"MARKED\nchef",MARKED,MARKED,MARKED\n',
+    "object.jsonl": '{"record_id": "1", "response_date": "2026-09-01", "occp_text": "MARKED\n", "tasks_text": "x"\n',
+}
+#: Rows that are set aside, beside ninety good ones: an unreadable date, a text in another script, one without an id.
+SET_ASIDE = ["B1,MARKED-01,MARKED,MARKED", "B2,2026-09-01,MARKED \u0436,MARKED", ",2026-09-01,MARKED,MARKED"]
+
+
+def read_pages(harness: Harness, run_id: str) -> Iterator[tuple[str, bytes]]:
+    """Yield what the pages of a run in Airflow's UI are made of, as (path, bytes)."""
+    run = f"/dags/{RECODE_DAG_ID}/dagRuns/{run_id}"
+    tasks = harness.api.request("GET", f"{run}/taskInstances")["task_instances"]
+    paths = [run, f"{run}/taskInstances", f"/dags/{RECODE_DAG_ID}/assets/events", "/eventLogs?limit=1000"]
+    for task in tasks:
+        name = f"{run}/taskInstances/{task['task_id']}"
+        paths += [f"{name}/{task['map_index']}", f"{name}/xcomEntries?map_index={task['map_index']}"]
+        paths += [f"{name}/logs/{number + 1}?map_index={task['map_index']}" for number in range(task["try_number"])]
+    for path in paths:
+        yield path, json.dumps(harness.api.request("GET", path, ignore=(404,))).encode()
+
+
+def test_no_text_of_a_broken_or_rejected_row_is_in_logs_metadata_database_reports_or_pages(
+    harness: Harness, tmp_path: Path
+) -> None:
+    run_ids = []
+    for name, content in BROKEN_SOURCES.items():
+        (tmp_path / name).write_text(content)
+        run_id, state = harness.run(source=(tmp_path / name).as_uri(), from_date="2026-09-01")
+        assert state == "failed"
+        assert "SourceError" in harness.log(run_id)
+        run_ids.append(run_id)
+    good = [f"G{number},2026-09-01,job {number},tasks" for number in range(90)]
+    lines = ["record_id,response_date,occp_text,tasks_text", *good, *SET_ASIDE]
+    (tmp_path / "answers.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run_id, state = harness.run(source=(tmp_path / "answers.csv").as_uri(), from_date="2026-09-01")
+    assert state == "success"
+    run_ids.append(run_id)
+
+    folder = harness.stack.folder
+    logs = [path for part in ("logs", "airflow/logs") for path in (folder / part).rglob("*.log")]
+    contents = [(str(path), path.read_bytes()) for path in [*logs, *folder.rglob("report.md")]]
+    contents += list(read_database(folder / "airflow" / "airflow.db"))
+    contents += [(path.name, path.read_bytes()) for path in (folder / "airflow").glob("airflow.db*")]
+    contents += [page for run_id in run_ids for page in read_pages(harness, run_id)]
+    assert [name for name, content in contents if MARK.encode() in content] == []
+
+    shapes = [name for name, content in contents if b"aaaaaa-99" in content]
+    assert any("report.md" in name for name in shapes), "the report shows the shape of the unreadable date"
+    assert any("xcom" in name for name in shapes), "the search misses the XComs"
+    assert any("task_id=prepare" in name for name in shapes), "the search misses the task logs"
 
 
 def test_no_presigned_url_and_no_token_in_logs_metadata_database_warehouse_or_stdout(
