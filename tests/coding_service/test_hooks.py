@@ -16,7 +16,7 @@ from coding_service.errors import (
     CodingServiceError,
     NotFoundError,
     OperationFailedError,
-    OutputExpiredError,
+    OutputNotReadyError,
     ProtocolError,
     QuotaExceededError,
     ServiceUnavailableError,
@@ -389,21 +389,27 @@ async def test_an_unknown_status_raises_a_protocol_error(serve, connect, either)
 def test_an_operation_that_is_not_complete_cannot_be_downloaded(connected, tmp_path):
     hook = CodingServiceHook()
     grant = hook.create_operation("osca", hook.latest_model("osca").model_id)
-    with pytest.raises(OperationFailedError, match=f"'{grant.operation_id}' is 'awaiting_input': it has no output"):
-        hook.download("osca", grant.operation_id, tmp_path / "o", tmp_path / "m")
+    paths = tmp_path / "o", tmp_path / "m"
+    with pytest.raises(
+        ServiceUnavailableError, match=f"'{grant.operation_id}' is 'awaiting_input': it has no output"
+    ):
+        hook.download("osca", grant.operation_id, *paths)
+    connected.jump(3601)
+    with pytest.raises(OperationFailedError, match=f"'{grant.operation_id}' is 'timed_out': it has no output"):
+        hook.download("osca", grant.operation_id, *paths)
 
 
 def test_the_error_for_deleted_files_differs_from_the_one_for_an_incomplete_operation(
-    connected, input_file, tmp_path
+    connected, input_file, tmp_path, clock
 ):
     hook = CodingServiceHook()
     operation_id = finish_operation(hook, input_file)
     connected.jump(86_401)
-    with pytest.raises(OutputExpiredError, match=f"'{operation_id}' is complete but offers no output.*code its"):
+    with pytest.raises(OutputNotReadyError, match=f"'{operation_id}' is complete, but offers no output"):
         hook.download("osca", operation_id, tmp_path / "o", tmp_path / "m")
 
 
-def test_an_expired_link_costs_one_more_status_call(connected, input_file, tmp_path):
+def test_an_expired_link_costs_one_more_status_call(connected, input_file, tmp_path, clock):
     hook = CodingServiceHook()
     operation_id = finish_operation(hook, input_file)
     connected.fault("expired_link")
@@ -413,7 +419,7 @@ def test_an_expired_link_costs_one_more_status_call(connected, input_file, tmp_p
     assert len(connected.journal("GET", "/v1/")) == before + 2
 
 
-def test_a_failed_metadata_download_does_not_fail_the_output_download(connected, input_file, tmp_path):
+def test_a_failed_metadata_download_does_not_fail_the_output_download(connected, input_file, tmp_path, clock):
     hook = CodingServiceHook()
     operation_id = finish_operation(hook, input_file)
     connected.fault("expired_link", path_contains="metadata", count=3)
@@ -422,7 +428,7 @@ def test_a_failed_metadata_download_does_not_fail_the_output_download(connected,
 
 
 @pytest.mark.parametrize("metadata_links", [0, 1])
-def test_missing_metadata_does_not_fail_the_output_download(serve, connect, tmp_path, metadata_links):
+def test_missing_metadata_does_not_fail_the_output_download(serve, connect, tmp_path, metadata_links, clock):
     statuses = []
 
     def answer(request, reply):
