@@ -26,8 +26,13 @@ def parse_date(column: str) -> str:
     return f"TRY_CAST(CASE WHEN {has_form} THEN {column} END AS DATE)"
 
 
-def is_not_a_date(day: str) -> str:
-    """Return the SQL condition that a date is missing, infinite, or has a year that does not have four digits."""
+def is_not_a_date(day: str, *, is_parsed: bool) -> str:
+    """Return the SQL condition that a date is missing, infinite, or has a year that does not have four digits.
+
+    :param is_parsed: whether `day` is an expression to evaluate only once, not a column that an index can answer for
+    """
+    if is_parsed:
+        return f"coalesce({day} NOT BETWEEN DATE '{MIN_DATE}' AND DATE '{MAX_DATE}', true)"
     return f"({day} IS NULL OR {day} < DATE '{MIN_DATE}' OR {day} > DATE '{MAX_DATE}')"
 
 

@@ -98,7 +98,8 @@ def _create_file_view(
     column = plan.source_column("response_date")
     day = _date_expression(scan.names["response_date"], scan.schema.field(column).type)
     _create_view(plan, engine, scan.relation, scan.names, day, _select_dates(plan, day))
-    snapshot, values = _count_skipped_rows(engine, scan.relation, scan.names, day, scan.row or "NULL", snapshot)
+    condition = is_not_a_date(day, is_parsed=_is_text(scan.schema.field(column).type))
+    snapshot, values = _count_skipped_rows(engine, scan.relation, scan.names, condition, scan.row or "NULL", snapshot)
     if not values:
         return snapshot
     if scan.row:
@@ -238,7 +239,8 @@ def _create_table_view(
         _register_rows(engine, session, table, columns, "1 = 1")
         parsed_day = _date_expression("response_date", kind)
         _create_view(plan, engine, "table_rows", names, parsed_day, _select_dates(plan, parsed_day))
-        snapshot, values = _count_skipped_rows(engine, "table_rows", names, parsed_day, "NULL", snapshot)
+        condition = is_not_a_date(parsed_day, is_parsed=True)
+        snapshot, values = _count_skipped_rows(engine, "table_rows", names, condition, "NULL", snapshot)
         records = _count_dates(engine, "table_rows", names) if values else 0
     else:  # compare the bare column, because it may have an index
         columns["response_date"] = day
@@ -275,10 +277,14 @@ def _create_view(plan: Plan, engine: Engine, relation: str, names: dict[str, str
 
 
 def _count_skipped_rows(
-    engine: Engine, relation: str, names: dict[str, str], day: str, row: str, snapshot: SourceSnapshot
+    engine: Engine, relation: str, names: dict[str, str], condition: str, row: str, snapshot: SourceSnapshot
 ) -> tuple[SourceSnapshot, list[tuple[int | None, str]]]:
     """Return the snapshot with the numbers of rows of a relation that no run codes, and the beginnings of some values
-    that are not dates, with the numbers of their rows."""
+    that are not dates, with the numbers of their rows.
+
+    :param condition: SQL condition that a row has no date with a year of four digits
+    :param row: SQL expression of the number of a row
+    """
     column = quote_column(names["response_date"])
     ((undated, empty_rows, unreadable, examples),) = engine.execute(
         f"""
@@ -288,7 +294,7 @@ def _count_skipped_rows(
         FROM (
             SELECT NOT {_has_text(column)} AS is_undated, {_is_empty(names)} AS is_empty, {row} AS row,
                 left(CAST({column} AS VARCHAR), {VALUE_CHARACTERS}) AS value
-            FROM {relation} WHERE {is_not_a_date(day)}
+            FROM {relation} WHERE {condition}
         )
         """
     ).fetchall()
@@ -302,7 +308,7 @@ def _count_skipped_rows_in_warehouse(
     """Do the same for a table with a date type."""
     ((rows, unreadable, empty_rows),) = session.execute(
         f"SELECT count(*), count({day}), count(CASE WHEN {day} IS NULL AND {is_empty} THEN 1 END)"
-        f" FROM {table} WHERE {is_not_a_date(day)}"
+        f" FROM {table} WHERE {is_not_a_date(day, is_parsed=False)}"
     )
     snapshot = replace(
         snapshot, undated=rows - unreadable - empty_rows, unreadable_dates=unreadable, empty_rows=empty_rows
@@ -310,8 +316,8 @@ def _count_skipped_rows_in_warehouse(
     if not unreadable:
         return snapshot, []
     values = session.execute(
-        f"SELECT CAST({day} AS {session.dialect.text}) FROM {table} WHERE {day} IS NOT NULL AND {is_not_a_date(day)}"
-        f" LIMIT {MAX_EXAMPLES}"
+        f"SELECT CAST({day} AS {session.dialect.text}) FROM {table} WHERE {day} IS NOT NULL"
+        f" AND {is_not_a_date(day, is_parsed=False)} LIMIT {MAX_EXAMPLES}"
     )
     return snapshot, [(None, value) for (value,) in values]
 
