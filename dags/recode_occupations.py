@@ -76,7 +76,8 @@ PARAMS = {
     ),
     "clean": Param(
         True, type="boolean", title="Clean texts", section=_SOURCE,
-        description="Convert accents, fractions, HTML entities etc. to plain ASCII. If off, texts are validated as they are.",
+        description="Convert accents, fractions, HTML entities etc. to plain ASCII. If off, texts are validated as"
+        " they are.",
     ),
     "dry_run": Param(
         False, type="boolean", title="Dry run", section=_TRIAL,
