@@ -120,9 +120,8 @@ CREATE OR REPLACE TEMP MACRO reject_reason(occp_text, tasks_text, max_characters
 def install_macros(engine: duckdb.DuckDBPyConnection) -> None:
     """Define the rules as macros of `engine`.
 
-    * `clean_text(text)`: the text in printable ASCII where that is possible (docs/architecture.md, "How texts are
-      cleaned"), with single spaces and none at either end; `''` for NULL. It is never truncated, and cleaning it
-      again changes nothing.
+    * `clean_text(text)`: the text in printable ASCII where possible (docs/architecture.md, "How texts are cleaned"),
+      with single spaces and none at either end; `''` for NULL. It is never truncated; cleaning it twice is the same.
     * `text_key(occp_text, tasks_text)`: 32 hexadecimal digits (128 bits of SHA-256), the same for equal pairs. It is
       the `recordId` that the service sees: identifiers of the source are not sent (docs/service-contract.md 8.29).
     * `reject_reason(occp_text, tasks_text, max_characters)`: NULL for texts that can be sent, else `blank` (both),
