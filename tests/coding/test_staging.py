@@ -74,6 +74,22 @@ def test_a_run_passes_through_a_bucket_and_leaves_no_local_files(remote, s3, buc
     assert s3.keys(bucket) == ["runs/run-1/report.md"]
 
 
+def test_texts_are_coded_again_through_a_bucket_and_leave_no_local_files(remote, tmp_path):
+    (part,) = remote.prepare().parts
+
+    def code_piece(piece):
+        if b"baker" in remote.staging.fs.cat_file(piece.input_uri):
+            return PartResult(piece.part, f"operation-{piece.part}", "failed")
+        return upload_output(remote, piece)
+
+    summary = remote.land([PartResult(part.part, "operation-0", "failed")], code_piece=code_piece)
+    assert (summary.coded, summary.rejected) == (2, 2)
+    assert sorted(map(len, remote.sent_again)) == [1, 1, 1, 1, 3]
+    reasons = "SELECT record_id, reason FROM coding.coded_records WHERE outcome = 'rejected' ORDER BY 1"
+    assert remote.query(reasons) == [("3", "refused_by_service"), ("4", "blank")]
+    assert list_files(tmp_path / "scratch") == []
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
