@@ -100,7 +100,7 @@ PARAMS = {
     ),
     "max_rejected_share": Param(
         0.2, type="number", minimum=0, maximum=1, title="Maximum rejected share", section=_LIMITS,
-        description="Share of the records read that can be rejected before sending. Above it, nothing is published.",
+        description="Share of the records read that can be rejected. Above it, nothing is published.",
     ),
     "records_per_part": Param(
         500_000, type="integer", minimum=1, maximum=MAX_RECORDS_PER_PART, title="Records per part", section=_SENDING,
