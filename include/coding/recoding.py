@@ -463,19 +463,19 @@ def _carry_over(old: RecodingState, new: RecodingState) -> RecodingState:
     def identify(piece: Piece) -> tuple[Any, ...]:
         return piece.part, piece.sha256, piece.operation_id, piece.state
 
-    known = {identify(piece) for piece in old.pieces if not piece.is_extra}
-    current = {identify(piece) for piece in new.pieces}
+    old_identities = {identify(piece) for piece in old.pieces if not piece.is_extra}
+    new_identities = {identify(piece) for piece in new.pieces}
     pieces: list[Piece] = []
     for piece in old.pieces:
         if piece.parent is None:
-            is_superseded = not piece.is_extra and identify(piece) not in current
+            is_superseded = not piece.is_extra and identify(piece) not in new_identities
         else:
             is_superseded = pieces[piece.parent].state == SUPERSEDED
         without_consequences = replace(piece, state=SUPERSEDED, problem=None, usable=0, unanswered=0)
         pieces.append(without_consequences if is_superseded else piece)
     last_round = pieces[-1].round if pieces else 0
     for piece in new.pieces:
-        if identify(piece) not in known:
+        if identify(piece) not in old_identities:
             pieces.append(replace(piece, number=len(pieces), round=last_round))
     return replace(new, pieces=tuple(pieces))
 
