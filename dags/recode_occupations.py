@@ -110,8 +110,7 @@ PARAMS = {
     ),
     "max_rejected_share": Param(
         0.2, type="number", minimum=0, maximum=1, title="Maximum rejected share", section=_LIMITS,
-        description="Share of the records read that can be rejected before sending. Above it, nothing is sent or"
-        " published.",
+        description="Share of the records read that can be rejected. Above it, nothing is sent or published.",
     ),
     "min_records_for_limits": Param(
         50, type="integer", minimum=1, title="Minimum records for limits", section=_LIMITS,

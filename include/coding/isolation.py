@@ -27,6 +27,8 @@ _RESERVED_OPERATIONS = 1
 Lines = tuple["Kind", int | None, int, int]
 
 COMPLETE, FAILED, TIMED_OUT = "complete", "failed", "timed_out"
+#: State of a piece whose lines are in another operation of their part now.
+SUPERSEDED = "superseded"
 
 
 class Kind(StrEnum):

@@ -1,8 +1,8 @@
 """Collecting the results of a run, and coding again what has none: the state of that work, its files and its tables.
 
-The state is kept after every step in a store that survives the process. It belongs to the operations of the parts:
-if these change, because the run was cleared, the work starts again from their results. What to send is decided in
-:mod:`include.coding.isolation`; the calls are the caller's matter.
+The state is kept after every step in a store that survives the process. If a part has another operation, because the
+run was cleared, what was known about its lines is not used any more; for other parts it is. What to send is decided
+in :mod:`include.coding.isolation`; the calls are the caller's matter.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from include.coding.isolation import (
     FAILED,
     MAX_EXTRA_OPERATIONS,
     PIECES_PER_SPLIT,
+    SUPERSEDED,
     TIMED_OUT,
     Isolation,
     Kind,
@@ -131,12 +132,13 @@ class Recoding:
     ) -> None:
         self.plan, self._prepared, self._part_results = plan, prepared, part_results
         self._warehouse, self._staging, self._store, self._read_error = warehouse, staging, store, read_error
-        self.generation = identify_operations(prepared.parts, part_results)
+        generation = identify_operations(prepared.parts, part_results)
         data = store.get(STATE_KEY)
-        if data is not None and data["generation"] == self.generation:
+        if data is not None and data["generation"] == generation:
             self._state = RecodingState.from_dict(data)
         else:
-            self._save(self._collect_parts())
+            state = self._collect_parts(generation)
+            self._save(state if data is None else _carry_over(RecodingState.from_dict(data), state))
 
     # ---- the operations of pieces, which the caller opens and waits for --------------------------------------------
 
@@ -176,15 +178,18 @@ class Recoding:
         """Return a piece as it is now."""
         return self._state.pieces[number]
 
-    def resume_waiting(self) -> None:
-        """Wait again for the operations whose end is not known."""
+    def resume_waiting(self, deadline: float) -> None:
+        """Wait again for the operations whose end is not known.
+
+        :param deadline: until when, in seconds since the epoch
+        """
         for piece in self._extra_pieces:
-            if piece.state not in (None, COMPLETE, FAILED, TIMED_OUT):
-                self.update(piece, state=None, problem=None, deadline=0.0, usable=None)
+            if piece.state not in (None, COMPLETE, FAILED, TIMED_OUT, SUPERSEDED):
+                self.update(piece, state=None, problem=None, deadline=deadline, usable=None)
 
     # ---- collecting ------------------------------------------------------------------------------------------------
 
-    def _collect_parts(self) -> RecodingState:
+    def _collect_parts(self, generation: str) -> RecodingState:
         """Keep the results of the parts, and return the state in which nothing has been sent again."""
         parts = self._prepared.parts
         collected, files = self._collect(list(zip(parts, self._part_results, strict=True)))
@@ -206,7 +211,7 @@ class Recoding:
                     replace(piece, state=COMPLETE, unanswered=entry.unanswered, unanswered_uri=unanswered_uri)
                 )
         usable = sum(entry.summary.usable for entry in collected)
-        return RecodingState(self.generation, usable, len(problems), _shorten(problems), tuple(pieces))
+        return RecodingState(generation, usable, len(problems), _shorten(problems), tuple(pieces))
 
     def _collect_pieces(self) -> None:
         """Keep the results of the pieces that have ended since the last call."""
@@ -447,6 +452,32 @@ def identify_operations(parts: Sequence[Part], part_results: Sequence[PartResult
         for part, result in zip(parts, part_results, strict=True)
     ]
     return hashlib.sha256(json.dumps(ends).encode()).hexdigest()[:16]
+
+
+def _carry_over(old: RecodingState, new: RecodingState) -> RecodingState:
+    """Return the new state, with the pieces of the old one that belong to the operations of the new one.
+
+    The others stay in the list, because they were sent, but have no consequences.
+    """
+
+    def identify(piece: Piece) -> tuple[Any, ...]:
+        return piece.part, piece.sha256, piece.operation_id, piece.state
+
+    old_identities = {identify(piece) for piece in old.pieces if not piece.is_extra}
+    new_identities = {identify(piece) for piece in new.pieces}
+    pieces: list[Piece] = []
+    for piece in old.pieces:
+        if piece.parent is None:
+            is_superseded = not piece.is_extra and identify(piece) not in new_identities
+        else:
+            is_superseded = pieces[piece.parent].state == SUPERSEDED
+        without_consequences = replace(piece, state=SUPERSEDED, problem=None, usable=0, unanswered=0)
+        pieces.append(without_consequences if is_superseded else piece)
+    last_round = pieces[-1].round if pieces else 0
+    for piece in new.pieces:
+        if identify(piece) not in old_identities:
+            pieces.append(replace(piece, number=len(pieces), round=last_round))
+    return replace(new, pieces=tuple(pieces))
 
 
 def _describe_end(plan: Plan, piece: Piece) -> PartResult:

@@ -87,7 +87,7 @@ class CollectResultsOperator(BaseOperator):
                 lambda operation_id: self._read_error(hook, plan.topic, operation_id),
             )  # fmt: skip
             if event is None:
-                recoding.resume_waiting()
+                recoding.resume_waiting(time.time() + self.timeout.total_seconds())
             while pieces := recoding.next_pieces():
                 for piece in pieces:
                     self._advance(piece, recoding, hook, store, event or {})
@@ -101,7 +101,7 @@ class CollectResultsOperator(BaseOperator):
         """Send a piece, or find out whether its operation has ended, and download what it coded."""
         plan = recoding.plan
         part = InputPart(plan.topic, plan.model_id, piece.input_uri, piece.sha256)
-        key = f"operation-{recoding.generation}-{piece.number}"
+        key = f"operation-{piece.number}"
         operation = PartOperation(hook, part, store, self.storage_conn_id, key)
         if piece.operation_id is None:
             operation_id = operation.find_ended() or operation.upload(*operation.open())

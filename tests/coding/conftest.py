@@ -188,7 +188,9 @@ class Pipeline:
         self.sent_again = []
 
         def code(part):
-            self.sent_again.append([line["occp_text"] for line in read_part(part)])
+            with self.staging.open_local(part.input_uri) as path:
+                lines = path.read_text(encoding="utf-8").splitlines()
+            self.sent_again.append([json.loads(line)["occp_text"] for line in lines])
             return (code_piece or (lambda part: self.code_part(part, **options)))(part)
 
         if part_results is None:

@@ -534,7 +534,7 @@ def test_the_text_of_a_discarded_line_is_sent_once_more_and_the_line_is_logged(s
     summary = survey.land([survey.code_part(part, lines=code_line(chef) + "oops\n")])
     assert "Part 0: output line 2 was discarded: it is not a JSON object" in caplog.text
     assert survey.sent_again == [["baker"]]
-    assert (summary.coded, summary.texts_sent, summary.operations, summary.extra_operations) == (3, 2, 2, 1)
+    assert (summary.coded, summary.texts_sent, summary.operations, summary.extra_operations) == (3, 3, 2, 1)
     operations = "SELECT part, records, usable, discarded_lines FROM coding.coding_operations ORDER BY part"
     assert survey.query(operations) == [(0, 2, 1, 1), (1, 1, 1, 0)]
 

@@ -5,6 +5,7 @@ import pytest
 from include.coding.collect import MAX_ERROR_CHARACTERS
 from include.coding.errors import AuditError, IncompleteError
 from include.coding.isolation import MAX_EXTRA_OPERATIONS
+from include.coding.parts import Part
 from include.coding.recoding import MAX_SINGLE_TEXTS, Recoding
 from include.coding.results import PartResult
 from tests.coding.conftest import (
@@ -62,7 +63,7 @@ def jobs(pipeline):
 def test_a_part_that_fails_once_is_published_after_a_second_operation(jobs):
     service = Service(jobs, failures=[0])
     summary = service.run()
-    assert (summary.coded, summary.texts_sent, summary.operations, summary.extra_operations) == (100, 100, 2, 1)
+    assert (summary.coded, summary.texts_sent, summary.operations, summary.extra_operations) == (100, 200, 2, 1)
     assert [len(texts) for texts in service.inputs] == [100, 100]
     operations = "SELECT part, state, records, usable FROM coding.coding_operations ORDER BY part"
     assert jobs.query(operations) == [(0, "failed", 100, 0), (1, "complete", 100, 100)]
@@ -281,9 +282,9 @@ def test_a_lost_piece_is_waited_for_again_and_its_results_are_published(jobs):
     assert (recoding.finish().incomplete, recoding.finish().unresolved) == (1, 0)
 
     recoding = make_recoding()
-    recoding.resume_waiting()
+    recoding.resume_waiting(deadline=123.0)
     (piece,) = recoding.next_pieces()
-    assert (piece.operation_id, piece.state) == ("op-1", None)
+    assert (piece.operation_id, piece.state, piece.deadline) == ("op-1", None, 123.0)
     part = jobs.prepared.parts[0]
     output = jobs.code_part(part)
     recoding.update(piece, state="complete", output_uri=output.output_uri)
@@ -306,7 +307,36 @@ def test_the_state_of_an_earlier_execution_is_not_used_for_other_operations(jobs
     start("op-0").update(piece, operation_id="op-1", state="failed")
     assert [piece.round for piece in start("op-0").next_pieces()] == [2] * 9
     (piece,) = start("op-5").next_pieces()
-    assert (piece.round, piece.operation_id) == (1, None)
+    assert (piece.kind, piece.records, piece.operation_id) == ("again", 100, None)
+
+
+def test_a_part_that_is_cleared_does_not_make_the_texts_of_the_others_be_sent_again(jobs):
+    parts = jobs.prepare(records_per_part=50).parts
+    service, store = Service(jobs, bad=["job 41"]), MemoryStore()
+    failed = next(part for part in parts if "job 41" in [line["occp_text"] for line in read_part(part)])
+    other = parts[1 - failed.part]
+
+    def collect(result):
+        results = sorted([PartResult(failed.part, "op-0", "failed"), result], key=lambda result: result.part)
+        recoding = Recoding(jobs.plan, jobs.prepared, results, jobs.warehouse, jobs.staging, store, lambda _: None)
+        while pieces := recoding.next_pieces():
+            for piece in pieces:
+                result = service.code(Part.from_dict({**other.to_dict(), **describe_input(piece)}))
+                changes = {name: getattr(result, name) for name in ("operation_id", "state", "output_uri")}
+                recoding.update(piece, **changes)
+        return recoding.finish()
+
+    first = collect(PartResult(other.part, "op-1", "deadline", "it did not end"))
+    assert (first.refused, first.incomplete, first.usable) == (1, 1, 49)
+    sent = service.texts_sent
+    second = collect(PartResult(**{**vars(jobs.code_part(other)), "operation_id": "op-1"}))
+    assert (second.refused, second.incomplete, second.usable, service.texts_sent) == (1, 0, 99, sent)
+    third = collect(PartResult(other.part, "op-2", "failed"))
+    assert (third.usable, service.texts_sent) == (99, sent + 50)
+
+
+def describe_input(piece):
+    return {name: getattr(piece, name) for name in ("part", "input_uri", "records", "bytes", "sha256")}
 
 
 def test_the_files_of_a_split_are_all_lines_of_their_parent(jobs):

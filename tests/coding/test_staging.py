@@ -78,12 +78,28 @@ def test_a_run_passes_through_a_bucket_and_leaves_no_local_files(remote, s3, buc
     assert s3.keys(bucket) == ["runs/run-1/report.md"]
 
 
+def test_texts_are_coded_again_through_a_bucket_and_leave_no_local_files(remote, tmp_path):
+    (part,) = remote.prepare().parts
+
+    def code_piece(piece):
+        if b"baker" in remote.staging.fs.cat_file(piece.input_uri):
+            return PartResult(piece.part, f"operation-{piece.part}", "failed")
+        return upload_output(remote, piece)
+
+    summary = remote.land([PartResult(part.part, "operation-0", "failed")], code_piece=code_piece)
+    assert (summary.coded, summary.rejected) == (2, 2)
+    assert sorted(map(len, remote.sent_again)) == [1, 1, 1, 1, 3]
+    reasons = "SELECT record_id, reason FROM coding.coded_records WHERE outcome = 'rejected' ORDER BY 1"
+    assert remote.query(reasons) == [("3", "refused_by_service"), ("4", "blank")]
+    assert list_files(tmp_path / "scratch") == []
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("output.jsonl", "part 0 .*its output file 's3://.*/operation-0/output.jsonl' does not exist any more"),
         ("part-0000", "part 0 .*its input file 's3://.*/part-0000-.*jsonl' does not exist any more"),
-        ("records.parquet", "the staged records 's3://.*/records.parquet' do not exist any more: start another run"),
+        ("records.parquet", "the staged file 's3://.*/records.parquet' does not exist any more: start another run"),
     ],
 )
 def test_a_missing_object_is_named_and_does_not_lose_the_results_of_other_parts(remote, s3, bucket, name, message):

@@ -47,12 +47,6 @@ CREATE TABLE coding.coding_runs (
     coded BIGINT NOT NULL, uncoded BIGINT NOT NULL, rejected BIGINT NOT NULL, texts BIGINT NOT NULL,
     texts_sent BIGINT NOT NULL, operations INTEGER NOT NULL, landed_at TIMESTAMP NOT NULL
 );
-CREATE TABLE coding.coded_texts (
-    text_key VARCHAR NOT NULL, topic VARCHAR NOT NULL, model_id VARCHAR NOT NULL, model_version DOUBLE PRECISION,
-    occp_text VARCHAR NOT NULL, tasks_text VARCHAR NOT NULL, outcome VARCHAR NOT NULL, code VARCHAR, label VARCHAR,
-    confidence DOUBLE PRECISION, level INTEGER, suggestions VARCHAR, operation_id VARCHAR NOT NULL,
-    run_id VARCHAR NOT NULL, coded_at TIMESTAMP NOT NULL
-);
 CREATE TABLE coding.coded_records (
     record_id VARCHAR NOT NULL, occurrence INTEGER NOT NULL, response_date DATE NOT NULL, topic VARCHAR NOT NULL,
     model_id VARCHAR NOT NULL, model_version DOUBLE PRECISION, outcome VARCHAR NOT NULL, code VARCHAR, label VARCHAR,

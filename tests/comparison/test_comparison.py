@@ -69,7 +69,7 @@ class CodedRecords:
     def add_text(self, model_id, occp_text, tasks_text, record_id="2", topic="osca"):
         self.run(
             "INSERT INTO coding.coded_texts VALUES (?, ?, ?, 1, ?, ?, 'coded', NULL, NULL, NULL, NULL, NULL, 'op', 'run',"
-            " TIMESTAMP '2026-11-01 00:00:00')",
+            " TIMESTAMP '2026-11-01 00:00:00', NULL)",
             make_key(f"text of {record_id}"), topic, model_id, occp_text, tasks_text,
         )  # fmt: skip
 
@@ -268,7 +268,7 @@ def test_an_empty_crosswalk_leaves_every_code_unmapped(crossed):
     [
         ("nowhere", "'nowhere' is not a table or view of the warehouse"),
         ("nowhere.codes", "'nowhere.codes' is not a table or view"),
-        ("a..b", "'a..b' is not a table or view of the warehouse: a part of the name is empty"),
+        ("a..b", "'a..b' is not a table or view of the warehouse: a part of the name 'a..b' is empty"),
         ("crosswalk", r"'crosswalk' has the columns \['old', 'to_code'\]. Create a view with \['from_code'\]"),
     ],
 )

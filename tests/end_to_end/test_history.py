@@ -173,7 +173,8 @@ def test_a_second_backfill_with_the_same_model_sends_nothing(history: Harness) -
 
 def test_reprocessing_a_failed_run_sends_only_texts_without_a_result(history: Harness) -> None:
     days = ("2026-10-03", "2026-10-04")
-    history.control_service("faults", name="operation_fails", count=1)
+    # The part, the part again, its nine pieces, and a text that the model has coded before: the service is out of order.
+    history.control_service("faults", name="operation_fails", count=12)
     runs = backfill(history, *days, reprocess_behavior="completed", max_active_runs=1)
     assert sorted(run["state"] for run in runs) == ["failed", "success"]
     (failed_day,) = (run["partition_key"] for run in runs if run["state"] == "failed")

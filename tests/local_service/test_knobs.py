@@ -139,7 +139,7 @@ def test_a_refusal_lists_the_names_of_all_faults(caller):
     assert set(response["known"]) == {
         "server_error", "too_many_requests", "limit_exceeded", "reset_upload", "cut_download", "expired_link",
         "expired_upload", "operation_fails", "operation_times_out", "short_output", "garbage_line",
-        "missing_line", "duplicate_line", "shuffled_lines", "late_status", "new_latest_model",
+        "missing_line", "access_denied", "duplicate_line", "shuffled_lines", "late_status", "new_latest_model",
         "lost_create", "no_models", "hidden_operation", "missing_links", "spelled_status", "unknown_status",
         "other_field_names", "storage_error", "abrupt_refusal", "chunked_download", "closed_download",
         "gzip_download", "changed_input", "changed_metadata",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,6 +89,10 @@ class Night:
         response = requests.post(f"{self.url}/_local/faults", json={"name": name, **options}, timeout=10)
         assert response.ok, response.text
 
+    def progress(self, progression: str, **options: Any) -> None:
+        body = {"progression": progression, **options}
+        assert requests.post(f"{self.url}/_local/progression", json=body, timeout=10).ok
+
     def clear_faults(self) -> None:
         requests.delete(f"{self.url}/_local/faults", timeout=10)
 
@@ -142,9 +147,9 @@ class Night:
 
     # ---- `collect` and `land` --------------------------------------------------------------------------------------
 
-    def collect(self, store: Store | None = None, deferrable: bool = True) -> CollectSummary:
+    def collect(self, store: Store | None = None, **options: Any) -> CollectSummary:
         """Run `collect` as Airflow does: deferred between rounds, and once more after the loss of the worker."""
-        operator = CollectResultsOperator(task_id="collect", poll_interval=0.01, deferrable=deferrable)
+        operator = CollectResultsOperator(task_id="collect", poll_interval=0.01, **options)
         store = store or Store()
         mark = {f"{type(operator).__name__}__sentinel": ExecutorSafeguard.sentinel_value}
         context = {"ti": TaskInstance(self.xcoms), "task_state_store": store}
@@ -312,6 +317,23 @@ def test_collecting_again_sends_nothing_and_returns_the_same(make_night: Callabl
     store = Store()
     summary, creations = night.collect(store), night.creations
     assert (night.collect(store), night.creations) == (summary, creations)
+
+
+def test_a_wait_that_ended_by_its_deadline_is_continued_when_the_task_is_cleared(
+    make_night: Callable[[list[str]], Night],
+) -> None:
+    night = make_night(name_jobs(20))
+    night.fault("operation_fails", count=1)
+    night.start()
+    night.progress("by_time", seconds=3600)
+    store = Store()
+    summary = night.collect(store, timeout=timedelta(seconds=0.2))
+    assert (summary.incomplete, summary.usable, night.creations) == (1, 0, 2)
+    assert "did not end before its deadline" in summary.problems[0]
+    with pytest.raises(IncompleteError, match="nothing was published"):
+        night.land(summary)
+    night.progress("immediate")
+    assert (night.collect(store).usable, night.creations, len(night.uploads)) == (20, 2, 2)
 
 
 def test_several_runs_of_the_same_dates_send_a_text_that_has_a_result_only_once(
