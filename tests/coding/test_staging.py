@@ -90,7 +90,7 @@ def test_texts_are_coded_again_through_a_bucket_and_leave_no_local_files(remote,
     assert (summary.coded, summary.rejected) == (2, 2)
     assert sorted(map(len, remote.sent_again)) == [1, 1, 1, 1, 3]
     reasons = "SELECT record_id, reason FROM coding.coded_records WHERE outcome = 'rejected' ORDER BY 1"
-    assert remote.query(reasons) == [("3", "refused_by_service"), ("4", "blank")]
+    assert remote.query(reasons) == [("2", "refused_by_service"), ("4", "blank")]
     assert list_files(tmp_path / "scratch") == []
 
 

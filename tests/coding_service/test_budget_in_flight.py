@@ -14,7 +14,7 @@ PER_SECOND = 5
 #: connection is opened, on two busy cores. A late call and a punctual one arrive closer together than their moments
 #: are. Measured: 0.05 on an idle machine. One interval is allowed here, so that no period contains more than one call
 #: above the budget.
-JITTER = 1 / PER_SECOND
+JITTER = 1.0 / PER_SECOND
 
 TRIGGERS = """
 import asyncio, sys, time

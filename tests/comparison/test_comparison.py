@@ -268,7 +268,7 @@ def test_an_empty_crosswalk_leaves_every_code_unmapped(crossed):
     [
         ("nowhere", "'nowhere' is not a table or view of the warehouse"),
         ("nowhere.codes", "'nowhere.codes' is not a table or view"),
-        ("a..b", "'a..b' is not a table or view of the warehouse: a part of the name 'a..b' is empty"),
+        ("a..b", "'a..b' is not a table or view of the warehouse: a part of the name is empty"),
         ("crosswalk", r"'crosswalk' has the columns \['old', 'to_code'\]. Create a view with \['from_code'\]"),
     ],
 )

@@ -43,7 +43,8 @@ def test_a_text_that_fails_its_operation_is_rejected_all_others_are_coded_and_it
         requests.delete(f"{harness.stack.service_url}/_local/faults", timeout=10)
     assert state == "success"
     summary = harness.api.xcom(run_id, "land")
-    assert (summary["read"], summary["rejected"], summary["texts_sent"]) == (40, 1, 40)
+    assert (summary["read"], summary["rejected"]) == (40, 1)
+    assert 40 < summary["texts_sent"] < 4 * 40
     assert harness.query(
         "SELECT record_id, outcome, reason FROM coding.coded_records"
         " WHERE response_date = DATE '2026-09-20' AND outcome = 'rejected'"
