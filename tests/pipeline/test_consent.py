@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from airflow.models.dagrun import DagRun
@@ -12,7 +13,6 @@ from airflow.models.hitl import HITLDetail
 from airflow.models.task_state_store import TaskStateStoreModel
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
-from uuid6 import uuid7
 
 from include.pipeline.consent import QUESTION_KEY, on_dag_run_running
 
@@ -21,7 +21,7 @@ def add_question(session: Session, run: Any, state: str | None) -> None:
     """Add the task `approve` of a run in this state, with a question that was asked about it."""
     from airflow.models.taskinstance import TaskInstance
 
-    ti_id = uuid7()
+    ti_id = uuid4()
     fields = {"dag_id": run.dag_id, "run_id": run.run_id, "task_id": "approve", "map_index": -1}
     session.execute(
         insert(TaskInstance.__table__).values(
