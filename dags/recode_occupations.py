@@ -17,6 +17,7 @@ from typing import Any
 
 import pendulum
 from airflow.providers.standard.exceptions import HITLTimeoutError
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Asset, CronPartitionTimetable, Param, TriggerRule, XComArg, task, task_group
 
 from coding_service import (
@@ -231,16 +232,18 @@ with DeadlineDAG(
         ignore_downstream_trigger_rules=True,
         response_timeout=timedelta(days=7),
     )
-    # Not started if there was nothing to send. It runs however the parts ended, and keeps the results that came back.
+    # However the parts ended, `collect` keeps the results that came back. It is skipped if there was nothing to send,
+    # and not started if something failed before the parts.
+    wait_for_parts = EmptyOperator(task_id="wait_for_parts", trigger_rule=TriggerRule.NONE_SKIPPED)
     collect = CollectResultsOperator(
         task_id="collect",
         storage_conn_id=names.STAGING_CONN_ID,
         deferrable=DEFERRABLE,
-        trigger_rule=TriggerRule.NONE_SKIPPED,
         pool=names.POOL,
         weight_rule="upstream",
         **PATIENT_ARGS,
     )
     landing = land()
-    plan() >> parts >> approve >> code.expand(part=parts) >> collect >> landing >> report() >> clean_up()
-    approve >> landing >> announce()  # so that `land` does not run if something failed before the parts
+    plan() >> parts >> approve >> code.expand(part=parts) >> wait_for_parts
+    [approve, wait_for_parts] >> collect >> landing >> report() >> clean_up()
+    landing >> announce()
