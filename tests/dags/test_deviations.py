@@ -6,6 +6,7 @@ remember about refusals for some time is forgotten.
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import time
@@ -168,6 +169,8 @@ def make_runner(
         warehouse = {"conn_type": "duckdb", "host": str(runner.warehouse)}
         monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps(warehouse))
         monkeypatch.setenv("CODING_STAGING", (tmp_path / "staging").as_uri())
+        # `DAG.test` changes the params of the DAG.
+        monkeypatch.setattr(recode_occupations.dag, "params", copy.deepcopy(recode_occupations.dag.params))
         for task in recode_occupations.dag.tasks:
             monkeypatch.setattr(task, "retry_policy", PatientPolicy(task.retry_policy, runner.pass_time))
         return runner
