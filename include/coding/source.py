@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -269,7 +269,8 @@ def _create_view(plan: Plan, engine: Engine, relation: str, names: dict[str, str
     )
     # no server stores NUL
     record_id = f"replace(CAST({quote_column(names['record_id'])} AS VARCHAR), chr(0), '\ufffd')"
-    condition += "".join(f" AND {day} <> DATE '{excluded}'" for excluded in plan.excluded_dates)
+    excluded_dates = map(date.fromisoformat, plan.excluded_dates)  # only dates reach the statement
+    condition += "".join(f" AND {day} <> DATE '{excluded}'" for excluded in excluded_dates)
     engine.execute(
         f"CREATE TEMP VIEW source AS SELECT {record_id} AS record_id, {texts}, {day} AS response_date"
         f" FROM {relation} WHERE {condition}{_sample_clause(plan)}"

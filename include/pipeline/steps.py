@@ -41,8 +41,6 @@ MAX_COUNTED_DATES = 100
 ANNOUNCED_FIELDS = (
     "read", "coded", "uncoded", "rejected", "texts", "texts_sent", "operations", "from_date", "to_date",
 )  # fmt: skip
-
-
 #: Counts of each date in an event of the asset.
 COUNTS = ("read", "coded", "uncoded", "rejected")
 
