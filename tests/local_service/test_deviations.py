@@ -1,10 +1,12 @@
 """Faults and options that produce what services and stores do in practice (docs/service-contract.md 10)."""
 
+import gc
 import gzip
 import socket
 import ssl
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -195,6 +197,15 @@ def test_an_upload_over_tls_can_be_refused_before_it_is_read(tls_caller):
     assert entry["status"] == 403
     assert entry["bytes_received"] < 50_000_000
     assert tls_caller.status(grant["operationId"]) == {"operationStatus": "awaiting_input"}
+
+
+def test_a_stopped_service_leaves_no_connection_of_an_idle_tls_client_open(tls_caller):
+    tls_caller.create()  # the session keeps its connection
+    tls_caller.service.stop()
+    with warnings.catch_warnings(record=True) as unclosed:
+        warnings.simplefilter("always", ResourceWarning)
+        gc.collect()
+    assert [str(warning.message) for warning in unclosed] == []
 
 
 def test_the_command_line_serves_with_tls_and_names_the_authority(tmp_path):
