@@ -109,7 +109,7 @@ async def test_a_timed_out_operation_gives_one_event(connected, operation_id):
 
 
 async def test_the_deadline_gives_one_event(connected, operation_id):
-    [payload] = await collect_events(trigger_for(operation_id, seconds=0.2))
+    [payload] = await collect_events(trigger_for(operation_id, seconds=1.5))
     assert (payload["status"], payload["reason"]) == ("error", "deadline")
     assert payload["operation_id"] == operation_id
     assert len(connected.journal("GET", operation_id)) > 1
