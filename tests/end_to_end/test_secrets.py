@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,24 +13,12 @@ from coding_service.settings import ServiceSettings
 from coding_service.tokens import TokenStore
 from include.pipeline.names import RECODE_DAG_ID
 from tests.end_to_end.conftest import Harness
+from tests.support.metadata import read_database
 
 pytestmark = pytest.mark.airflow
 
 #: What only a presigned URL contains.
 PRESIGNED = re.compile(rb"X-Amz-(Signature|Credential|Security-Token|Algorithm)", re.IGNORECASE)
-
-
-def read_database(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield every value of every table of Airflow's metadata database, as (table.column, bytes)."""
-    with sqlite3.connect(path) as database:
-        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        for table in tables:
-            cursor = database.execute(f'SELECT * FROM "{table}"')
-            names = [column[0] for column in cursor.description]
-            for row in cursor:
-                for name, value in zip(names, row, strict=True):
-                    if isinstance(value, str | bytes):
-                        yield f"{table}.{name}", value.encode() if isinstance(value, str) else value
 
 
 def read_token(harness: Harness) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from include.local_service.http.server import LocalService
 
 DAY = "2026-09-01"
 TEXTS = 60
+#: The tasks text of all records. Its first word stands nowhere else, so that a search finds texts in wrong places.
+TASKS = "MARKED tasks"
 
 
 class PatientPolicy(RetryPolicy):
@@ -63,13 +66,20 @@ class DagRunner:
     :param folder: holds the source, the warehouse and the staging area.
     :param verify: the authority of the service, if it uses TLS.
     :param url: the address that the connection has for the service; by default its own.
+    :param on_wait: called instead of each wait.
     """
 
     def __init__(
-        self, service: LocalService, folder: Path, *, verify: bool | str = True, url: str | None = None
+        self,
+        service: LocalService,
+        folder: Path,
+        *,
+        verify: bool | str = True,
+        url: str | None = None,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self.service, self.folder, self.offset_s = service, folder, 0.0
-        self.url = url or service.url
+        self.url, self.on_wait = url or service.url, on_wait
         self.session = requests.Session()
         self.session.trust_env, self.session.verify = False, verify
         self.warehouse = folder / "warehouse.duckdb"
@@ -83,7 +93,11 @@ class DagRunner:
     def fault(self, name: str, **options: Any) -> None:
         self.control("faults", name=name, **options)
 
+    def clear_faults(self) -> None:
+        assert self.session.delete(f"{self.service.url}/_local/faults", timeout=10).ok
+
     def pass_time(self, seconds: float) -> None:
+        self.on_wait()
         self.offset_s += seconds
         self.control("clock", jump_seconds=seconds)
         shutil.rmtree(self.folder / "state", ignore_errors=True)
@@ -103,7 +117,7 @@ class DagRunner:
         path = self.folder / "source.parquet"
         duckdb.execute(
             f"COPY (SELECT 'R' || i AS record_id, DATE '{DAY}' AS response_date, 'job number ' || i AS occp_text,"
-            f" 'tasks' AS tasks_text FROM range({TEXTS}) AS numbers(i)) TO '{path}' (FORMAT parquet)"
+            f" '{TASKS}' AS tasks_text FROM range({TEXTS}) AS numbers(i)) TO '{path}' (FORMAT parquet)"
         )
         return path.as_uri()
 
@@ -142,19 +156,36 @@ class DagRunner:
         return dict(self.query("SELECT outcome, count(*) FROM coding.coded_records GROUP BY outcome"))
 
 
+_sleep = time.sleep
+
+
+def _sleep_unless_dag_test(seconds: float) -> None:
+    caller = sys._getframe(1).f_globals["__name__"]
+    _sleep(0.01 if caller == "airflow.sdk.definitions.dag" else seconds)
+
+
 @contextmanager
-def open_runner(service: LocalService, folder: Path, *, url: str | None = None, **extra: Any) -> Iterator[DagRunner]:
+def open_runner(
+    service: LocalService,
+    folder: Path,
+    *,
+    url: str | None = None,
+    on_wait: Callable[[], None] = lambda: None,
+    **extra: Any,
+) -> Iterator[DagRunner]:
     """Connect the DAG to a service, whose state is removed, and yield its runner.
 
     :param extra: additional fields of the connection's extra.
     """
     import recode_occupations
 
-    runner = DagRunner(service, folder, verify=extra.get("verify", True), url=url)
+    runner = DagRunner(service, folder, verify=extra.get("verify", True), url=url, on_wait=on_wait)
     runner.control("reset")
     runner.control("progression", progression="immediate")
     clock = Clock(lambda: time.time() + runner.offset_s, runner.pass_time)
     with pytest.MonkeyPatch.context() as monkeypatch:
+        # `DAG.test` sleeps for a second whenever it finds no task to run, which happens five times in a run.
+        monkeypatch.setattr(time, "sleep", _sleep_unless_dag_test)
         monkeypatch.setattr(CodingServiceHook, "clock", clock)
         monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", Fernet.generate_key().decode())
         runner.connect(monkeypatch, **extra)
