@@ -15,13 +15,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from tests import conftest  # noqa: F401  sets up an Airflow of its own, and so has to be first
-from tests.reliability.faults import Case, FaultLab, Result, choose_pairs, list_single_cases
+from tests.reliability.crashes import list_crashes, open_crash_lab
+from tests.reliability.faults import Case, FaultLab, choose_pairs, list_single_cases
 from tests.reliability.page import write_page
+from tests.reliability.results import Result
+from tests.support.postgres import run_postgres
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -34,6 +37,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of everything random (default %(default)s)")
     parser.add_argument("--singles", type=int, help="run only so many single faults, chosen by the seed")
     parser.add_argument("--pairs", type=int, default=60, help="pairs of faults (default %(default)s)")
+    parser.add_argument("--crashes", type=int, help="run only so many crashes, chosen by the seed")
     parser.add_argument("--only", default="", help="run only faults whose name contains this text")
     parser.add_argument("--page", type=Path, help="write the results to this file")
     return parser.parse_args(arguments)
@@ -80,12 +84,34 @@ def run_faults(
         for case in choose_cases(options):
             if time.monotonic() > deadline:
                 break
-            started = time.monotonic()
-            result = lab.run(case)
-            results.append(result)
-            verdict = "; ".join(result.violations) or "holds"
-            show(f"{case.name}: {', '.join(result.runs)} ({time.monotonic() - started:.0f} s): {verdict}")
+            results.append(_run(partial(lab.run, case), show))
     return results
+
+
+def run_crashes(
+    options: argparse.Namespace, folder: Path, deadline: float, show: Callable[[str], None]
+) -> list[Result]:
+    """Run crashes, in random order, on one stack."""
+    crashes = [crash for crash in list_crashes() if options.only in crash.name]
+    random.Random(options.seed).shuffle(crashes)
+    crashes = crashes[: options.crashes]
+    results: list[Result] = []
+    if not crashes:
+        return results
+    with run_postgres() as postgres, open_crash_lab(folder / "stack", postgres) as lab:
+        for crash in crashes:
+            if time.monotonic() > deadline:
+                break
+            results.append(_run(partial(lab.run, crash), show))
+    return results
+
+
+def _run(run_case: Callable[[], Result], show: Callable[[str], None]) -> Result:
+    started = time.monotonic()
+    result = run_case()
+    verdict = "; ".join(result.violations) or "holds"
+    show(f"{result.name}: {', '.join(result.runs)} ({time.monotonic() - started:.0f} s): {verdict}")
+    return result
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,10 +121,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(name)
         log = folder / "output.log"
         with redirect_output(log) as show:
-            results = run_faults(options, folder, deadline, show, log)
+            crashes = run_crashes(options, folder, deadline, show)
+            faults = run_faults(options, folder, deadline, show, log)
     if options.page:
-        write_page(options.page, options.seed, results)
-    if violations := [f"{result.name}: {text}" for result in results for text in result.violations]:
+        write_page(options.page, options.seed, crashes, faults)
+    if violations := [f"{result.name}: {text}" for result in [*crashes, *faults] for text in result.violations]:
         sys.exit("\n".join(violations))
 
 

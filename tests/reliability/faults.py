@@ -7,7 +7,7 @@ import random
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 from include.local_service.core.faults import OPERATION_FAULTS, REQUEST_FAULTS
 from include.local_service.http.server import LocalService
 from tests.reliability.invariants import Evidence, find_violations
+from tests.reliability.results import Result
 from tests.support.dag_runner import TEXTS, DagRunner, open_runner
 from tests.support.deviations import HARMLESS
 from tests.support.metadata import read_database
@@ -62,20 +63,6 @@ class Case:
     def max_sends(self) -> int:
         """How often a text may be sent: once, and once more for each time the service fails its operation."""
         return 1 + sum(fault.get("count", 1) for fault in self.service if fault["name"] in LOSSES)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a case did.
-
-    :param runs: the states of its runs; a failed one is followed by another without faults.
-    """
-
-    name: str
-    runs: tuple[str, ...]
-    operations: int
-    uploads: int
-    violations: list[str] = field(default_factory=list)
 
 
 def list_single_cases() -> list[Case]:
