@@ -7,7 +7,7 @@ DEVELOPMENT := $(RUNTIME) $(VENV)/requirements-dev.installed
 RESOLVE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras
 
 .NOTPARALLEL:
-.PHONY: help run up down test compose-test lint deptry bench soak lock clean
+.PHONY: help run up down test compose-test lint deptry bench sizes soak lock clean
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -44,8 +44,12 @@ deptry: $(DEVELOPMENT)
 bench: $(DEVELOPMENT)  ## measure everything and write docs/performance.md; takes about 25 minutes
 	@$(BIN)/python -m bench
 
-soak: $(DEVELOPMENT)  ## look for sizes that run out of memory: 60 of them, up to 10 million records; about an hour
-	@$(BIN)/python -m bench.soak
+sizes: $(DEVELOPMENT)  ## look for sizes that run out of memory: 60 of them, up to 10 million records; about an hour
+	@$(BIN)/python -m bench.sizes
+
+MINUTES ?= 60
+soak: $(DEVELOPMENT)  ## crash every process at every step, and every fault; writes docs/reliability.md in MINUTES (60)
+	@PYTHONPATH=.:plugins $(BIN)/python -m tests.reliability --minutes $(MINUTES) --page docs/reliability.md
 
 lock: $(DEVELOPMENT)  ## resolve requirements*.txt into the lock files
 	$(RESOLVE) requirements.txt -o requirements.lock
