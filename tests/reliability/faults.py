@@ -115,21 +115,27 @@ class FaultLab:
                     for fault in case.service:
                         runner.fault(**fault)
                     outcome = runner.run()
-                    states = [outcome.state]
+                    states, kept = [outcome.state], set[Path]()
                     if outcome.state != "success":
+                        kept = set(
+                            runner.staging.rglob("*")
+                        )  # a failed run keeps its files, so that it can be resumed
                         proxy.faults = []
                         runner.clear_faults()
                         outcome = runner.run()
                         states.append(outcome.state)
-                    evidence = self._collect_evidence(runner, proxy, log_start)
+                    evidence = self._collect_evidence(runner, proxy, log_start, kept)
             violations = find_violations(evidence, case.max_sends)
             if states[-1] != "success":
                 violations.insert(0, "the run fails without any fault")
         return Result(case.name, tuple(states), outcome.operations, outcome.uploads, violations)
 
-    def _collect_evidence(self, runner: DagRunner, proxy: UnreliableProxy, log_start: int) -> Evidence:
+    def _collect_evidence(
+        self, runner: DagRunner, proxy: UnreliableProxy, log_start: int, kept: set[Path]
+    ) -> Evidence:
         database = Path(os.environ["AIRFLOW_HOME"]) / "airflow.db"
         files = [path for path in runner.staging.rglob("*") if path.is_file()]
+        reports = [path for path in files if path.name.startswith("report")]
         handles = [file.path for file in psutil.Process().open_files()]
         with self.log.open("rb") as log:
             log.seek(log_start)
@@ -144,11 +150,11 @@ class FaultLab:
                 ("the log", output),
                 *read_database(database),
                 *((path.name, path.read_bytes()) for path in database.parent.glob("airflow.db*")),
-                *((path.name, path.read_bytes()) for path in files if path.name.startswith("report")),
+                *((path.name, path.read_bytes()) for path in reports),
             ],
             secrets=frozenset({b"local-secret", *proxy.secrets}),
             remains=[
-                *(str(path.relative_to(runner.staging)) for path in files if not path.name.startswith("report")),
+                *(str(path.relative_to(runner.staging)) for path in files if path not in {*reports, *kept}),
                 *(path for path in handles if path.startswith(str(runner.folder))),
             ],
         )
