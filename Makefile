@@ -7,7 +7,7 @@ DEVELOPMENT := $(RUNTIME) $(VENV)/requirements-dev.installed
 RESOLVE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras
 
 .NOTPARALLEL:
-.PHONY: help run up down test compose-test lint deptry bench soak lock clean
+.PHONY: help run up down test compose-test lint deptry bench soak pin-images lock clean
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -46,6 +46,9 @@ bench: $(DEVELOPMENT)  ## measure everything and write docs/performance.md; take
 
 soak: $(DEVELOPMENT)  ## look for sizes that run out of memory: 60 of them, up to 10 million records; about an hour
 	@$(BIN)/python -m bench.soak
+
+pin-images: $(RUNTIME)  ## pin the container images of others by digest; needs docker and its registry
+	@$(BIN)/python -m include.stack.image_pins
 
 lock: $(DEVELOPMENT)  ## resolve requirements*.txt into the lock files
 	$(RESOLVE) requirements.txt -o requirements.lock
