@@ -64,7 +64,7 @@ SQL_CHANGES = {
     r" - ": " + ",
 }
 SQL_STRING = re.compile(r"\b(SELECT|FROM|WHERE|JOIN|CASE|WHEN|COALESCE|GROUP BY|ORDER BY|regexp_\w+)\b")
-#: Operators that are not used: without a decorator a property is a method, which no test can miss, and the others change
+#: Operators that are not used: without a decorator a property is a method, which no test can miss. The others change
 #: nothing that can be seen, because `is` compares with None and members of enumerations here.
 WITHOUT = (
     "NoOp", "RemoveDecorator", "ReplaceComparisonOperator_Is_Eq", "ReplaceComparisonOperator_IsNot_NotEq",
