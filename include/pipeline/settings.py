@@ -109,19 +109,21 @@ def open_warehouse(memory_mb: int | None = None) -> Warehouse:
 
 @contextmanager
 def open_staging(uri: str) -> Iterator[Staging]:
-    """Yield the files of a run, given the URI of their folder.
+    """Yield the files of a run, given the URI of their folder. In the block, new files are for their owner only.
 
     Files in progress are in the same folder if it is local, else in a temporary folder of this attempt below
     `CODING_SCRATCH` (by default the system's folder for temporary files).
     """
+    from include.coding.files import create_files_for_owner_only
     from include.coding.scratch import open_scratch, remove_stale_scratch
     from include.coding.staging import Staging
 
     path = storage_path(uri, STAGING_CONN_ID)
     if isinstance(path, Path):
-        yield Staging(uri, path)
+        with create_files_for_owner_only():
+            yield Staging(uri, path)
         return
     base, deployment = Path(read_setting("CODING_SCRATCH", tempfile.gettempdir())), staging_base()
     remove_stale_scratch(base, deployment)
-    with open_scratch(base, deployment) as scratch:
+    with create_files_for_owner_only(), open_scratch(base, deployment) as scratch:
         yield Staging(uri, scratch, path.fs)

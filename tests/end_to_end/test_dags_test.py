@@ -15,7 +15,7 @@ import requests
 
 from include.local_service.http.server import LocalService
 from include.pipeline.names import POOL, RECODE_DAG_ID
-from include.stack.processes import PROJECT, StackState, free_port
+from include.stack.processes import PROJECT, Stack, StackState, free_port
 from tests.end_to_end.conftest import FastStack
 from tests.support.file_notifier import read_alerts
 
@@ -31,7 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(folder: Path) -> Iterator[LocalService]:
-    with LocalService(folder / "service", coder="stub") as service:
+    secret = Stack(folder / "stack").read_secret("client_secret")
+    with LocalService(folder / "service", coder="stub", client_secret=secret) as service:
         yield service
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from coding_service.errors import InputFileError
+from include.coding.engine import copy_to_file, open_engine
 from include.coding.errors import PlanError
 from include.pipeline.settings import (
     open_staging,
@@ -42,6 +44,22 @@ def test_a_local_staging_area_needs_no_scratch_folder(tmp_path: Path) -> None:
     uri = (tmp_path / "run").as_uri()
     with open_staging(uri) as staging:
         assert (staging.uri, staging.scratch, staging.fs) == (uri, tmp_path / "run", None)
+
+
+def test_what_a_task_writes_to_a_local_staging_area_is_for_its_owner_only_whatever_the_umask(tmp_path: Path) -> None:
+    folder = tmp_path / "base" / "run"
+    previous = os.umask(0)
+    try:
+        with open_staging(folder.as_uri()) as staging, open_engine(staging.scratch, "prepare", 100) as engine:
+            engine.execute("CREATE TABLE texts AS SELECT 'chef' AS occp_text; CHECKPOINT")
+            copy_to_file(engine, "SELECT * FROM texts", folder / "part.jsonl", "FORMAT json")
+            (folder / "report.md").write_text("# Report")
+            modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "base").rglob("*")}
+            assert modes.keys() >= {"run", "prepare.duckdb", "part.jsonl", "report.md"}
+            assert {name: oct(mode) for name, mode in modes.items() if mode & 0o077} == {}
+        assert os.umask(0) == 0, "the umask of the process is as before"
+    finally:
+        os.umask(previous)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ CONFIGURATION = (
 )
 PYTHON_FILES = sorted(path for folder in (*CODE_FOLDERS, "tests") for path in (ROOT / folder).rglob("*.py"))
 PAGES = [
-    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 #: Files that may cite the contract.
