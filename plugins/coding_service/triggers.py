@@ -11,10 +11,11 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from coding_service.errors import CodingServiceError, LocalFaultError, QuotaExceededError, redact
+from coding_service.errors import CodingServiceError, LocalFaultError, QuotaExceededError
 from coding_service.hooks import CodingServiceAsyncHook
 from coding_service.models import Operation
 from coding_service.polling import ErrorSeries, extend_series, next_wait
+from coding_service.redaction import redact
 
 #: First interval of a wait whose connection cannot be read yet.
 DEFAULT_INTERVAL_S = 10.0
