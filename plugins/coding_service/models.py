@@ -95,7 +95,7 @@ def _check_link(value: str, name: str) -> str:
     return value
 
 
-def _finite_number(value: Any) -> float | None:
+def finite_number(value: Any) -> float | None:
     """Return a number; None for anything else, such as `true`, `NaN`, or a number too large to calculate with."""
     try:
         number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
@@ -154,7 +154,7 @@ class Model:
         fields = _member(data, "inputFormat")
         return cls(
             model_id=check_guid(_text(data, "modelId", "a model"), "the id of a model"),
-            version=_finite_number(_member(data, "modelVersion")),
+            version=finite_number(_member(data, "modelVersion")),
             input_format=tuple(map(str, fields)) if isinstance(fields, list) else (),
         )
 
@@ -305,7 +305,7 @@ class InputPart(DictMixin):
         _check_form(part.input_uri, FILE_URI, "the input file of the part", "expected a file:// or s3:// URI")
         for name in ("expected_seconds", "records"):
             value = getattr(part, name)
-            if value is not None and (_finite_number(value) is None or value < 0):
+            if value is not None and (finite_number(value) is None or value < 0):
                 raise ProtocolError(f"{name!r} of the part is {str(value)!r}; expected a number from 0, or none")
         if not isinstance(part.force_new, bool):
             raise ProtocolError(f"'force_new' of the part is {str(part.force_new)!r}; expected true or false")

@@ -35,14 +35,15 @@ _NAMES = (
     r"|private[_-]?key|string[_-]?to[_-]?sign|canonical[_-]?request|cookie|x-amz-|jwt|bearer|sas)[\w-]{0,40}"
 )
 #: Headers, whose value can contain spaces and needs no quotes.
-_HEADERS = r"(?:authori[sz]ation|cookie|x-amz-[\w-]{1,40}|x-[\w-]{0,40}(?:token|key|secret))"
+_HEADERS = r"(?:cookie|x-amz-[\w-]{1,40}|x-[\w-]{0,40}(?:token|key|secret))"
 #: Names that are ordinary words elsewhere, so that only `name=value` counts.
 _SHORT_NAMES = r"(?<![a-z0-9])(?:sig|se|sv|code|key|auth|pass|user)"
-_EQUALS = r"\s*(?:=|%(?:25)*3d|&\#0*61;|&\#x0*3d;|&equals;|\\+u003d)\s*"
-_COLON = r"\s*(?::|%(?:25)*3a|&\#0*58;|&\#x0*3a;|&colon;|\\+u003a)\s*"
-_CLOSING_QUOTE = r"""(?:\\*["']|%(?:25)*2[27]|&quot;|&\#0*3[49];|\\+u002[27])"""
-_ELEMENT_END = r"(?:>|&gt;|%(?:25)*3e|\\+u003e)"
-_QUOTED = r"""(?P<quote>\\*["']).*?(?:(?P=quote)|$)"""
+_EQUALS = r"\s*(?:=|%(?:25)*3d|&\#0*61;|&\#x0*3d;|&equals;|\\{1,8}u003d)\s*"
+_COLON = r"\s*(?::|%(?:25)*3a|&\#0*58;|&\#x0*3a;|&colon;|\\{1,8}u003a)\s*"
+_CLOSING_QUOTE = r"""(?:\\{0,8}["']|%(?:25)*2[27]|&quot;|&\#0*3[49];|\\{1,8}u002[27])"""
+_ELEMENT_END = r"(?:>|&gt;|%(?:25)*3e|\\{1,8}u003e)"
+_QUOTED = r"""(?P<quote>\\{0,8}["']).*?(?:(?P=quote)|$)"""
+_QUOTED_MASK = rf"\1\g<quote>{MASK}\g<quote>"
 _WORD = r"""[^\s"'<>]+"""
 
 _PATTERNS = [
@@ -57,12 +58,13 @@ _PATTERNS = [
         (r"""(\?)[^\s'"<>?=]{1,60}=[^\s'"<>]*""", rf"\1{MASK}"),
         (r"""(%(?:25)*3f)[^\s'"<>]+""", rf"\1{MASK}"),
         # elements, headers, members, parameters
-        (rf"({_NAMES}[^<>&]{{0,40}}{_ELEMENT_END})(?:(?!<|&lt;|%(?:25)*3c|\\+u003c).)*", rf"\1{MASK}"),
-        (rf"({_HEADERS}{_CLOSING_QUOTE}?{_COLON})(?:{_QUOTED}|[^\"'<>\r\n]+)", rf"\1{MASK}"),
-        (rf"({_NAMES}{_CLOSING_QUOTE}?{_EQUALS})(?:{_QUOTED}|{_WORD})", rf"\1{MASK}"),
-        (rf"({_SHORT_NAMES}{_EQUALS})(?:{_QUOTED}|{_WORD})", rf"\1{MASK}"),
-        (rf"({_NAMES}{_CLOSING_QUOTE}{_COLON})(?:{_QUOTED}|{_WORD})", rf"\1{MASK}"),
-        (rf"({_NAMES}{_COLON})(?:{_QUOTED}|[^\s\"'<>\d]*\d{_WORD}|[^\s\"'<>]*\d|[^\s\"'<>]{{20,}})", rf"\1{MASK}"),
+        (rf"({_NAMES}[^<>&]{{0,40}}{_ELEMENT_END})(?:(?!<|&lt;|%(?:25)*3c|\\{1,8}u003c).)*", rf"\1{MASK}"),
+        (rf"(authori[sz]ation{_CLOSING_QUOTE}?(?:{_COLON}|{_EQUALS}))(?:{_QUOTED}|[^\"'<>]+)", _QUOTED_MASK),
+        (rf"({_HEADERS}{_CLOSING_QUOTE}?{_COLON})(?:{_QUOTED}|[^\"'<>]+)", _QUOTED_MASK),
+        (rf"({_NAMES}{_CLOSING_QUOTE}?{_EQUALS})(?:{_QUOTED}|{_WORD})", _QUOTED_MASK),
+        (rf"({_SHORT_NAMES}{_EQUALS})(?:{_QUOTED}|{_WORD})", _QUOTED_MASK),
+        (rf"({_NAMES}{_CLOSING_QUOTE}{_COLON})(?:{_QUOTED}|{_WORD})", _QUOTED_MASK),
+        (rf"({_NAMES}{_COLON})(?:{_QUOTED}|[^\s\"'<>\d]*\d{_WORD}|[^\s\"'<>]*\d|[^\s\"'<>]{{20,}})", _QUOTED_MASK),
         # values that are secrets by their own form
         (r"\b((?:bearer|basic)\s+)[\w+/=.~-]{8,}", rf"\1{MASK}"),
         (r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}", MASK),
@@ -75,7 +77,7 @@ _TERMINAL_SEQUENCE = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?|\x9b[0-?]*[ -/]*[@-~]"
 )
 _LINE_BREAK = re.compile(r"[ \t]*[\r\n\v\f\x85\u2028\u2029]+[ \t]*")
-_JSON_ESCAPE = re.compile(r"\\+u([0-9a-f]{4})", re.IGNORECASE)
+_JSON_ESCAPE = re.compile(r"\\{1,8}u([0-9a-f]{4})", re.IGNORECASE)
 
 
 def redact(text: str, max_length: int = MAX_MESSAGE_LENGTH) -> str:
@@ -89,7 +91,7 @@ def redact(text: str, max_length: int = MAX_MESSAGE_LENGTH) -> str:
     if _LINE_BREAK.search(text):
         joined = _LINE_BREAK.sub("", text)  # a secret can be split over lines
         text = joined if _replace(joined) != joined else _LINE_BREAK.sub(" ", text)
-    text = " ".join(text.split())
+    text = " ".join(MASK if _hides_known_secret(word) else word for word in text.split())
     text = " ".join(_replace_encoded_word(word) for word in _replace(text).split(" "))
     decoded = _decode(text)
     if (decoded != text and _replace(decoded) != decoded) or _contains_secret("".join(decoded.split())):
@@ -115,6 +117,11 @@ def _replace(text: str) -> str:
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return text
+
+
+def _hides_known_secret(word: str) -> bool:
+    decoded = _decode(word)
+    return decoded != word and _contains_secret(decoded)
 
 
 def _replace_encoded_word(word: str) -> str:

@@ -13,7 +13,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from coding_service.errors import CodingServiceError, LocalFaultError, QuotaExceededError
 from coding_service.hooks import CodingServiceAsyncHook
-from coding_service.models import Operation
+from coding_service.models import Operation, check_guid, check_topic
 from coding_service.polling import ErrorSeries, extend_series, next_wait
 from coding_service.redaction import redact
 
@@ -114,6 +114,8 @@ class BatchCodeTrigger(BaseTrigger):
         yield TriggerEvent(payload)
 
     async def _wait(self) -> dict[str, Any]:
+        check_topic(self.topic)
+        check_guid(self.operation_id, "the operation id of the wait")
         hook = CodingServiceAsyncHook(self.coding_service_conn_id)
         first_interval = await self._first_interval(hook)
         extension = 0.0

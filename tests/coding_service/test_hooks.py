@@ -5,6 +5,7 @@ import inspect
 import logging
 import threading
 import time
+from uuid import uuid4
 
 import pytest
 
@@ -26,6 +27,7 @@ from coding_service.errors import (
 from coding_service.models import Operation, Topic
 
 MISSING = "c0ffee00-0000-4000-8000-000000000000"
+BUSY, DENIED = "b0000000-0000-4000-8000-000000000000", "d0000000-0000-4000-8000-000000000000"
 
 
 class EitherHook:
@@ -462,7 +464,7 @@ def test_a_plain_http_link_to_another_host_is_not_followed(serve, connect, tmp_p
 
     server = serve(answer)
     connect(server.url)
-    with pytest.raises(SettingsError, match=r"the link to the \w+ file is 'http://s3.example/out'") as caught:
+    with pytest.raises(SettingsError, match=r"the link to the \w+ file leads to the host 's3.example'") as caught:
         CodingServiceHook().download("osca", "00000000-0000-4000-8000-000000000001", tmp_path / "o", tmp_path / "m")
     assert "5ec4e7" not in str(caught.value)
 
@@ -575,7 +577,7 @@ async def test_waiting_for_a_token_does_not_block_the_event_loop(serve, connect)
 
     server = serve(answer)
     connect(server.url)
-    calls = (CodingServiceAsyncHook().operation("osca", f"op-{n}") for n in range(5))
+    calls = (CodingServiceAsyncHook().operation("osca", str(uuid4())) for n in range(5))
     await asyncio.gather(*calls, token.release())
     assert token.was_released
     assert [request.path for request in server.requests].count("/oauth2/token") == 1
@@ -591,9 +593,9 @@ async def test_a_429_while_a_token_is_being_fetched_does_not_deadlock_the_event_
                 fetching.set()
                 busy_done.wait(10)
             reply(200, {"access_token": f"t{len(server.requests)}"})
-        elif request.path.endswith("denied") and request.header("Authorization") == "t1":
+        elif request.path.endswith(DENIED) and request.header("Authorization") == "t1":
             reply(403)
-        elif request.path.endswith("busy"):
+        elif request.path.endswith(BUSY):
             fetching.wait(10)
             reply(429, {"message": "Too Many Requests"}, Retry_After="1")
         else:
@@ -601,13 +603,13 @@ async def test_a_429_while_a_token_is_being_fetched_does_not_deadlock_the_event_
 
     async def busy():
         with pytest.raises(TooManyRequestsError):
-            await CodingServiceAsyncHook().operation("osca", "busy")
+            await CodingServiceAsyncHook().operation("osca", BUSY)
         busy_done.set()
 
     server = serve(answer)
     connect(server.url)
-    await CodingServiceAsyncHook().operation("osca", "first")
-    denied = CodingServiceAsyncHook().operation("osca", "denied")
+    await CodingServiceAsyncHook().operation("osca", MISSING)
+    denied = CodingServiceAsyncHook().operation("osca", DENIED)
     await asyncio.wait_for(asyncio.gather(busy(), denied), 20)
 
 

@@ -135,7 +135,7 @@ def test_an_unknown_state_is_refused_with_a_list_of_states():
 )
 def test_a_status_that_is_spelled_differently_is_read_with_a_warning(text, status, caplog):
     assert Operation.from_json("00000000-0000-4000-8000-000000000001", {"operationStatus": text}).status == status
-    assert caplog.messages == [f"The service spells the status {status!r} as {text!r}"]
+    assert caplog.messages == [f"The service spells the status {status!r} as {text.strip()!r}"]
 
 
 @pytest.mark.parametrize("text", ["succeeded", "done", "incomplete", "queued", "complete_with_errors", "---"])
