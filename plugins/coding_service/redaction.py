@@ -58,7 +58,7 @@ _PATTERNS = [
         (r"""(\?)[^\s'"<>?=]{1,60}=[^\s'"<>]*""", rf"\1{MASK}"),
         (r"""(%(?:25)*3f)[^\s'"<>]+""", rf"\1{MASK}"),
         # elements, headers, members, parameters
-        (rf"({_NAMES}[^<>&]{{0,40}}{_ELEMENT_END})(?:(?!<|&lt;|%(?:25)*3c|\\{1,8}u003c).)*", rf"\1{MASK}"),
+        (rf"({_NAMES}[^<>&]{{0,40}}{_ELEMENT_END})(?:(?!<|&lt;|%(?:25)*3c|\\{1, 8}u003c).)*", rf"\1{MASK}"),
         (rf"(authori[sz]ation{_CLOSING_QUOTE}?(?:{_COLON}|{_EQUALS}))(?:{_QUOTED}|[^\"'<>]+)", _QUOTED_MASK),
         (rf"({_HEADERS}{_CLOSING_QUOTE}?{_COLON})(?:{_QUOTED}|[^\"'<>]+)", _QUOTED_MASK),
         (rf"({_NAMES}{_CLOSING_QUOTE}?{_EQUALS})(?:{_QUOTED}|{_WORD})", _QUOTED_MASK),
