@@ -58,7 +58,7 @@ _PATTERNS = [
         (r"""(\?)[^\s'"<>?=]{1,60}=[^\s'"<>]*""", rf"\1{MASK}"),
         (r"""(%(?:25)*3f)[^\s'"<>]+""", rf"\1{MASK}"),
         # elements, headers, members, parameters
-        (rf"({_NAMES}[^<>&]{{0,40}}{_ELEMENT_END})(?:(?!<|&lt;|%(?:25)*3c|\\{1, 8}u003c).)*", rf"\1{MASK}"),
+        (rf"({_NAMES}[^<>&]{{0,40}}{_ELEMENT_END})(?:(?!<|&lt;|%(?:25)*3c|\\{{1,8}}u003c).)*", rf"\1{MASK}"),
         (rf"(authori[sz]ation{_CLOSING_QUOTE}?(?:{_COLON}|{_EQUALS}))(?:{_QUOTED}|[^\"'<>]+)", _QUOTED_MASK),
         (rf"({_HEADERS}{_CLOSING_QUOTE}?{_COLON})(?:{_QUOTED}|[^\"'<>]+)", _QUOTED_MASK),
         (rf"({_NAMES}{_CLOSING_QUOTE}?{_EQUALS})(?:{_QUOTED}|{_WORD})", _QUOTED_MASK),
@@ -162,6 +162,8 @@ def register_secrets(*values: str) -> list[str]:
 def find_link_secrets(url: str) -> list[str]:
     """Return the parts of a presigned URL that give access: its query, and the values of it that are secrets."""
     query = url.partition("?")[2]
+    if not query:
+        return []
     return [query, *(value for name, value in parse_qsl(query) if len(value) >= 16 and _SECRET_NAME.search(name))]
 
 

@@ -250,6 +250,8 @@ def _host_patterns(owner: str, extra: Mapping[str, Any], name: str) -> tuple[str
     value = extra.get(name) or []
     texts = value.split(",") if isinstance(value, str) else value
     try:
+        if not isinstance(texts, list | tuple):
+            raise TypeError(type(texts))
         return tuple(read_pattern(text.strip()) for text in texts)
     except (AttributeError, TypeError, ValueError):
         raise SettingsError(
