@@ -23,7 +23,7 @@ TOPIC_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._~-]{1,100}")
 HEADER_VALUE = re.compile(r"[!-~](?:[ -~]{0,2046}[!-~])?")
 SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
 #: The URI of a file, without a segment that leads out of its folder.
-FILE_URI = re.compile(r"(?:file|s3)://(?!\S*?(?:/|%2f)(?:\.|%2e){2}(?:/|%2f|$))[!-~]{1,4096}", re.IGNORECASE)
+FILE_URI = re.compile(r"(?:file|s3)://(?!.*(?:/|%2f)(?:\.|%2e){2}(?:/|%2f|$))[^\x00-\x1f\x7f]{1,4096}", re.IGNORECASE)
 #: Maximum length of a link: that of a URL at AWS, with room to spare.
 MAX_LINK_LENGTH = 16_384
 

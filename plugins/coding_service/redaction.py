@@ -10,6 +10,7 @@ import html
 import json
 import logging
 import re
+import traceback
 from threading import Lock
 from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
@@ -17,6 +18,8 @@ from urllib.parse import parse_qsl, quote, quote_plus, unquote
 MAX_MESSAGE_LENGTH = 4000
 #: Maximum length of words of the service in a message.
 MAX_FOREIGN_LENGTH = 200
+#: Maximum length of a traceback.
+MAX_TRACEBACK_LINES = 100
 #: What is read of a longer text.
 MAX_READ_LENGTH = 8_000
 #: A shorter value is no secret: removing it would remove ordinary words. Airflow's masker has the same limit.
@@ -97,6 +100,12 @@ def redact(text: str, max_length: int = MAX_MESSAGE_LENGTH) -> str:
     if (decoded != text and _replace(decoded) != decoded) or _contains_secret("".join(decoded.split())):
         return WITHHELD
     return text if len(text) <= max_length else f"{text[: max_length - 4]} ..."
+
+
+def redact_traceback(error: BaseException) -> str:
+    """Return the end of a traceback, line by line as :func:`redact` returns it."""
+    lines = "".join(traceback.format_exception(error)).splitlines()[-MAX_TRACEBACK_LINES:]
+    return "\n".join(line[: len(line) - len(line.lstrip())] + redact(line) for line in lines)
 
 
 def redact_foreign(text: str) -> str:

@@ -202,6 +202,25 @@ def test_words_of_the_service_cannot_forge_lines_of_the_log(serve, connect, capl
     assert len(str(caught.value)) < 500
 
 
+async def test_an_unexpected_error_in_the_triggerer_is_logged_without_addresses(serve, connect, caplog, monkeypatch):
+    class BrokenHook(CodingServiceAsyncHook):
+        async def operation(self, topic, operation_id):
+            try:
+                raise ValueError("https://user:pa55word@s3/a?X-Amz-Signature=5ec4e7")
+            except ValueError as error:
+                raise ZeroDivisionError("why") from error
+
+    connect(serve(lambda request, reply: reply(500)).url)
+    monkeypatch.setattr("coding_service.triggers.CodingServiceAsyncHook", BrokenHook)
+    trigger = BatchCodeTrigger("osca", OPERATION, "coding_service_default", 0.0, poll_interval=0.01)
+    [event] = [event async for event in trigger.run()]
+    assert event.payload["reason"] == "refused"
+    assert "ZeroDivisionError: why" in caplog.text
+    assert "ValueError: https://***@s3/a?***" in caplog.text
+    for secret in ("5ec4e7", "pa55word"):
+        assert secret not in caplog.text
+
+
 # ---- redirects ---------------------------------------------------------------------------------------------------
 
 
