@@ -82,7 +82,7 @@ ECHOES = {
 @pytest.mark.parametrize("echo", ECHOES)
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500, 302])
 def test_a_header_that_the_service_repeats_is_in_no_error_no_event_and_no_log(
-    serve, connect, call, echo, status, caplog
+    serve, connect, call, echo, status, caplog, capsys
 ):
     def answer(request, reply):
         if request.path == "/oauth2/token":
@@ -93,7 +93,7 @@ def test_a_header_that_the_service_repeats_is_in_no_error_no_event_and_no_log(
     connect(serve(answer).url, password=CLIENT_SECRET, authorization_prefix="Custom")
     with pytest.raises(CodingServiceError) as caught:
         call()
-    for text in (str(caught.value), repr(caught.value), caplog.text):
+    for text in (str(caught.value), repr(caught.value), caplog.text, "".join(capsys.readouterr())):
         assert TOKEN.lower() not in text.lower()
         assert TOKEN[:9].lower() not in text.lower()
 
@@ -101,7 +101,7 @@ def test_a_header_that_the_service_repeats_is_in_no_error_no_event_and_no_log(
 @pytest.mark.parametrize("echo", ECHOES)
 @pytest.mark.parametrize("status", [400, 401, 403, 429, 500, 302])
 def test_credentials_that_the_token_endpoint_repeats_are_in_no_error_no_event_and_no_log(
-    serve, connect, call, echo, status, caplog
+    serve, connect, call, echo, status, caplog, capsys
 ):
     def answer(request, reply):
         reply(status, ECHOES[echo](f"{request.header('Authorization')} {CLIENT_SECRET}"))
@@ -110,7 +110,7 @@ def test_credentials_that_the_token_endpoint_repeats_are_in_no_error_no_event_an
     connect(serve(answer).url, password=CLIENT_SECRET)
     with pytest.raises(CodingServiceError) as caught:
         call()
-    for text in (str(caught.value), repr(caught.value), caplog.text):
+    for text in (str(caught.value), repr(caught.value), caplog.text, "".join(capsys.readouterr())):
         assert BASIC.lower() not in text.lower()
         assert CLIENT_SECRET not in text.lower()
     with pytest.raises(
@@ -202,7 +202,7 @@ def test_words_of_the_service_cannot_forge_lines_of_the_log(serve, connect, capl
     assert len(str(caught.value)) < 500
 
 
-async def test_an_unexpected_error_in_the_triggerer_is_logged_without_addresses(serve, connect, caplog, monkeypatch):
+async def test_an_unexpected_error_in_the_triggerer_is_logged_without_addresses(serve, connect, capsys, monkeypatch):
     class BrokenHook(CodingServiceAsyncHook):
         async def operation(self, topic, operation_id):
             try:
@@ -215,10 +215,11 @@ async def test_an_unexpected_error_in_the_triggerer_is_logged_without_addresses(
     trigger = BatchCodeTrigger("osca", OPERATION, "coding_service_default", 0.0, poll_interval=0.01)
     [event] = [event async for event in trigger.run()]
     assert event.payload["reason"] == "refused"
-    assert "ZeroDivisionError: why" in caplog.text
-    assert "ValueError: https://***@s3/a?***" in caplog.text
+    log = capsys.readouterr().out
+    assert "ZeroDivisionError: why" in log
+    assert "ValueError: https://***@s3/a?***" in log
     for secret in ("5ec4e7", "pa55word"):
-        assert secret not in caplog.text
+        assert secret not in log
 
 
 # ---- redirects ---------------------------------------------------------------------------------------------------
