@@ -12,11 +12,12 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from coding_service import BatchCodeTrigger, CodingServiceHook
-from coding_service.errors import CodingServiceError, ExpiredError, FinalError, SettingsError, redact
+from coding_service.errors import CodingServiceError, ExpiredError, FinalError, SettingsError
 from coding_service.hooks import CONN_ID
 from coding_service.models import InputPart
 from coding_service.part_operation import PartOperation
 from coding_service.polling import next_wait
+from coding_service.redaction import redact
 from coding_service.triggers import Reason
 
 if TYPE_CHECKING:

@@ -30,15 +30,9 @@ CodingServiceError
 from __future__ import annotations
 
 import math
-import re
 import time
 
-_URL_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", re.IGNORECASE)
-
-
-def redact(text: str) -> str:
-    """Return `text` without the query of any URL, because a presigned query gives access to the file."""
-    return _URL_QUERY.sub(r"\1?***", text)
+from coding_service.redaction import redact
 
 
 def utc(moment: float) -> str:
@@ -47,7 +41,7 @@ def utc(moment: float) -> str:
 
 
 class CodingServiceError(Exception):
-    """Base of all errors. Messages contain no secret, because the query of every URL is removed.
+    """Base of all errors. Messages contain no secret, because each passes through :func:`redact`.
 
     :param message: what failed, for which object, and what to do
     :param status_code: HTTP status of the answer, if there was one

@@ -11,19 +11,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import aiohttp
 import requests
 from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
 from airflow.providers.http.hooks.http import HttpAsyncHook, HttpHook, SessionConfig
 from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.log import amask_secret, mask_secret
 
 from coding_service import errors, protocol, tls, transfer
 from coding_service.calls import CallFlow, RunBlocking, Send, Step, Wait
 from coding_service.clock import SYSTEM_CLOCK, Clock
 from coding_service.models import Model, Operation, Topic, UploadGrant
 from coding_service.protocol import Answer, Call
+from coding_service.redaction import find_link_secrets, register_secrets
 from coding_service.settings import ServiceSettings
 from coding_service.shared_state import SharedRow
 from coding_service.storage import FilePath
@@ -52,7 +54,7 @@ class CodingServiceHook(HttpHook):
     :param coding_service_conn_id: an Airflow connection with the base URL of the API as host, the client id as login,
         the client secret as password, and in its extra `auth_host` (base URL of the token endpoint). Optional extras:
         `requests_per_second`, `requests_per_day`, `poll_interval` (s), `authorization_prefix`, `allow_http`,
-        `state_dir`, `budget_conn_id`, and those of Airflow's HttpHook (`timeout`, `verify`, `proxies`, ...)
+        `state_dir`, `budget_conn_id`, `storage_hosts`, and those of Airflow's HttpHook (`timeout`, `verify`, ...)
     :raises SettingsError: the connection does not exist, lacks a field or has a wrong value
     """
 
@@ -97,11 +99,15 @@ class CodingServiceHook(HttpHook):
 
     def create_operation(self, topic: str, model_id: str) -> UploadGrant:
         """Open a new operation, which is charged for: store its id before doing anything else."""
-        return self._call(protocol.create_operation(topic, model_id))
+        grant = self._call(protocol.create_operation(topic, model_id))
+        _mask_links(grant.url, grant.kms_key_arn)
+        return grant
 
     def operation(self, topic: str, operation_id: str) -> Operation:
         """Return the state of an operation, with fresh links if it is complete."""
-        return self._call(protocol.get_operation(topic, operation_id))
+        operation = self._call(protocol.get_operation(topic, operation_id))
+        _mask_links(operation.output_url, operation.metadata_url)
+        return operation
 
     def upload(self, grant: UploadGrant, path: FilePath, sha256: str | None = None) -> int:
         """Upload an input file and return its size in bytes.
@@ -112,7 +118,8 @@ class CodingServiceHook(HttpHook):
         :raises UploadInterruptedError: check the status before sending the file again, because it may have arrived
         :raises TransferError: storage could not take the file now
         """
-        self.settings.check_url(grant.url, "the upload URL")
+        _mask_links(grant.url, grant.kms_key_arn)
+        self.settings.check_link(grant.url, "the upload URL")
         return transfer.upload(self._storage, grant, path, timeout=self.settings.timeout, sha256=sha256)
 
     def download(
@@ -237,7 +244,7 @@ class CodingServiceHook(HttpHook):
         urls = {"output": operation.output_url, "metadata": operation.metadata_url}
         links = {name: url for name, url in urls.items() if url}
         for name, url in links.items():
-            self.settings.check_url(url, f"the link to the {name} file")
+            self.settings.check_link(url, f"the link to the {name} file")
         return links
 
     def _complete_operation(self, topic: str, operation_id: str) -> Operation:
@@ -275,6 +282,7 @@ class CodingServiceHook(HttpHook):
                 return self._send(step)
 
     def _send(self, step: Send) -> Answer:
+        mask_secret(_register_headers(step, self.settings))
         try:
             timeout = self.settings.timeout
             response = self._api.request(
@@ -368,7 +376,9 @@ class CodingServiceAsyncHook(HttpAsyncHook):
                 return await self._send(session, step, options)
 
     async def _send(self, session: aiohttp.ClientSession, step: Send, options: dict[str, Any]) -> Answer:
-        proxy = _proxy(step.url, await self.settings())
+        settings = await self.settings()
+        await amask_secret(_register_headers(step, settings))
+        proxy = _proxy(step.url, settings)
         try:
             async with session.request(
                 step.method, step.url, headers=step.headers, data=step.body, proxy=proxy, **options
@@ -427,6 +437,24 @@ def _connection_errors(conn_id: str, *, budget: bool = False) -> Iterator[None]:
 
 def _answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
     return Answer(status, {name.lower(): value for name, value in headers.items()}, body)
+
+
+def _register_headers(step: Send, settings: ServiceSettings) -> Any:
+    """Return what an answer can repeat of our headers, in all encodings. Our own messages leave it out from now on.
+
+    Airflow's masker has to be told in each process, also after a restart of the triggerer.
+    """
+    authorization = step.headers["Authorization"]
+    return register_secrets(*settings.secrets, authorization, authorization.rpartition(" ")[2])
+
+
+def _mask_links(*values: str | None) -> None:
+    """Let Airflow's masker and our own messages leave out links and what belongs to them.
+
+    Only tasks need this: the triggerer uses no link, and a masker that runs for months must not grow with each.
+    """
+    secrets = [secret for value in values if value for secret in (find_link_secrets(value) or [value])]
+    mask_secret(cast("Any", register_secrets(*secrets)))
 
 
 def _unavailable_error(step: Send, error: Exception) -> errors.ServiceUnavailableError:

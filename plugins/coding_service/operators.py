@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import BaseOperator, XComArg
 
 from coding_service.hooks import CONN_ID, CodingServiceHook
-from coding_service.models import InputPart
+from coding_service.models import InputPart, check_guid, finite_number
 from coding_service.part_operation import PartOperation
 from coding_service.retry import CodingServiceRetryPolicy
 
@@ -80,7 +80,8 @@ class CodingServiceUploadOperator(CodingServiceOperator):
         self.grant: Any = grant
 
     def execute(self, context: Any) -> str:
-        return self._operation(context).upload(self.operation_id, self.grant)
+        operation_id = check_guid(self.operation_id, "the operation id from the create step")
+        return self._operation(context).upload(operation_id, str(self.grant))
 
 
 class CodingServiceDownloadOperator(CodingServiceOperator):
@@ -109,5 +110,6 @@ class CodingServiceDownloadOperator(CodingServiceOperator):
         self.outcome: Any = outcome
 
     def execute(self, context: Any) -> dict[str, Any]:
-        ended_at = (self.outcome or {}).get("ended_at")
-        return self._operation(context).download(self.operation_id, ended_at).to_dict()
+        operation_id = check_guid(self.operation_id, "the operation id from the upload step")
+        ended_at = finite_number(self.outcome.get("ended_at")) if isinstance(self.outcome, Mapping) else None
+        return self._operation(context).download(operation_id, ended_at).to_dict()

@@ -13,7 +13,7 @@ from airflow.sdk import BaseSensorOperator, XComArg
 
 from coding_service.errors import CodingServiceError, OperationFailedError, ProtocolError
 from coding_service.hooks import CONN_ID, CodingServiceHook
-from coding_service.models import OperationOutcome
+from coding_service.models import OperationOutcome, check_guid
 from coding_service.polling import ErrorSeries, extend_series, next_wait, seconds_or_none
 from coding_service.retry import CodingServiceRetryPolicy
 from coding_service.triggers import MAX_EXTENSION_S, BatchCodeTrigger, Reason, completion_event, make_event
@@ -81,6 +81,7 @@ class BatchCodeSensor(BaseSensorOperator):
         if not self.deferrable:
             super().execute(context)
             return
+        check_guid(self.operation_id, "the operation id of the wait")
         now = time.time()
         trigger = BatchCodeTrigger(
             topic=self._topic,
@@ -107,6 +108,7 @@ class BatchCodeSensor(BaseSensorOperator):
     def poke(self, context: Any) -> bool:
         start = (context["ti"].get_first_reschedule_date(context) or context["ti"].start_date).timestamp()
         hook, store = CodingServiceHook(self.coding_service_conn_id), context["task_state_store"]
+        check_guid(self.operation_id, "the operation id of the wait")
         try:
             operation = hook.operation(self._topic, self.operation_id)
         except CodingServiceError as error:

@@ -29,6 +29,7 @@ from coding_service.errors import (
 )
 from coding_service.models import UploadGrant
 from coding_service.partial_download import PartialDownload, open_partial_download
+from coding_service.redaction import redact, redact_library_logs
 from coding_service.storage import BLOCK_BYTES, FilePath, file_size, open_for_reading, translate_storage_errors
 from coding_service.storage_answers import Meaning, StorageRefusal
 
@@ -38,8 +39,8 @@ MAX_INPUT_BYTES = 5_000_000_000
 LINK_PAUSES_S = (5.0, 15.0)
 
 log = logging.getLogger(__name__)
-# urllib3 logs path and query of every request at DEBUG, and a presigned query must not reach a log.
-logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
+# urllib3 logs path and query of every request at DEBUG, and whole URLs when headers are malformed
+redact_library_logs()
 
 
 class NoAuth(AuthBase):
@@ -162,7 +163,7 @@ def upload(
     :raises ProtocolError: any other answer
     """
     size = _checked_size(path)
-    place = grant.url.partition("?")[0]
+    place = redact(grant.url.partition("?")[0])
     headers = {
         "x-amz-server-side-encryption": "aws:kms",
         "x-amz-server-side-encryption-aws-kms-key-id": grant.kms_key_arn,
@@ -287,7 +288,7 @@ def _download_rest(
     headers = {"Accept-Encoding": "identity"}
     if partial.size and partial.etag:
         headers |= {"Range": f"bytes={partial.size}-", "If-Match": partial.etag}
-    place = link.partition("?")[0]
+    place = redact(link.partition("?")[0])
     try:
         with session.get(
             link, headers=headers, timeout=timeout, stream=True, allow_redirects=False, auth=NoAuth()

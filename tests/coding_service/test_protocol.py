@@ -24,6 +24,7 @@ from coding_service.protocol import Answer
 
 DENY = "User is not authorized to access this resource with an explicit deny"
 TOPICS = protocol.list_topics()
+GUID = "0b5b0000-0000-4000-8000-000000000000"
 
 
 def answer(status=200, body=None, **headers):
@@ -140,7 +141,7 @@ def test_an_unknown_error_body_is_shown_as_it_is(body, message):
 
 
 def test_a_long_answer_is_shortened():
-    assert len(Answer(500, {}, b"x" * 100_000).message) == 500
+    assert len(Answer(500, {}, b"word " * 20_000).message) == 200
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -181,14 +182,11 @@ def test_long_credentials_are_encoded_without_a_line_break():
         (protocol.list_topics(), "GET", "/v1/topics"),
         (protocol.list_models("osca"), "GET", "/v1/topics/osca/models"),
         (protocol.latest_model("osca"), "GET", "/v1/topics/osca/models/latest"),
-        (protocol.create_operation("osca", "0b5b"), "POST", "/v1/topics/osca/models/0b5b/batch-code"),
-        (protocol.get_operation("osca", "op-1"), "GET", "/v1/topics/osca/batch-code/operations/op-1"),
-        (protocol.list_models("a/../b?c#d e"), "GET", "/v1/topics/a%2F..%2Fb%3Fc%23d%20e/models"),
-        (protocol.create_operation("ü", "x/y"), "POST", "/v1/topics/%C3%BC/models/x%2Fy/batch-code"),
-        (protocol.get_operation("osca", "../x"), "GET", "/v1/topics/osca/batch-code/operations/..%2Fx"),
+        (protocol.create_operation("osca", GUID), "POST", f"/v1/topics/osca/models/{GUID}/batch-code"),
+        (protocol.get_operation("osca", GUID), "GET", f"/v1/topics/osca/batch-code/operations/{GUID}"),
     ],
 )
-def test_a_call_has_its_method_and_a_quoted_path(call, method, path):
+def test_a_call_has_its_method_and_its_path(call, method, path):
     assert (call.method, call.path) == (method, path)
 
 
@@ -197,7 +195,7 @@ def test_a_call_has_its_method_and_a_quoted_path(call, method, path):
 
 def test_lists_are_read_as_tuples_of_models():
     assert protocol.read(TOPICS, answer(body=[{"uriName": "osca", "fullName": "OSCA"}])) == (Topic("osca", "OSCA"),)
-    assert protocol.read(protocol.list_models("osca"), answer(body=[{"modelId": "m"}])) == (Model("m"),)
+    assert protocol.read(protocol.list_models("osca"), answer(body=[{"modelId": GUID}])) == (Model(GUID),)
 
 
 @pytest.mark.parametrize("call", [TOPICS, protocol.list_models("osca")])

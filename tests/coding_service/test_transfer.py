@@ -335,10 +335,12 @@ def test_a_download_sends_no_authorization_from_netrc(serve, connect, target, mo
 
     server = serve(answer)
     connect(server.url)
-    CodingServiceHook().download("osca", "op-1", target, target.with_name("metadata.json"))
+    CodingServiceHook().download(
+        "osca", "00000000-0000-4000-8000-000000000001", target, target.with_name("metadata.json")
+    )
     authorized = {request.path.partition("?")[0]: request.header("Authorization") for request in server.requests}
     assert authorized["/out/1.jsonl"] is None
-    assert authorized["/v1/topics/osca/batch-code/operations/op-1"] == "t0ken"
+    assert authorized["/v1/topics/osca/batch-code/operations/00000000-0000-4000-8000-000000000001"] == "t0ken"
     assert authorized["/oauth2/token"].startswith("Basic ")
 
 

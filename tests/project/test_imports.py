@@ -33,24 +33,26 @@ PROVIDER = """
 operators                 -> part_operation, hooks, retry, models
 sensors                   -> triggers, hooks, polling, retry, models, errors
 part_operation            -> hooks, polling, storage, models, errors
-triggers                  -> hooks, polling, models, errors
-hooks                     -> calls, tls, transfer, storage, shared_state, settings, protocol, clock, models, errors
+triggers                  -> hooks, polling, models, errors, redaction
+hooks                     -> calls, tls, transfer, storage, shared_state, settings, protocol, clock, models, errors, redaction
 calls                     -> tokens, call_budget, shared_state, settings, protocol, errors
-transfer                  -> partial_download, storage, storage_answers, models, errors
+transfer                  -> partial_download, storage, storage_answers, models, errors, redaction
 partial_download          -> storage
-tls                       -> settings, errors
+tls                       -> settings, errors, redaction
 tokens                    -> shared_state, errors
 call_budget               -> shared_state, errors
 shared_state              -> errors
 polling                   -> models, errors
 retry                     -> errors
 storage                   -> errors
-settings                  -> errors
-protocol                  -> models, errors
-models                    -> errors
-storage_answers           ->
+settings                  -> addresses, errors, redaction
+protocol                  -> models, errors, redaction
+models                    -> errors, redaction
+storage_answers           -> redaction
 clock                     ->
-errors                    ->
+errors                    -> redaction
+addresses                 ->
+redaction                 ->
 """
 #: Rooms and modules that can import Airflow, and modules in them that cannot.
 AIRFLOW = [
