@@ -11,7 +11,7 @@ from pathlib import Path
 from include.coding.collect import NO_RESULT, set_texts_aside
 from include.coding.engine import Engine, open_engine
 from include.coding.errors import IncompleteError
-from include.coding.handoff import Handoff
+from include.coding.handoff import Count, Day, Handoff, RunId
 from include.coding.limits import LimitError
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
@@ -48,19 +48,19 @@ class LandingSummary(Handoff):
     :param dates_over_limit: response dates of the topic that wait for a decision, because they exceed a limit
     """
 
-    read: int
-    coded: int
-    uncoded: int
-    rejected: int
-    texts: int
-    texts_sent: int
-    operations: int
-    from_date: str
-    to_date: str
-    published_by_run: str | None
+    read: Count
+    coded: Count
+    uncoded: Count
+    rejected: Count
+    texts: Count
+    texts_sent: Count
+    operations: Count
+    from_date: Day
+    to_date: Day
+    published_by_run: RunId | None
     dates: tuple[DateCounts, ...] = ()
     dates_over_limit: tuple[DateOverLimit, ...] = ()
-    extra_operations: int = 0
+    extra_operations: Count = 0
 
     @property
     def days(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import duckdb
 from include.coding.engine import Engine, copy_to_file, execute_within_memory, open_engine
 from include.coding.errors import SourceError
 from include.coding.files import escape_glob
-from include.coding.handoff import Handoff
+from include.coding.handoff import Count, Day, Handoff, Moment, RunFile, ShortText, Text
 from include.coding.limits import (
     describe_exceeded_limits,
     describe_unchecked_limits,
@@ -69,22 +69,22 @@ class Prepared(Handoff):
     :param warnings: what a person should know about the limits for publishing
     """
 
-    read_at: str
-    checksum: str
+    read_at: Moment
+    checksum: ShortText
     unchanged: bool
-    records_uri: str | None
+    records_uri: RunFile | None
     parts: tuple[Part, ...]
-    read: int
-    undated: int
-    rejected: int
-    texts: int
-    known_texts: int
-    unreadable_dates: int = 0
-    unreadable_examples: tuple[str, ...] = ()
-    empty_rows: int = 0
-    rejected_by_reason: dict[str, int] = field(default_factory=dict)
-    dates_over_limit: dict[str, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    read: Count
+    undated: Count
+    rejected: Count
+    texts: Count
+    known_texts: Count
+    unreadable_dates: Count = 0
+    unreadable_examples: tuple[Text, ...] = ()
+    empty_rows: Count = 0
+    rejected_by_reason: dict[ShortText, Count] = field(default_factory=dict)
+    dates_over_limit: dict[Day, Text] = field(default_factory=dict)
+    warnings: tuple[Text, ...] = ()
 
 
 def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:

@@ -13,7 +13,7 @@ import duckdb
 
 from include.coding.engine import Engine, execute_within_memory
 from include.coding.files import escape_glob
-from include.coding.handoff import Handoff
+from include.coding.handoff import Handoff, InputFile, PartNumber, PlainId, RunFile, Seconds, Text, Word
 from include.coding.parts import Fingerprint
 
 #: Output lines of the service are far shorter.
@@ -160,15 +160,15 @@ class PartResult(Handoff):
     :param seconds: duration from the upload to the end of the operation; None if unknown
     """
 
-    part: int
-    operation_id: str | None
-    state: str
-    message: str | None = None
-    output_uri: str | None = None
-    metadata_uri: str | None = None
-    input_uri: str | None = None
+    part: PartNumber
+    operation_id: PlainId | None
+    state: Word
+    message: Text | None = None
+    output_uri: RunFile | None = None
+    metadata_uri: RunFile | None = None
+    input_uri: InputFile | None = None
     fingerprint: Fingerprint | None = None
-    seconds: float | None = None
+    seconds: Seconds | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from include.coding.errors import AuditError
-from include.coding.handoff import Handoff
+from include.coding.handoff import Count, Day, Handoff, Text
 from include.coding.plan import Plan
 from include.coding.tables import table
 from include.warehouse.warehouse import Session
@@ -68,14 +68,14 @@ class PublishedRun:
 
 
 @dataclass(frozen=True)
-class DateCounts:
+class DateCounts(Handoff):
     """Numbers of records of a response date, ISO 8601, by outcome."""
 
-    day: str
-    read: int
-    coded: int
-    uncoded: int
-    rejected: int
+    day: Day
+    read: Count
+    coded: Count
+    uncoded: Count
+    rejected: Count
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class DateOverLimit(Handoff):
     :param limits: the limits that it exceeds, with its counts
     """
 
-    day: str
-    since: str
-    limits: str
+    day: Day
+    since: Day
+    limits: Text
 
     def __str__(self) -> str:
         return f"{self.day} (since {self.since}): {self.limits}"
