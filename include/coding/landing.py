@@ -159,14 +159,14 @@ def _unresolved_texts(engine: Engine, session: Session, plan: Plan, path: Path |
     set_texts_aside(engine, session, plan, path, "", "uncoded", NO_RESULT)
     yield
     texts = table(plan.schema, "coded_texts")
-    session.execute(f"DELETE FROM {texts} WHERE run_id = ? AND operation_id = ''", [plan.run_id])
+    session.execute(f"DELETE FROM {texts} WHERE run_id = ? AND operation_id = ''", [plan.run_id])  # noqa: S608
 
 
 def _count_unresolved(session: Session, plan: Plan) -> int:
     """Return how many records of the run's dates are published without the result of their text."""
     condition, values = run_filter(plan)
     ((count,),) = session.execute(
-        f"SELECT count(*) FROM {table(plan.schema, 'coded_records')}"
+        f"SELECT count(*) FROM {table(plan.schema, 'coded_records')}"  # noqa: S608
         f" WHERE {condition} AND reason = ? AND operation_id IS NULL",
         [*values, NO_RESULT],
     )

@@ -83,7 +83,7 @@ def _write_part(engine: Engine, plan: Plan, staging: Staging, number: int, lines
     draft = staging.scratch / f"part-{number:04}.jsonl"
     copy_to_file(
         engine,
-        "SELECT text_key AS recordId, occp_text, tasks_text FROM new_texts"
+        "SELECT text_key AS recordId, occp_text, tasks_text FROM new_texts"  # noqa: S608
         f" WHERE position >= {first} AND position < {last} ORDER BY position",
         draft,
         "FORMAT json",

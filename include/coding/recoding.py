@@ -280,7 +280,7 @@ class Recoding:
         }
 
     def _write_unanswered(self, engine: Engine, part: int) -> str:
-        select = f"SELECT recordId, occp_text, tasks_text FROM unanswered WHERE part = {part:d} ORDER BY recordId"
+        select = f"SELECT recordId, occp_text, tasks_text FROM unanswered WHERE part = {part:d} ORDER BY recordId"  # noqa: S608
         draft = self._staging.scratch / f"unanswered-{part}.jsonl"
         copy_to_file(engine, select, draft, "FORMAT json")
         with draft.open("rb") as file:

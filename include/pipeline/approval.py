@@ -78,10 +78,11 @@ class ApproveSendingOperator(ApprovalOperator):
     def _check_consent(self, context: Any) -> None:
         """Raise :class:`ApprovalError` if the run would now send more than the question says, or something else."""
         consent, question = self._needed_consent(context), context["task_state_store"].get(QUESTION_KEY)
-        if question is None or not Consent.from_dict(question).covers(consent):
+        asked = None if question is None else Consent.from_dict(question, task=self.task_id)
+        if asked is None or not asked.covers(consent):
             raise ApprovalError(
                 "the approval does not cover what would be sent now: the question was about"
-                f" {Consent.from_dict(question) if question else 'an unknown number of texts'}, but it is {consent}."
+                f" {asked or 'an unknown number of texts'}, but it is {consent}."
                 " Nothing was sent. When the run has ended, clear this task with downstream tasks: Airflow then asks"
                 " about what would be sent now"
             )

@@ -101,12 +101,16 @@ class CollectResultsOperator(BaseOperator):
         self, piece: Piece, recoding: Recoding, hook: CodingServiceHook, store: Any, event: WaitEvent | None
     ) -> None:
         """Send a piece, or find out whether its operation has ended, and download what it coded."""
+        from include.pipeline import handoffs
+
         plan = recoding.plan
         part = InputPart(plan.topic, plan.model_id, piece.input_uri, piece.sha256)
         key = f"operation-{piece.number}"
         operation = PartOperation(hook, part, store, self.storage_conn_id, key)
         if piece.operation_id is None:
-            operation_id = operation.find_ended() or operation.upload(*operation.open())
+            operation_id = handoffs.check_operation_id(
+                operation.find_ended() or operation.upload(*operation.open()), handoffs.COLLECT
+            )
             recoding.update(piece, operation_id=operation_id, deadline=time.time() + self.timeout.total_seconds())
             return
         if event is not None and event.operation_id == piece.operation_id:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -102,6 +103,12 @@ def test_a_trial_has_tables_of_its_own(plan_with: Callable[..., dict[str, Any]])
         ("max_record", r"'max_record' \(did you mean 'max_records'\?\)\."),
         ("dryrun", r"'dryrun' \(did you mean 'dry_run'\?\)\."),
         ("DRY-RUN", r"'DRY-RUN' \(did you mean 'dry_run'\?\)\."),
+        ("max_characters", r"'max_characters'"),
+        ("memory_mb", r"'memory_mb'"),
+        ("schema", r"'schema'"),
+        ("staging", r"'staging'"),
+        ("run_id", r"'run_id'"),
+        ("changed_only", r"'changed_only'"),
         ("zzz", r"'zzz'\. .*the DAG has \['approve_above', 'clean', "),
     ],
 )
@@ -117,6 +124,12 @@ def test_a_key_that_the_form_does_not_have_is_refused_before_any_call(
             read_form(), make_run(conf={key: 30}), read_param_names()
         )  # Airflow does not merge the conf into the params
     assert len(service.service.store.entries(0)) == before
+
+
+def test_a_plan_takes_from_the_form_only_what_the_form_has() -> None:
+    assert set(steps.PLAN_PARAMS) <= set(read_param_names())
+    own_fields = {field.name for field in fields(Plan)} - set(steps.PLAN_PARAMS)
+    assert own_fields & set(read_param_names()) == {"from_date", "to_date"}, "resolve_dates checks them"
 
 
 def test_keys_that_airflow_adds_are_no_params(plan_with: Callable[..., dict[str, Any]]) -> None:
