@@ -63,9 +63,8 @@ def edit_before(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def run(runner: DagRunner, **conf: Any) -> str:  # noqa: F811
     import recode_occupations
 
-    base = {"source": runner.make_source(), "max_uncoded_share": 1}
-    dates = {} if "response_date" in conf else {"from_date": DAY}
-    return str(recode_occupations.dag.test(run_conf={**base, **dates, **conf}).state)
+    base = {"source": runner.make_source(), "max_uncoded_share": 1, "from_date": DAY, "response_date": None}
+    return str(recode_occupations.dag.test(run_conf={**base, **conf}).state)
 
 
 @pytest.fixture
@@ -107,7 +106,7 @@ def test_sql_in_a_date_of_the_plan_is_not_run(
         f" COPY (SELECT * FROM read_text('/etc/hostname')) TO '{stolen}'; SELECT DATE '{DAY}"
     )
     edit_before("prepare", "plan", lambda plan: {**plan, field: sql})
-    assert run(runner, source=source.as_uri(), response_date=DAY) == "failed"
+    assert run(runner, source=source.as_uri(), from_date=None, response_date=DAY) == "failed"
     assert not stolen.exists()
     assert runner.list_operations() == []
 
