@@ -146,6 +146,6 @@ class Handoff:
 def _describe_problem(item: Mapping[str, Any]) -> str:
     """Return the name of a field and what is wrong with it, without its value."""
     name = ".".join(map(str, item["loc"]))
-    shown = "".join(character if character.isprintable() else "?" for character in name[:_MAX_NAME_CHARACTERS])
+    label = "".join(character if character.isprintable() else "?" for character in name[:_MAX_NAME_CHARACTERS])
     message = str(item["msg"]).removeprefix("Value error, ")
-    return f"{shown}: {message}" if shown else message
+    return f"{label}: {message}" if label else message

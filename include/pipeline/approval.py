@@ -78,11 +78,11 @@ class ApproveSendingOperator(ApprovalOperator):
     def _check_consent(self, context: Any) -> None:
         """Raise :class:`ApprovalError` if the run would now send more than the question says, or something else."""
         consent, question = self._needed_consent(context), context["task_state_store"].get(QUESTION_KEY)
-        asked = None if question is None else Consent.from_dict(question, task=self.task_id)
-        if asked is None or not asked.covers(consent):
+        consent_in_question = None if question is None else Consent.from_dict(question, task=self.task_id)
+        if consent_in_question is None or not consent_in_question.covers(consent):
             raise ApprovalError(
                 "the approval does not cover what would be sent now: the question was about"
-                f" {asked or 'an unknown number of texts'}, but it is {consent}."
+                f" {consent_in_question or 'an unknown number of texts'}, but it is {consent}."
                 " Nothing was sent. When the run has ended, clear this task with downstream tasks: Airflow then asks"
                 " about what would be sent now"
             )

@@ -94,6 +94,7 @@ def test_sql_in_a_date_of_the_plan_is_not_run(
     runner: DagRunner,  # noqa: F811
     edit_before: Callable[..., None],
     tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     field: str,
 ) -> None:
     source, stolen = tmp_path / "without_dates.parquet", tmp_path / "stolen.csv"
@@ -107,20 +108,21 @@ def test_sql_in_a_date_of_the_plan_is_not_run(
     )
     edit_before("prepare", "plan", lambda plan: {**plan, field: sql})
     assert run(runner, source=source.as_uri(), from_date=None, response_date=DAY) == "failed"
+    assert f"Plan is invalid: {field}: it is not a date such as 2026-10-31" in capsys.readouterr().out
     assert not stolen.exists()
     assert runner.list_operations() == []
 
 
 @pytest.mark.parametrize(
-    ("task_id", "edited_task_id", "key", "edit"),
+    ("task_id", "edited_task_id", "key", "edit", "message"),
     [
-        ("code.create", "prepare", "return_value", lambda parts: [{**parts[0], "input_uri": "{precious}"}]),
-        ("collect", "prepare", "prepared", lambda value: {**value, "records_uri": "{precious}"}),
-        ("code.download", "code.upload", "return_value", lambda operation_id: "../../precious"),
-        ("collect", "code.download", "return_value", lambda value: {**value, "output_uri": "{precious}"}),
+        ("code.create", "prepare", "return_value", lambda parts: [{**parts[0], "input_uri": "{precious}"}], "Part is invalid: input_uri"),
+        ("collect", "prepare", "prepared", lambda value: {**value, "records_uri": "{precious}"}, "Prepared is invalid: records_uri"),
+        ("code.download", "code.upload", "return_value", lambda operation_id: "../../precious", "OperationId is invalid: operation_id"),
+        ("collect", "code.download", "return_value", lambda value: {**value, "output_uri": "{precious}"}, "DownloadedFiles is invalid: output_uri"),
     ],
     ids=["part", "records", "operation", "output"],
-)
+)  # fmt: skip
 def test_a_file_or_an_operation_that_no_task_wrote_is_neither_read_nor_sent(
     runner: DagRunner,  # noqa: F811
     edit_before: Callable[..., None],
@@ -129,11 +131,14 @@ def test_a_file_or_an_operation_that_no_task_wrote_is_neither_read_nor_sent(
     edited_task_id: str,
     key: str,
     edit: Edit,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def edit_with_file(value: Any) -> Any:
         return json.loads(json.dumps(edit(value)).replace("{precious}", (precious / "data.jsonl").as_uri()))
 
     edit_before(task_id, edited_task_id, edit_with_file, key)
     assert run(runner) == "failed"
+    assert message in capsys.readouterr().out
     assert [(path.name, path.read_text()) for path in precious.iterdir()] == [("data.jsonl", "precious")]
     assert runner.query("SELECT count(*) FROM coding.coded_records") == [(0,)]
