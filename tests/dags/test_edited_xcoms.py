@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.dags.test_deviations import (  # noqa: F401, the fixtures
 pytestmark = pytest.mark.filterwarnings("default")
 
 Edit = Callable[[Any], Any]
+PRECIOUS_HASH = hashlib.sha256(b"precious").hexdigest()
 
 
 def edit_xcom(run_id: str, task_id: str, key: str, edit: Edit) -> None:
@@ -116,7 +118,7 @@ def test_sql_in_a_date_of_the_plan_is_not_run(
 @pytest.mark.parametrize(
     ("task_id", "edited_task_id", "key", "edit", "message"),
     [
-        ("code.create", "prepare", "return_value", lambda parts: [{**parts[0], "input_uri": "{precious}"}], "Part is invalid: input_uri"),
+        ("code.create", "prepare", "return_value", lambda parts: [{**parts[0], "input_uri": "{precious}", "sha256": PRECIOUS_HASH}], "Part is invalid: input_uri"),
         ("collect", "prepare", "prepared", lambda value: {**value, "records_uri": "{precious}"}, "Prepared is invalid: records_uri"),
         ("code.download", "code.upload", "return_value", lambda operation_id: "../../precious", "OperationId is invalid: operation_id"),
         ("collect", "code.download", "return_value", lambda value: {**value, "output_uri": "{precious}"}, "DownloadedFiles is invalid: output_uri"),
