@@ -34,6 +34,7 @@ from include.pipeline.alerts import DeadlineDAG, alert_on_failure, landing_deadl
 from include.pipeline.approval import ApproveSendingOperator
 from include.pipeline.collecting import CollectResultsOperator
 from include.pipeline.dag_arguments import MAX_RECORDS_PER_PART, PERMANENT_ERRORS, SELECTIONS
+from include.pipeline.inputs import check_inputs
 
 #: Set it to False for a deployment without a triggerer: the wait is then rescheduled between status calls.
 DEFERRABLE = True
@@ -102,7 +103,7 @@ PARAMS = {
     "approve_above": Param(
         None, type=["null", "integer"], minimum=0, title="Require approval above", section=_TRIAL,
         description="Number of distinct texts above which a person must approve sending them (Required Actions)."
-        " Empty: the setting `CODING_APPROVE_ABOVE`, if there is one.",
+        " The setting `CODING_APPROVE_ABOVE` counts too: of the two numbers, the lower one.",
     ),
     "max_uncoded_share": Param(
         0.5, type="number", minimum=0, maximum=1, title="Maximum uncoded share", section=_LIMITS,
@@ -163,7 +164,7 @@ def code(part: Any) -> None:
     The lifetime of an upload grant is not documented, so each one is used before the next is created: only one
     `create` runs at a time, and later steps have a higher priority.
     """
-    common: dict[str, Any] = {"pool": names.POOL, "weight_rule": "upstream"}
+    common: dict[str, Any] = {"pool": names.POOL, "weight_rule": "upstream", "pre_execute": check_inputs}
     files: dict[str, Any] = {**common, "storage_conn_id": names.STAGING_CONN_ID}
     create = CodingServiceCreateOperator(task_id="create", part=part, max_active_tis_per_dagrun=1, **files)
     upload = CodingServiceUploadOperator(

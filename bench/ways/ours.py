@@ -23,13 +23,15 @@ from include.warehouse.duckdb_warehouse import DuckDBWarehouse
 from include.warehouse.postgres_warehouse import PostgresWarehouse
 from include.warehouse.warehouse import Warehouse
 
+MODEL = "11111111-1111-4111-8111-111111111111"
+
 
 def prepare(job: Job) -> dict[str, int]:
     """Prepare a run in the job's folder, and write the input of `land` there."""
     folder = Path(job.folder)
     plan = Plan(
-        run_id=job.run_id, topic="osca", model_id="m", model_version=1.0, from_date=job.first_day,
-        to_date="2026-10-31", source=Path(job.source).as_uri(), staging=folder.as_uri(), memory_mb=job.memory_mb,
+        run_id=job.run_id, topic="osca", model_id=MODEL, model_version=1.0, from_date=job.first_day,
+        to_date="2026-10-31", source=Path(job.source).as_uri(), memory_mb=job.memory_mb,
     )  # fmt: skip
     prepared = prepare_run(plan, _open_warehouse(job, plan.engine_memory_mb), Staging.in_folder(folder))
     (folder / "handoffs.json").write_text(json.dumps({"plan": plan.to_dict(), "prepared": prepared.to_dict()}))
@@ -51,7 +53,7 @@ def land(job: Job) -> dict[str, int]:
         )
         for part in prepared.parts
     ]  # fmt: skip
-    staging = Staging.in_folder(Path(job.folder))
+    staging = Staging(coded.as_uri(), Path(job.folder))
     warehouse = _open_warehouse(job, plan.engine_memory_mb)
     recoding = Recoding(plan, prepared, results, warehouse, staging, _Store(), lambda operation_id: None)
     assert not recoding.next_pieces(), "every text has a result"

@@ -140,14 +140,14 @@ def store_results(engine: Engine, session: Session, plan: Plan, read_at: str) ->
     execute_within_memory(engine, f"CREATE OR REPLACE TABLE distinct_results AS {distinct_results}")
     with session.staged("new_results", Query(engine, "FROM distinct_results")):
         replaced = "reason IS NOT NULL" if plan.selection == "uncoded" else "(reason IS NOT NULL OR coded_at <= ?)"
-        condition = f"topic = ? AND model_id = ? AND {replaced} AND text_key IN (SELECT text_key FROM new_results)"
+        condition = f"topic = ? AND model_id = ? AND {replaced} AND text_key IN (SELECT text_key FROM new_results)"  # noqa: S608
         values: list[Any] = [plan.topic, plan.model_id]
         if plan.selection == "all":
             values.append(datetime.fromisoformat(read_at))
-        if plan.selection == "all" or session.execute(f"SELECT 1 FROM {texts} WHERE {condition} LIMIT 1", values):
-            session.execute(f"DELETE FROM {texts} WHERE {condition}", values)
+        if plan.selection == "all" or session.execute(f"SELECT 1 FROM {texts} WHERE {condition} LIMIT 1", values):  # noqa: S608
+            session.execute(f"DELETE FROM {texts} WHERE {condition}", values)  # noqa: S608
             session.execute(
-                f"UPDATE {table(plan.schema, 'coding_runs')} SET checksum = NULL WHERE topic = ? AND model_id = ?",
+                f"UPDATE {table(plan.schema, 'coding_runs')} SET checksum = NULL WHERE topic = ? AND model_id = ?",  # noqa: S608
                 [plan.topic, plan.model_id],
             )
         session.execute(
@@ -161,7 +161,7 @@ def store_results(engine: Engine, session: Session, plan: Plan, read_at: str) ->
                 SELECT 1 FROM {texts} AS stored
                 WHERE stored.text_key = new_results.text_key AND stored.topic = ? AND stored.model_id = ?
             )
-            """,
+            """,  # noqa: S608
             [plan.topic, plan.model_id, plan.model_version, plan.run_id, session.now(), plan.topic, plan.model_id],
         )
 
@@ -176,7 +176,9 @@ def set_texts_aside(
     """
     texts, text = table(plan.schema, "coded_texts"), session.dialect.text
     lines = Query(
-        engine, f"SELECT recordId AS text_key, occp_text, tasks_text FROM {INPUT_LINES}", {"input": escape_glob(path)}
+        engine,
+        f"SELECT recordId AS text_key, occp_text, tasks_text FROM {INPUT_LINES}",  # noqa: S608
+        {"input": escape_glob(path)},
     )
     with session.staged("texts_aside", lines):
         session.execute(
@@ -192,7 +194,7 @@ def set_texts_aside(
                 SELECT 1 FROM {texts} AS stored
                 WHERE stored.text_key = texts_aside.text_key AND stored.topic = ? AND stored.model_id = ?
             )
-            """,
+            """,  # noqa: S608
             [
                 plan.topic, plan.model_id, plan.model_version, outcome, operation_id, plan.run_id, session.now(),
                 reason, plan.topic, plan.model_id,
@@ -203,7 +205,7 @@ def set_texts_aside(
 def find_control_text(session: Session, plan: Plan) -> tuple[str, str, str] | None:
     """Return key and texts of a text that the model has coded before; None if there is none."""
     rows = session.execute(
-        f"SELECT text_key, occp_text, tasks_text FROM {table(plan.schema, 'coded_texts')}"
+        f"SELECT text_key, occp_text, tasks_text FROM {table(plan.schema, 'coded_texts')}"  # noqa: S608
         " WHERE topic = ? AND model_id = ? AND outcome = 'coded' LIMIT 1",
         [plan.topic, plan.model_id],
     )
@@ -215,7 +217,7 @@ def find_unexplained_operations(session: Session, plan: Plan, operation_ids: Seq
     if not operation_ids:
         return set()
     rows = session.execute(
-        f"SELECT operation_id FROM {table(plan.schema, 'coding_operations')}"
+        f"SELECT operation_id FROM {table(plan.schema, 'coding_operations')}"  # noqa: S608
         f" WHERE operation_id IN ({', '.join('?' * len(operation_ids))})",
         operation_ids,
     )
@@ -239,17 +241,17 @@ def store_operations(
         # A row with more usable results stays, because the files of the operation may have been removed since.
         if error is not None or result.state not in (FAILED, TIMED_OUT):
             session.execute(
-                f"DELETE FROM {operations} WHERE operation_id = ? AND usable <= ?",
+                f"DELETE FROM {operations} WHERE operation_id = ? AND usable <= ?",  # noqa: S608
                 [result.operation_id, summary.usable],
             )
-        if session.execute(f"SELECT 1 FROM {operations} WHERE operation_id = ?", [result.operation_id]):
+        if session.execute(f"SELECT 1 FROM {operations} WHERE operation_id = ?", [result.operation_id]):  # noqa: S608
             continue
         row = (
             result.operation_id, plan.run_id, result.part, plan.topic, plan.model_id, part.records, part.bytes,
             result.state, error or summary.problem, summary.usable, summary.discarded,
             _fit_metadata(entry.metadata, result, session.dialect), session.now(), result.seconds,
         )  # fmt: skip
-        session.execute(f"INSERT INTO {operations} VALUES ({', '.join('?' * len(row))})", row)
+        session.execute(f"INSERT INTO {operations} VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
 
 
 def _fit_metadata(metadata: str | None, result: PartResult, dialect: Dialect) -> str | None:

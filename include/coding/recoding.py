@@ -30,8 +30,8 @@ from include.coding.collect import (
     store_results,
 )
 from include.coding.engine import Engine, copy_to_file, open_engine
-from include.coding.errors import IncompleteError
-from include.coding.handoff import Handoff
+from include.coding.errors import IncompleteError, PlanError
+from include.coding.handoff import Count, Handoff, RunFile, ShortText, Text
 from include.coding.isolation import (
     COMPLETE,
     FAILED,
@@ -82,16 +82,16 @@ class CollectSummary(Handoff):
     :param problems: why texts are unresolved, or operations incomplete
     """
 
-    texts_sent: int = 0
-    usable: int = 0
-    operations: int = 0
-    extra_operations: int = 0
-    no_result: int = 0
-    refused: int = 0
-    unresolved: int = 0
-    unresolved_uri: str | None = None
-    incomplete: int = 0
-    problems: tuple[str, ...] = ()
+    texts_sent: Count = 0
+    usable: Count = 0
+    operations: Count = 0
+    extra_operations: Count = 0
+    no_result: Count = 0
+    refused: Count = 0
+    unresolved: Count = 0
+    unresolved_uri: RunFile | None = None
+    incomplete: Count = 0
+    problems: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,17 @@ class RecodingState(Handoff):
     :param pieces: the other parts without all results, then the pieces that were sent again
     """
 
-    generation: str
-    usable: int
-    incomplete: int
-    problems: tuple[str, ...]
+    generation: ShortText
+    usable: Count
+    incomplete: Count
+    problems: tuple[Text, ...]
     pieces: tuple[Piece, ...]
+
+    def __post_init__(self) -> None:
+        """Check that pieces can be found by their numbers, and that each is younger than its parent."""
+        for number, piece in enumerate(self.pieces):
+            if piece.number != number or (piece.parent is not None and piece.parent >= number):
+                raise PlanError(f"RecodingState is invalid: pieces.{number}: its number or its parent is wrong")
 
 
 class Recoding:
@@ -134,11 +140,12 @@ class Recoding:
         self._warehouse, self._staging, self._store, self._read_error = warehouse, staging, store, read_error
         generation = identify_operations(prepared.parts, part_results)
         data = store.get(STATE_KEY)
-        if data is not None and data["generation"] == generation:
-            self._state = RecodingState.from_dict(data)
+        stored = None if data is None else RecodingState.from_dict(data, task="collect", folder=staging.uri)
+        if stored is not None and stored.generation == generation:
+            self._state = stored
         else:
             state = self._collect_parts(generation)
-            self._save(state if data is None else _carry_over(RecodingState.from_dict(data), state))
+            self._save(state if stored is None else _carry_over(stored, state))
 
     # ---- the operations of pieces, which the caller opens and waits for --------------------------------------------
 
@@ -273,7 +280,7 @@ class Recoding:
         }
 
     def _write_unanswered(self, engine: Engine, part: int) -> str:
-        select = f"SELECT recordId, occp_text, tasks_text FROM unanswered WHERE part = {part:d} ORDER BY recordId"
+        select = f"SELECT recordId, occp_text, tasks_text FROM unanswered WHERE part = {part:d} ORDER BY recordId"  # noqa: S608
         draft = self._staging.scratch / f"unanswered-{part}.jsonl"
         copy_to_file(engine, select, draft, "FORMAT json")
         with draft.open("rb") as file:

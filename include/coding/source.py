@@ -26,7 +26,7 @@ from include.coding.source_files import (
     scan_file,
 )
 from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
-from include.warehouse.warehouse import Session, Warehouse, quote_column, quote_table, utc_now
+from include.warehouse.warehouse import Session, Warehouse, quote_column, quote_date, quote_table, utc_now
 
 #: A longer text is rejected, however much white space it contains.
 MAX_TEXT_BYTES = 100_000
@@ -92,8 +92,8 @@ def _create_file_view(
     """Create `source` from a file, and return the snapshot with the numbers of rows that no run codes."""
     if plan.response_date:
         is_empty = _is_empty(scan.names)
-        _create_view(plan, engine, scan.relation, scan.names, f"DATE '{plan.from_date}'", f"NOT {is_empty}")
-        ((empty_rows,),) = engine.execute(f"SELECT count(*) FROM {scan.relation} WHERE {is_empty}").fetchall()
+        _create_view(plan, engine, scan.relation, scan.names, quote_date(plan.dates[0]), f"NOT {is_empty}")
+        ((empty_rows,),) = engine.execute(f"SELECT count(*) FROM {scan.relation} WHERE {is_empty}").fetchall()  # noqa: S608
         return replace(snapshot, empty_rows=empty_rows)
     column = plan.source_column("response_date")
     day = _date_expression(scan.names["response_date"], scan.schema.field(column).type)
@@ -231,8 +231,8 @@ def _create_table_view(
     names = {name: name for name in columns}
     if plan.response_date:
         _register_rows(engine, session, table, columns, f"NOT {is_empty}")
-        _create_view(plan, engine, "table_rows", names, f"DATE '{plan.from_date}'", "true")
-        ((empty_rows,),) = session.execute(f"SELECT count(*) FROM {table} WHERE {is_empty}")
+        _create_view(plan, engine, "table_rows", names, quote_date(plan.dates[0]), "true")
+        ((empty_rows,),) = session.execute(f"SELECT count(*) FROM {table} WHERE {is_empty}")  # noqa: S608
         return replace(snapshot, empty_rows=empty_rows)
     kind = schema.field(plan.source_column("response_date")).type
     if _is_text(kind):
@@ -247,14 +247,14 @@ def _create_table_view(
         _register_rows(engine, session, table, columns, _select_dates_in_warehouse(plan, day))
         _create_view(plan, engine, "table_rows", names, "CAST(response_date AS DATE)", "true")
         snapshot, values = _count_skipped_rows_in_warehouse(session, table, day, is_empty, snapshot)
-        records = int(session.execute(f"SELECT count({day}) FROM {table}")[0][0]) if values else 0
+        records = int(session.execute(f"SELECT count({day}) FROM {table}")[0][0]) if values else 0  # noqa: S608
     return _check_dates(plan, snapshot, _describe_values(values), records) if values else snapshot
 
 
 def _register_rows(engine: Engine, session: Session, table: str, columns: dict[str, str], condition: str) -> None:
     """Make the rows of a table of the warehouse available in the engine as `table_rows`."""
     select = ", ".join(f"{column} AS {name}" for name, column in columns.items())
-    engine.register("table_rows", session.query(f"SELECT {select} FROM {table} WHERE {condition}"))
+    engine.register("table_rows", session.query(f"SELECT {select} FROM {table} WHERE {condition}"))  # noqa: S608
 
 
 def _create_view(plan: Plan, engine: Engine, relation: str, names: dict[str, str], day: str, condition: str) -> None:
@@ -270,9 +270,9 @@ def _create_view(plan: Plan, engine: Engine, relation: str, names: dict[str, str
     # no server stores NUL
     record_id = f"replace(CAST({quote_column(names['record_id'])} AS VARCHAR), chr(0), '\ufffd')"
     excluded_dates = map(date.fromisoformat, plan.excluded_dates)  # only dates reach the statement
-    condition += "".join(f" AND {day} <> DATE '{excluded}'" for excluded in excluded_dates)
+    condition += "".join(f" AND {day} <> {quote_date(excluded)}" for excluded in excluded_dates)
     engine.execute(
-        f"CREATE TEMP VIEW source AS SELECT {record_id} AS record_id, {texts}, {day} AS response_date"
+        f"CREATE TEMP VIEW source AS SELECT {record_id} AS record_id, {texts}, {day} AS response_date"  # noqa: S608
         f" FROM {relation} WHERE {condition}{_sample_clause(plan)}"
     )
 
@@ -297,7 +297,7 @@ def _count_skipped_rows(
                 left(CAST({column} AS VARCHAR), {VALUE_CHARACTERS}) AS value
             FROM {relation} WHERE {condition}
         )
-        """
+        """  # noqa: S608
     ).fetchall()
     snapshot = replace(snapshot, undated=undated, unreadable_dates=unreadable, empty_rows=empty_rows)
     return snapshot, [(example["row"], example["value"]) for example in examples or []]
@@ -308,7 +308,7 @@ def _count_skipped_rows_in_warehouse(
 ) -> tuple[SourceSnapshot, list[tuple[int | None, str]]]:
     """Do the same for a table with a date type."""
     ((rows, unreadable, empty_rows),) = session.execute(
-        f"SELECT count(*), count({day}), count(CASE WHEN {day} IS NULL AND {is_empty} THEN 1 END)"
+        f"SELECT count(*), count({day}), count(CASE WHEN {day} IS NULL AND {is_empty} THEN 1 END)"  # noqa: S608
         f" FROM {table} WHERE {is_not_a_date(day, is_parsed=False)}"
     )
     snapshot = replace(
@@ -317,7 +317,7 @@ def _count_skipped_rows_in_warehouse(
     if not unreadable:
         return snapshot, []
     values = session.execute(
-        f"SELECT CAST({day} AS {session.dialect.text}) FROM {table} WHERE {day} IS NOT NULL"
+        f"SELECT CAST({day} AS {session.dialect.text}) FROM {table} WHERE {day} IS NOT NULL"  # noqa: S608
         f" AND {is_not_a_date(day, is_parsed=False)} LIMIT {MAX_EXAMPLES}"
     )
     return snapshot, [(None, value) for (value,) in values]
@@ -326,7 +326,7 @@ def _count_skipped_rows_in_warehouse(
 def _count_dates(engine: Engine, relation: str, names: dict[str, str]) -> int:
     """Return how many rows have any value as their date."""
     has_value = _has_text(quote_column(names["response_date"]))
-    ((records,),) = engine.execute(f"SELECT count(*) FROM {relation} WHERE {has_value}").fetchall()
+    ((records,),) = engine.execute(f"SELECT count(*) FROM {relation} WHERE {has_value}").fetchall()  # noqa: S608
     return int(records)
 
 
@@ -360,13 +360,13 @@ def _date_expression(column: str, kind: pa.DataType) -> str:
 
 def _select_dates(plan: Plan, day: str) -> str:
     first, last = plan.dates
-    return f"{day} BETWEEN DATE '{max(first, MIN_DATE)}' AND DATE '{last}'"
+    return f"{day} BETWEEN {quote_date(max(first, MIN_DATE))} AND {quote_date(last)}"
 
 
 def _select_dates_in_warehouse(plan: Plan, day: str) -> str:
     first, last = plan.dates
-    end = f"<= DATE '{last}'" if last == MAX_DATE else f"< DATE '{last + timedelta(days=1)}'"
-    return f"{day} >= DATE '{max(first, MIN_DATE)}' AND {day} {end}"
+    end = f"<= {quote_date(last)}" if last == MAX_DATE else f"< {quote_date(last + timedelta(days=1))}"
+    return f"{day} >= {quote_date(max(first, MIN_DATE))} AND {day} {end}"
 
 
 def _has_text(column: str) -> str:

@@ -166,7 +166,7 @@ def _path_literal(path: Path) -> str:
 
 
 def _read_schema(engine: Engine, relation: str) -> pa.Schema:
-    return engine.sql(f"SELECT * FROM {relation} LIMIT 0").to_arrow_reader().schema
+    return engine.sql(f"SELECT * FROM {relation} LIMIT 0").to_arrow_reader().schema  # noqa: S608
 
 
 def _define_text_columns(names: Iterable[str]) -> str:

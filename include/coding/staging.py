@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from include.coding.errors import PlanError, StagingError
 from include.coding.files import path_from_uri
+from include.coding.handoff import find_run_file
 from include.warehouse.folder_names import has_checksum
 
 #: Size of the blocks of an upload to object storage, and how many are sent at once.
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Staging:
-    """The files of one run.
+    """The files of one run. A URI of any other file is refused.
 
     :param uri: their folder: `file:///...`, or a URI of object storage
     :param scratch: local folder for files in progress; the run's own folder if that is local
@@ -49,10 +50,16 @@ class Staging:
         """Move a file of the scratch folder to the run's files, where it appears complete, and return its URI.
 
         :raises StagingError: the object storage refuses it
+        :raises PlanError: it is not in the scratch folder
         """
-        if self.fs is None:
-            return path.as_uri()
         uri = f"{self.uri}/{path.name}"
+        if path.parent != self.scratch or path.is_symlink():
+            raise PlanError(
+                f"{path.name!r} cannot be kept, because it is not a file of the scratch folder of the run"
+            )
+        self._check(uri)
+        if self.fs is None:
+            return uri
         with _translate_errors(uri, "written"):
             self.fs.put_file(str(path), uri, chunksize=BLOCK_BYTES, max_concurrency=CONCURRENT_BLOCKS)
         path.unlink()
@@ -64,11 +71,15 @@ class Staging:
 
         :raises FileNotFoundError: it does not exist
         :raises StagingError: it cannot be read
+        :raises PlanError: it is not a file of the run
         """
+        self._check(uri)
         if self.fs is None:
-            path = path_from_uri(uri)
+            path, folder = path_from_uri(uri), path_from_uri(self.uri)
             if not path.is_file():
                 raise FileNotFoundError(uri)
+            if path.resolve() != folder.resolve() / path.relative_to(folder):  # a link leads elsewhere
+                raise PlanError(f"{path.name!r} is not a file of the run, but a link: start another run")
             yield path
             return
         # The name includes the folder, because each part has an output.jsonl.
@@ -88,11 +99,21 @@ class Staging:
         except FileNotFoundError:
             return None
 
+    def _check(self, uri: str) -> None:
+        try:
+            find_run_file(uri, self.uri)
+        except ValueError:
+            raise PlanError(f"{uri!r} is not a file of the run: clear the task that named it") from None
+
     def clear(self) -> None:
         """Remove the files of the run except its report.
 
+        :raises PlanError: the name of their folder does not show that this deployment created it
         :raises StagingError: they cannot be removed
         """
+        base, _, name = self.uri.rpartition("/")
+        if not has_checksum(base, name):
+            raise PlanError(f"{self.uri!r} is not cleared, because it is not the folder of a run")
         with _translate_errors(self.uri, "removed"):
             if self.fs is None:
                 _clear_folder(path_from_uri(self.uri))

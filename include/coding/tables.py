@@ -99,7 +99,7 @@ def create_tables(session: Session, schema: str, migrations: Sequence[str] = MIG
                 _run_scripts(session, schema, scripts)
                 if version is None:
                     _check_columns(session, schema)
-                session.execute(f"INSERT INTO {versions} VALUES (?, ?)", [target, session.now()])
+                session.execute(f"INSERT INTO {versions} VALUES (?, ?)", [target, session.now()])  # noqa: S608
     except WarehouseSettingsError:
         raise
     except WarehouseError:
@@ -119,7 +119,7 @@ def _run_scripts(session: Session, schema: str, scripts: Sequence[str]) -> None:
 def _read_version(session: Session, schema: str) -> int | None:
     """Return the version of the tables, None if there are none that state it."""
     try:
-        rows = session.execute(f"SELECT max(version) FROM {table(schema, 'schema_version')}")
+        rows = session.execute(f"SELECT max(version) FROM {table(schema, 'schema_version')}")  # noqa: S608
     except NoSuchTableError:
         return None
     return None if rows[0][0] is None else int(rows[0][0])

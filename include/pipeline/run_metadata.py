@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow.listeners import hookimpl
 
-from include.coding.handoff import Handoff
+from include.coding.handoff import Day, Handoff, ShortText, WholeNumber
 from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL
 
 #: Entry of the conf that holds the metadata.
@@ -20,10 +20,10 @@ MAX_DATES = MAX_LOOK_BACK_DAYS
 
 
 @dataclass(frozen=True)
-class PoolSize:
+class PoolSize(Handoff):
     """The pool of tasks that call the service: its slots (-1: unlimited), and whether deferred tasks occupy some."""
 
-    slots: int
+    slots: WholeNumber
     include_deferred: bool
 
     @property
@@ -42,10 +42,12 @@ class RunMetadata(Handoff):
     :param failed: response dates of earlier scheduled runs that failed, if no run of the date has succeeded since
     """
 
-    backfill: str | None
+    OBSOLETE_FIELDS = frozenset({"earlier"})
+
+    backfill: ShortText | None
     pool: PoolSize | None
-    unfinished: tuple[str, ...] = ()
-    failed: tuple[str, ...] = ()
+    unfinished: tuple[Day, ...] = ()
+    failed: tuple[Day, ...] = ()
 
 
 def read_metadata(dag_run: Any) -> RunMetadata | None:

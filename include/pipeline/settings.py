@@ -41,9 +41,19 @@ def read_memory_mb() -> int:
     return int(read_setting("CODING_MEMORY_MB", "512"))
 
 
-def read_schema() -> str:
-    """Return the schema of the project's tables in the warehouse (`CODING_SCHEMA`)."""
-    return read_setting("CODING_SCHEMA", "coding")
+def read_schema(*, is_trial: bool = False) -> str:
+    """Return the schema of the project's tables in the warehouse (`CODING_SCHEMA`).
+
+    :param is_trial: whether that of trials is needed, whose rows must never be mistaken for published ones
+    :raises PlanError: it is not a plain name
+    """
+    schema = read_setting("CODING_SCHEMA", "coding")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,56}", schema):
+        raise PlanError(
+            f"CODING_SCHEMA is {schema!r}; expected the name of a schema with letters, digits and underscores only,"
+            " at most 57 of them"
+        )
+    return schema + ("_trial" if is_trial else "")
 
 
 def qualified_table(name: str) -> str:
@@ -108,8 +118,9 @@ def open_warehouse(memory_mb: int | None = None) -> Warehouse:
 
 
 @contextmanager
-def open_staging(uri: str) -> Iterator[Staging]:
-    """Yield the files of a run, given the URI of their folder. In the block, new files are for their owner only.
+def open_staging(run_id: str, area: str = RUNS) -> Iterator[Staging]:
+    """Yield the files of a run. Their folder is computed from the id of the run, never taken from another task.
+    In the block, new files are for their owner only.
 
     Files in progress are in the same folder if it is local, else in a temporary folder of this attempt below
     `CODING_SCRATCH` (by default the system's folder for temporary files).
@@ -118,6 +129,7 @@ def open_staging(uri: str) -> Iterator[Staging]:
     from include.coding.scratch import open_scratch, remove_stale_scratch
     from include.coding.staging import Staging
 
+    uri = run_folder(run_id, area)
     path = storage_path(uri, STAGING_CONN_ID)
     if isinstance(path, Path):
         with create_files_for_owner_only():

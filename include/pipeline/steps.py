@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +34,8 @@ PLAN_PARAMS = (
     "topic", "source", "columns", "selection", "response_date", "max_records", "dry_run", "records_per_part", "clean",
     "max_uncoded_share", "max_rejected_share", "min_records_for_limits", "force_new",
 )  # fmt: skip
+#: Stands in a plan for its model until the service has named it.
+UNKNOWN_MODEL = "00000000-0000-0000-0000-000000000000"
 #: Maximum number of dates whose counts are in an event of the asset: Airflow stores all of them with each event.
 MAX_COUNTED_DATES = 100
 #: Counts and dates of the whole run in an event of the asset.
@@ -55,6 +56,7 @@ def make_plan(params: Mapping[str, Any], dag_run: Any, param_names: Collection[s
     :raises CodingServiceError: the service does not know the topic or the model, or cannot be reached
     """
     check_params(params, dag_run.conf, param_names)
+    settings.staging_base()  # must be valid before anything is sent
     metadata = read_metadata(dag_run)
     check_airflow(metadata, dag_run.run_type)
     look_back_days = int(params["look_back_days"]) if dag_run.run_type == "scheduled" else 0
@@ -64,18 +66,16 @@ def make_plan(params: Mapping[str, Any], dag_run: Any, param_names: Collection[s
         {
             **{name: params[name] for name in PLAN_PARAMS},
             "run_id": dag_run.run_id,
-            "model_id": params["model"],
+            "model_id": UNKNOWN_MODEL,
             "model_version": None,
             "from_date": first,
             "to_date": last,
             "changed_only": look_back_days > 0,
-            "staging": settings.run_folder(dag_run.run_id),
-            # A trial has its own tables, so that its rows are never mistaken for published ones.
-            "schema": settings.read_schema() + ("_trial" if params["max_records"] else ""),
+            "schema": settings.read_schema(is_trial=params["max_records"] is not None),
             "memory_mb": settings.read_memory_mb(),
         }
     )
-    plan = _pin_model(plan, metadata)
+    plan = _pin_model(plan, params["model"], metadata)
     return (_extend_look_back(plan, metadata) if plan.changed_only else plan).to_dict()
 
 
@@ -95,12 +95,15 @@ def check_airflow(metadata: RunMetadata | None, run_type: str) -> None:
         )
 
 
-def _pin_model(plan: Plan, metadata: RunMetadata | None) -> Plan:
-    """Return the plan with the GUID of its model, the same for all runs of a backfill."""
+def _pin_model(plan: Plan, model: str, metadata: RunMetadata | None) -> Plan:
+    """Return the plan with the GUID of its model, the same for all runs of a backfill.
+
+    :param model: `latest` or a GUID
+    """
 
     def ask_service() -> tuple[str, float | None]:
-        model = CodingServiceHook().pin_model(plan.topic, plan.model_id)
-        return model.model_id, model.version
+        pinned = CodingServiceHook().pin_model(plan.topic, model)
+        return pinned.model_id, pinned.version
 
     if metadata is None or metadata.backfill is None:
         model_id, version = ask_service()
@@ -108,10 +111,8 @@ def _pin_model(plan: Plan, metadata: RunMetadata | None) -> Plan:
         from include.coding.model_pins import pin_model
 
         warehouse = open_warehouse(plan.engine_memory_mb)
-        model_id, version = pin_model(
-            warehouse, plan.schema, metadata.backfill, plan.topic, plan.model_id, ask_service
-        )
-    return replace(plan, model_id=model_id, model_version=version)
+        model_id, version = pin_model(warehouse, plan.schema, metadata.backfill, plan.topic, model, ask_service)
+    return Plan.from_dict({**plan.to_dict(), "model_id": model_id, "model_version": version})
 
 
 def _extend_look_back(plan: Plan, metadata: RunMetadata | None) -> Plan:
@@ -143,7 +144,7 @@ def prepare_parts(ti: Any, dag_run: Any) -> list[dict[str, Any]]:
     from include.coding.prepare import prepare
 
     plan = handoffs.pull_plan(ti)
-    with open_staging(plan.staging) as staging:
+    with open_staging(ti.run_id) as staging:
         prepared = prepare(plan, open_warehouse(plan.engine_memory_mb), staging)
     handoffs.push_prepared(ti, prepared, _estimate_run(prepared, dag_run))
     return [] if plan.dry_run else [part.to_dict() for part in prepared.parts]
@@ -169,7 +170,7 @@ def land_results(ti: Any) -> dict[str, Any]:
     if prepared.parts and not handoffs.has_operations(ti):
         raise DataError("nothing was sent, so there is nothing to land: see the log of the first task that failed")
     collected = handoffs.pull_collect_summary(ti)
-    with open_staging(plan.staging) as staging:
+    with open_staging(ti.run_id) as staging:
         return land(plan, prepared, collected, open_warehouse(plan.engine_memory_mb), staging).to_dict()
 
 
@@ -178,7 +179,7 @@ def report_run(ti: Any) -> str:
     from include.coding.report import write_estimate, write_report
 
     plan = handoffs.pull_plan(ti)
-    with open_staging(plan.staging) as staging:
+    with open_staging(ti.run_id) as staging:
         if plan.dry_run:
             return write_estimate(plan, handoffs.pull_estimate(ti), staging)
         warehouse = open_warehouse(plan.engine_memory_mb)
@@ -214,7 +215,7 @@ def clean_up(ti: Any) -> None:
 
 def remove_files(ti: Any) -> None:
     """Remove the files of a run except its report, because they contain people's texts."""
-    with open_staging(handoffs.pull_plan(ti).staging) as staging:
+    with open_staging(ti.run_id) as staging:
         staging.clear()
 
 
@@ -234,7 +235,7 @@ def compare_models(params: Mapping[str, Any], dag_run: Any, param_names: Collect
     comparison = Comparison(**{name: params[name] for name in param_names}, schema=settings.read_schema())
     # A quarter is left for what an engine uses beyond its limit.
     warehouse = open_warehouse(settings.read_memory_mb() * 3 // 4)
-    with open_staging(settings.run_folder(dag_run.run_id, settings.COMPARISONS)) as staging:
+    with open_staging(dag_run.run_id, settings.COMPARISONS) as staging:
         return write_comparison(comparison, warehouse, staging)
 
 

@@ -148,6 +148,16 @@ def quote_literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def quote_date(day: date) -> str:
+    """Return a date as an SQL literal, for places that take no bound values.
+
+    :raises TypeError: it is not a date
+    """
+    if not isinstance(day, date):
+        raise TypeError(f"expected a date, not a {type(day).__name__}")
+    return f"DATE '{day.isoformat()}'"
+
+
 def number_placeholders(sql: str) -> str:
     """Return the statement with `$1`, `$2`, ... instead of each `?` outside quotes."""
     numbers = count(1)
@@ -170,4 +180,4 @@ def _replace_placeholders(sql: str, replacement: Callable[[], str]) -> str:
 def _inline_value(value: str | int | float | date, quote_text: Callable[[str], str]) -> str:
     if isinstance(value, (int, float)):
         return repr(value)
-    return f"DATE '{value.isoformat()}'" if isinstance(value, date) else quote_text(value)
+    return quote_date(value) if isinstance(value, date) else quote_text(value)

@@ -47,7 +47,6 @@ def make_plan(**changes):
         "from_date": DAY,
         "to_date": NEXT_DAY,
         "source": "survey_responses",
-        "staging": "file:///nowhere",
         "max_rejected_share": 0.5,
         "min_records_for_limits": 1,
     }

@@ -40,10 +40,19 @@ def test_the_folder_of_a_run_with_a_long_id_has_a_name_that_fits() -> None:
     assert len(run_folder("r" * 250).rpartition("/")[2]) < 100
 
 
-def test_a_local_staging_area_needs_no_scratch_folder(tmp_path: Path) -> None:
-    uri = (tmp_path / "run").as_uri()
-    with open_staging(uri) as staging:
-        assert (staging.uri, staging.scratch, staging.fs) == (uri, tmp_path / "run", None)
+def test_a_local_staging_area_needs_no_scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODING_STAGING", tmp_path.as_uri())
+    with open_staging("run-1") as staging:
+        assert (staging.uri, staging.scratch.as_uri(), staging.fs) == (run_folder("run-1"), run_folder("run-1"), None)
+
+
+def test_the_folder_of_a_run_is_below_the_staging_area_whatever_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODING_STAGING", tmp_path.as_uri())
+    for run_id in ("../../etc", "/etc", "..", "", "a/../../b", "file:///etc", "x\0"):
+        folder = run_folder(run_id)
+        assert folder.rpartition("/")[0] == f"{tmp_path.as_uri()}/occupation-coding-runs"
 
 
 def test_what_a_task_writes_to_a_local_staging_area_is_for_its_owner_only_whatever_the_umask(tmp_path: Path) -> None:

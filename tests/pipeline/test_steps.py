@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -16,6 +17,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from coding_service.errors import AuthorizationError, InputFileError, ServiceUnavailableError, SettingsError
 from include.coding.errors import DataError, PlanError
+from include.coding.files import path_from_uri
 from include.coding.landing import LandingSummary
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
@@ -24,6 +26,7 @@ from include.coding.tables import create_tables
 from include.local_service.http.server import LocalService
 from include.pipeline import steps
 from include.pipeline.run_metadata import PoolSize, RunMetadata
+from include.pipeline.settings import run_folder
 from include.stack.processes import coding_connection, free_port
 from include.warehouse.errors import WarehouseSettingsError
 from tests.pipeline.conftest import TaskInstance
@@ -85,7 +88,6 @@ def test_a_working_connection_gives_a_plan_for_the_day_before_in_sydney(
     plan = Plan.from_dict(plan_with())
     assert (plan.from_date, plan.to_date) == ("2026-11-23", "2026-11-23")  # it is the 24th in Sydney
     assert (plan.run_id, plan.topic, plan.schema, plan.changed_only) == ("run-1", "osca", "coding", False)
-    assert plan.staging.startswith(f"{tmp_path.as_uri()}/occupation-coding-runs/run-1-")
     models = service.service.catalogue.models(service.service.catalogue.topic("osca"))
     assert (plan.model_id, plan.model_version) == (models[-1].model_id, models[-1].version)
 
@@ -101,6 +103,12 @@ def test_a_trial_has_tables_of_its_own(plan_with: Callable[..., dict[str, Any]])
         ("max_record", r"'max_record' \(did you mean 'max_records'\?\)\."),
         ("dryrun", r"'dryrun' \(did you mean 'dry_run'\?\)\."),
         ("DRY-RUN", r"'DRY-RUN' \(did you mean 'dry_run'\?\)\."),
+        ("max_characters", r"'max_characters'"),
+        ("memory_mb", r"'memory_mb'"),
+        ("schema", r"'schema'"),
+        ("staging", r"'staging'"),
+        ("run_id", r"'run_id'"),
+        ("changed_only", r"'changed_only'"),
         ("zzz", r"'zzz'\. .*the DAG has \['approve_above', 'clean', "),
     ],
 )
@@ -116,6 +124,12 @@ def test_a_key_that_the_form_does_not_have_is_refused_before_any_call(
             read_form(), make_run(conf={key: 30}), read_param_names()
         )  # Airflow does not merge the conf into the params
     assert len(service.service.store.entries(0)) == before
+
+
+def test_a_plan_takes_from_the_form_only_what_the_form_has() -> None:
+    assert set(steps.PLAN_PARAMS) <= set(read_param_names())
+    own_fields = {field.name for field in fields(Plan)} - set(steps.PLAN_PARAMS)
+    assert own_fields & set(read_param_names()) == {"from_date", "to_date"}, "resolve_dates checks them"
 
 
 def test_keys_that_airflow_adds_are_no_params(plan_with: Callable[..., dict[str, Any]]) -> None:
@@ -260,11 +274,13 @@ def test_a_dry_run_skips_landing(make_plan: Callable[..., Plan]) -> None:
 
 
 def test_landing_is_refused_if_nothing_was_sent(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan()
     part = {
-        "part": 0, "topic": "osca", "model_id": MODELS[0], "force_new": False, "input_uri": "file:///s/part-0.jsonl",
-        "records": 3, "bytes": 120, "sha256": "abc",
+        "part": 0, "topic": "osca", "model_id": MODELS[0], "force_new": False,
+        "input_uri": f"{run_folder('run-1')}/part-0000-{'a' * 12}.jsonl", "records": 3, "bytes": 120,
+        "sha256": "a" * 64,
     }  # fmt: skip
-    xcoms = {"plan": make_plan().to_dict(), ("prepare", "prepared"): {**PREPARED.to_dict(), "parts": [part]}}
+    xcoms = {"plan": plan.to_dict(), ("prepare", "prepared"): {**PREPARED.to_dict(), "parts": [part]}}
     with pytest.raises(DataError, match="nothing was sent, so there is nothing to land: see the log"):
         steps.land_results(TaskInstance(xcoms))
 
@@ -323,21 +339,22 @@ def test_the_event_of_a_run_of_many_dates_has_no_counts_of_dates(make_plan: Call
 
 def test_no_event_is_emitted_for_a_trial_or_if_nothing_was_published(make_plan: Callable[..., Plan]) -> None:
     with pytest.raises(AirflowSkipException, match="nothing was published"):
-        announce(make_plan(max_records=10), ("2026-10-05",), None)
+        announce(make_plan(max_records=10, schema="coding_trial"), ("2026-10-05",), None)
     with pytest.raises(AirflowSkipException, match="nothing was published"):
         announce(make_plan(), (), None)
 
 
 @pytest.mark.parametrize(("setting", "is_kept"), [("", False), ("false", False), ("TRUE", True), ("1", True)])
 def test_the_files_of_a_landed_run_are_removed_unless_a_setting_keeps_them(
-    setting: str, is_kept: bool, make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setting: str, is_kept: bool, make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CODING_KEEP_STAGING", setting)
-    folder = tmp_path / "run"
-    folder.mkdir()
+    plan = make_plan()
+    folder = path_from_uri(run_folder("run-1"))
+    folder.mkdir(parents=True)
     for name in ("output.jsonl", "report.md"):
         (folder / name).touch()
-    steps.clean_up(TaskInstance({"plan": make_plan().to_dict()}))
+    steps.clean_up(TaskInstance({"plan": plan.to_dict()}))
     assert (folder / "output.jsonl").exists() == is_kept
     assert (folder / "report.md").exists()
 
