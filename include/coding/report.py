@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from include.coding.errors import IncompleteError
 from include.coding.estimate import Estimate
 from include.coding.limits import describe_unchecked_limits, format_reasons
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
 from include.coding.response_dates import describe_skipped_rows
-from include.coding.run_log import DateCounts, format_dates, run_filter
+from include.coding.run_log import DateCounts, format_dates, is_published, run_filter
 from include.coding.staging import REPORT, Staging
 from include.coding.tables import table
 from include.warehouse.warehouse import Session, Warehouse
@@ -46,9 +47,17 @@ _SECTIONS = {
 def write_report(
     plan: Plan, prepared: Prepared, summary: LandingSummary, warehouse: Warehouse, staging: Staging
 ) -> str:
-    """Write the report of a landed run as Markdown to its folder, log it, and return its URI."""
+    """Write the report of a landed run as Markdown to its folder, log it, and return its URI.
+
+    :raises IncompleteError: the warehouse has no record that the run is published
+    """
     run_id = summary.published_by_run or plan.run_id
     with warehouse.session(read_only=True) as session:
+        if not is_published(session, plan, prepared.read_at):
+            raise IncompleteError(
+                f"run {plan.run_id!r} is not recorded as published, so there is nothing to report: clear 'land' with"
+                " downstream tasks"
+            )
         ((invalid,),) = _query_rows(
             session, plan, run_id, "SELECT count(*) FROM rows WHERE confidence NOT BETWEEN 0 AND 1"
         )

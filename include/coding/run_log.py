@@ -265,6 +265,15 @@ def count_sent_texts(session: Session, plan: Plan) -> tuple[int, int]:
     return sum(records), len(records)
 
 
+def is_published(session: Session, plan: Plan, read_at: str) -> bool:
+    """Return whether the log has the run with this reading of its source.
+
+    :param read_at: when the source was read, ISO 8601, UTC
+    """
+    query = f"SELECT 1 FROM {table(plan.schema, 'coding_runs')} WHERE run_id = ? AND read_at = ? LIMIT 1"
+    return bool(session.execute(query, [plan.run_id, datetime.fromisoformat(read_at)]))
+
+
 def record_run(session: Session, plan: Plan, read_at: str, checksum: str | None, run: PublishedRun) -> None:
     """Add a run whose dates are published to the log.
 

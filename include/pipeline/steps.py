@@ -207,9 +207,27 @@ def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> Non
 
 
 def clean_up(ti: Any) -> None:
-    """Remove the files of a landed run, unless `CODING_KEEP_STAGING` says to keep them."""
+    """Remove the files of a published run or a dry run, unless `CODING_KEEP_STAGING` says to keep them.
+
+    :raises DataError: the run is not recorded as published, so that its files may be all that is left of paid work
+    """
+    plan = handoffs.pull_plan(ti)
+    if not plan.dry_run:
+        _check_published(plan, handoffs.pull_prepared(ti))
     if settings.read_setting("CODING_KEEP_STAGING", "false").lower() not in ("1", "true", "yes"):
         remove_files(ti)
+
+
+def _check_published(plan: Plan, prepared: Prepared) -> None:
+    from include.coding.run_log import is_published
+
+    with open_warehouse(plan.engine_memory_mb).session(read_only=True) as session:
+        if not is_published(session, plan, prepared.read_at):
+            raise DataError(
+                f"the files of run {plan.run_id!r} are kept, because it is not recorded as published, although its"
+                f" earlier tasks ended or were marked as success by hand: clear {handoffs.LAND!r} with downstream"
+                " tasks"
+            )
 
 
 def remove_files(ti: Any) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow.sdk import BaseOperator, XComArg
+from airflow.sdk import XComArg
 
 from coding_service.hooks import CONN_ID, CodingServiceHook
 from coding_service.models import InputPart
 from coding_service.part_operation import PartOperation
 from coding_service.retry import CodingServiceRetryPolicy
+from coding_service.upstream import UpstreamResultsMixin
 
 #: XCom key of the create step's encrypted upload grant.
 UPLOAD_GRANT_KEY = "upload_grant"
 
 
-class CodingServiceOperator(BaseOperator):
+class CodingServiceOperator(UpstreamResultsMixin):
     """Base of the steps: one part of the input, coded by one operation of the service.
 
     :param part: the part to code, with the fields of :class:`coding_service.models.InputPart`
@@ -25,6 +26,7 @@ class CodingServiceOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("part", "coding_service_conn_id", "storage_conn_id")
+    required_fields: Sequence[str] = ("part",)
     ui_color = "#e3eefa"
 
     def __init__(
@@ -73,6 +75,7 @@ class CodingServiceUploadOperator(CodingServiceOperator):
     """
 
     template_fields: Sequence[str] = (*CodingServiceOperator.template_fields, "operation_id", "grant")
+    required_fields: Sequence[str] = ("part", "operation_id", "grant")
 
     def __init__(self, *, operation_id: str | XComArg, grant: str | XComArg, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -96,6 +99,8 @@ class CodingServiceDownloadOperator(CodingServiceOperator):
     """
 
     template_fields: Sequence[str] = (*CodingServiceOperator.template_fields, "operation_id", "outcome")
+    required_fields: Sequence[str] = ("part", "operation_id")
+    optional_fields: Sequence[str] = ("outcome",)
 
     def __init__(
         self,
