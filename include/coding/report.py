@@ -78,6 +78,13 @@ def write_estimate(plan: Plan, estimate: Estimate, staging: Staging) -> str:
     return _store(f"{heading}\n\n{_format_plan(plan)}\n\n{estimate.as_markdown}\n", staging)
 
 
+def write_skip_report(plan: Plan, staging: Staging) -> str:
+    """Write why a run did nothing as Markdown to its folder, log it, and return its URI."""
+    heading = f"# Occupation coding, {plan.from_date} to {plan.to_date}: skipped, nothing was sent"
+    reasons = "\n".join(f"- **{sentence}.**" for sentence in plan.competing_runs)
+    return _store(f"{heading}\n\n{_format_plan(plan)}\n\n{reasons}\n", staging)
+
+
 def _store(text: str, staging: Staging) -> str:
     log.info("%s", text)
     path = staging.scratch / REPORT
@@ -132,7 +139,8 @@ def _describe_limits(plan: Plan, summary: LandingSummary) -> list[str]:
     ]
     if plan.excluded_dates:
         days = format_dates(map(date.fromisoformat, plan.excluded_dates))
-        sentences.append(f"Not read, because their own run is unfinished: {days}")
+        sentences.append(f"Not read, because unfinished runs code them: {days}")
+    sentences += plan.competing_runs
     if plan.unreachable_dates:
         days = format_dates(map(date.fromisoformat, plan.unreachable_dates))
         sentences.append(f"Not published, and too old for the look-back: {days}. Start a manual run of these dates")

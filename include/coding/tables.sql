@@ -110,6 +110,18 @@ CREATE TABLE IF NOT EXISTS {schema}.dates_over_limit (
     limits        VARCHAR NOT NULL    -- the limits that it exceeds, with its counts
 );
 
+-- The response dates that runs in progress code, one row per run and span of dates; other runs leave these dates to it.
+-- The rows of a run that has ended mean nothing.
+CREATE TABLE IF NOT EXISTS {schema}.date_claims (
+    run_id        VARCHAR NOT NULL,   -- Airflow run that codes the dates
+    topic         VARCHAR NOT NULL,
+    model_id      VARCHAR NOT NULL,
+    texts         VARCHAR NOT NULL,   -- hash of the source and of how its texts are read
+    from_date     DATE NOT NULL,      -- first response date
+    to_date       DATE NOT NULL,      -- last response date
+    claimed_at    TIMESTAMP NOT NULL  -- when the run planned, UTC
+);
+
 -- One row per backfill and requested model: the model that all its runs use.
 CREATE TABLE IF NOT EXISTS {schema}.pinned_models (
     backfill      VARCHAR NOT NULL,   -- number of the backfill in Airflow, and when it was created

@@ -11,12 +11,14 @@ from typing import Any
 from airflow.listeners import hookimpl
 
 from include.coding.handoff import Handoff
-from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL
+from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL, RECODE_DAG_ID
 
 #: Entry of the conf that holds the metadata.
 CONF_KEY = "_airflow"
 #: Maximum number of earlier runs that the metadata names; a look-back reaches no further.
 MAX_DATES = MAX_LOOK_BACK_DAYS
+#: Status of a response of Airflow's API about a run that does not exist.
+NOT_FOUND = 404
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,19 @@ def read_metadata(dag_run: Any) -> RunMetadata | None:
     """Return what the scheduler wrote to the conf of a run; None without a scheduler, as in `airflow dags test`."""
     data = (dag_run.conf or {}).get(CONF_KEY)
     return None if data is None else RunMetadata.from_dict(data)
+
+
+def is_in_progress(run_id: str) -> bool:
+    """Return whether a run of `recode_occupations` is queued or running; False if it was deleted."""
+    from airflow.sdk.exceptions import AirflowRuntimeError
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    try:
+        return RuntimeTaskInstance.get_dagrun_state(RECODE_DAG_ID, run_id) in ("queued", "running")
+    except AirflowRuntimeError as error:
+        if (error.error.detail or {}).get("status_code") == NOT_FOUND:
+            return False
+        raise
 
 
 @hookimpl

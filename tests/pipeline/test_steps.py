@@ -65,9 +65,9 @@ def read_param_names() -> list[str]:
 
 @pytest.fixture
 def plan_with(
-    service: LocalService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    service: LocalService, warehouse: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., dict[str, Any]]:
-    """Make a plan with changes to a connection that works."""
+    """Make a plan with changes to a connection that works, and an empty warehouse."""
 
     def make(extra: Mapping[str, Any] = MappingProxyType({}), **changes: Any) -> dict[str, Any]:
         connection = {**coding_connection(service.url), **changes}
