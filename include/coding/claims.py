@@ -2,9 +2,10 @@
 
 A run claims its dates in the table `date_claims` when it plans. A claim counts as long as its run is in progress,
 also while the run waits for an approval; a run that has ended, or that was deleted, holds nothing. A run that is
-queued has not planned, so it holds nothing either. Runs compete if they would send the same texts: those of the same
-source, topic and model. A dry run sends nothing, so it neither holds dates nor leaves them; trials compete with trials
-only, because they have tables of their own.
+queued has not planned, so it holds nothing either.
+
+Runs compete if they would send the same texts: those of the same source, topic and model. A dry run sends nothing, so
+it neither holds dates nor leaves them; trials compete with trials only, because they have tables of their own.
 """
 
 from __future__ import annotations

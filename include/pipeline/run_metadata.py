@@ -17,8 +17,6 @@ from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL, RECODE_DAG_ID
 CONF_KEY = "_airflow"
 #: Maximum number of earlier runs that the metadata names; a look-back reaches no further.
 MAX_DATES = MAX_LOOK_BACK_DAYS
-#: Status of a response of Airflow's API about a run that does not exist.
-NOT_FOUND = 404
 
 
 @dataclass(frozen=True)
@@ -58,15 +56,10 @@ def read_metadata(dag_run: Any) -> RunMetadata | None:
 
 def is_in_progress(run_id: str) -> bool:
     """Return whether a run of `recode_occupations` is queued or running; False if it was deleted."""
-    from airflow.sdk.exceptions import AirflowRuntimeError
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-    try:
-        return RuntimeTaskInstance.get_dagrun_state(RECODE_DAG_ID, run_id) in ("queued", "running")
-    except AirflowRuntimeError as error:
-        if (error.error.detail or {}).get("status_code") == NOT_FOUND:
-            return False
-        raise
+    count = RuntimeTaskInstance.get_dr_count(RECODE_DAG_ID, run_ids=[run_id], states=["queued", "running"])
+    return count > 0
 
 
 @hookimpl
