@@ -164,7 +164,7 @@ def code(part: Any) -> None:
     `create` runs at a time, and later steps have a higher priority.
     """
     common: dict[str, Any] = {"pool": names.POOL, "weight_rule": "upstream"}
-    files: dict[str, Any] = {**common, "storage_conn_id": names.STAGING_CONN_ID}
+    files: dict[str, Any] = {**common, "storage_conn_id": names.STAGING_CONN_ID, "record_operations": True}
     create = CodingServiceCreateOperator(task_id="create", part=part, max_active_tis_per_dagrun=1, **files)
     upload = CodingServiceUploadOperator(
         task_id="upload", part=part, operation_id=create.output, grant=XComArg(create, key=UPLOAD_GRANT_KEY),

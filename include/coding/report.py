@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from include.coding.abandoned import list_abandoned_operations
 from include.coding.errors import IncompleteError
 from include.coding.estimate import Estimate
 from include.coding.limits import describe_unchecked_limits, format_reasons
@@ -22,6 +23,9 @@ from include.warehouse.warehouse import Session, Warehouse
 
 if TYPE_CHECKING:
     from include.coding.landing import LandingSummary
+
+#: Maximum number of abandoned operations that a report lists.
+MAX_LISTED_OPERATIONS = 10
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +69,12 @@ def write_report(
             title: pd.DataFrame(_query_rows(session, plan, run_id, query), columns=columns)
             for title, (columns, query) in _SECTIONS.items()
         }
+        abandoned = list_abandoned_operations(session, plan.schema, plan.run_id)
     sections = [_format_summary(plan, prepared, summary)]
+    if abandoned:
+        more = f" and {len(abandoned) - MAX_LISTED_OPERATIONS} more" if len(abandoned) > MAX_LISTED_OPERATIONS else ""
+        names = ", ".join(f"`{operation_id}`" for operation_id in abandoned[:MAX_LISTED_OPERATIONS])
+        sections.append(f"**Operations that were opened and never used: {len(abandoned)} ({names}{more}).**")
     if invalid:
         sections.append(f"**{invalid} codes have a confidence outside 0 to 1; it is stored as the service gave it.**")
     sections += [f"## {title}\n\n{_format_table(frame)}" for title, frame in tables.items()]

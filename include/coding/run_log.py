@@ -259,8 +259,8 @@ def check_sources(session: Session, plan: Plan) -> None:
 def count_sent_texts(session: Session, plan: Plan) -> tuple[int, int]:
     """Return the numbers of texts that all attempts of the run have sent, and of their operations."""
     operations = table(plan.schema, "coding_operations")
-    # An operation that timed out has received no input.
-    query = f"SELECT records FROM {operations} WHERE run_id = ? AND state <> 'timed_out'"
+    # An operation that timed out has received no input; one that is abandoned without input has no records.
+    query = f"SELECT records FROM {operations} WHERE run_id = ? AND state <> 'timed_out' AND records > 0"
     records = [count for (count,) in session.execute(query, [plan.run_id])]
     return sum(records), len(records)
 

@@ -63,9 +63,10 @@ CREATE TABLE IF NOT EXISTS {schema}.coding_operations (
     part          INTEGER NOT NULL,   -- number of the part in its run, from 0; extra operations follow
     topic         VARCHAR NOT NULL,
     model_id      VARCHAR NOT NULL,
-    records       BIGINT NOT NULL,    -- texts sent
+    records       BIGINT NOT NULL,    -- texts sent; 0 if it is abandoned without input
     bytes         BIGINT NOT NULL,    -- of the input file
-    state         VARCHAR NOT NULL,   -- complete, failed, timed_out, deadline, refused; unknown if not recorded
+    state         VARCHAR NOT NULL,   -- complete, failed, timed_out, deadline, refused; unknown if not recorded;
+                                      -- abandoned: opened, and never used for results
     error         VARCHAR,            -- why the part as a whole is incomplete, in the words of the service if it
                                       -- failed the operation (they can quote a text); NULL if it is complete
     usable        BIGINT NOT NULL,    -- results that were stored

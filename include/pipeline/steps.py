@@ -270,8 +270,15 @@ def _check_published(plan: Plan, prepared: Prepared) -> None:
 
 
 def remove_files(ti: Any) -> None:
-    """Remove the files of a run except its report, because they contain people's texts."""
-    with open_staging(handoffs.pull_plan(ti).staging) as staging:
+    """Remove the files of a run except its report, because they contain people's texts.
+
+    What they say about operations that the run opened and never used is recorded first.
+    """
+    from include.coding.abandoned import record_abandoned_operations
+
+    plan = handoffs.pull_plan(ti)
+    with open_staging(plan.staging) as staging:
+        record_abandoned_operations(lambda: open_warehouse(plan.engine_memory_mb), plan.schema, staging)
         staging.clear()
 
 
@@ -296,11 +303,18 @@ def compare_models(params: Mapping[str, Any], dag_run: Any, param_names: Collect
 
 
 def sweep_staging() -> list[str]:
-    """Clear the folders of abandoned runs and exchanges, and return their URIs."""
-    from include.coding.staging import sweep
+    """Clear the folders of abandoned runs and exchanges, record the operations that such runs opened and never used,
+    and return the URIs of the folders."""
+    from include.coding.abandoned import record_abandoned_operations
+    from include.coding.staging import Staging, sweep
+
+    def record_operations(staging: Staging) -> None:
+        record_abandoned_operations(open_warehouse, settings.read_schema(), staging)
 
     base, min_age = settings.staging_base(), timedelta(days=float(settings.read_setting("CODING_STAGING_DAYS", "14")))
     fs, now = settings.open_file_system(base), pendulum.now("UTC")
     return [
-        uri for folder in (settings.RUNS, settings.EXCHANGE) for uri in sweep(f"{base}/{folder}", min_age, now, fs)
+        uri
+        for folder in (settings.RUNS, settings.EXCHANGE)
+        for uri in sweep(f"{base}/{folder}", min_age, now, fs, record_operations)
     ]

@@ -23,6 +23,8 @@ class CodingServiceOperator(UpstreamResultsMixin):
     :param part: the part to code, with the fields of :class:`coding_service.models.InputPart`
     :param coding_service_conn_id: Airflow connection of the service
     :param storage_conn_id: Airflow connection (aws) for `s3://`; None: the credentials that AWS finds on the machine
+    :param record_operations: whether each operation that is opened is recorded with the id of the run in a file
+        beside the input file, `operation-<id>.json`
     """
 
     template_fields: Sequence[str] = ("part", "coding_service_conn_id", "storage_conn_id")
@@ -35,6 +37,7 @@ class CodingServiceOperator(UpstreamResultsMixin):
         part: Mapping[str, Any] | XComArg,
         coding_service_conn_id: str = CONN_ID,
         storage_conn_id: str | None = None,
+        record_operations: bool = False,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("retry_policy", CodingServiceRetryPolicy())
@@ -42,11 +45,13 @@ class CodingServiceOperator(UpstreamResultsMixin):
         self.part: Any = part
         self.coding_service_conn_id = coding_service_conn_id
         self.storage_conn_id = storage_conn_id
+        self.record_operations = record_operations
 
     def _operation(self, context: Any) -> PartOperation:
         """Return the operation of the part, once its template is rendered."""
         hook, part = CodingServiceHook(self.coding_service_conn_id), InputPart.from_dict(self.part)
-        return PartOperation(hook, part, context["task_state_store"], self.storage_conn_id)
+        labels = {"run_id": context["run_id"], "part": self.part["part"]} if self.record_operations else None
+        return PartOperation(hook, part, context["task_state_store"], self.storage_conn_id, labels=labels)
 
 
 class CodingServiceCreateOperator(CodingServiceOperator):
