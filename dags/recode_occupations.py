@@ -124,7 +124,8 @@ PARAMS = {
     ),
     "force_new": Param(
         False, type="boolean", title="New operations", section=_SENDING,
-        description="Never resume the operation of an earlier attempt. **Every retry sends its texts again.**",
+        description="Never resume the operation of an earlier attempt, and code dates even if another run in progress"
+        " codes them. **Every retry sends its texts again.**",
     ),
 }  # fmt: skip
 
