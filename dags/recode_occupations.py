@@ -125,7 +125,8 @@ PARAMS = {
     ),
     "force_new": Param(
         False, type="boolean", title="New operations", section=_SENDING,
-        description="Never resume the operation of an earlier attempt. **Every retry sends its texts again.**",
+        description="Never resume the operation of an earlier attempt, and code dates even if another run in progress"
+        " codes them. **Every retry sends its texts again.**",
     ),
 }  # fmt: skip
 
@@ -165,7 +166,7 @@ def code(part: Any) -> None:
     `create` runs at a time, and later steps have a higher priority.
     """
     common: dict[str, Any] = {"pool": names.POOL, "weight_rule": "upstream", "pre_execute": check_inputs}
-    files: dict[str, Any] = {**common, "storage_conn_id": names.STAGING_CONN_ID}
+    files: dict[str, Any] = {**common, "storage_conn_id": names.STAGING_CONN_ID, "record_operations": True}
     create = CodingServiceCreateOperator(task_id="create", part=part, max_active_tis_per_dagrun=1, **files)
     upload = CodingServiceUploadOperator(
         task_id="upload", part=part, operation_id=create.output, grant=XComArg(create, key=UPLOAD_GRANT_KEY),

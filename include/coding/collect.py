@@ -237,6 +237,8 @@ def store_operations(
         part, result, summary = entry.part, entry.result, entry.summary
         if result.operation_id is None:
             continue
+        replace_abandoned = f"DELETE FROM {operations} WHERE operation_id = ? AND state = 'abandoned'"  # noqa: S608
+        session.execute(replace_abandoned, [result.operation_id])
         error = (errors or {}).get(result.operation_id)
         # A row with more usable results stays, because the files of the operation may have been removed since.
         if error is not None or result.state not in (FAILED, TIMED_OUT):

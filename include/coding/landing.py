@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from include.coding.claims import release_dates
 from include.coding.collect import NO_RESULT, set_texts_aside
 from include.coding.engine import Engine, open_engine
 from include.coding.errors import IncompleteError
@@ -101,6 +102,7 @@ def land(
             # Dates that were skipped for a later run are missing from what was read.
             is_whole = run.read == prepared.read and unresolved is None
             record_run(session, plan, prepared.read_at, prepared.checksum if is_whole else None, run)
+            release_dates(session, plan)
             sent, operations = count_sent_texts(session, plan)
             dates = count_dates(session, plan)
             dates_over_limit = find_dates_over_limit(session, plan.schema, plan.topic)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -19,6 +20,7 @@ from include.coding.handoff import (
     SchemaName,
     ShortText,
     SourceName,
+    Text,
     Topic,
     WholeNumber,
 )
@@ -49,6 +51,7 @@ class Plan(Handoff):
     :param dry_run: whether to stop after the estimate
     :param changed_only: whether to publish only the dates whose records differ from what is published
     :param excluded_dates: dates between the two that are not read, because an unfinished run holds them, ISO 8601
+    :param competing_runs: sentences about other runs in progress of the same dates, source, topic and model
     :param unreachable_dates: dates that are not published and too old for the look-back, ISO 8601
     :param records_per_part: maximum number of lines in the input file of one operation
     :param clean: whether texts are converted to printable ASCII before they are validated
@@ -77,6 +80,7 @@ class Plan(Handoff):
     changed_only: bool = False
     excluded_dates: tuple[Day, ...] = ()
     unreachable_dates: tuple[Day, ...] = ()
+    competing_runs: tuple[Text, ...] = ()
     records_per_part: WholeNumber = 500_000
     clean: bool = True
     max_uncoded_share: Number = 0.5
@@ -121,6 +125,17 @@ class Plan(Handoff):
     def dates(self) -> tuple[date, date]:
         """First and last response date."""
         return date.fromisoformat(self.from_date), date.fromisoformat(self.to_date)
+
+    @property
+    def days(self) -> list[date]:
+        """The response dates that the run reads."""
+        first, last = self.dates
+        days = (first + timedelta(days=number) for number in range((last - first).days + 1))
+        return [day for day in days if day.isoformat() not in self._excluded_dates]
+
+    @cached_property
+    def _excluded_dates(self) -> frozenset[str]:
+        return frozenset(self.excluded_dates)
 
     @property
     def required_columns(self) -> tuple[str, ...]:

@@ -9,18 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from include.coding.abandoned import list_abandoned_operations
+from include.coding.errors import IncompleteError
 from include.coding.estimate import Estimate
 from include.coding.limits import describe_unchecked_limits, format_reasons
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
 from include.coding.response_dates import describe_skipped_rows
-from include.coding.run_log import DateCounts, format_dates, run_filter
+from include.coding.run_log import DateCounts, format_dates, is_published, run_filter
 from include.coding.staging import REPORT, Staging
 from include.coding.tables import table
 from include.warehouse.warehouse import Session, Warehouse
 
 if TYPE_CHECKING:
     from include.coding.landing import LandingSummary
+
+#: Maximum number of abandoned operations that a report lists.
+MAX_LISTED_OPERATIONS = 10
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +51,17 @@ _SECTIONS = {
 def write_report(
     plan: Plan, prepared: Prepared, summary: LandingSummary, warehouse: Warehouse, staging: Staging
 ) -> str:
-    """Write the report of a landed run as Markdown to its folder, log it, and return its URI."""
+    """Write the report of a landed run as Markdown to its folder, log it, and return its URI.
+
+    :raises IncompleteError: the warehouse has no record that the run is published
+    """
     run_id = summary.published_by_run or plan.run_id
     with warehouse.session(read_only=True) as session:
+        if not is_published(session, plan, prepared.read_at):
+            raise IncompleteError(
+                f"run {plan.run_id!r} is not recorded as published, so there is nothing to report: clear 'land' with"
+                " downstream tasks"
+            )
         ((invalid,),) = _query_rows(
             session, plan, run_id, "SELECT count(*) FROM rows WHERE confidence NOT BETWEEN 0 AND 1"
         )
@@ -56,7 +69,12 @@ def write_report(
             title: pd.DataFrame(_query_rows(session, plan, run_id, query), columns=columns)
             for title, (columns, query) in _SECTIONS.items()
         }
+        abandoned = list_abandoned_operations(session, plan.schema, plan.run_id)
     sections = [_format_summary(plan, prepared, summary)]
+    if abandoned:
+        more = f" and {len(abandoned) - MAX_LISTED_OPERATIONS} more" if len(abandoned) > MAX_LISTED_OPERATIONS else ""
+        names = ", ".join(f"`{operation_id}`" for operation_id in abandoned[:MAX_LISTED_OPERATIONS])
+        sections.append(f"**Operations that were opened and never used: {len(abandoned)} ({names}{more}).**")
     if invalid:
         sections.append(f"**{invalid} codes have a confidence outside 0 to 1; it is stored as the service gave it.**")
     sections += [f"## {title}\n\n{_format_table(frame)}" for title, frame in tables.items()]
@@ -67,6 +85,13 @@ def write_estimate(plan: Plan, estimate: Estimate, staging: Staging) -> str:
     """Write the result of a dry run as Markdown to its folder, log it, and return its URI."""
     heading = f"# Occupation coding, {plan.from_date} to {plan.to_date}: dry run, nothing was sent"
     return _store(f"{heading}\n\n{_format_plan(plan)}\n\n{estimate.as_markdown}\n", staging)
+
+
+def write_skip_report(plan: Plan, staging: Staging) -> str:
+    """Write why a run did nothing as Markdown to its folder, log it, and return its URI."""
+    heading = f"# Occupation coding, {plan.from_date} to {plan.to_date}: skipped, nothing was sent"
+    reasons = "\n".join(f"- **{sentence}.**" for sentence in plan.competing_runs)
+    return _store(f"{heading}\n\n{_format_plan(plan)}\n\n{reasons}\n", staging)
 
 
 def _store(text: str, staging: Staging) -> str:
@@ -123,7 +148,8 @@ def _describe_limits(plan: Plan, summary: LandingSummary) -> list[str]:
     ]
     if plan.excluded_dates:
         days = format_dates(map(date.fromisoformat, plan.excluded_dates))
-        sentences.append(f"Not read, because their own run is unfinished: {days}")
+        sentences.append(f"Not read, because unfinished runs code them: {days}")
+    sentences += plan.competing_runs
     if plan.unreachable_dates:
         days = format_dates(map(date.fromisoformat, plan.unreachable_dates))
         sentences.append(f"Not published, and too old for the look-back: {days}. Start a manual run of these dates")

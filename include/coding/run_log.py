@@ -260,10 +260,19 @@ def check_sources(session: Session, plan: Plan) -> None:
 def count_sent_texts(session: Session, plan: Plan) -> tuple[int, int]:
     """Return the numbers of texts that all attempts of the run have sent, and of their operations."""
     operations = table(plan.schema, "coding_operations")
-    # An operation that timed out has received no input.
-    query = f"SELECT records FROM {operations} WHERE run_id = ? AND state <> 'timed_out'"  # noqa: S608
+    # An operation that timed out has received no input; one that is abandoned without input has no records.
+    query = f"SELECT records FROM {operations} WHERE run_id = ? AND state <> 'timed_out' AND records > 0"  # noqa: S608
     records = [count for (count,) in session.execute(query, [plan.run_id])]
     return sum(records), len(records)
+
+
+def is_published(session: Session, plan: Plan, read_at: str) -> bool:
+    """Return whether the log has the run with this reading of its source.
+
+    :param read_at: when the source was read, ISO 8601, UTC
+    """
+    query = f"SELECT 1 FROM {table(plan.schema, 'coding_runs')} WHERE run_id = ? AND read_at = ? LIMIT 1"  # noqa: S608
+    return bool(session.execute(query, [plan.run_id, datetime.fromisoformat(read_at)]))
 
 
 def record_run(session: Session, plan: Plan, read_at: str, checksum: str | None, run: PublishedRun) -> None:

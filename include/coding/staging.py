@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -105,6 +106,16 @@ class Staging:
         except ValueError:
             raise PlanError(f"{uri!r} is not a file of the run: clear the task that named it") from None
 
+    def find(self, prefix: str) -> list[str]:
+        """Return the URIs of the files whose names begin with `prefix`, in order.
+
+        :raises StagingError: they cannot be listed
+        """
+        with _translate_errors(self.uri, "listed"):
+            if self.fs is None:
+                return sorted(path.as_uri() for path in path_from_uri(self.uri).glob(f"{prefix}*"))
+            return sorted(f"{self.uri}/{path.rpartition('/')[2]}" for path in self.fs.glob(f"{self.uri}/{prefix}*"))
+
     def clear(self) -> None:
         """Remove the files of the run except its report.
 
@@ -121,7 +132,13 @@ class Staging:
                 self.fs.rm(files)
 
 
-def sweep(base: str, min_age: timedelta, now: datetime, fs: Any = None) -> list[str]:
+def sweep(
+    base: str,
+    min_age: timedelta,
+    now: datetime,
+    fs: Any = None,
+    before_clearing: Callable[[Staging], None] = lambda staging: None,
+) -> list[str]:
     """Clear the folders of abandoned runs, whose files have not changed for `min_age`, and return their URIs.
 
     Incomplete uploads to object storage are aborted too. A folder is touched only if its name shows that this
@@ -131,6 +148,7 @@ def sweep(base: str, min_age: timedelta, now: datetime, fs: Any = None) -> list[
     :param min_age: at least two days, because an operation can take one
     :param now: with a timezone
     :param fs: fsspec file system of the object storage; None for `file://`
+    :param before_clearing: called with each folder before its files are removed; if it fails, they stay
     :raises PlanError: `min_age` is too short
     :raises StagingError: the folders cannot be listed or cleared
     """
@@ -144,7 +162,9 @@ def sweep(base: str, min_age: timedelta, now: datetime, fs: Any = None) -> list[
         changes = _find_last_changes(fs or LocalFileSystem(), base, base if fs else str(path_from_uri(base)))
     stale = [f"{base}/{name}" for name, changed_at in sorted(changes.items()) if changed_at < limit]
     for uri in stale:
-        Staging(uri, Path(), fs).clear()
+        staging = Staging(uri, Path(tempfile.gettempdir()), fs)
+        before_clearing(staging)
+        staging.clear()
         log.info("Cleared %s: nothing in it has changed since %s", uri, limit)
     if fs is not None:
         _abort_uploads(fs, base, limit)

@@ -51,14 +51,21 @@ MIGRATIONS: tuple[str, ...] = (
         limits VARCHAR NOT NULL
     )
     """,
+    """
+    CREATE TABLE {schema}.date_claims (
+        run_id VARCHAR NOT NULL, topic VARCHAR NOT NULL, model_id VARCHAR NOT NULL, texts VARCHAR NOT NULL,
+        from_date DATE NOT NULL, to_date DATE NOT NULL, claimed_at TIMESTAMP NOT NULL
+    )
+    """,
 )
 #: Tables that version 1 did not have.
-_LATER_TABLES = ("schema_version", "pinned_models", "dates_over_limit")
+_LATER_TABLES = ("schema_version", "pinned_models", "dates_over_limit", "date_claims")
 #: For each entry of `MIGRATIONS`, in order, a table and a column that only tables with that migration have.
 _NEW_COLUMNS = (
     ("coding_operations", "seconds"),
     ("coding_runs", "published_by_run"),
     ("coding_runs", "excluded_dates"),
+    ("date_claims", "run_id"),
 )
 
 

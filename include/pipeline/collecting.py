@@ -73,6 +73,7 @@ class CollectResultsOperator(BaseOperator):
 
         :param event: of the trigger; None in a new attempt
         """
+        from include.coding.abandoned import record_abandoned_operations
         from include.coding.recoding import Recoding
         from include.pipeline import handoffs
         from include.pipeline.settings import open_staging, open_warehouse
@@ -96,7 +97,9 @@ class CollectResultsOperator(BaseOperator):
                     self._advance(piece, recoding, hook, store, end)
                 end = None
                 self._wait(recoding, hook)
-            return recoding.finish().to_dict()
+            summary = recoding.finish()
+            record_abandoned_operations(lambda: warehouse, plan.schema, staging)
+            return summary.to_dict()
 
     def _advance(
         self, piece: Piece, recoding: Recoding, hook: CodingServiceHook, store: Any, event: WaitEvent | None
@@ -107,7 +110,8 @@ class CollectResultsOperator(BaseOperator):
         plan = recoding.plan
         part = InputPart(plan.topic, plan.model_id, piece.input_uri, piece.sha256)
         key = f"operation-{piece.number}"
-        operation = PartOperation(hook, part, store, self.storage_conn_id, key)
+        labels = {"run_id": plan.run_id, "part": piece.part}
+        operation = PartOperation(hook, part, store, self.storage_conn_id, key, labels)
         if piece.operation_id is None:
             operation_id = handoffs.check_operation_id(
                 operation.find_ended() or operation.upload(*operation.open()), handoffs.COLLECT

@@ -150,9 +150,10 @@ def pull_parts(ti: Any) -> list[Part]:
 
 
 def has_operations(ti: Any) -> bool:
-    """Return whether an operation was opened for any part of the run."""
-    if ti.xcom_pull(task_ids=PREPARE, key=PREPARED_KEY) is None:
-        return False
+    """Return whether an operation was opened for any part of the run.
+
+    :raises DataError: `prepare` has not succeeded
+    """
     return any(result.operation_id for result in pull_part_results(ti, pull_prepared(ti).parts))
 
 
@@ -168,9 +169,13 @@ def pull_part_results(ti: Any, parts: Sequence[Part]) -> list[PartResult]:
 
 
 def _pull(ti: Any, task_id: str, key: str, kind: type[H]) -> H:
-    value = ti.xcom_pull(task_ids=task_id, key=key)
+    # Without `map_indexes`, Airflow returns an empty list for a task without a result.
+    value = ti.xcom_pull(task_ids=task_id, key=key, map_indexes=None)
     if value is None:
-        raise DataError(f"the result of task {task_id!r} is missing, because it did not succeed: see its log")
+        raise DataError(
+            f"the result of task {task_id!r} is missing, because it did not succeed or was marked as success by hand:"
+            f" clear {task_id!r} with downstream tasks"
+        )
     return kind.from_dict(value, task=task_id, folder=settings.run_folder(ti.run_id))
 
 
@@ -190,7 +195,7 @@ def _pull_part_result(ti: Any, part: int) -> PartResult:
     outcome, files = pull(POLL, WaitOutcome, OPERATION_KEY), pull(DOWNLOAD, DownloadedFiles)
     state, seconds = (outcome.state.value, outcome.seconds) if outcome else ("unknown", None)
     if files is None:
-        missing = f"its output was not downloaded; see the log of {DOWNLOAD}[{part}]"
+        missing = f"its output was not downloaded; see the log of {DOWNLOAD}[{part}], or clear it if it was marked"
         message = missing if state == "complete" else outcome and outcome.message
         return PartResult(part, pull_operation_id(UPLOAD) or pull_operation_id(CREATE), state, message or None)
     return PartResult(

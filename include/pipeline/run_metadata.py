@@ -11,7 +11,7 @@ from typing import Any
 from airflow.listeners import hookimpl
 
 from include.coding.handoff import Day, Handoff, ShortText, WholeNumber
-from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL
+from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL, RECODE_DAG_ID
 
 #: Entry of the conf that holds the metadata.
 CONF_KEY = "_airflow"
@@ -54,6 +54,14 @@ def read_metadata(dag_run: Any) -> RunMetadata | None:
     """Return what the scheduler wrote to the conf of a run; None without a scheduler, as in `airflow dags test`."""
     data = (dag_run.conf or {}).get(CONF_KEY)
     return None if data is None else RunMetadata.from_dict(data)
+
+
+def is_in_progress(run_id: str) -> bool:
+    """Return whether a run of `recode_occupations` is queued or running; False if it was deleted."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    count = RuntimeTaskInstance.get_dr_count(RECODE_DAG_ID, run_ids=[run_id], states=["queued", "running"])
+    return count > 0
 
 
 @hookimpl

@@ -6,7 +6,7 @@ Each one imports the data work that it needs, so that a small task loads no engi
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from include.coding.plan import Plan, extend_look_back, resolve_dates
 from include.pipeline import handoffs, settings
 from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL, TIMEZONE
 from include.pipeline.params import check_params
-from include.pipeline.run_metadata import RunMetadata, read_metadata
+from include.pipeline.run_metadata import RunMetadata, is_in_progress, read_metadata
 from include.pipeline.settings import open_staging, open_warehouse
 
 if TYPE_CHECKING:
@@ -48,13 +48,21 @@ COUNTS = ("read", "coded", "uncoded", "rejected")
 log = logging.getLogger(__name__)
 
 
-def make_plan(params: Mapping[str, Any], dag_run: Any, param_names: Collection[str]) -> dict[str, Any]:
-    """Return the plan of a run, and check what can be checked before any work is done.
+def make_plan(
+    params: Mapping[str, Any],
+    dag_run: Any,
+    param_names: Collection[str],
+    is_in_progress: Callable[[str], bool] = is_in_progress,
+) -> dict[str, Any]:
+    """Return the plan of a run, claim its dates, and check what can be checked before any work is done.
 
     :param param_names: params of the DAG; the configuration of the run can name no others
+    :param is_in_progress: returns whether another run is in progress
     :raises PlanError: the params of the run are impossible, or Airflow is not set up for it
     :raises CodingServiceError: the service does not know the topic or the model, or cannot be reached
     """
+    from include.coding.claims import claim_dates
+
     check_params(params, dag_run.conf, param_names)
     settings.staging_base()  # must be valid before anything is sent
     metadata = read_metadata(dag_run)
@@ -76,7 +84,12 @@ def make_plan(params: Mapping[str, Any], dag_run: Any, param_names: Collection[s
         }
     )
     plan = _pin_model(plan, params["model"], metadata)
-    return (_extend_look_back(plan, metadata) if plan.changed_only else plan).to_dict()
+    if plan.changed_only:
+        plan = _extend_look_back(plan, metadata)
+    plan = claim_dates(open_warehouse(plan.engine_memory_mb), plan, is_in_progress)
+    for sentence in plan.competing_runs:
+        log.warning("%s", sentence)
+    return plan.to_dict()
 
 
 def check_airflow(metadata: RunMetadata | None, run_type: str) -> None:
@@ -139,15 +152,35 @@ def _extend_look_back(plan: Plan, metadata: RunMetadata | None) -> Plan:
     return plan
 
 
-def prepare_parts(ti: Any, dag_run: Any) -> list[dict[str, Any]]:
-    """Read and validate the records, write what has to be sent, and return the parts to code; none in a dry run."""
+def prepare_parts(
+    ti: Any, dag_run: Any, is_in_progress: Callable[[str], bool] = is_in_progress
+) -> list[dict[str, Any]]:
+    """Read and validate the records, write what has to be sent, and return the parts to code; none in a dry run.
+
+    :param is_in_progress: returns whether another run is in progress
+    :raises DataError: another run has claimed dates of the plan since, because this run had ended
+    """
+    from include.coding.claims import claim_dates
     from include.coding.prepare import prepare
 
     plan = handoffs.pull_plan(ti)
+    _check_has_dates(plan)
+    claimed = claim_dates(open_warehouse(plan.engine_memory_mb), plan, is_in_progress)
+    if claimed.excluded_dates != plan.excluded_dates:
+        raise DataError(
+            f"other runs have taken over dates of the plan. {'; '.join(claimed.competing_runs)}. To code the dates"
+            " that remain, clear 'plan' with downstream tasks"
+        )
     with open_staging(ti.run_id) as staging:
         prepared = prepare(plan, open_warehouse(plan.engine_memory_mb), staging)
     handoffs.push_prepared(ti, prepared, _estimate_run(prepared, dag_run))
     return [] if plan.dry_run else [part.to_dict() for part in prepared.parts]
+
+
+def _check_has_dates(plan: Plan) -> None:
+    """Skip the task if the run leaves all of its dates to others."""
+    if not plan.days:
+        raise AirflowSkipException(f"nothing is left to do. {'; '.join(plan.competing_runs)}")
 
 
 def _estimate_run(prepared: Prepared, dag_run: Any) -> Estimate:
@@ -164,7 +197,9 @@ def land_results(ti: Any) -> dict[str, Any]:
     """
     from include.coding.landing import land
 
-    plan, prepared = handoffs.pull_plan(ti), handoffs.pull_prepared(ti)
+    plan = handoffs.pull_plan(ti)
+    _check_has_dates(plan)
+    prepared = handoffs.pull_prepared(ti)
     if plan.dry_run:
         raise AirflowSkipException("a dry run sends nothing, so there is nothing to land")
     if prepared.parts and not handoffs.has_operations(ti):
@@ -175,13 +210,15 @@ def land_results(ti: Any) -> dict[str, Any]:
 
 
 def report_run(ti: Any) -> str:
-    """Write the report of the run, or the estimate of a dry run, and return its URI."""
-    from include.coding.report import write_estimate, write_report
+    """Write the report of the run, the estimate of a dry run, or why nothing was done, and return its URI."""
+    from include.coding.report import write_estimate, write_report, write_skip_report
 
     plan = handoffs.pull_plan(ti)
     with open_staging(ti.run_id) as staging:
         if plan.dry_run:
             return write_estimate(plan, handoffs.pull_estimate(ti), staging)
+        if not plan.days:
+            return write_skip_report(plan, staging)
         warehouse = open_warehouse(plan.engine_memory_mb)
         return write_report(plan, handoffs.pull_prepared(ti), handoffs.pull_landing_summary(ti), warehouse, staging)
 
@@ -189,10 +226,12 @@ def report_run(ti: Any) -> str:
 def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> None:
     """Emit an event of the asset for each date that was published, with the date as its partition.
 
-    The run's own partition is announced even if nothing in it changed, because another DAG can be waiting for it.
+    The run's own partition is announced even if nothing in it changed, because another DAG can be waiting for it,
+    unless it is left to another run.
     """
     plan, summary = handoffs.pull_plan(ti), handoffs.pull_landing_summary(ti)
-    days = sorted({*summary.days, *filter(None, [dag_run.partition_key])})
+    own_day = {dag_run.partition_key} - {None, *plan.excluded_dates}
+    days = sorted({*summary.days, *own_day})
     if plan.max_records or not days:
         raise AirflowSkipException("nothing was published")
     outlet_events[asset].add_partitions(days)
@@ -208,14 +247,39 @@ def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> Non
 
 
 def clean_up(ti: Any) -> None:
-    """Remove the files of a landed run, unless `CODING_KEEP_STAGING` says to keep them."""
+    """Remove the files of a run that is published, or was to send nothing, unless `CODING_KEEP_STAGING` keeps them.
+
+    :raises DataError: the run is not recorded as published, so that its files may be all that is left of paid work
+    """
+    plan = handoffs.pull_plan(ti)
+    if plan.days and not plan.dry_run:
+        _check_published(plan, handoffs.pull_prepared(ti))
     if settings.read_setting("CODING_KEEP_STAGING", "false").lower() not in ("1", "true", "yes"):
         remove_files(ti)
 
 
+def _check_published(plan: Plan, prepared: Prepared) -> None:
+    from include.coding.run_log import is_published
+
+    with open_warehouse(plan.engine_memory_mb).session(read_only=True) as session:
+        if not is_published(session, plan, prepared.read_at):
+            raise DataError(
+                f"the files of run {plan.run_id!r} are kept, because it is not recorded as published, although its"
+                f" earlier tasks ended or were marked as success by hand: clear {handoffs.LAND!r} with downstream"
+                " tasks"
+            )
+
+
 def remove_files(ti: Any) -> None:
-    """Remove the files of a run except its report, because they contain people's texts."""
+    """Remove the files of a run except its report, because they contain people's texts.
+
+    What they say about operations that the run opened and never used is recorded first.
+    """
+    from include.coding.abandoned import record_abandoned_operations
+
+    plan = handoffs.pull_plan(ti)
     with open_staging(ti.run_id) as staging:
+        record_abandoned_operations(lambda: open_warehouse(plan.engine_memory_mb), plan.schema, staging)
         staging.clear()
 
 
@@ -240,11 +304,18 @@ def compare_models(params: Mapping[str, Any], dag_run: Any, param_names: Collect
 
 
 def sweep_staging() -> list[str]:
-    """Clear the folders of abandoned runs and exchanges, and return their URIs."""
-    from include.coding.staging import sweep
+    """Clear the folders of abandoned runs and exchanges, record the operations that such runs opened and never used,
+    and return the URIs of the folders."""
+    from include.coding.abandoned import record_abandoned_operations
+    from include.coding.staging import Staging, sweep
+
+    def record_operations(staging: Staging) -> None:
+        record_abandoned_operations(open_warehouse, settings.read_schema(), staging)
 
     base, min_age = settings.staging_base(), timedelta(days=float(settings.read_setting("CODING_STAGING_DAYS", "14")))
     fs, now = settings.open_file_system(base), pendulum.now("UTC")
     return [
-        uri for folder in (settings.RUNS, settings.EXCHANGE) for uri in sweep(f"{base}/{folder}", min_age, now, fs)
+        uri
+        for folder in (settings.RUNS, settings.EXCHANGE)
+        for uri in sweep(f"{base}/{folder}", min_age, now, fs, record_operations)
     ]

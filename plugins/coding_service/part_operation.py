@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 from airflow.sdk.crypto import get_fernet
@@ -37,7 +38,7 @@ from coding_service.models import (
     UploadGrant,
 )
 from coding_service.polling import MIN_NOT_FOUND_SPAN_S, is_gone
-from coding_service.storage import FilePath, storage_path
+from coding_service.storage import STORAGE_ERRORS, FilePath, storage_path
 
 #: Default key in the store of the operation that was opened: its id, its fingerprint, its encrypted grant.
 OPERATION_STATE_KEY = "operation"
@@ -81,6 +82,9 @@ class PartOperation:
         `set`
     :param storage_conn_id: Airflow connection (aws) for `s3://`; None: the credentials that AWS finds on the machine
     :param state_key: key of the operation in the store
+    :param labels: if there are any, each operation that is opened is recorded with them in a file beside the input
+        file, `operation-<id>.json`: then it can be found even if the store is gone, since the service cannot list
+        operations
     """
 
     def __init__(
@@ -90,10 +94,11 @@ class PartOperation:
         store: Any,
         storage_conn_id: str | None = None,
         state_key: str = OPERATION_STATE_KEY,
+        labels: Mapping[str, Any] | None = None,
     ) -> None:
         self._hook, self._part, self._store = hook, part, store
         self._storage_conn_id, self._state_key, self._history_key = storage_conn_id, state_key, f"{state_key}_history"
-        self._clock = hook.clock
+        self._clock, self._labels = hook.clock, labels
 
     def find_ended(self) -> str | None:
         """Return the id of the operation that an earlier attempt opened, if it has ended, whether or not it failed;
@@ -196,6 +201,7 @@ class PartOperation:
             "replaces": replaced,
         }
         self._store.set(self._state_key, state)
+        self._write_record(grant.operation_id, is_sent=False)
         log.info("Opened operation %s for %s", grant.operation_id, part.input_uri)
         return grant
 
@@ -281,8 +287,12 @@ class PartOperation:
 
     def _send_input(self, grant: UploadGrant) -> str:
         part = self._part
+        self._write_record(grant.operation_id, is_sent=True)
         try:
             size = self._hook.upload(grant, self._path(part.input_uri), part.sha256)
+        except GrantExpiredError:
+            self._write_record(grant.operation_id, is_sent=False)
+            raise
         except UploadInterruptedError:
             history = self._history(grant.operation_id)
             history = replace(history, interruptions=history.interruptions + 1, interrupted_at=self._clock.now())
@@ -290,6 +300,22 @@ class PartOperation:
             raise
         log.info("Uploaded %s (%d bytes) to operation %s", part.input_uri, size, grant.operation_id)
         return grant.operation_id
+
+    def _write_record(self, operation_id: str, *, is_sent: bool) -> None:
+        """Write the file about an operation. If that fails, the operation continues without it.
+
+        :param is_sent: whether its input was sent, or may have been
+        """
+        if self._labels is None:
+            return
+        part = self._part
+        fields = {"topic": part.topic, "model_id": part.model_id, "records": part.records, "is_sent": is_sent}
+        record = json.dumps({"operation_id": operation_id, **self._labels, **fields}).encode()
+        path = self._path(f"{part.input_uri.rpartition('/')[0]}/operation-{operation_id}.json")
+        try:
+            path.write_bytes(record) if isinstance(path, Path) else path.fs.pipe_file(path.path, record)
+        except STORAGE_ERRORS as error:
+            log.warning("Operation %s is not recorded in %s (%s)", operation_id, path, type(error).__name__)
 
     def _missing_output_error(
         self, operation_id: str, ended_at: float | None, error: CodingServiceError

@@ -2,7 +2,9 @@
 
 import pytest
 
+from include.coding.errors import IncompleteError
 from include.coding.files import path_from_uri
+from include.coding.landing import LandingSummary
 from include.coding.report import write_report
 from tests.coding.conftest import CHEF, DAY, NEXT_DAY, code_line, on_all_warehouses, on_duckdb_and_postgres
 
@@ -64,6 +66,14 @@ def test_the_report_names_the_rows_that_no_run_codes_whatever_the_dates_of_the_r
         assert "They can belong to any day, and no run codes them until they are corrected." in text
         assert "- Rows in the whole source without any value, which are no records: 1." in text
         assert "secret" not in text
+
+
+def test_a_run_that_is_not_recorded_as_published_has_no_report(report, pipeline):
+    report()
+    pipeline.query("DELETE FROM coding.coding_runs")
+    summary = LandingSummary(5, 2, 1, 2, 2, 2, 1, DAY, NEXT_DAY, None)
+    with pytest.raises(IncompleteError, match=r"run 'run-1' is not recorded as published, .*clear 'land'"):
+        write_report(pipeline.plan, pipeline.prepared, summary, pipeline.warehouse, pipeline.staging)
 
 
 @on_all_warehouses

@@ -371,7 +371,7 @@ def test_nothing_is_collected_if_nothing_was_sent() -> None:
         "sha256": "a" * 64,
     }  # fmt: skip
     prepared = Prepared("2026-10-07T01:02:03", "checksum", False, None, (), 9, 1, 2, 6, 1).to_dict()
-    for xcoms in ({}, {("prepare", "prepared"): {**prepared, "parts": [part]}}):
+    for xcoms in ({("prepare", "prepared"): {**prepared, "parts": parts}} for parts in ([], [part])):
         context = SimpleNamespace(ti=TaskInstance(xcoms))
         with pytest.raises(AirflowSkipException, match="nothing was sent"):
             operator.execute(vars(context), **mark)

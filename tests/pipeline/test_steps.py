@@ -21,7 +21,7 @@ from include.coding.files import path_from_uri
 from include.coding.landing import LandingSummary
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
-from include.coding.run_log import DateCounts, DateOverLimit
+from include.coding.run_log import DateCounts, DateOverLimit, PublishedRun, record_run
 from include.coding.tables import create_tables
 from include.local_service.http.server import LocalService
 from include.pipeline import steps
@@ -68,9 +68,9 @@ def read_param_names() -> list[str]:
 
 @pytest.fixture
 def plan_with(
-    service: LocalService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    service: LocalService, warehouse: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., dict[str, Any]]:
-    """Make a plan with changes to a connection that works."""
+    """Make a plan with changes to a connection that works, and an empty warehouse."""
 
     def make(extra: Mapping[str, Any] = MappingProxyType({}), **changes: Any) -> dict[str, Any]:
         connection = {**coding_connection(service.url), **changes}
@@ -344,19 +344,51 @@ def test_no_event_is_emitted_for_a_trial_or_if_nothing_was_published(make_plan: 
         announce(make_plan(), (), None)
 
 
-@pytest.mark.parametrize(("setting", "is_kept"), [("", False), ("false", False), ("TRUE", True), ("1", True)])
-def test_the_files_of_a_landed_run_are_removed_unless_a_setting_keeps_them(
-    setting: str, is_kept: bool, make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CODING_KEEP_STAGING", setting)
-    plan = make_plan()
-    folder = path_from_uri(run_folder("run-1"))
+def clean_up(plan: Plan, warehouse: Path | None = None) -> list[str]:
+    """Clean up a run, and return the names of the files that remain.
+
+    :param warehouse: where it is recorded as published; None: nowhere
+    """
+    folder = path_from_uri(run_folder(plan.run_id))
     folder.mkdir(parents=True)
     for name in ("output.jsonl", "report.md"):
         (folder / name).touch()
-    steps.clean_up(TaskInstance({"plan": plan.to_dict()}))
-    assert (folder / "output.jsonl").exists() == is_kept
-    assert (folder / "report.md").exists()
+    if warehouse:
+        with open_warehouse(warehouse).session() as session:
+            record_run(session, plan, PREPARED.read_at, "checksum", PublishedRun(plan.run_id, 9, 5, 2, 2, 6))
+    steps.clean_up(TaskInstance({"plan": plan.to_dict(), ("prepare", "prepared"): PREPARED.to_dict()}))
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(("setting", "is_kept"), [("", False), ("false", False), ("TRUE", True), ("1", True)])
+def test_the_files_of_a_published_run_are_removed_unless_a_setting_keeps_them(
+    setting: str,
+    is_kept: bool,
+    make_plan: Callable[..., Plan],
+    warehouse: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CODING_KEEP_STAGING", setting)
+    files = clean_up(make_plan(), warehouse)
+    assert files == (["output.jsonl", "report.md"] if is_kept else ["report.md"])
+
+
+def test_the_files_of_a_dry_run_are_removed(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    assert clean_up(make_plan(dry_run=True)) == ["report.md"]
+
+
+@pytest.mark.parametrize("read_at", [None, "2026-10-06T01:02:03"], ids=["never", "before it was cleared"])
+def test_the_files_of_a_run_that_is_not_published_are_kept_and_its_task_says_why(
+    read_at: str | None, make_plan: Callable[..., Plan], warehouse: Path, tmp_path: Path
+) -> None:
+    plan, run = make_plan(), PublishedRun("run-1", 9, 5, 2, 2, 6)
+    if read_at:
+        with open_warehouse(warehouse).session() as session:
+            record_run(session, plan, read_at, "checksum", run)
+    with pytest.raises(DataError, match=r"files of run 'run-1' are kept, .* clear 'land' with downstream tasks$"):
+        clean_up(plan)
+    assert (path_from_uri(run_folder(plan.run_id)) / "output.jsonl").exists()
 
 
 # ---- compare_models, sweep_staging -------------------------------------------------------------------------------

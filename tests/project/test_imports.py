@@ -30,8 +30,8 @@ coding_service            -> coding_service
 """
 #: The same inside the provider, where every module has a row.
 PROVIDER = """
-operators                 -> part_operation, hooks, retry, models
-sensors                   -> triggers, hooks, polling, retry, models, errors
+operators                 -> part_operation, hooks, retry, upstream, models
+sensors                   -> triggers, hooks, polling, retry, upstream, models, errors
 part_operation            -> hooks, polling, storage, models, errors
 triggers                  -> hooks, polling, models, errors, redaction
 hooks                     -> calls, tls, transfer, storage, shared_state, settings, protocol, clock, models, errors, redaction
@@ -44,6 +44,7 @@ call_budget               -> shared_state, errors
 shared_state              -> errors
 polling                   -> models, errors
 retry                     -> errors
+upstream                  ->
 storage                   -> errors
 settings                  -> addresses, errors, redaction
 protocol                  -> models, errors, redaction
@@ -58,7 +59,7 @@ redaction                 ->
 AIRFLOW = [
     "dags", "occupation_coding_plugin", "include.pipeline", "include.warehouse.connect", "coding_service.hooks",
     "coding_service.operators", "coding_service.sensors", "coding_service.triggers", "coding_service.part_operation",
-    "coding_service.retry", "coding_service.storage",
+    "coding_service.retry", "coding_service.storage", "coding_service.upstream",
 ]  # fmt: skip
 WITHOUT_AIRFLOW = ["include.pipeline.names"]
 
