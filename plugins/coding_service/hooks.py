@@ -18,8 +18,12 @@ import requests
 from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
 from airflow.providers.http.hooks.http import HttpAsyncHook, HttpHook, SessionConfig
 from airflow.sdk.exceptions import AirflowNotFoundException
+from urllib3 import Timeout
+from urllib3.exceptions import HTTPError
 
 from coding_service import errors, protocol, tls, transfer
+from coding_service.answer_limits import ANSWER_BLOCK_BYTES, PLAIN_BODY, AnswerBody, BodyError
+from coding_service.bounded_connections import BoundedAdapter, Watchdog
 from coding_service.calls import CallFlow, RunBlocking, Send, Step, Wait
 from coding_service.clock import SYSTEM_CLOCK, Clock
 from coding_service.models import Model, Operation, Topic, UploadGrant
@@ -204,6 +208,7 @@ class CodingServiceHook(HttpHook):
     def _api(self) -> requests.Session:
         session = self.get_conn()
         session.auth = transfer.NoAuth()
+        session.mount("http://", BoundedAdapter())
         session.mount("https://", tls.TrustedAdapter(self._tls_context))
         return session
 
@@ -275,14 +280,31 @@ class CodingServiceHook(HttpHook):
                 return self._send(step)
 
     def _send(self, step: Send) -> Answer:
+        seconds = self.settings.timeout
+        timeout: Any = Timeout(total=seconds)  # its type is missing in the stubs of requests
+        end = time.monotonic() + seconds
         try:
-            timeout = self.settings.timeout
-            response = self._api.request(
-                step.method, step.url, headers=step.headers, data=step.body, timeout=timeout, allow_redirects=False
-            )
-        except requests.RequestException as error:
+            with (
+                self._api.request(
+                    step.method,
+                    step.url,
+                    headers={**step.headers, **PLAIN_BODY},
+                    data=step.body,
+                    timeout=timeout,
+                    allow_redirects=False,
+                    stream=True,
+                ) as response,
+                Watchdog(end - time.monotonic(), response.raw.shutdown),
+            ):
+                body = AnswerBody(response.status_code, response.headers)
+                for block in response.raw.stream(ANSWER_BLOCK_BYTES, decode_content=False):
+                    if not body.add(block):
+                        break
+                return _answer(response.status_code, response.headers, body.finish())
+        except BodyError as error:
+            raise _unreadable_error(step, error) from None
+        except (requests.RequestException, HTTPError, TimeoutError) as error:
             raise _unavailable_error(step, error) from None
-        return _answer(response.status_code, response.headers, response.content)
 
 
 class CodingServiceAsyncHook(HttpAsyncHook):
@@ -343,7 +365,7 @@ class CodingServiceAsyncHook(HttpAsyncHook):
         assert self._flow is not None
         steps = self._flow.steps(call)
         try:
-            async with aiohttp.ClientSession() as session:
+            async with aiohttp.ClientSession(auto_decompress=False) as session:
                 step = next(steps)
                 while True:
                     try:
@@ -370,10 +392,17 @@ class CodingServiceAsyncHook(HttpAsyncHook):
     async def _send(self, session: aiohttp.ClientSession, step: Send, options: dict[str, Any]) -> Answer:
         proxy = _proxy(step.url, await self.settings())
         try:
+            headers = {**step.headers, **PLAIN_BODY}
             async with session.request(
-                step.method, step.url, headers=step.headers, data=step.body, proxy=proxy, **options
+                step.method, step.url, headers=headers, data=step.body, proxy=proxy, **options
             ) as response:
-                return _answer(response.status, response.headers, await response.read())
+                body = AnswerBody(response.status, response.headers)
+                async for block in response.content.iter_chunked(ANSWER_BLOCK_BYTES):
+                    if not body.add(block):
+                        break
+                return _answer(response.status, response.headers, body.finish())
+        except BodyError as error:
+            raise _unreadable_error(step, error) from None
         except (aiohttp.ClientError, TimeoutError) as error:
             if refusal := tls.find_certificate_error(error):
                 raise await _run_in_thread(partial(tls.make_certificate_error, step.url, refusal)) from None
@@ -433,6 +462,12 @@ def _unavailable_error(step: Send, error: Exception) -> errors.ServiceUnavailabl
     return errors.ServiceUnavailableError(
         f"{step.method} {step.url} failed without an answer ({type(error).__name__}): check that the service is"
         " running and that the host of the connection is correct"
+    )
+
+
+def _unreadable_error(step: Send, error: BodyError) -> errors.ServiceUnavailableError:
+    return errors.ServiceUnavailableError(
+        f"{step.method} {step.url} was answered with {error}: another machine answered, or the service is disturbed"
     )
 
 

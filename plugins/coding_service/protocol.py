@@ -6,7 +6,6 @@ Nothing here does I/O, so both hooks use it.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from coding_service import errors
+from coding_service.answer_limits import parse_json
 from coding_service.models import Model, Operation, Topic, UploadGrant
 
 T = TypeVar("T")
@@ -52,13 +52,13 @@ class Answer:
     def message(self) -> str:
         """The error message in the body, or the raw body if it has none (docs/service-contract.md 8.13)."""
         try:
-            data = json.loads(self.body)
+            data = parse_json(self.body)
         except ValueError:
             data = None
         if isinstance(data, dict):
             for name in ("message", "Message", "error_description", "error"):
                 if isinstance(data.get(name), str):
-                    return str(data[name])
+                    return str(data[name])[:500]
         return self.body[:500].decode("utf-8", "replace").strip() or "(no body)"
 
     @property
@@ -175,7 +175,7 @@ def _json(answer: Answer, request: str) -> Any:
     if answer.status != 200:
         raise error_for(answer, request)
     try:
-        return json.loads(answer.body)
+        return parse_json(answer.body)
     except ValueError:
         # the message leaves out the body, which may contain part of a token or a link
         content_type = answer.headers.get("content-type", "")

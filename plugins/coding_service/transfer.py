@@ -10,15 +10,14 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from urllib3 import HTTPSConnectionPool, PoolManager
-from urllib3.connection import HTTPSConnection
+from urllib3 import HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
+from coding_service.bounded_connections import BoundedAdapter, BoundedTlsConnection
 from coding_service.errors import (
     GrantExpiredError,
     InputFileError,
@@ -49,7 +48,7 @@ class NoAuth(AuthBase):
         return request
 
 
-class _TlsConnection(HTTPSConnection):
+class _TlsConnection(BoundedTlsConnection):
     """Reads the answer of a server that refuses an upload and closes while the body is still being sent.
 
     urllib3 does so after a broken pipe. Over TLS, the same appears as another error (docs/service-contract.md 10.5).
@@ -66,24 +65,16 @@ class _TlsConnectionPool(HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
 
-class BlockAdapter(HTTPAdapter):
+class BlockAdapter(BoundedAdapter):
     """Sends bodies in blocks of `BLOCK_BYTES`, and reads an answer that comes before the end of the body.
 
     The blocks of http.client are 16 KiB, which is 2.4 times slower.
     """
 
+    pool_classes: ClassVar[dict[str, Any]] = {**BoundedAdapter.pool_classes, "https": _TlsConnectionPool}
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, blocksize=BLOCK_BYTES, **kwargs)
-        _use_tls_connections(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **kwargs)
-        _use_tls_connections(manager)
-        return manager
-
-
-def _use_tls_connections(manager: PoolManager) -> None:
-    manager.pool_classes_by_scheme = {**manager.pool_classes_by_scheme, "https": _TlsConnectionPool}
 
 
 @dataclass(frozen=True)

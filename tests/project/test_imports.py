@@ -34,11 +34,11 @@ operators                 -> part_operation, hooks, retry, models
 sensors                   -> triggers, hooks, polling, retry, models, errors
 part_operation            -> hooks, polling, storage, models, errors
 triggers                  -> hooks, polling, models, errors
-hooks                     -> calls, tls, transfer, storage, shared_state, settings, protocol, clock, models, errors
+hooks                     -> calls, tls, transfer, storage, shared_state, settings, protocol, clock, answer_limits, bounded_connections, models, errors
 calls                     -> tokens, call_budget, shared_state, settings, protocol, errors
-transfer                  -> partial_download, storage, storage_answers, models, errors
+transfer                  -> partial_download, storage, storage_answers, bounded_connections, models, errors
 partial_download          -> storage
-tls                       -> settings, errors
+tls                       -> settings, bounded_connections, errors
 tokens                    -> shared_state, errors
 call_budget               -> shared_state, errors
 shared_state              -> errors
@@ -46,9 +46,11 @@ polling                   -> models, errors
 retry                     -> errors
 storage                   -> errors
 settings                  -> errors
-protocol                  -> models, errors
+protocol                  -> answer_limits, models, errors
 models                    -> errors
 storage_answers           ->
+bounded_connections       ->
+answer_limits             ->
 clock                     ->
 errors                    ->
 """
