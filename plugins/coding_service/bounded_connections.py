@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -22,6 +22,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError
 
 T = TypeVar("T")
+
+#: Bytes of a chunked body that are read at a time.
+CHUNKED_BLOCK_BYTES = 64 << 10
 
 
 class Watchdog:
@@ -77,6 +80,23 @@ def run_with_deadline(function: Callable[[], T], seconds: float | None) -> T:
     return outcome.result(seconds)
 
 
+def watch_body(response: requests.Response, seconds: float) -> Watchdog:
+    """Return a watchdog for a block that reads the body of an answer, which came over a bounded connection."""
+    answer: Any = response.raw
+    return Watchdog(seconds, answer.abort)
+
+
+def read_blocks(response: requests.Response, size: int) -> Iterator[bytes]:
+    """Yield the body of an answer as it is sent, in blocks of `size` bytes.
+
+    `stream` of urllib3 does the same, but reads the line before each chunk of a chunked body whatever its length. The
+    blocks of such a body are small, because the last one is lost when the connection breaks.
+    """
+    size = min(size, CHUNKED_BLOCK_BYTES) if response.headers.get("Transfer-Encoding") else size
+    while block := response.raw.read(size, decode_content=False):
+        yield block
+
+
 class BoundedConnection(HTTPConnection):
     """Connects, look-up of the host name included, within its timeout, and then receives the head of an answer within
     its timeout."""
@@ -92,14 +112,24 @@ class BoundedConnection(HTTPConnection):
             super()._tunnel()
 
     def getresponse(self) -> Any:
-        with self._watchdog():
-            return super().getresponse()
+        answer: Any
+        abort, answer = self._make_abort(), None
+        try:
+            with self._watchdog():
+                answer = super().getresponse()
+        except TimeoutError:
+            if answer is not None:  # a head that ends early looks complete
+                answer.close()
+            raise
+        answer.abort = abort  # for `watch_body`: its own `shutdown` has no effect while the other side sends
+        return answer
 
     def _watchdog(self) -> Watchdog:
+        return Watchdog(threading.TIMEOUT_MAX if self.timeout is None else self.timeout, self._make_abort())
+
+    def _make_abort(self) -> Callable[[], None]:
         # the socket of a connection through a TLS proxy is wrapped twice
-        connection: Any = getattr(self.sock, "socket", self.sock)
-        seconds = threading.TIMEOUT_MAX if self.timeout is None else self.timeout
-        return Watchdog(seconds, partial(socket.socket.shutdown, connection, socket.SHUT_RDWR))
+        return partial(socket.socket.shutdown, getattr(self.sock, "socket", self.sock), socket.SHUT_RDWR)
 
 
 class BoundedTlsConnection(BoundedConnection, HTTPSConnection):

@@ -23,8 +23,8 @@ from urllib3.exceptions import HTTPError
 
 from coding_service import errors, protocol, tls, transfer
 from coding_service.answer_limits import ANSWER_BLOCK_BYTES, PLAIN_BODY, AnswerBody, BodyError
-from coding_service.bounded_connections import BoundedAdapter, Watchdog
-from coding_service.calls import CallFlow, RunBlocking, Send, Step, Wait
+from coding_service.bounded_connections import BoundedAdapter, read_blocks, watch_body
+from coding_service.calls import MAX_POLL_WAIT_S, CallFlow, RunBlocking, Send, Step, Wait
 from coding_service.clock import SYSTEM_CLOCK, Clock
 from coding_service.models import Model, Operation, Topic, UploadGrant
 from coding_service.protocol import Answer, Call
@@ -126,6 +126,7 @@ class CodingServiceHook(HttpHook):
         output_path: FilePath,
         metadata_path: FilePath,
         expected_lines: int | None = None,
+        input_bytes: int | None = None,
     ) -> tuple[transfer.Download, transfer.Download | None]:
         """Download the output file and the metadata file of a complete operation.
 
@@ -134,6 +135,8 @@ class CodingServiceHook(HttpHook):
         cost the output file (docs/service-contract.md 8.28).
 
         :param expected_lines: number of lines that the output should have; None if unknown
+        :param input_bytes: size of the input file, which limits that of the output; None if unknown
+        :raises ProtocolError: the output is larger than it can be
         :raises OutputNotReadyError: the operation is complete, but its links or files are missing, even after half a
             minute: they come later (docs/service-contract.md 10.2), or have been deleted
         :raises NotFoundError: the service does not show the operation, or not yet
@@ -149,12 +152,13 @@ class CodingServiceHook(HttpHook):
                 raise errors.OutputNotReadyError(f"operation {operation_id!r} no longer offers its {name} file")
             return links.pop(name)
 
-        def fetch(name: str, path: FilePath, lines: int | None) -> transfer.Download:
+        def fetch(name: str, path: FilePath, max_bytes: int, lines: int | None = None) -> transfer.Download:
             options: dict[str, Any] = {"timeout": self.settings.timeout, "sleep": self.clock.sleep}
-            return transfer.download(self._storage, lambda: fresh_link(name), path, expected_lines=lines, **options)
+            options |= {"max_bytes": max_bytes, "expected_lines": lines}
+            return transfer.download(self._storage, lambda: fresh_link(name), path, **options)
 
         try:
-            output = fetch("output", output_path, expected_lines)
+            output = fetch("output", output_path, transfer.output_limit(input_bytes), expected_lines)
         except errors.LinkExpiredError as error:
             raise errors.OutputNotReadyError(
                 f"operation {operation_id!r} is complete, but {error}", status_code=error.status_code
@@ -162,7 +166,7 @@ class CodingServiceHook(HttpHook):
         if "metadata" not in links:
             return output, None
         try:
-            return output, fetch("metadata", metadata_path, None)
+            return output, fetch("metadata", metadata_path, transfer.MAX_METADATA_BYTES)
         except errors.CodingServiceError as error:
             self.log.warning("The metadata file of operation %r could not be downloaded: %s", operation_id, error)
             return output, None
@@ -237,7 +241,7 @@ class CodingServiceHook(HttpHook):
         while (operation := self._complete_operation(topic, operation_id)).lacks_output:
             if (pause := next(pauses, None)) is None:
                 raise errors.OutputNotReadyError(f"operation {operation_id!r} is complete, but offers no output")
-            self.log.warning("Operation %s is complete, but offers no output yet", operation_id)
+            self.log.warning("Operation %s offers no output yet; asking again in %.0f s", operation_id, pause)
             self.clock.sleep(pause)
         urls = {"output": operation.output_url, "metadata": operation.metadata_url}
         links = {name: url for name, url in urls.items() if url}
@@ -294,10 +298,10 @@ class CodingServiceHook(HttpHook):
                     allow_redirects=False,
                     stream=True,
                 ) as response,
-                Watchdog(end - time.monotonic(), response.raw.shutdown),
+                watch_body(response, end - time.monotonic()),
             ):
                 body = AnswerBody(response.status_code, response.headers)
-                for block in response.raw.stream(ANSWER_BLOCK_BYTES, decode_content=False):
+                for block in read_blocks(response, ANSWER_BLOCK_BYTES):
                     if not body.add(block):
                         break
                 return _answer(response.status_code, response.headers, body.finish())
@@ -343,7 +347,7 @@ class CodingServiceAsyncHook(HttpAsyncHook):
                 connection = await get_async_connection(conn_id=self.coding_service_conn_id, hook=self)
                 extra = await get_async_extra_dejson(connection)
             settings = ServiceSettings.from_connection(connection, extra)
-            self._flow = CallFlow(settings, _state_dir(extra), await self._budget_row(settings))
+            self._flow = CallFlow(settings, _state_dir(extra), await self._budget_row(settings), MAX_POLL_WAIT_S)
             timeout = aiohttp.ClientTimeout(total=settings.timeout)
             context = await _run_in_thread(partial(tls.make_context, settings))
             self._config = SessionConfig(

@@ -21,8 +21,13 @@ T = TypeVar("T")
 
 #: Lifetime of a token whose answer does not state one (docs/service-contract.md 2.1).
 TOKEN_LIFETIME_S = 3600.0
+#: Longest lifetime that is believed.
+MAX_TOKEN_LIFETIME_S = 86400.0
 #: Longest wait that is accepted from a Retry-After header: the longest in the contract (docs/service-contract.md 4).
 MAX_RETRY_AFTER_S = 86400.0
+#: The same for all refusals but "Limit Exceeded", whose wait the call budget decides. A wait that ends too early
+#: costs one call, and one that ends too late can cost the output.
+MAX_SHORT_RETRY_AFTER_S = 3600.0
 #: Wait after a 403 in spite of a new token (docs/service-contract.md 10.10).
 DENIAL_WAIT_S = 600.0
 
@@ -72,7 +77,7 @@ class Answer:
             return min(float(value), MAX_RETRY_AFTER_S)
         try:
             moment = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, TypeError, IndexError, OverflowError):
             return None
         if moment.tzinfo is None:  # "-0000" or no time zone
             moment = moment.replace(tzinfo=UTC)
@@ -160,7 +165,8 @@ def read_token(answer: Answer) -> tuple[str, float]:
     if not isinstance(token, str) or not token:
         raise errors.ProtocolError("the answer to the token request has no 'access_token'")
     lifetime = data.get("expires_in")
-    return token, float(lifetime) if isinstance(lifetime, int | float) and lifetime > 0 else TOKEN_LIFETIME_S
+    is_number = isinstance(lifetime, int | float) and not isinstance(lifetime, bool)
+    return token, min(float(lifetime), MAX_TOKEN_LIFETIME_S) if is_number and lifetime > 0 else TOKEN_LIFETIME_S
 
 
 def read(call: Call[T], answer: Answer) -> T:
@@ -191,17 +197,18 @@ def error_for(answer: Answer, request: str) -> errors.CodingServiceError:
     if status == 429 and "limit exceeded" in message:
         text = f"{text}: the quota of calls is used up; wait, or request a higher quota"
         return errors.QuotaExceededError(text, status_code=429, retry_after=answer.retry_after)
+    retry_after = None if answer.retry_after is None else min(answer.retry_after, MAX_SHORT_RETRY_AFTER_S)
     if status == 429:
         text = f"{text}: calls are too close together"
-        return errors.TooManyRequestsError(text, status_code=429, retry_after=answer.retry_after)
+        return errors.TooManyRequestsError(text, status_code=429, retry_after=retry_after)
     if status >= 500 and "no models found" not in message:  # this 500 is permanent (docs/service-contract.md 4)
-        return errors.ServiceUnavailableError(text, status_code=status, retry_after=answer.retry_after)
+        return errors.ServiceUnavailableError(text, status_code=status, retry_after=retry_after)
     if status == 403:
         text = (
             f"{text}: others of your organisation may have requested too many tokens, which passes; if it does not,"
             " check that the credentials belong to the tier of this host"
         )
-        wait = DENIAL_WAIT_S if answer.retry_after is None else answer.retry_after
+        wait = DENIAL_WAIT_S if retry_after is None else retry_after
         return errors.AccessDeniedError(text, status_code=status, retry_after=wait)
     if status == 401:
         text = f"{text}, although the token is new: check that the credentials belong to the tier of this host"
