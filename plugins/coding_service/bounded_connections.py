@@ -19,7 +19,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError
+from urllib3.exceptions import ConnectTimeoutError, ProtocolError
 
 T = TypeVar("T")
 
@@ -81,20 +81,25 @@ def run_with_deadline(function: Callable[[], T], seconds: float | None) -> T:
 
 
 def watch_body(response: requests.Response, seconds: float) -> Watchdog:
-    """Return a watchdog for a block that reads the body of an answer, which came over a bounded connection."""
-    answer: Any = response.raw
-    return Watchdog(seconds, answer.abort)
+    """Return a watchdog for a block that reads the body of an answer."""
+    return Watchdog(seconds, getattr(response.raw, "abort", response.raw.shutdown))
 
 
 def read_blocks(response: requests.Response, size: int) -> Iterator[bytes]:
     """Yield the body of an answer as it is sent, in blocks of `size` bytes.
 
     `stream` of urllib3 does the same, but reads the line before each chunk of a chunked body whatever its length. The
-    blocks of such a body are small, because the last one is lost when the connection breaks.
+    blocks of such a body are small, because a part of the last one is lost when the connection breaks.
     """
     size = min(size, CHUNKED_BLOCK_BYTES) if response.headers.get("Transfer-Encoding") else size
-    while block := response.raw.read(size, decode_content=False):
-        yield block
+    try:
+        while block := response.raw.read(size, decode_content=False):
+            yield block
+    except ProtocolError as error:
+        whole_chunks = getattr(error.args[-1], "partial", None)
+        if isinstance(whole_chunks, bytes) and whole_chunks:
+            yield whole_chunks
+        raise
 
 
 class BoundedConnection(HTTPConnection):
