@@ -130,7 +130,17 @@ PARAMS = {
     ),
 }  # fmt: skip
 
+#: How long an attempt of a task can take, far above what it needs; then it is retried, and resumes. What makes it
+#: hang is a machine that does not answer, or an answer that does not end. First, a few calls to service or warehouse:
+SHORT_TIMEOUT = timedelta(hours=1)
+#: A file of 5 GB (the largest input) at 120 KB/s, or all records of a run through the data engine. The service
+#: deletes an output after a day.
+LONG_TIMEOUT = timedelta(hours=12)
+#: Without a triggerer, `collect` waits in the worker for the operations of several rounds, a day for each.
+COLLECT_TIMEOUT = LONG_TIMEOUT if DEFERRABLE else timedelta(days=7)
+
 DEFAULT_ARGS = {
+    "execution_timeout": SHORT_TIMEOUT,
     "retries": 3,
     "retry_delay": timedelta(seconds=30),
     "retry_exponential_backoff": 2,
@@ -150,7 +160,7 @@ def plan(*, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
     return steps.make_plan(params, dag_run, PARAMS)
 
 
-@task
+@task(execution_timeout=LONG_TIMEOUT)
 def prepare(*, ti: Any = None, dag_run: Any = None) -> list[dict[str, Any]]:
     """Read and validate the records, keep each distinct text once, and write what has to be sent as parts."""
     from include.pipeline import steps
@@ -170,19 +180,19 @@ def code(part: Any) -> None:
     create = CodingServiceCreateOperator(task_id="create", part=part, max_active_tis_per_dagrun=1, **files)
     upload = CodingServiceUploadOperator(
         task_id="upload", part=part, operation_id=create.output, grant=XComArg(create, key=UPLOAD_GRANT_KEY),
-        **files, **PATIENT_ARGS,
+        execution_timeout=LONG_TIMEOUT, **files, **PATIENT_ARGS,
     )  # fmt: skip
     poll = BatchCodeSensor(
         task_id="poll", part=part, operation_id=upload.output, deferrable=DEFERRABLE, **common, **PATIENT_ARGS
     )
     download = CodingServiceDownloadOperator(
         task_id="download", part=part, operation_id=upload.output, outcome=XComArg(poll, key=OPERATION_KEY),
-        **files, **PATIENT_ARGS,
+        execution_timeout=LONG_TIMEOUT, **files, **PATIENT_ARGS,
     )  # fmt: skip
     create >> upload >> poll >> download
 
 
-@task(trigger_rule=TriggerRule.NONE_FAILED, multiple_outputs=False, **PATIENT_ARGS)
+@task(trigger_rule=TriggerRule.NONE_FAILED, multiple_outputs=False, execution_timeout=LONG_TIMEOUT, **PATIENT_ARGS)
 def land(*, ti: Any = None) -> dict[str, Any]:
     """Audit and publish the run's dates, unless results are still missing."""
     from include.pipeline import steps
@@ -190,7 +200,7 @@ def land(*, ti: Any = None) -> dict[str, Any]:
     return steps.land_results(ti)
 
 
-@task(trigger_rule=TriggerRule.NONE_FAILED)
+@task(trigger_rule=TriggerRule.NONE_FAILED, execution_timeout=LONG_TIMEOUT)
 def report(*, ti: Any = None) -> str:
     """Write the report of the run, or of a dry run, and return its URI."""
     from include.pipeline import steps
@@ -241,6 +251,7 @@ with DeadlineDAG(
         task_id="collect",
         storage_conn_id=names.STAGING_CONN_ID,
         deferrable=DEFERRABLE,
+        execution_timeout=COLLECT_TIMEOUT,
         pool=names.POOL,
         weight_rule="upstream",
         **PATIENT_ARGS,

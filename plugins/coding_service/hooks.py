@@ -19,9 +19,13 @@ from airflow.providers.common.compat.connection import get_async_connection, get
 from airflow.providers.http.hooks.http import HttpAsyncHook, HttpHook, SessionConfig
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import amask_secret, mask_secret
+from urllib3 import Timeout
+from urllib3.exceptions import HTTPError
 
 from coding_service import errors, protocol, tls, transfer
-from coding_service.calls import CallFlow, RunBlocking, Send, Step, Wait
+from coding_service.answer_limits import ANSWER_BLOCK_BYTES, PLAIN_BODY, AnswerBody, BodyError
+from coding_service.bounded_connections import BoundedAdapter, read_blocks, watch_body
+from coding_service.calls import MAX_POLL_WAIT_S, CallFlow, RunBlocking, Send, Step, Wait
 from coding_service.clock import SYSTEM_CLOCK, Clock
 from coding_service.models import Model, Operation, Topic, UploadGrant
 from coding_service.protocol import Answer, Call
@@ -129,6 +133,7 @@ class CodingServiceHook(HttpHook):
         output_path: FilePath,
         metadata_path: FilePath,
         expected_lines: int | None = None,
+        input_bytes: int | None = None,
     ) -> tuple[transfer.Download, transfer.Download | None]:
         """Download the output file and the metadata file of a complete operation.
 
@@ -137,6 +142,8 @@ class CodingServiceHook(HttpHook):
         cost the output file (docs/service-contract.md 8.28).
 
         :param expected_lines: number of lines that the output should have; None if unknown
+        :param input_bytes: size of the input file, which limits that of the output; None if unknown
+        :raises ProtocolError: the output is larger than it can be
         :raises OutputNotReadyError: the operation is complete, but its links or files are missing, even after half a
             minute: they come later (docs/service-contract.md 10.2), or have been deleted
         :raises NotFoundError: the service does not show the operation, or not yet
@@ -152,12 +159,13 @@ class CodingServiceHook(HttpHook):
                 raise errors.OutputNotReadyError(f"operation {operation_id!r} no longer offers its {name} file")
             return links.pop(name)
 
-        def fetch(name: str, path: FilePath, lines: int | None) -> transfer.Download:
+        def fetch(name: str, path: FilePath, max_bytes: int, lines: int | None = None) -> transfer.Download:
             options: dict[str, Any] = {"timeout": self.settings.timeout, "sleep": self.clock.sleep}
-            return transfer.download(self._storage, lambda: fresh_link(name), path, expected_lines=lines, **options)
+            options |= {"max_bytes": max_bytes, "expected_lines": lines}
+            return transfer.download(self._storage, lambda: fresh_link(name), path, **options)
 
         try:
-            output = fetch("output", output_path, expected_lines)
+            output = fetch("output", output_path, transfer.output_limit(input_bytes), expected_lines)
         except errors.LinkExpiredError as error:
             raise errors.OutputNotReadyError(
                 f"operation {operation_id!r} is complete, but {error}", status_code=error.status_code
@@ -165,7 +173,7 @@ class CodingServiceHook(HttpHook):
         if "metadata" not in links:
             return output, None
         try:
-            return output, fetch("metadata", metadata_path, None)
+            return output, fetch("metadata", metadata_path, transfer.MAX_METADATA_BYTES)
         except errors.CodingServiceError as error:
             self.log.warning("The metadata file of operation %r could not be downloaded: %s", operation_id, error)
             return output, None
@@ -211,6 +219,7 @@ class CodingServiceHook(HttpHook):
     def _api(self) -> requests.Session:
         session = self.get_conn()
         session.auth = transfer.NoAuth()
+        session.mount("http://", BoundedAdapter())
         session.mount("https://", tls.TrustedAdapter(self._tls_context))
         return session
 
@@ -239,7 +248,7 @@ class CodingServiceHook(HttpHook):
         while (operation := self._complete_operation(topic, operation_id)).lacks_output:
             if (pause := next(pauses, None)) is None:
                 raise errors.OutputNotReadyError(f"operation {operation_id!r} is complete, but offers no output")
-            self.log.warning("Operation %s is complete, but offers no output yet", operation_id)
+            self.log.warning("Operation %s offers no output yet; asking again in %.0f s", operation_id, pause)
             self.clock.sleep(pause)
         urls = {"output": operation.output_url, "metadata": operation.metadata_url}
         links = {name: url for name, url in urls.items() if url}
@@ -283,14 +292,31 @@ class CodingServiceHook(HttpHook):
 
     def _send(self, step: Send) -> Answer:
         mask_secret(_register_headers(step, self.settings))
+        seconds = self.settings.timeout
+        timeout: Any = Timeout(total=seconds)  # its type is missing in the stubs of requests
+        end = time.monotonic() + seconds
         try:
-            timeout = self.settings.timeout
-            response = self._api.request(
-                step.method, step.url, headers=step.headers, data=step.body, timeout=timeout, allow_redirects=False
-            )
-        except requests.RequestException as error:
+            with (
+                self._api.request(
+                    step.method,
+                    step.url,
+                    headers={**step.headers, **PLAIN_BODY},
+                    data=step.body,
+                    timeout=timeout,
+                    allow_redirects=False,
+                    stream=True,
+                ) as response,
+                watch_body(response, end - time.monotonic()),
+            ):
+                body = AnswerBody(response.status_code, response.headers)
+                for block in read_blocks(response, ANSWER_BLOCK_BYTES):
+                    if not body.add(block):
+                        break
+                return _answer(response.status_code, response.headers, body.finish())
+        except BodyError as error:
+            raise _unreadable_error(step, error) from None
+        except (requests.RequestException, HTTPError, TimeoutError) as error:
             raise _unavailable_error(step, error) from None
-        return _answer(response.status_code, response.headers, response.content)
 
 
 class CodingServiceAsyncHook(HttpAsyncHook):
@@ -329,7 +355,7 @@ class CodingServiceAsyncHook(HttpAsyncHook):
                 connection = await get_async_connection(conn_id=self.coding_service_conn_id, hook=self)
                 extra = await get_async_extra_dejson(connection)
             settings = ServiceSettings.from_connection(connection, extra)
-            self._flow = CallFlow(settings, _state_dir(extra), await self._budget_row(settings))
+            self._flow = CallFlow(settings, _state_dir(extra), await self._budget_row(settings), MAX_POLL_WAIT_S)
             timeout = aiohttp.ClientTimeout(total=settings.timeout)
             context = await _run_in_thread(partial(tls.make_context, settings))
             self._config = SessionConfig(
@@ -351,7 +377,7 @@ class CodingServiceAsyncHook(HttpAsyncHook):
         assert self._flow is not None
         steps = self._flow.steps(call)
         try:
-            async with aiohttp.ClientSession() as session:
+            async with aiohttp.ClientSession(auto_decompress=False) as session:
                 step = next(steps)
                 while True:
                     try:
@@ -380,10 +406,17 @@ class CodingServiceAsyncHook(HttpAsyncHook):
         await amask_secret(_register_headers(step, settings))
         proxy = _proxy(step.url, settings)
         try:
+            headers = {**step.headers, **PLAIN_BODY}
             async with session.request(
-                step.method, step.url, headers=step.headers, data=step.body, proxy=proxy, **options
+                step.method, step.url, headers=headers, data=step.body, proxy=proxy, **options
             ) as response:
-                return _answer(response.status, response.headers, await response.read())
+                body = AnswerBody(response.status, response.headers)
+                async for block in response.content.iter_chunked(ANSWER_BLOCK_BYTES):
+                    if not body.add(block):
+                        break
+                return _answer(response.status, response.headers, body.finish())
+        except BodyError as error:
+            raise _unreadable_error(step, error) from None
         except (aiohttp.ClientError, TimeoutError) as error:
             if refusal := tls.find_certificate_error(error):
                 raise await _run_in_thread(partial(tls.make_certificate_error, step.url, refusal)) from None
@@ -461,6 +494,12 @@ def _unavailable_error(step: Send, error: Exception) -> errors.ServiceUnavailabl
     return errors.ServiceUnavailableError(
         f"{step.method} {step.url} failed without an answer ({type(error).__name__}): check that the service is"
         " running and that the host of the connection is correct"
+    )
+
+
+def _unreadable_error(step: Send, error: BodyError) -> errors.ServiceUnavailableError:
+    return errors.ServiceUnavailableError(
+        f"{step.method} {step.url} was answered with {error}: another machine answered, or the service is disturbed"
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from airflow.sdk.crypto import get_fernet
+from airflow.sdk.exceptions import AirflowTaskTimeout
 from cryptography.fernet import InvalidToken
 
 from coding_service.errors import (
@@ -38,7 +39,7 @@ from coding_service.models import (
     UploadGrant,
 )
 from coding_service.polling import MIN_NOT_FOUND_SPAN_S, is_gone
-from coding_service.storage import STORAGE_ERRORS, FilePath, storage_path
+from coding_service.storage import STORAGE_ERRORS, FilePath, file_size, storage_path
 
 #: Default key in the store of the operation that was opened: its id, its fingerprint, its encrypted grant.
 OPERATION_STATE_KEY = "operation"
@@ -164,7 +165,9 @@ class PartOperation:
         output_uri, metadata_uri = f"{folder}/output.jsonl", f"{folder}/metadata.json"
         paths = self._path(output_uri), self._path(metadata_uri)
         try:
-            output, metadata = self._hook.download(part.topic, operation_id, *paths, part.records)
+            output, metadata = self._hook.download(
+                part.topic, operation_id, *paths, part.records, self._input_bytes()
+            )
         except (OutputNotReadyError, NotFoundError) as error:
             raise self._missing_output_error(operation_id, ended_at, error) from None
         log.info("Operation %s: %d lines, %d bytes", operation_id, output.lines, output.bytes)
@@ -254,6 +257,7 @@ class PartOperation:
                     f" did not show it, over {now - since:.0f} s; the next attempt asks again, and opens no other",
                     retry_after=NOT_FOUND_WAIT_S,
                 )
+            log.info("Operation %s is not found; asking again in %.0f s", operation_id, pause)
             self._clock.sleep(pause)
 
     def _must_replace(self, grant: UploadGrant) -> bool:
@@ -293,7 +297,7 @@ class PartOperation:
         except GrantExpiredError:
             self._write_record(grant.operation_id, is_sent=False)
             raise
-        except UploadInterruptedError:
+        except (UploadInterruptedError, AirflowTaskTimeout):
             history = self._history(grant.operation_id)
             history = replace(history, interruptions=history.interruptions + 1, interrupted_at=self._clock.now())
             self._save_history(grant.operation_id, history)
@@ -346,6 +350,13 @@ class PartOperation:
     def _save_history(self, operation_id: str, history: OperationHistory) -> None:
         histories = self._store.get(self._history_key) or {}
         self._store.set(self._history_key, {**histories, operation_id: history.to_dict()})
+
+    def _input_bytes(self) -> int | None:
+        """Return the size of the input file; None if it cannot be read, which must not cost the output."""
+        try:
+            return file_size(self._path(self._part.input_uri))
+        except STORAGE_ERRORS:
+            return None
 
     def _path(self, uri: str) -> FilePath:
         return storage_path(uri, self._storage_conn_id)

@@ -6,7 +6,6 @@ Nothing here does I/O, so both hooks use it.
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from coding_service import errors
+from coding_service.answer_limits import parse_json
 from coding_service.models import Model, Operation, Topic, UploadGrant, check_guid, check_topic
 from coding_service.redaction import MAX_READ_LENGTH, redact_foreign
 
@@ -27,6 +27,9 @@ TOKEN_LIFETIME_S = 3600.0
 MAX_TOKEN_LIFETIME_S = 86400.0
 #: Longest wait that is accepted from a Retry-After header: the longest in the contract (docs/service-contract.md 4).
 MAX_RETRY_AFTER_S = 86400.0
+#: The same for all refusals but "Limit Exceeded", whose wait the call budget decides. A wait that ends too early
+#: costs one call, and one that ends too late can cost the output.
+MAX_SHORT_RETRY_AFTER_S = 3600.0
 #: A token: a value that can be sent in a header.
 TOKEN_FORM = re.compile(r"[!-~]{1,16384}")
 #: Wait after a 403 in spite of a new token (docs/service-contract.md 10.10).
@@ -63,8 +66,8 @@ class Answer:
     @property
     def _message(self) -> str:
         try:
-            data = json.loads(self.body)
-        except (ValueError, RecursionError):
+            data = parse_json(self.body)
+        except ValueError:
             data = None
         if isinstance(data, dict):
             for name in ("message", "Message", "error_description", "error"):
@@ -87,7 +90,7 @@ class Answer:
             return min(float(value), MAX_RETRY_AFTER_S)
         try:
             moment = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, TypeError, IndexError, OverflowError):
             return None
         if moment.tzinfo is None:  # "-0000" or no time zone
             moment = moment.replace(tzinfo=UTC)
@@ -176,8 +179,8 @@ def read_token(answer: Answer) -> tuple[str, float]:
     if not isinstance(token, str) or not TOKEN_FORM.fullmatch(token):
         raise errors.ProtocolError("the answer to the token request has no 'access_token' that a header can contain")
     lifetime = data.get("expires_in")
-    is_number = isinstance(lifetime, int | float) and lifetime > 0
-    return token, float(min(lifetime, MAX_TOKEN_LIFETIME_S)) if is_number else TOKEN_LIFETIME_S
+    is_number = isinstance(lifetime, int | float) and not isinstance(lifetime, bool)
+    return token, min(float(lifetime), MAX_TOKEN_LIFETIME_S) if is_number and lifetime > 0 else TOKEN_LIFETIME_S
 
 
 def read(call: Call[T], answer: Answer) -> T:
@@ -192,8 +195,8 @@ def _json(answer: Answer, request: str) -> Any:
     if answer.status != 200:
         raise error_for(answer, request)
     try:
-        return json.loads(answer.body)
-    except (ValueError, RecursionError):
+        return parse_json(answer.body)
+    except ValueError:
         # the message leaves out the body, which may contain part of a token or a link
         content_type = redact_foreign(answer.headers.get("content-type", ""))
         raise errors.ProtocolError(
@@ -208,18 +211,19 @@ def error_for(answer: Answer, request: str) -> errors.CodingServiceError:
     if status == 429 and answer.has_words("limit exceeded"):
         text = f"{text}: the quota of calls is used up; wait, or request a higher quota"
         return errors.QuotaExceededError(text, status_code=429, retry_after=answer.retry_after)
+    retry_after = None if answer.retry_after is None else min(answer.retry_after, MAX_SHORT_RETRY_AFTER_S)
     if status == 429:
         text = f"{text}: calls are too close together"
-        return errors.TooManyRequestsError(text, status_code=429, retry_after=answer.retry_after)
+        return errors.TooManyRequestsError(text, status_code=429, retry_after=retry_after)
     # this 500 is permanent (docs/service-contract.md 4)
     if status >= 500 and not answer.has_words("no models found"):
-        return errors.ServiceUnavailableError(text, status_code=status, retry_after=answer.retry_after)
+        return errors.ServiceUnavailableError(text, status_code=status, retry_after=retry_after)
     if status == 403:
         text = (
             f"{text}: others of your organisation may have requested too many tokens, which passes; if it does not,"
             " check that the credentials belong to the tier of this host"
         )
-        wait = DENIAL_WAIT_S if answer.retry_after is None else answer.retry_after
+        wait = DENIAL_WAIT_S if retry_after is None else retry_after
         return errors.AccessDeniedError(text, status_code=status, retry_after=wait)
     if status == 401:
         text = f"{text}, although the token is new: check that the credentials belong to the tier of this host"

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import requests
 from cryptography import x509
-from requests.adapters import HTTPAdapter
 
+from coding_service.bounded_connections import BoundedAdapter
 from coding_service.errors import CertificateError, SettingsError
 from coding_service.redaction import redact_foreign
 from coding_service.settings import ServiceSettings
@@ -106,7 +106,7 @@ def _load_client_certificate(context: ssl.SSLContext, certificate: str, key: str
         raise SettingsError(f"{name} cannot be read on this machine ({error.strerror}): correct the path") from None
 
 
-class TrustedAdapter(HTTPAdapter):
+class TrustedAdapter(BoundedAdapter):
     """Sends requests with a given TLS context, instead of what requests reads from session and environment.
 
     :raises CertificateError: when it sends: the server is not trusted

@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coding_service import protocol
 from coding_service.errors import (
@@ -251,3 +253,31 @@ def test_the_error_for_wrong_credentials_says_what_to_check(status):
 def test_an_error_of_the_token_endpoint_is_retryable(status, error):
     with pytest.raises(error, match="the token request was answered with"):
         protocol.read_token(answer(status, {"message": "busy"}))
+
+
+# ---- waits -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("status", "message"), [(429, "Too Many Requests"), (503, "busy"), (403, DENY)])
+@pytest.mark.parametrize("value", ["7200", "1" + "0" * 30, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_no_wait_but_that_for_the_quota_is_longer_than_an_hour(status, message, value):
+    assert raise_error(status, message, retry_after=value).retry_after == 3600
+    assert raise_error(429, "Limit Exceeded", retry_after=value).retry_after >= 7200
+
+
+@given(st.text(max_size=60))
+def test_no_retry_after_raises_another_error(value):
+    seconds = answer(503, retry_after=value).retry_after
+    assert seconds is None or 0 <= seconds <= protocol.MAX_RETRY_AFTER_S
+
+
+@pytest.mark.parametrize("lifetime", ["1e308", "18446744073709551615"])
+def test_a_lifetime_that_is_too_long_is_not_believed(lifetime):
+    body = f'{{"access_token": "t0ken", "expires_in": {lifetime}}}'.encode()
+    assert protocol.read_token(Answer(200, {}, body)) == ("t0ken", 86400.0)
+
+
+@pytest.mark.parametrize("lifetime", ["true", "-1", "0", '"long"', "null", "[1]"])
+def test_a_lifetime_that_is_no_number_of_seconds_is_ignored(lifetime):
+    body = f'{{"access_token": "t0ken", "expires_in": {lifetime}}}'.encode()
+    assert protocol.read_token(Answer(200, {}, body)) == ("t0ken", protocol.TOKEN_LIFETIME_S)

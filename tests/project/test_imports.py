@@ -34,11 +34,11 @@ operators                 -> part_operation, hooks, retry, upstream, models
 sensors                   -> triggers, hooks, polling, retry, upstream, models, errors
 part_operation            -> hooks, polling, storage, models, errors
 triggers                  -> hooks, polling, models, errors, redaction
-hooks                     -> calls, tls, transfer, storage, shared_state, settings, protocol, clock, models, errors, redaction
+hooks                     -> calls, tls, transfer, storage, shared_state, settings, protocol, clock, answer_limits, bounded_connections, models, errors, redaction
 calls                     -> tokens, call_budget, shared_state, settings, protocol, errors
-transfer                  -> partial_download, storage, storage_answers, models, errors, redaction
+transfer                  -> partial_download, storage, storage_answers, bounded_connections, models, errors, redaction
 partial_download          -> storage
-tls                       -> settings, errors, redaction
+tls                       -> settings, bounded_connections, errors, redaction
 tokens                    -> shared_state, errors
 call_budget               -> shared_state, errors
 shared_state              -> errors
@@ -47,9 +47,11 @@ retry                     -> errors
 upstream                  ->
 storage                   -> errors
 settings                  -> addresses, errors, redaction
-protocol                  -> models, errors, redaction
+protocol                  -> answer_limits, models, errors, redaction
 models                    -> errors, redaction
 storage_answers           -> redaction
+bounded_connections       ->
+answer_limits             ->
 clock                     ->
 errors                    -> redaction
 addresses                 ->
