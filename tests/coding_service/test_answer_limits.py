@@ -93,6 +93,7 @@ async def test_an_answer_that_is_compressed_nevertheless_is_read(answer_with, as
         (b"x", "br", "encoded as 'br'"),
         (gzip.compress(bytes(MAX_ANSWER_BYTES + 1)), "gzip", "more than 1048576 bytes"),
     ],
+    ids=["incomplete", "damaged", "unknown encoding", "too large"],
 )
 async def test_an_answer_whose_compression_cannot_be_read_is_retryable(answer_with, ask, body, encoding, words):
     answer_with(lambda reply: reply(200, body, Content_Encoding=encoding))
