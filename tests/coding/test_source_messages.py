@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from include.coding.engine import open_engine
 from include.coding.errors import SourceError
-from include.coding.source import materialize_source, open_source
-from tests.coding.conftest import DAY, make_plan
+from include.coding.source import materialize_source
+from tests.coding.conftest import DAY, make_plan, open_test_source
 from tests.support.warehouses import open_warehouse
 
 #: A word that stands in each row of a broken source, and must not stand in any message.
@@ -79,7 +78,7 @@ def assert_refused(tmp_path, caplog, capfd):
 
 
 def read_all(tmp_path, plan, warehouse):
-    with open_engine(tmp_path / "run", "test", 256) as engine, open_source(plan, engine, warehouse):
+    with open_test_source(tmp_path / "run", plan, warehouse) as (engine, _):
         materialize_source(plan, engine)
         engine.execute("SELECT count(*), sum(hash(COLUMNS(*))) FROM source").fetchall()
 
