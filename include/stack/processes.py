@@ -83,6 +83,7 @@ class Stack:
         self.folder = folder.resolve()
         self.logs = self.folder / "logs"
         self.warehouse = self.folder / "warehouse.duckdb"
+        self.source_files = self.folder / "source-files"
         self._settings, self._service_options = settings or {}, service_options
         self._state_file = self.folder / "stack.json"
         self._children: list[subprocess.Popen[bytes]] = []
@@ -160,6 +161,7 @@ class Stack:
             f"AIRFLOW_CONN_{CODING_SERVICE_CONN_ID.upper()}": json.dumps(coding_connection(service)),
             f"AIRFLOW_CONN_{WAREHOUSE_CONN_ID.upper()}": json.dumps(warehouse),
             "CODING_STAGING": (self.folder / "staging").as_uri(),
+            "CODING_SOURCE_FOLDERS": str(self.source_files),
             **self._settings,
         }
 
@@ -189,6 +191,7 @@ class Stack:
             raise StackError(f"a stack is already running in {self.folder}")
         for folder in (self.folder, self.logs, self.folder / "airflow"):
             folder.mkdir(parents=True, exist_ok=True)
+        self.source_files.mkdir(mode=0o700, exist_ok=True)  # its files hold people's texts
         print_line("Loading the sample data into the embedded warehouse")
         self._load_sample()
         state = StackState(*self._choose_ports(), {})

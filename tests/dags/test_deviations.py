@@ -95,7 +95,8 @@ class DagRunner:
         monkeypatch.setenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT", self.make_connection(**extra))
 
     def make_source(self) -> str:
-        path = self.folder / "source.parquet"
+        path = self.folder / "source-files" / "source.parquet"
+        path.parent.mkdir(exist_ok=True)
         duckdb.execute(
             f"COPY (SELECT 'R' || i AS record_id, DATE '{DAY}' AS response_date, 'job number ' || i AS occp_text,"
             f" 'tasks' AS tasks_text FROM range({TEXTS}) AS numbers(i)) TO '{path}' (FORMAT parquet)"
@@ -169,6 +170,7 @@ def make_runner(
         warehouse = {"conn_type": "duckdb", "host": str(runner.warehouse)}
         monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps(warehouse))
         monkeypatch.setenv("CODING_STAGING", (tmp_path / "staging").as_uri())
+        monkeypatch.setenv("CODING_SOURCE_FOLDERS", str(tmp_path / "source-files"))
         # `DAG.test` changes the params of the DAG.
         monkeypatch.setattr(recode_occupations.dag, "params", copy.deepcopy(recode_occupations.dag.params))
         for task in recode_occupations.dag.tasks:
