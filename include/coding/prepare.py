@@ -106,7 +106,7 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAc
     with warehouse.session() as session:
         create_tables(session, plan.schema)
         check_sources(session, plan)  # before anything is sent
-    with open_engine(staging.scratch, "prepare", plan.engine_memory_mb, file and file.path) as engine:
+    with open_engine(staging.scratch, "prepare", plan.engine_memory_mb, file.path if file else None) as engine:
         with open_source(plan, engine, warehouse, access, file) as snapshot:
             read_at, undated = snapshot.read_at, snapshot.undated
             skipped = (snapshot.unreadable_dates, snapshot.unreadable_examples, snapshot.empty_rows)

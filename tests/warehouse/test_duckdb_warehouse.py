@@ -148,8 +148,9 @@ def test_a_session_has_its_memory_limit(path):
     ("statement", "error"),
     [
         ("FROM read_csv('{file}')", WarehouseSettingsError),
-        ("FROM '{file}'", NoSuchTableError),
-        ('FROM "{file}"', NoSuchTableError),
+        ("FROM '{file}'", WarehouseSettingsError),
+        ('FROM "{file}"', WarehouseSettingsError),
+        ('FROM "/etc/passwd"', NoSuchTableError),
         ('FROM "[{file[0]}]{rest}"', WarehouseSettingsError),
         ("SELECT * FROM glob('/etc/*')", WarehouseSettingsError),
         ("COPY (SELECT 1) TO '{file}.copy'", WarehouseSettingsError),
