@@ -155,7 +155,7 @@ def test_a_name_of_a_table_is_never_taken_for_a_file(place, tmp_path, monkeypatc
     assert not list((tmp_path / "run").glob("part*"))
 
 
-@pytest.mark.parametrize("function", ["read_csv", "read_text", "glob", "read_parquet"])
+@pytest.mark.parametrize("function", ["read_csv", "read_text", "glob"])
 def test_a_view_of_the_warehouse_cannot_read_a_file(tmp_path, secret, function):
     place = tmp_path / "warehouse.duckdb"
     with duckdb.connect(str(place)) as connection:

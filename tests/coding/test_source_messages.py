@@ -193,12 +193,3 @@ def test_a_failing_view_of_postgres_is_named(assert_refused, postgres, problem):
         warehouse.execute(f"CREATE TABLE answers AS {ANSWERS}")
         warehouse.execute(f"CREATE VIEW v AS SELECT record_id, {FAILING_VIEWS[problem]} FROM answers")
     assert_refused("v", "source 'v' cannot be read: a query of its rows fails", place)
-
-
-def test_a_view_of_duckdb_whose_file_is_missing_is_named(assert_refused, tmp_path):
-    place, file = tmp_path / "source.duckdb", tmp_path / "MARKER.csv"
-    file.write_text(HEADER + GOOD)
-    with duckdb.connect(str(place)) as warehouse:
-        warehouse.execute(f"CREATE VIEW v AS FROM '{file}'")
-    file.unlink()
-    assert_refused("v", "source 'v' cannot be read: a query of its rows fails", place)
