@@ -5,7 +5,7 @@ FROM apache/airflow:3.3.2-python3.11 AS base
 USER root
 # an empty named volume takes owner and mode from the folder at its mount point
 RUN install --directory --owner=airflow --group=root --mode=0700 \
-    /opt/airflow/coding_service /opt/airflow/logs /opt/airflow/service /opt/airflow/staging \
+    /opt/airflow/coding_service /opt/airflow/logs /opt/airflow/service /opt/airflow/source-files /opt/airflow/staging \
  && install --directory --owner=airflow --group=root --mode=0755 /opt/secrets
 USER airflow
 

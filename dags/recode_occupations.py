@@ -72,8 +72,9 @@ PARAMS = {
     ),
     "source": Param(
         "survey_responses", type="string", title="Source", section=_SOURCE, minLength=1,
-        description="Table or view of the warehouse, or a file: `file:///path/answers.parquet` (.csv, .jsonl, .xlsx)."
-        " It must contain all records of the dates, because records from other sources are replaced.",
+        description="Table or view of the warehouse, or a file: `file:///path/answers.parquet` (.csv, .jsonl, .xlsx),"
+        " if the settings of the deployment allow it. It must contain all records of the dates, because records from"
+        " other sources are replaced.",
     ),
     "columns": Param(
         {}, type="object", title="Columns", section=_SOURCE,

@@ -34,6 +34,8 @@ from include.coding.run_log import (
     record_dates_over_limit,
 )
 from include.coding.source import RELOAD_HINT, SourceSnapshot, materialize_source, open_source
+from include.coding.source_access import DEFAULT_ACCESS, SourceAccess
+from include.coding.source_files import find_file
 from include.coding.staging import Staging
 from include.coding.tables import create_tables, table
 from include.coding.texts import MACROS
@@ -87,23 +89,25 @@ class Prepared(Handoff):
     warnings: tuple[Text, ...] = ()
 
 
-def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
+def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAccess = DEFAULT_ACCESS) -> Prepared:
     """Read the records of a plan and write what has to be sent to `staging`.
 
     The same input gives the same parts, byte by byte. Each file appears complete or not at all.
 
-    :raises SourceError: the source is missing, unreadable, lacks a needed column, changes while it is read, or has
-        too many dates that cannot be read
+    :param access: what runs may read
+    :raises SourceError: the source may not be read, is missing, unreadable, lacks a needed column, changes while it
+        is read, or has too many dates that cannot be read
     :raises PlanError: more than 1,024 parts
     :raises AuditError: the single date of a source without dates is published from another source
     :raises LimitError: too many records are rejected; nothing was sent
     :raises StagingError: the disk or the object storage refuses a file
     """
+    file = find_file(plan.source, access)
     with warehouse.session() as session:
         create_tables(session, plan.schema)
         check_sources(session, plan)  # before anything is sent
-    with open_engine(staging.scratch, "prepare", plan.engine_memory_mb) as engine:
-        with open_source(plan, engine, warehouse) as snapshot:
+    with open_engine(staging.scratch, "prepare", plan.engine_memory_mb, file.path if file else None) as engine:
+        with open_source(plan, engine, warehouse, access, file) as snapshot:
             read_at, undated = snapshot.read_at, snapshot.undated
             skipped = (snapshot.unreadable_dates, snapshot.unreadable_examples, snapshot.empty_rows)
             read, checksum = compute_checksum(engine, plan)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import duckdb
 import pyarrow as pa
@@ -26,8 +25,9 @@ import pyarrow.parquet as pq
 
 from include.coding.engine import Engine
 from include.coding.errors import SourceError
-from include.coding.files import escape_glob, path_from_uri
+from include.coding.files import escape_glob
 from include.coding.plan import Plan
+from include.coding.source_access import SourceAccess, SourceFile, find_path, open_source_file
 from include.warehouse.warehouse import quote_column, quote_literal
 
 #: Supported types of files.
@@ -75,21 +75,17 @@ class FileScan:
     row: str | None = None
 
 
-def find_file(source: str) -> Path | None:
+def find_file(source: str, access: SourceAccess) -> SourceFile | None:
     """Return the file that `source` names, None if it names a table.
 
-    :raises SourceError: there is no such file, or its type is not supported
+    :raises SourceError: runs may not read it, there is no such file, or its type is not supported
     """
-    parts = urlsplit(source)
-    if parts.scheme == "file":
-        path = path_from_uri(source)
-    elif parts.scheme:
-        raise SourceError(f"source {source!r} is not supported: use a file:// URI or a table of the warehouse")
-    elif source.startswith("/"):
-        path = Path(source)
-    elif source.lower().endswith(FILE_TYPES):
-        raise SourceError(f"source {source!r} is a relative path: use a full one, such as 'file:///data/{source}'")
-    else:
+    path = find_path(source, access)
+    if path is None:
+        if source.lower().endswith(FILE_TYPES):
+            raise SourceError(
+                f"source {source!r} is a relative path: use a full one, such as 'file:///data/{source}'"
+            )
         return None
     if not path.is_file():
         raise SourceError(f"source {source!r}: there is no file {path}; check its path, as the worker sees it")
@@ -97,7 +93,7 @@ def find_file(source: str) -> Path | None:
         raise SourceError(f"source {source!r}: the worker may not read {path}; check its permissions")
     if path.suffix.lower() not in FILE_TYPES:
         raise SourceError(f"source {source!r} ends in {path.suffix!r}; supported: {list(FILE_TYPES)}")
-    return path
+    return open_source_file(source, path)
 
 
 def scan_file(path: Path, plan: Plan, engine: Engine) -> FileScan:

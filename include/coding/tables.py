@@ -74,6 +74,11 @@ def table(schema: str, name: str) -> str:
     return f"{quote_table(schema)}.{name}"
 
 
+def is_project_table(name: str) -> bool:
+    """Return whether one of the project's tables or views has this name."""
+    return name in _parse_tables() or name == "current_codes"
+
+
 def create_tables(session: Session, schema: str, migrations: Sequence[str] = MIGRATIONS) -> None:
     """Bring the tables of `schema` to the version of this project: create them, or migrate those of an earlier one.
 

@@ -23,12 +23,14 @@ from include.pipeline.names import STAGING_CONN_ID, WAREHOUSE_CONN_ID
 from include.warehouse.folder_names import add_checksum
 
 if TYPE_CHECKING:
+    from include.coding.source_access import SourceAccess
     from include.coding.staging import Staging
     from include.warehouse.warehouse import Warehouse
 
 #: Folders of the staging area: files of runs, rows exchanged with Redshift, and (never swept) reports of comparisons.
 RUNS, EXCHANGE = "occupation-coding-runs", "occupation-coding-exchange"
 COMPARISONS = "occupation-coding-comparisons"
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def read_setting(name: str, default: str = "") -> str:
@@ -74,13 +76,33 @@ def read_approval_limit() -> int | None:
     return int(value) if value else None
 
 
+def read_source_access() -> SourceAccess:
+    """Return what runs may read as source or crosswalk (`CODING_SOURCE_TABLES`, `CODING_SOURCE_FOLDERS`).
+
+    :raises PlanError: a setting has an entry that cannot be used
+    """
+    from include.coding.source_access import SourceAccess
+
+    staging = storage_path(staging_base(), STAGING_CONN_ID)
+    return SourceAccess.from_settings(
+        read_setting("CODING_SOURCE_TABLES"),
+        read_setting("CODING_SOURCE_FOLDERS"),
+        read_schema(),
+        private_folders=(PROJECT, PROJECT / ".run", _airflow_home()),
+        staging=staging if isinstance(staging, Path) else None,
+    )
+
+
+def _airflow_home() -> Path:
+    return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+
+
 def staging_base() -> str:
     """Return the URI of the folder for all files that tasks hand to each other (`CODING_STAGING`).
 
     :raises InputFileError: it is neither a `file:///` nor an `s3://` URI
     """
-    home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
-    base = read_setting("CODING_STAGING", (home / "staging").as_uri()).rstrip("/")
+    base = read_setting("CODING_STAGING", (_airflow_home() / "staging").as_uri()).rstrip("/")
     try:
         storage_path(base, STAGING_CONN_ID)
     except InputFileError as error:

@@ -59,12 +59,15 @@ def make_plan(
     :param param_names: params of the DAG; the configuration of the run can name no others
     :param is_in_progress: returns whether another run is in progress
     :raises PlanError: the params of the run are impossible, or Airflow is not set up for it
+    :raises SourceError: the source is a file that runs may not read
     :raises CodingServiceError: the service does not know the topic or the model, or cannot be reached
     """
     from include.coding.claims import claim_dates
+    from include.coding.source_access import find_path
 
     check_params(params, dag_run.conf, param_names)
     settings.staging_base()  # must be valid before anything is sent
+    find_path(params["source"], settings.read_source_access())  # `prepare` checks tables, and files again
     metadata = read_metadata(dag_run)
     check_airflow(metadata, dag_run.run_type)
     look_back_days = int(params["look_back_days"]) if dag_run.run_type == "scheduled" else 0
@@ -171,8 +174,9 @@ def prepare_parts(
             f"other runs have taken over dates of the plan. {'; '.join(claimed.competing_runs)}. To code the dates"
             " that remain, clear 'plan' with downstream tasks"
         )
+    access = settings.read_source_access()  # the plan is not trusted: users can edit it in Airflow
     with open_staging(ti.run_id) as staging:
-        prepared = prepare(plan, open_warehouse(plan.engine_memory_mb), staging)
+        prepared = prepare(plan, open_warehouse(plan.engine_memory_mb), staging, access)
     handoffs.push_prepared(ti, prepared, _estimate_run(prepared, dag_run))
     return [] if plan.dry_run else [part.to_dict() for part in prepared.parts]
 
@@ -300,7 +304,7 @@ def compare_models(params: Mapping[str, Any], dag_run: Any, param_names: Collect
     # A quarter is left for what an engine uses beyond its limit.
     warehouse = open_warehouse(settings.read_memory_mb() * 3 // 4)
     with open_staging(dag_run.run_id, settings.COMPARISONS) as staging:
-        return write_comparison(comparison, warehouse, staging)
+        return write_comparison(comparison, warehouse, staging, settings.read_source_access())
 
 
 def sweep_staging() -> list[str]:

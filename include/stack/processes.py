@@ -93,6 +93,7 @@ class Stack:
         self.folder = folder.resolve()
         self.logs, self.secrets = self.folder / "logs", self.folder / "secrets"
         self.warehouse = self.folder / "warehouse.duckdb"
+        self.source_files = self.folder / "source-files"
         self._settings, self._service_options = settings or {}, service_options
         self._state_file = self.folder / "stack.json"
         self._children: list[subprocess.Popen[bytes]] = []
@@ -170,6 +171,7 @@ class Stack:
             "AIRFLOW__SECRETS__BACKEND": "airflow.secrets.local_filesystem.LocalFilesystemBackend",
             "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps({"connections_file_path": str(connections)}),
             "CODING_STAGING": (self.folder / "staging").as_uri(),
+            "CODING_SOURCE_FOLDERS": str(self.source_files),
             **self._settings,
         }
 
@@ -224,7 +226,7 @@ class Stack:
             self._start(print_line)
 
     def _start(self, print_line: Callable[[str], None]) -> None:
-        for folder in (self.folder, self.logs, self.folder / "airflow"):
+        for folder in (self.folder, self.logs, self.folder / "airflow", self.source_files):
             self._make_owner_only(folder)
         print_line("Loading the sample data into the embedded warehouse")
         self._load_sample()

@@ -84,6 +84,13 @@ class Session(Protocol):
     def query(self, sql: str) -> ArrowRows:
         """Return the rows of a query, which can be read several times, also at the same time."""
 
+    def look_up_table(self, schema: str, name: str) -> tuple[str, str] | None:
+        """Return the schema and the name of a table or view as the catalogue writes them; None if there is none that
+        is not temporary.
+
+        :param schema, name: without quotes
+        """
+
     def columns(self, table: str) -> pa.Schema:
         """Return the names and types of the columns of a table or view.
 

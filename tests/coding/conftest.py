@@ -4,11 +4,13 @@ import hashlib
 import json
 import multiprocessing
 import os
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
 import pytest
 
+from include.coding.engine import open_engine
 from include.coding.files import path_from_uri
 from include.coding.isolation import Kind
 from include.coding.landing import land
@@ -17,6 +19,9 @@ from include.coding.plan import Plan
 from include.coding.prepare import Prepared, prepare
 from include.coding.recoding import Recoding
 from include.coding.results import PartResult
+from include.coding.source import open_source
+from include.coding.source_access import SourceAccess
+from include.coding.source_files import find_file
 from include.coding.staging import Staging
 from tests.support.warehouses import open_warehouse
 
@@ -51,6 +56,19 @@ def make_plan(**changes):
         "min_records_for_limits": 1,
     }
     return Plan.from_dict({**fields, **changes})
+
+
+@contextmanager
+def open_test_source(folder, plan, warehouse, memory_mb=256, access=None):
+    """Open the source of a plan in an engine that works in `folder`; yield the engine and the snapshot. Files can be
+    read beside that folder, unless `access` says something else."""
+    access = access or SourceAccess(folders=(folder.parent,))
+    file = find_file(plan.source, access)
+    with (
+        open_engine(folder, "test", memory_mb, file and file.path) as engine,
+        open_source(plan, engine, warehouse, access, file) as snapshot,
+    ):
+        yield engine, snapshot
 
 
 def make_key(occp_text, tasks_text):
@@ -123,10 +141,12 @@ def land_when_ready(ready, error_file, place, plan, prepared, part_results, stag
 
 
 class Pipeline:
-    """Runs `prepare`, `collect` and `land`, with a function in place of the service."""
+    """Runs `prepare`, `collect` and `land`, with a function in place of the service. Files can be read from the folders
+    of all tests."""
 
     def __init__(self, folder, place, objects=None):
         self.folder, self.place, self.objects = folder, place, objects
+        self.access = SourceAccess(folders=(folder.parent,))
         self.warehouse = open_warehouse(place)
 
     def query(self, sql, *values):
@@ -145,7 +165,7 @@ class Pipeline:
 
     def prepare(self, **changes):
         self.plan = make_plan(**changes)
-        self.prepared = prepare(self.plan, self.warehouse, self.staging)
+        self.prepared = prepare(self.plan, self.warehouse, self.staging, self.access)
         return self.prepared
 
     @property

@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from include.coding.engine import open_engine
 from include.coding.errors import SourceError
-from include.coding.source import materialize_source, open_source
-from tests.coding.conftest import DAY, make_plan
+from include.coding.source import materialize_source
+from tests.coding.conftest import DAY, make_plan, open_test_source
 from tests.support.warehouses import open_warehouse
 
 #: A word that stands in each row of a broken source, and must not stand in any message.
@@ -79,7 +78,7 @@ def assert_refused(tmp_path, caplog, capfd):
 
 
 def read_all(tmp_path, plan, warehouse):
-    with open_engine(tmp_path / "run", "test", 256) as engine, open_source(plan, engine, warehouse):
+    with open_test_source(tmp_path / "run", plan, warehouse) as (engine, _):
         materialize_source(plan, engine)
         engine.execute("SELECT count(*), sum(hash(COLUMNS(*))) FROM source").fetchall()
 
@@ -193,13 +192,4 @@ def test_a_failing_view_of_postgres_is_named(assert_refused, postgres, problem):
         )
         warehouse.execute(f"CREATE TABLE answers AS {ANSWERS}")
         warehouse.execute(f"CREATE VIEW v AS SELECT record_id, {FAILING_VIEWS[problem]} FROM answers")
-    assert_refused("v", "source 'v' cannot be read: a query of its rows fails", place)
-
-
-def test_a_view_of_duckdb_whose_file_is_missing_is_named(assert_refused, tmp_path):
-    place, file = tmp_path / "source.duckdb", tmp_path / "MARKER.csv"
-    file.write_text(HEADER + GOOD)
-    with duckdb.connect(str(place)) as warehouse:
-        warehouse.execute(f"CREATE VIEW v AS FROM '{file}'")
-    file.unlink()
     assert_refused("v", "source 'v' cannot be read: a query of its rows fails", place)

@@ -194,9 +194,17 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
 
 
 @pytest.fixture
-def texts_file(tmp_path: Path) -> Path:
+def source_folder(harness: Harness, tmp_path: Path) -> Path:
+    """A folder of the test's own from which runs can read files."""
+    folder = harness.stack.source_files / tmp_path.name
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def texts_file(source_folder: Path) -> Path:
     """Fifty records of one day, each with a different text."""
-    path = tmp_path / "answers.parquet"
+    path = source_folder / "answers.parquet"
     duckdb.execute(
         "COPY (SELECT 'T' || i AS record_id, DATE '2026-09-01' AS response_date, 'job number ' || i AS occp_text,"
         f" 'tasks' AS tasks_text FROM range(50) AS numbers(i)) TO '{path}' (FORMAT parquet)"

@@ -42,7 +42,8 @@ def run_dag(folder: Path, service: LocalService) -> RunDag:
     kwargs = {"path": str(folder / "alerts.jsonl"), "subject": "{{ subject }}", "message": "{{ message }}"}
     channel = {"notifier": "tests.support.file_notifier.FileNotifier", "kwargs": kwargs}
     stack = FastStack(folder / "stack", {"CODING_ALERTS": json.dumps(channel)})
-    (stack.folder / "airflow").mkdir(parents=True)
+    for path in (stack.folder / "airflow", stack.source_files):
+        path.mkdir(parents=True, exist_ok=True)
     port = urlsplit(service.url).port or 0
     environment = stack.environment(StackState(free_port(), port, {}))
     environment["PYTHONPATH"] = str(PROJECT)
@@ -60,7 +61,8 @@ def run_dag(folder: Path, service: LocalService) -> RunDag:
 @pytest.fixture(scope="module")
 def source(folder: Path) -> str:
     """The URI of a sample file: thirty records of one day, each with a different text."""
-    path = folder / "sample.csv"
+    path = folder / "stack" / "source-files" / "sample.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
     duckdb.execute(
         "COPY (SELECT 'S' || i AS record_id, DATE '2026-09-01' AS response_date, 'sample job ' || i AS occp_text,"
         f" 'tasks' AS tasks_text FROM range(30) AS numbers(i)) TO '{path}'"

@@ -67,19 +67,19 @@ def read_pages(harness: Harness, run_id: str) -> Iterator[tuple[str, bytes]]:
 
 
 def test_no_text_of_a_broken_or_rejected_row_is_in_logs_metadata_database_reports_or_pages(
-    harness: Harness, tmp_path: Path
+    harness: Harness, source_folder: Path
 ) -> None:
     run_ids = []
     for name, content in BROKEN_SOURCES.items():
-        (tmp_path / name).write_text(content)
-        run_id, state = harness.run(source=(tmp_path / name).as_uri(), from_date="2026-09-01")
+        (source_folder / name).write_text(content)
+        run_id, state = harness.run(source=(source_folder / name).as_uri(), from_date="2026-09-01")
         assert state == "failed"
         assert "SourceError" in harness.log(run_id)
         run_ids.append(run_id)
     good = [f"G{number},2026-09-01,job {number},tasks" for number in range(90)]
     lines = ["record_id,response_date,occp_text,tasks_text", *good, *SET_ASIDE]
-    (tmp_path / "answers.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    run_id, state = harness.run(source=(tmp_path / "answers.csv").as_uri(), from_date="2026-09-01")
+    (source_folder / "answers.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run_id, state = harness.run(source=(source_folder / "answers.csv").as_uri(), from_date="2026-09-01")
     assert state == "success"
     run_ids.append(run_id)
 

@@ -11,10 +11,12 @@ from coding_service.errors import InputFileError
 from include.coding.engine import copy_to_file, open_engine
 from include.coding.errors import PlanError
 from include.pipeline.settings import (
+    PROJECT,
     open_staging,
     qualified_table,
     read_approval_limit,
     read_setting,
+    read_source_access,
     run_folder,
     staging_base,
 )
@@ -96,3 +98,29 @@ def test_a_number_of_texts_that_is_not_a_whole_number_is_refused(
     monkeypatch.setenv("CODING_APPROVE_ABOVE", setting)
     with pytest.raises(PlanError, match=f"CODING_APPROVE_ABOVE is '{setting}'; expected a whole number of texts"):
         read_approval_limit()
+
+
+def test_what_runs_may_read_is_a_setting_and_no_file_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (read_source_access().tables, read_source_access().folders) == ((), ())
+    monkeypatch.setenv("CODING_SOURCE_FOLDERS", str(tmp_path))
+    monkeypatch.setenv("CODING_SOURCE_TABLES", "public.*")
+    monkeypatch.setenv("CODING_SCHEMA", "codes")
+    access = read_source_access()
+    assert (access.tables, access.folders, access.project_schema) == (("public.*",), (tmp_path,), "codes")
+
+
+@pytest.mark.parametrize("name", ["project", "run", "airflow", "staging", "parent of staging"])
+def test_the_projects_own_folders_cannot_be_allowed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CODING_STAGING", (tmp_path / "files" / "staging").as_uri())
+    folder = {
+        "project": PROJECT, "run": PROJECT / ".run", "airflow": tmp_path / "home",
+        "staging": tmp_path / "files" / "staging", "parent of staging": tmp_path / "files",
+    }[name]  # fmt: skip
+    monkeypatch.setenv("CODING_SOURCE_FOLDERS", f"{tmp_path / 'data'},{folder}")
+    with pytest.raises(PlanError, match=f"CODING_SOURCE_FOLDERS names '{folder}', which is or contains"):
+        read_source_access()

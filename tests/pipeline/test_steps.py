@@ -16,7 +16,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
 from coding_service.errors import AuthorizationError, InputFileError, ServiceUnavailableError, SettingsError
-from include.coding.errors import DataError, PlanError
+from include.coding.errors import DataError, PlanError, SourceError
 from include.coding.files import path_from_uri
 from include.coding.landing import LandingSummary
 from include.coding.plan import Plan
@@ -222,6 +222,29 @@ def plan_run(run_type: str, metadata: RunMetadata | None = None, **changes: Any)
     conf = {} if metadata is None else {"_airflow": metadata.to_dict()}
     run = make_run(run_type, partition_key=None if run_type == "manual" else "2026-10-07", conf=conf)
     return Plan.from_dict(steps.make_plan(read_form(**changes), run, read_param_names()))
+
+
+def test_a_file_that_runs_may_not_read_is_refused_by_plan_before_any_call_and_by_prepare_if_the_plan_was_edited(
+    plan_with: Callable[..., dict[str, Any]],
+    warehouse: Path,
+    service: LocalService,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path_factory.mktemp("source") / "data"
+    secret = folder.with_name("secret.csv")
+    secret.write_text("record_id,response_date,occp_text,tasks_text\n1,2026-10-05,secret,\n")
+    plan, before = plan_with(), len(service.service.store.entries(0))
+    for folders in ("", str(folder)):
+        monkeypatch.setenv("CODING_SOURCE_FOLDERS", folders)
+        for source in (secret.as_uri(), str(secret), f"{folder}/../secret.csv"):
+            with pytest.raises(SourceError, match="is not in a folder from which runs may read files"):
+                plan_run("manual", source=source)
+            edited = {**plan, "source": source}
+            with pytest.raises(SourceError, match="is not in a folder from which runs may read files"):
+                steps.prepare_parts(TaskInstance({"plan": edited}), make_run())
+    assert len(service.service.store.entries(0)) == before
+    assert plan_run("manual", source=(folder / "answers.csv").as_uri()).source.endswith("/data/answers.csv")
 
 
 POOL_SIZE = PoolSize(4, True)

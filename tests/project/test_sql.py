@@ -43,7 +43,7 @@ COMPOSED_STATEMENTS = {
     "include/comparison/changes.py": 7,  # also the number of samples
     "include/comparison/comparison.py": 1,
     "include/local_service/core/store.py": 3,  # names of the fields of our dataclasses
-    "include/warehouse/duckdb_warehouse.py": 2,
+    "include/warehouse/duckdb_warehouse.py": 3,
     "include/warehouse/postgres_warehouse.py": 1,
     "include/warehouse/redshift_warehouse.py": 1,
 }

@@ -83,7 +83,7 @@ class DagRunner:
         self.session = requests.Session()
         self.session.trust_env, self.session.verify = False, verify
         self.warehouse = folder / "warehouse.duckdb"
-        self.staging = folder / "staging"
+        self.staging, self.source_files = folder / "staging", folder / "source-files"
 
     def control(self, knob: str, **body: Any) -> Any:
         response = self.session.post(f"{self.service.url}/_local/{knob}", json=body, timeout=10)
@@ -114,7 +114,8 @@ class DagRunner:
         monkeypatch.setenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT", self.make_connection(**extra))
 
     def make_source(self) -> str:
-        path = self.folder / "source.parquet"
+        self.source_files.mkdir(exist_ok=True)
+        path = self.source_files / "source.parquet"
         duckdb.execute(
             f"COPY (SELECT 'R' || i AS record_id, DATE '{DAY}' AS response_date, 'job number ' || i AS occp_text,"
             f" '{TASKS}' AS tasks_text FROM range({TEXTS}) AS numbers(i)) TO '{path}' (FORMAT parquet)"
@@ -192,6 +193,7 @@ def open_runner(
         warehouse = {"conn_type": "duckdb", "host": str(runner.warehouse)}
         monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps(warehouse))
         monkeypatch.setenv("CODING_STAGING", runner.staging.as_uri())
+        monkeypatch.setenv("CODING_SOURCE_FOLDERS", str(runner.source_files))
         # `DAG.test` changes the params of the DAG.
         monkeypatch.setattr(recode_occupations.dag, "params", copy.deepcopy(recode_occupations.dag.params))
         for task in recode_occupations.dag.tasks:
