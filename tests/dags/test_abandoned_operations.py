@@ -12,16 +12,11 @@ from coding_service import CodingServiceHook
 from coding_service.models import InputPart
 from coding_service.part_operation import PartOperation
 from include.pipeline import settings, steps
-from tests.dags import test_deviations
-from tests.dags.test_deviations import DAY, DagRunner
 from tests.pipeline.conftest import Store, TaskInstance
+from tests.support.dag_runner import DAY, DagRunner
 
 # Airflow warns about its own reader of .airflowignore and about its database.
 pytestmark = pytest.mark.filterwarnings("default")
-
-#: Fixtures.
-_metadata_database, plain_service = test_deviations._metadata_database, test_deviations.plain_service
-make_runner, runner = test_deviations.make_runner, test_deviations.runner
 
 OPERATIONS = "SELECT state, records, usable FROM coding.coding_operations ORDER BY state, records"
 NO_INPUT = ("abandoned", 0, 0)

@@ -13,16 +13,11 @@ import pytest
 from coding_service import CodingServiceHook
 from include.coding.claims import claim_dates
 from include.coding.plan import Plan
-from tests.dags import test_deviations
-from tests.dags.test_deviations import DAY, TEXTS, DagRunner, Outcome
+from tests.support.dag_runner import DAY, TEXTS, DagRunner, Outcome
 from tests.support.warehouses import open_warehouse
 
 # Airflow warns about its own reader of .airflowignore and about its database.
 pytestmark = pytest.mark.filterwarnings("default")
-
-#: Fixtures.
-_metadata_database, plain_service = test_deviations._metadata_database, test_deviations.plain_service
-make_runner, runner = test_deviations.make_runner, test_deviations.runner
 
 
 @pytest.fixture

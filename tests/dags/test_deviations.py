@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from include.coding.isolation import MAX_EXTRA_OPERATIONS
 from include.local_service.http.server import LocalService
-from tests.support.dag_runner import TEXTS, DagRunner, Outcome, open_runner
+from tests.support.dag_runner import TEXTS, DagRunner, Outcome
 from tests.support.deviations import HARMLESS
 
 # Airflow warns about its own reader of .airflowignore and about its database.
@@ -19,31 +17,6 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 #: Count of a fault that does not end within a run.
 EVERY_REQUEST = 1000
-
-
-@pytest.fixture(scope="module")
-def _metadata_database() -> None:
-    from airflow.utils.db import initdb
-
-    initdb()
-
-
-@pytest.fixture(scope="module")
-def plain_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
-    with LocalService(tmp_path_factory.mktemp("service"), coder="stub", progression="immediate") as service:
-        yield service
-
-
-@pytest.fixture
-def make_runner(_metadata_database: None, tmp_path: Path) -> Iterator[Callable[..., DagRunner]]:
-    """Return a function that connects the DAG to a service without any state; extra fields as keywords."""
-    with ExitStack() as stack:
-        yield lambda service, **extra: stack.enter_context(open_runner(service, tmp_path, **extra))
-
-
-@pytest.fixture
-def runner(make_runner: Callable[..., DagRunner], plain_service: LocalService) -> DagRunner:
-    return make_runner(plain_service)
 
 
 @pytest.mark.parametrize("faults", HARMLESS.values(), ids=HARMLESS)

@@ -11,15 +11,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from tests.dags.test_deviations import (  # noqa: F401, the fixtures
-    DAY,
-    TEXTS,
-    DagRunner,
-    _metadata_database,
-    make_runner,
-    plain_service,
-    runner,
-)
+from tests.support.dag_runner import DAY, TEXTS, DagRunner
 
 # Airflow warns about its own reader of .airflowignore and about its database.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -62,7 +54,7 @@ def edit_before(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return register
 
 
-def run(runner: DagRunner, **conf: Any) -> str:  # noqa: F811
+def run(runner: DagRunner, **conf: Any) -> str:
     import recode_occupations
 
     base = {"source": runner.make_source(), "max_uncoded_share": 1, "from_date": DAY, "response_date": None}
@@ -80,7 +72,7 @@ def precious(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("task_id", ["prepare", "collect", "report", "clean_up"])
 def test_a_folder_in_the_plan_has_no_effect_on_what_is_written_and_removed(
-    runner: DagRunner,  # noqa: F811
+    runner: DagRunner,
     edit_before: Callable[..., None],
     precious: Path,
     task_id: str,
@@ -93,7 +85,7 @@ def test_a_folder_in_the_plan_has_no_effect_on_what_is_written_and_removed(
 
 @pytest.mark.parametrize("field", ["from_date", "to_date", "response_date"])
 def test_sql_in_a_date_of_the_plan_is_not_run(
-    runner: DagRunner,  # noqa: F811
+    runner: DagRunner,
     edit_before: Callable[..., None],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -126,7 +118,7 @@ def test_sql_in_a_date_of_the_plan_is_not_run(
     ids=["part", "records", "operation", "output"],
 )  # fmt: skip
 def test_a_file_or_an_operation_that_no_task_wrote_is_neither_read_nor_sent(
-    runner: DagRunner,  # noqa: F811
+    runner: DagRunner,
     edit_before: Callable[..., None],
     precious: Path,
     task_id: str,

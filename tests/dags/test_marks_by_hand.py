@@ -9,15 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.dags import test_deviations
-from tests.dags.test_deviations import DAY, TEXTS, DagRunner
+from tests.support.dag_runner import DAY, TEXTS, DagRunner
 
 # Airflow warns about its own reader of .airflowignore and about its database.
 pytestmark = pytest.mark.filterwarnings("default")
-
-#: Fixtures.
-_metadata_database, plain_service = test_deviations._metadata_database, test_deviations.plain_service
-make_runner, runner = test_deviations.make_runner, test_deviations.runner
 
 #: Tasks that are marked (a pattern), a task that cannot work without their result, and the task that it names.
 MARKS = {
