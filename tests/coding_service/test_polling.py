@@ -208,6 +208,19 @@ def test_an_error_that_is_not_retryable_uses_the_maximum_interval(error):
     assert next_wait(10, None, 0, error, no_jitter) == MAX_INTERVAL_S
 
 
-@pytest.mark.parametrize(("value", "seconds"), [(None, None), ("None", None), ("", None), ("1.5", 1.5), (2, 2.0)])
+@pytest.mark.parametrize(
+    ("value", "seconds"), [(None, None), ("None", None), ("", None), ("1.5", 1.5), (2, 2.0), ("0", 0.0)]
+)
 def test_a_rendered_expectation_is_a_number_or_none(value, seconds):
     assert seconds_or_none(value) == seconds
+
+
+@pytest.mark.parametrize("value", ["-0.5", "nan", "inf", "soon"])
+def test_a_rendered_expectation_that_is_no_number_of_seconds_is_refused(value):
+    with pytest.raises(ValueError, match=value):
+        seconds_or_none(value)
+
+
+@pytest.mark.parametrize("error", [QuotaExceededError("no"), ServiceUnavailableError("no")])
+def test_an_error_without_a_retry_after_does_not_delay_the_next_call(error):
+    assert next_wait(0.5, None, 0, error, no_jitter) == 0.5
