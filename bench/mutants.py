@@ -167,9 +167,9 @@ class Project:
             raise SystemExit(f"the tests of {module} fail without a change, or there is no time left for them")
         timeout_s = 30 + 4 * (time.monotonic() - start)
         mutants = make_mutants(source)
-        chosen = random.Random(seed).sample(mutants, min(sample, len(mutants)))
+        selection = random.Random(seed).sample(mutants, min(sample, len(mutants)))
         killed = tested = 0
-        for mutant in chosen:
+        for mutant in selection:
             if time.monotonic() > deadline:
                 break
             path.write_text(mutant.source, encoding="utf-8")
