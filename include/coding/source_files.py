@@ -40,8 +40,6 @@ DELIMITERS = ",;\t|"
 MAX_LINE_BYTES = 1 << 20
 #: Largest number of columns of a file; that of a sheet of Excel.
 MAX_COLUMNS = 16_384
-#: Deepest nesting of a line of JSONL that the engine reads.
-MAX_JSON_DEPTH = 128
 #: Largest description of a Parquet file, which is read as a whole. One of ten thousand row groups has about 10 MB.
 MAX_FOOTER_BYTES = 32 << 20
 #: Largest number of rows in each byte of a Parquet file. Equal values need next to nothing, but records have ids.
@@ -356,7 +354,7 @@ def _scan_json(path: Path, plan: Plan, engine: Engine) -> FileScan:
     names = (name for _, line in lines for name in _parse_json_object(line) or {})
     fields = dict.fromkeys(islice(names, MAX_COLUMNS), pa.string())
     fields |= {name: _find_type(kind) for name, kind in kinds.items() if kind}
-    relation = f"read_json({options}, columns={_define_text_columns(columns)})"
+    relation = f"read_json({options}, columns={_define_text_columns(columns)}, records=true)"
     sources = {name: plan.source_column(name) for name in plan.required_columns}
     return FileScan(relation, pa.schema(list(fields.items())), sources)
 
@@ -423,10 +421,7 @@ def _describe_json_error(path: Path) -> str:
 
 
 def _describe_json_line(line: int) -> str:
-    return (
-        f"line {line} is not one complete JSON object in UTF-8 with different names that is nested at most"
-        f" {MAX_JSON_DEPTH} deep"
-    )
+    return f"line {line} is not one complete JSON object in UTF-8 with different names"
 
 
 def _find_broken_json_line(path: Path) -> int | None:
@@ -445,14 +440,11 @@ def _parse_json_object(line: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(line.decode("utf-8"), object_pairs_hook=make_dict)
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails for half of a surrogate pair
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
-    return value if isinstance(value, dict) and not _is_deeper(value, MAX_JSON_DEPTH) else None
-
-
-def _is_deeper(value: Any, depth: int) -> bool:
-    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return depth < 0 or any(_is_deeper(member, depth - 1) for member in members)
+    except RecursionError:  # nested too deeply for this parser, but not for the engine
+        return {}
+    return value if isinstance(value, dict) else None
 
 
 def _scan_sheet(path: Path, plan: Plan, engine: Engine) -> FileScan:

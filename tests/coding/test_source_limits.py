@@ -137,14 +137,11 @@ DEEP_VALUES = {"lists": "[" * 100_000 + "]" * 100_000, "objects": '{"a":' * 100_
 
 
 @pytest.mark.parametrize("value", DEEP_VALUES)
-def test_a_needed_member_that_is_nested_too_deep_is_refused_and_another_is_not_read(read, tmp_path, value):
-    deep = LINE.replace('"chef"', DEEP_VALUES[value])
-    (tmp_path / "a.jsonl").write_text(LINE * 2 + deep)
-    assert "line 3 is not one complete JSON object in UTF-8 with different names that is nested at most 128 deep" in (
-        read(tmp_path / "a.jsonl")
-    )
-    (tmp_path / "a.jsonl").write_text(LINE * 2 + LINE.replace("{", '{"other": ' + DEEP_VALUES[value] + ", ", 1))
-    assert read(tmp_path / "a.jsonl") == 3
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_member_can_be_nested_as_deep_as_a_line_is_long(read, tmp_path, value, before):
+    line = LINE.replace("{", '{"other": ' + DEEP_VALUES[value] + ", ", 1) + LINE.replace('"chef"', DEEP_VALUES[value])
+    (tmp_path / "a.jsonl").write_text(LINE * before + line + LINE)
+    assert read(tmp_path / "a.jsonl") == before + 3
 
 
 def test_compressed_text_is_not_unpacked(read, tmp_path):
@@ -275,7 +272,7 @@ PIECES = {
             "</sheetData><mergeCells>",
             *repeat(lambda text: f'<mergeCell ref="A{text}"/>', 1_000_000),
             "</mergeCells></worksheet>",
-        ],  # fmt: skip
+        ],
         1,
     ),
     "a long cell": (
@@ -297,7 +294,7 @@ PIECES = {
             *repeat(str, 2_000_000),
             "</t></is></c></row>",
             SHEET_END,
-        ],  # fmt: skip
+        ],
         "row 3 is above|^1$",
     ),
     "a long shared text": (
@@ -417,7 +414,7 @@ def test_a_huge_directory_of_a_workbook_is_not_read(read, tmp_path):
         size = (1 << 31) - 1
         file.write(b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 60_000, 60_000, size, 0, 0))
     assert re.search("the directory of its zip archive is too large|is not a complete workbook", read(path))
-    assert MAX_DIRECTORY_BYTES < size
+    assert size > MAX_DIRECTORY_BYTES
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -442,7 +439,6 @@ def test_a_footer_that_claims_to_be_huge_is_not_read(read, tmp_path):
     for size in (MAX_FOOTER_BYTES + 1, 2**32 - 1):
         path = tmp_path / "a.parquet"
         path.write_bytes(content[:-8] + struct.pack("<I", size) + b"PAR1")
-        os.truncate(tmp_path / "big", 0) if (tmp_path / "big").exists() else None
         assert f"its description has {size} bytes, above {MAX_FOOTER_BYTES}" in read(path)
 
 
@@ -464,7 +460,7 @@ def test_a_text_that_a_dictionary_repeats_needs_no_memory(read, tmp_path):
     table = pa.table({
         "record_id": [str(number) for number in range(200_000)],
         "response_date": [DAY] * 200_000,
-        "occp_text": pa.DictionaryArray.from_arrays(pa.array([0] * 200_000, pa.int32()), ["x" * 1_000_000]),
+        "occp_text": pa.DictionaryArray.from_arrays(pa.array([0] * 200_000, pa.int32()), ["x" * 50_000]),
         "tasks_text": [""] * 200_000,
     })  # fmt: skip
     pq.write_table(table, tmp_path / "a.parquet")
