@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from include.coding.engine import Engine, execute_within_memory
 from include.coding.errors import SourceError
-from include.coding.files import escape_glob, path_from_uri
+from include.coding.files import escape_glob, find_long_line, path_from_uri
 from include.coding.plan import Plan
 from include.coding.workbook import MAX_UNPACKED_BYTES, Cell, Workbook, WorkbookError, open_workbook
 from include.warehouse.warehouse import quote_column, quote_literal
@@ -238,23 +238,8 @@ def _find_line_end(path: Path) -> bytes:
 def _check_lines(path: Path, plan: Plan, line_end: bytes) -> None:
     """Refuse a file with a line that is too long. This is the first look at a text file, because all others read
     whole lines. The engine would also silently drop a last line that is too long for it."""
-    length = position = 0
-    with path.open("rb") as file:
-        while block := file.read(MAX_LINE_BYTES):
-            first, last = block.find(line_end), block.rfind(line_end)
-            longest = length + (len(block) if first < 0 else first)
-            if longest > MAX_LINE_BYTES + 1:  # the line can end in \r\n
-                line = _count_line_ends(path, line_end, position) + 1
-                raise _refuse(plan, f"line {line} is above {MAX_LINE_BYTES} bytes; check that every line ends")
-            length = longest if first < 0 else len(block) - last - 1
-            position += len(block)
-
-
-def _count_line_ends(path: Path, line_end: bytes, end: int) -> int:
-    """Return how many lines end before a position."""
-    with path.open("rb") as file:
-        sizes = (min(MAX_LINE_BYTES, end - start) for start in range(0, end, MAX_LINE_BYTES))
-        return sum(file.read(size).count(line_end) for size in sizes)
+    if line := find_long_line(path, MAX_LINE_BYTES, line_end):
+        raise _refuse(plan, f"line {line} is above {MAX_LINE_BYTES} bytes; check that every line ends")
 
 
 def _read_csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
