@@ -94,7 +94,7 @@ def _query_rows(session: Session, plan: Plan, run_id: str, query: str) -> list[t
 def _format_table(frame: pd.DataFrame) -> str:
     if frame.empty:
         return "None."
-    cells = frame.round(3).astype(str).map(_escape_cell)
+    cells = frame.round(3).map(lambda value: "" if pd.isna(value) else _escape_cell(str(value)))
     return str(cells.to_markdown(index=False, disable_numparse=True))
 
 

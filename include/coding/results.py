@@ -126,8 +126,9 @@ FROM {INPUT_LINES} AS input ANTI JOIN results ON results.text_key = input.record
 
 #: Whether a name that we use stands twice in a JSON object, or in its input or result; NULL if the text is no object.
 _HAS_REPEATED_NAME = """
-CREATE OR REPLACE TEMP MACRO list_our_names(names) AS list_filter(names, lambda name: name IN ('recordId',
-    'codeStatus', 'input', 'result', 'suggestions', 'occp_text', 'tasks_text', 'codeCategory', 'codeLabel', 'codeConfidence'));
+CREATE OR REPLACE TEMP MACRO list_our_names(names) AS list_filter(names, lambda name: name IN (
+    'recordId', 'codeStatus', 'input', 'result', 'suggestions', 'occp_text', 'tasks_text',
+    'codeCategory', 'codeLabel', 'codeConfidence'));
 CREATE OR REPLACE TEMP MACRO has_repeated_names(names) AS
     coalesce(len(list_distinct(list_our_names(names))) < len(list_our_names(names)), false);
 CREATE OR REPLACE TEMP MACRO has_repeated_name(text) AS

@@ -55,7 +55,7 @@ REWRITE_HINT = "write the file again, completely, and in UTF-8 if it is a text f
 _CSV_PROBLEMS = {
     "Expected Number of Columns": "has {1} values, but the header has {0}",
     "unterminated quote": "has a quote that is not closed, or text after a closing quote",
-    "Maximum line size": f"is above {MAX_LINE_BYTES} bytes; check that every quote is closed",
+    "Maximum line size": f"begins a row above {MAX_LINE_BYTES} bytes; check that every quote is closed",
     "Invalid unicode": "is not in UTF-8",
 }
 
@@ -260,7 +260,7 @@ def _read_csv_cells(path: Path, column: str) -> Iterator[tuple[int, str]]:
 def _describe_csv_error(path: Path, error: duckdb.Error) -> str:
     text = str(error)
     if isinstance(error, duckdb.NotImplementedException):  # raised for a line longer than the buffer of the engine
-        return f"it has a line {_CSV_PROBLEMS['Maximum line size'].removeprefix('is ')}"
+        return f"a line {_CSV_PROBLEMS['Maximum line size']}"
     match = re.match(r"[A-Za-z ]*: CSV Error on Line: ([0-9]+)\n", text)
     # The row that the message quotes comes before the problem.
     marker, problem = max(_CSV_PROBLEMS.items(), key=lambda item: text.rfind(item[0]))

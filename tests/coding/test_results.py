@@ -7,6 +7,7 @@ import duckdb
 import pytest
 
 from include.coding import texts
+from include.coding.engine import open_engine
 from include.coding.results import PartSummary, read_model_id, read_results
 from tests.coding.conftest import CHEF, make_key
 

@@ -103,7 +103,7 @@ def test_a_long_line_is_named_whatever_ends_the_lines(read, tmp_path, line_end):
 
 def test_a_quote_that_is_never_closed_is_refused(read, tmp_path):
     path = write_repeated(tmp_path / "a.csv", f'{HEADER}2,{DAY},"'.encode(), b"nurse\n" * 100_000, 200)
-    assert re.search("line 3 (is above|has a quote that is not closed)", read(path))
+    assert re.search("line 3 (begins a row above|has a quote that is not closed)", read(path))
 
 
 def test_a_header_whose_quote_is_never_closed_is_refused(read, tmp_path):
