@@ -313,8 +313,8 @@ def _read_parquet_names(path: Path, plan: Plan) -> list[str]:
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(max(0, size - 8))
-        footer_bytes = int.from_bytes(file.read(4), "little")
-    if footer_bytes > MAX_FOOTER_BYTES:
+        footer_bytes, mark = int.from_bytes(file.read(4), "little"), file.read(4)
+    if footer_bytes > MAX_FOOTER_BYTES and mark == b"PAR1":
         raise _refuse(plan, f"its description has {footer_bytes} bytes, above {MAX_FOOTER_BYTES}")
     metadata = pq.read_metadata(path)
     if metadata.num_rows > MAX_ROWS_PER_BYTE * size:
