@@ -21,6 +21,9 @@ ABANDONED, UNKNOWN = "abandoned", "unknown"
 #: Names of the files begin with this; the id of the operation follows.
 FILE_PREFIX = "operation-"
 
+#: Largest file that describes an operation; ours have a few hundred bytes.
+MAX_FILE_BYTES = 1 << 14
+
 log = logging.getLogger(__name__)
 
 
@@ -46,8 +49,8 @@ def read_opened_operations(staging: Staging) -> list[OpenedOperation]:
     operations = []
     for uri in staging.find(FILE_PREFIX):
         try:
-            operations.append(OpenedOperation.from_dict(json.loads(staging.read_text(uri) or "")))
-        except (ValueError, PlanError):
+            operations.append(OpenedOperation.from_dict(json.loads(staging.read_text(uri, MAX_FILE_BYTES) or "")))
+        except (ValueError, RecursionError, PlanError):
             log.warning("Skipped %s: it does not describe an operation", uri)
     return operations
 

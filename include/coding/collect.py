@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 
-from include.coding.engine import Engine, execute_within_memory
+from include.coding.engine import Engine
 from include.coding.files import escape_glob
 from include.coding.isolation import FAILED, TIMED_OUT
 from include.coding.parts import Part
@@ -22,17 +22,20 @@ from include.coding.results import (
     RESULTS,
     PartResult,
     PartSummary,
+    discard_part,
     find_unanswered,
     read_model_id,
     read_results,
 )
 from include.coding.staging import Staging
 from include.coding.tables import table
-from include.warehouse.duckdb_warehouse import Query
+from include.warehouse.duckdb_warehouse import Query, is_out_of_memory
 from include.warehouse.warehouse import Dialect, Session
 
 #: Maximum number of discarded lines that the log lists.
 MAX_LISTED_LINES = 20
+#: Largest metadata file that is read. Those of the service have a few hundred bytes.
+MAX_METADATA_BYTES = 1 << 20
 #: Maximum length of what a failed operation says, as it is stored.
 MAX_ERROR_CHARACTERS = 2000
 #: Reasons of texts that have no result.
@@ -56,23 +59,23 @@ class CollectedPart:
         return self.part.records - self.summary.usable if self.summary.problem is None else 0
 
 
-def read_parts(
-    engine: Engine, plan: Plan, parts: Sequence[Part], part_results: Sequence[PartResult], staging: Staging
-) -> list[CollectedPart]:
-    """Read the results of every part into the engine's table `results`, its texts without one to `unanswered`."""
+def read_part(engine: Engine, plan: Plan, part: Part, result: PartResult, staging: Staging) -> CollectedPart:
+    """Read the results of a part into the engine's table `results`, its texts without one to `unanswered`."""
     engine.execute(RESULTS)
-    collected = []
-    for part, result in zip(parts, part_results, strict=True):
-        metadata = staging.read_text(result.metadata_uri) if result.metadata_uri else None
-        if metadata is not None:
-            metadata = metadata.replace("\0", "\ufffd")  # PostgreSQL stores no NUL
-        model_id = read_model_id(metadata or "") or plan.model_id
-        summary = _read_output(engine, plan, part, result, model_id, staging)
-        collected.append(CollectedPart(part, result, summary, metadata))
+    metadata = staging.read_text(result.metadata_uri, MAX_METADATA_BYTES) if result.metadata_uri else None
+    if metadata is not None:
+        metadata = metadata.replace("\0", "\ufffd")  # PostgreSQL stores no NUL
+    model_id = read_model_id(metadata or "") or plan.model_id
+    summary = _read_output(engine, plan, part, result, model_id, staging)
+    return CollectedPart(part, result, summary, metadata)
+
+
+def log_discarded_lines(engine: Engine) -> None:
+    """Log the first lines that could not be used: their parts, their numbers and their problems."""
+    engine.execute(RESULTS)
     lines = "SELECT * FROM discarded_lines ORDER BY part, line LIMIT ?"
     for number, line, problem in engine.execute(lines, [MAX_LISTED_LINES]).fetchall():
         log.warning("Part %d: output line %d was discarded: %s", number, line, problem)
-    return collected
 
 
 def _read_output(
@@ -95,10 +98,12 @@ def _read_output(
         )
     try:
         summary = _read_files(engine, part, result, staging)
-    except duckdb.OperationalError:  # not about the file: the disk is full, for example
-        raise
     except duckdb.Error as error:  # one part must not cost the results of the others
-        return PartSummary(problem=f"its output or input file cannot be read ({type(error).__name__})")
+        if not is_out_of_memory(error) and isinstance(error, duckdb.OperationalError):
+            raise  # not about the file: the disk is full, for example
+        discard_part(engine, result.part)
+        remedy = ": raise CODING_MEMORY_MB, and clear `collect`" if is_out_of_memory(error) else ""
+        return PartSummary(problem=f"its output or input file cannot be read ({type(error).__name__}){remedy}")
     if summary.problem is None and coded != part.fingerprint:
         problem = "its input was prepared again after it was sent: clear its `create` with downstream"
         return replace(summary, problem=problem)
@@ -119,8 +124,8 @@ def _read_files(engine: Engine, part: Part, result: PartResult, staging: Staging
         return summary
 
 
-def store_results(engine: Engine, session: Session, plan: Plan, read_at: str) -> None:
-    """Add the results to `coded_texts`.
+def store_results(engine: Engine, session: Session, plan: Plan, part: int, read_at: str) -> None:
+    """Add the results of a part to `coded_texts`.
 
     A text that is stored already keeps its result, unless it was set aside without one. With the selection `all`,
     results that were stored before this run read the source are replaced. If any are, the checksums of earlier runs
@@ -129,16 +134,10 @@ def store_results(engine: Engine, session: Session, plan: Plan, read_at: str) ->
     :param read_at: when this run read the source, ISO 8601, UTC
     """
     texts, text = table(plan.schema, "coded_texts"), session.dialect.text
-    ((count,),) = engine.execute("SELECT count(*) FROM results").fetchall()
+    ((count,),) = engine.execute("SELECT count(*) FROM results WHERE part = ?", [part]).fetchall()
     if not count:
         return
-    # Parts of two attempts of `prepare` can share a text.
-    distinct_results = (
-        "FROM results ANTI JOIN results AS earlier"
-        " ON earlier.text_key = results.text_key AND earlier.part < results.part"
-    )
-    execute_within_memory(engine, f"CREATE OR REPLACE TABLE distinct_results AS {distinct_results}")
-    with session.staged("new_results", Query(engine, "FROM distinct_results")):
+    with session.staged("new_results", Query(engine, "FROM results WHERE part = $part", {"part": part})):
         replaced = "reason IS NOT NULL" if plan.selection == "uncoded" else "(reason IS NOT NULL OR coded_at <= ?)"
         condition = f"topic = ? AND model_id = ? AND {replaced} AND text_key IN (SELECT text_key FROM new_results)"  # noqa: S608
         values: list[Any] = [plan.topic, plan.model_id]

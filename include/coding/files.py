@@ -41,6 +41,32 @@ def path_from_uri(uri: str) -> Path:
     return Path(unquote(parts.path))
 
 
+def find_long_line(path: Path, max_bytes: int, line_end: bytes = b"\n") -> int | None:
+    """Return the number of the first line above a length, None if there is none. No more than the length is read at
+    once, so this can be asked about any file.
+
+    :param max_bytes: without the end of the line
+    """
+    length = position = 0
+    with path.open("rb") as file:
+        while block := file.read(max_bytes):
+            first, last = block.find(line_end), block.rfind(line_end)
+            longest = length + (len(block) if first < 0 else first)
+            if longest > max_bytes + 1:  # the line can end in \r\n
+                return _count_line_ends(path, line_end, position) + 1
+            length = longest if first < 0 else len(block) - last - 1
+            position += len(block)
+    return None
+
+
+def _count_line_ends(path: Path, line_end: bytes, end: int) -> int:
+    """Return how many lines end before a position."""
+    block_bytes = 1 << 20
+    with path.open("rb") as file:
+        sizes = (min(block_bytes, end - start) for start in range(0, end, block_bytes))
+        return sum(file.read(size).count(line_end) for size in sizes)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a file that appears complete or not at all, and that only its owner can access."""
     partial = path.with_name(path.name + ".partial")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
@@ -24,7 +24,8 @@ from include.coding.collect import (
     CollectedPart,
     find_control_text,
     find_unexplained_operations,
-    read_parts,
+    log_discarded_lines,
+    read_part,
     set_texts_aside,
     store_operations,
     store_results,
@@ -49,6 +50,7 @@ from include.coding.prepare import Prepared
 from include.coding.results import PartResult, PartSummary
 from include.coding.staging import Staging
 from include.coding.tables import table
+from include.warehouse.errors import WarehouseBusyError, WarehouseError
 from include.warehouse.warehouse import Session, Warehouse
 
 #: Key of the state in the store.
@@ -252,20 +254,40 @@ class Recoding:
 
         :param controls: further operations without results of their own
         """
-        plan = self.plan
-        parts, results = [part for part, _ in part_results], [result for _, result in part_results]
-        errors = self._read_errors([*results, *(entry.result for entry in controls)])
+        errors = self._read_errors([*(result for _, result in part_results), *(entry.result for entry in controls)])
         with self._open_engine() as engine:
-            collected = read_parts(engine, plan, parts, results, self._staging)
-            with self._open_session() as session:
-                store_results(engine, session, plan, self._prepared.read_at)
-                store_operations(session, plan, [*collected, *controls], errors)
+            collected = self._keep_parts(engine, part_results, errors)
+            log_discarded_lines(engine)
+            if controls:
+                with self._open_session() as session:
+                    store_operations(session, self.plan, controls, errors)
             files = {
                 entry.part.part: self._write_unanswered(engine, entry.part.part)
                 for entry in collected
                 if entry.unanswered
             }
         return [*collected, *controls], files
+
+    def _keep_parts(
+        self, engine: Engine, part_results: Sequence[tuple[Part, PartResult]], errors: Mapping[str, str]
+    ) -> list[CollectedPart]:
+        """Read each part and keep its results in a transaction of its own, so that none costs those of the others."""
+        collected, failures = [], []
+        for part, result in part_results:
+            entry = read_part(engine, self.plan, part, result, self._staging)
+            collected.append(entry)
+            try:
+                with self._open_session() as session:
+                    store_results(engine, session, self.plan, result.part, self._prepared.read_at)
+                    store_operations(session, self.plan, [entry], errors)
+            except WarehouseBusyError:
+                raise
+            except WarehouseError as error:
+                log.warning("The results of part %d are not stored (%s)", result.part, type(error).__name__)
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        return collected
 
     def _read_errors(self, results: Sequence[PartResult]) -> dict[str, str]:
         """Return what the service says about operations that failed and that the tables do not have yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,10 @@ MAX_LISTED_OPERATIONS = 10
 
 log = logging.getLogger(__name__)
 
+#: Mean of the confidences that can be one; a sum of others can be out of the range of the warehouse.
+_MEAN_CONFIDENCE = "avg(CASE WHEN confidence BETWEEN 0 AND 1 THEN confidence END)"
+#: Longest value of a cell, and the characters of Markdown and HTML that have a meaning in it.
+_MAX_CELL_CHARACTERS, _MARKDOWN_CHARACTERS = 100, re.compile(r"[\\`*\[\]<>|~&!]")
 #: Columns and queries over the run's rows of `coded_records`; none of them contains a person's text.
 _SECTIONS = {
     "Outcomes": (("outcome", "records"), "SELECT outcome, count(*) FROM rows GROUP BY outcome ORDER BY 2 DESC, 1"),
@@ -38,11 +43,12 @@ _SECTIONS = {
     ),
     "Levels of the codes (digits)": (
         ("level", "records", "mean_confidence"),
-        "SELECT level, count(*), avg(confidence) FROM rows WHERE outcome = 'coded' GROUP BY level ORDER BY 1 DESC",
+        f"SELECT level, count(*), {_MEAN_CONFIDENCE}"  # noqa: S608
+        " FROM rows WHERE outcome = 'coded' GROUP BY level ORDER BY 1 DESC",
     ),
     "Most frequent codes": (
         ("code", "label", "records", "mean_confidence"),
-        "SELECT code, label, count(*), avg(confidence)"
+        f"SELECT code, label, count(*), {_MEAN_CONFIDENCE}"  # noqa: S608
         " FROM rows WHERE outcome = 'coded' GROUP BY code, label ORDER BY 3 DESC, 1 LIMIT 20",
     ),
 }
@@ -111,7 +117,17 @@ def _query_rows(session: Session, plan: Plan, run_id: str, query: str) -> list[t
 
 
 def _format_table(frame: pd.DataFrame) -> str:
-    return "None." if frame.empty else frame.round(3).astype(str).to_markdown(index=False, disable_numparse=True)
+    if frame.empty:
+        return "None."
+    cells = frame.round(3).map(lambda value: "" if pd.isna(value) else _escape_cell(str(value)))
+    return str(cells.to_markdown(index=False, disable_numparse=True))
+
+
+def _escape_cell(value: str) -> str:
+    """Return a value, such as a label that the service gave, as text of a Markdown table that can be no markup."""
+    text = " ".join("".join(character if character.isprintable() else " " for character in value).split())
+    short_text = text if len(text) <= _MAX_CELL_CHARACTERS else text[: _MAX_CELL_CHARACTERS - 1] + "…"
+    return _MARKDOWN_CHARACTERS.sub(lambda match: f"&#{ord(match[0])};", short_text)
 
 
 def _explain_no_sending(prepared: Prepared, summary: LandingSummary) -> str:

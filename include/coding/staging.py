@@ -92,13 +92,17 @@ class Staging:
         finally:
             copy.unlink(missing_ok=True)
 
-    def read_text(self, uri: str) -> str | None:
-        """Return the content of a small file, whatever its bytes; None if it does not exist."""
+    def read_text(self, uri: str, max_bytes: int) -> str | None:
+        """Return the content of a small file, whatever its bytes; None if it does not exist or is too large."""
         try:
-            with self.open_local(uri) as path:
-                return path.read_text(encoding="utf-8", errors="replace")
+            with self.open_local(uri) as path, path.open("rb") as file:
+                data = file.read(max_bytes + 1)
         except FileNotFoundError:
             return None
+        if len(data) > max_bytes:
+            log.warning("The file %r is above %d bytes, so it is not read", uri, max_bytes)
+            return None
+        return data.decode("utf-8", errors="replace")
 
     def _check(self, uri: str) -> None:
         try:

@@ -110,3 +110,18 @@ def test_only_rows_of_the_run_are_counted(report, pipeline):
     pipeline.run(run_id="run-0", from_date="2026-10-01", to_date="2026-10-01")
     pipeline.run(run_id="run-0-other", topic="anzsco", from_date="2026-10-01", to_date=NEXT_DAY)
     assert read_table(report(), "Outcomes") == [["coded", "2"], ["rejected", "2"], ["uncoded", "1"]]
+
+
+@on_duckdb_and_postgres
+def test_a_label_can_be_no_markup_and_a_confidence_can_have_any_size(report):
+    label = "<img src=x onerror=alert(1)> | [a](javascript:b) `c` " + "x" * 500
+    result = {**CHEF, "codeLabel": label, "codeConfidence": 1.7e308}
+    rows = [(str(number), DAY, f"secret chef {number}", "") for number in range(3)]
+    text = report(code=lambda line: code_line(line, result=result), rows=rows)
+    ((code, shown_label, records, mean),) = read_table(text, "Most frequent codes")
+    assert (code, records, mean) == ("351311", "3", "")
+    assert shown_label.startswith(
+        "&#60;img src=x onerror=alert(1)&#62; &#124; &#91;a&#93;(javascript:b) &#96;c&#96; x"
+    )
+    assert shown_label.endswith("x…")
+    assert "**3 codes have a confidence outside 0 to 1; it is stored as the service gave it.**" in text

@@ -664,11 +664,12 @@ def test_columns_of_a_table_can_differ_in_case_only(read_table, define):
     assert read_table("t", columns={"record_id": "ID"})[0][0][0] == "other"
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.xlsx"])
 def test_a_needed_column_that_stands_twice_is_refused(read, tmp_path, name):
     (tmp_path / "a.csv").write_text("record_id,response_date,occp_text,tasks_text,occp_text\n")
     columns = ["record_id", "response_date", "occp_text", "tasks_text", "occp_text"]
     pq.write_table(pa.table([pa.array(["x"])] * 5, names=columns), tmp_path / "a.parquet")
+    pd.DataFrame([["x"] * 5], columns=columns).to_excel(tmp_path / "a.xlsx", index=False)
     with pytest.raises(SourceError, match="more than one column 'occp_text': rename all but one of them in the file"):
         read(tmp_path / name)
 
@@ -882,23 +883,16 @@ def test_a_corrupt_excel_file_is_refused(read, tmp_path, data):
         read(tmp_path / "a.xlsx")
 
 
-@pytest.mark.parametrize(
-    ("size", "rest", "message"),
-    [
-        (3_000_000, "3,2026-10-05,baker,\n", "line 3 is above 2000000 bytes; check that every quote is closed"),
-        (3_000_000, "", "its last line is above 2000000 bytes"),
-        (40_000_000, "3,2026-10-05,baker,\n", "it has a line above 2000000 bytes; check that every quote is closed"),
-        (40_000_000, "", "its last line is above 2000000 bytes"),
-    ],
-)
-def test_a_csv_line_above_the_limit_is_refused(read, tmp_path, size, rest, message):
+@pytest.mark.parametrize("size", [1_100_000, 40_000_000])
+@pytest.mark.parametrize("rest", ["3,2026-10-05,baker,\n", ""])
+def test_a_csv_line_above_the_limit_is_refused(read, tmp_path, size, rest):
     (tmp_path / "a.csv").write_text(HEADER + f"1,{DAY},chef,cooks\n2,{DAY},{'x' * size},\n{rest}")
-    with pytest.raises(SourceError, match=f"a.csv' cannot be read: {message}"):
+    with pytest.raises(SourceError, match="a.csv' cannot be read: line 3 is above 1048576 bytes; check that every"):
         read(tmp_path / "a.csv")
 
 
 def test_a_csv_line_just_below_the_limit_is_read(read, tmp_path):
-    (tmp_path / "a.csv").write_text(HEADER + f"1,{DAY},chef,cooks\n2,{DAY},{'x' * 1_900_000},\n")
+    (tmp_path / "a.csv").write_text(HEADER + f"1,{DAY},chef,cooks\n2,{DAY},{'x' * 1_040_000},\n")
     records, _ = read(tmp_path / "a.csv")
     assert [(record[0], len(record[2])) for record in records] == [("1", 4), ("2", 301)]
 

@@ -34,9 +34,7 @@ def other_run(runner: DagRunner) -> Iterator[Any]:
         session.add(run)
         session.commit()
         model = CodingServiceHook().latest_model("osca")
-        plan = Plan(
-            run_id, "osca", model.model_id, model.version, DAY, DAY, runner.make_source(), "file:///nowhere"
-        )  # fmt: skip
+        plan = Plan(run_id, "osca", model.model_id, model.version, DAY, DAY, runner.make_source())
         claim_dates(open_warehouse(runner.warehouse), plan, lambda run_id: True)
         yield run
     end_run(run, "deleted")
