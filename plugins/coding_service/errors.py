@@ -10,6 +10,7 @@ CodingServiceError
 │   ├── LocalFaultError           this machine failed: its disk is full, or Airflow returned no connection
 │   ├── TransferError             an upload or a download failed and can succeed later
 │   │   └── UploadInterruptedError    the connection broke during an upload: the file may have arrived
+│   ├── UnknownStatusError        an operation has a status that the contract does not name
 │   ├── OutputNotReadyError       a complete operation does not offer its files, or not yet
 │   └── StagingError              a file cannot be read or written on disk or in object storage
 ├── FinalError                    the same call will fail again until somebody acts
@@ -111,6 +112,10 @@ class TransferError(RetryableError):
 
 class UploadInterruptedError(TransferError):
     """The connection broke during an upload: check the status of the operation, because the file may have arrived."""
+
+
+class UnknownStatusError(RetryableError):
+    """An operation has a status that the contract does not name, which can pass (docs/service-contract.md 8.3)."""
 
 
 class OutputNotReadyError(RetryableError):

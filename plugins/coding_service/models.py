@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from coding_service.errors import ProtocolError
+from coding_service.errors import ProtocolError, UnknownStatusError
 from coding_service.redaction import redact_foreign
 
 #: Operations and models have GUIDs (docs/service-contract.md 2.7, 3.2). They become part of paths and file names.
@@ -212,7 +212,7 @@ class Operation:
         try:
             status = OperationStatus.from_text(value)
         except ValueError:
-            raise ProtocolError(
+            raise UnknownStatusError(
                 f"operation {operation_id!r} has the unknown status {redact_foreign(value)!r}; known:"
                 f" {[*map(str, OperationStatus)]}"
             ) from None

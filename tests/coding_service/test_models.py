@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from coding_service.errors import ProtocolError
+from coding_service.errors import ProtocolError, UnknownStatusError
 from coding_service.models import (
     DownloadResult,
     Fingerprint,
@@ -119,7 +119,7 @@ def test_a_grant_expires_when_its_url_says_so():
 
 def test_an_unknown_state_is_refused_with_a_list_of_states():
     with pytest.raises(
-        ProtocolError,
+        UnknownStatusError,
         match=r"'00000000-0000-4000-8000-000000000001' has the unknown status 'paused'; known: .*'complete'",
     ):
         Operation.from_json("00000000-0000-4000-8000-000000000001", {"operationStatus": "paused"})
@@ -140,7 +140,7 @@ def test_a_status_that_is_spelled_differently_is_read_with_a_warning(text, statu
 
 @pytest.mark.parametrize("text", ["succeeded", "done", "incomplete", "queued", "complete_with_errors", "---"])
 def test_another_word_is_no_status(text):
-    with pytest.raises(ProtocolError, match="unknown status"):
+    with pytest.raises(UnknownStatusError, match="unknown status"):
         Operation.from_json("00000000-0000-4000-8000-000000000001", {"operationStatus": text})
 
 

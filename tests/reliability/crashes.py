@@ -14,8 +14,9 @@ import psutil
 import psycopg
 import requests
 
-from include.pipeline.names import RECODE_DAG_ID
+from include.pipeline.names import CODING_SERVICE_CONN_ID, RECODE_DAG_ID
 from include.stack.airflow_api import FINAL_STATES
+from include.stack.processes import StackState
 from tests.end_to_end.conftest import SERVICE_OPTIONS, FastStack, run_stack, wait_until
 from tests.reliability.invariants import Evidence, find_violations
 from tests.reliability.results import Result
@@ -114,13 +115,12 @@ class CrashStack(FastStack):
         assert self._proxy is not None, "the stack has not been started"
         return self._proxy
 
-    def environment(self, state: Any) -> dict[str, str]:
+    def connections(self, state: StackState) -> dict[str, dict[str, Any]]:
         self._proxy = self._proxy or UnreliableProxy(f"http://127.0.0.1:{state.service_port}")
-        environment = super().environment(state)
-        name = "AIRFLOW_CONN_CODING_SERVICE_DEFAULT"
-        connection = json.loads(environment[name])
-        connection["host"] = connection["extra"]["auth_host"] = self.proxy.url
-        return {**environment, name: json.dumps(connection)}
+        connections = super().connections(state)
+        service = connections[CODING_SERVICE_CONN_ID]
+        service["host"] = service["extra"]["auth_host"] = self._proxy.url
+        return connections
 
     def stop(self) -> None:
         super().stop()
@@ -280,7 +280,9 @@ class CrashLab:
                 *read_database(airflow / "airflow.db"),
                 *((path.name, path.read_bytes()) for path in airflow.glob("airflow.db*")),
             ],
-            secrets=frozenset({b"local-secret", *stack.proxy.secrets}),
+            secrets=frozenset(
+                {*stack.proxy.secrets, *(path.read_bytes() for path in stack.secrets.iterdir() if path.suffix == "")}
+            ),
             remains=[str(path.relative_to(staging)) for path in files if path not in reports],
         )
 

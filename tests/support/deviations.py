@@ -21,7 +21,7 @@ HARMLESS: dict[str, list[dict[str, Any]]] = {
     "10.6": [{"name": name} for name in ("chunked_download", "closed_download", "gzip_download")],
     "10.7": [
         *[{"name": "spelled_status", "style": style} for style in ("upper", "title", "hyphens")],
-        {"name": "other_field_names", "count": 4}, {"name": "changed_input"}, {"name": "changed_metadata"},
+        {"name": "unknown_status"}, {"name": "other_field_names", "count": 4}, {"name": "changed_input"}, {"name": "changed_metadata"},
     ],
     "10.9": [
         {"name": "limit_exceeded", "path_contains": "/batch-code"},
