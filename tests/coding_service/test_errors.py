@@ -48,7 +48,7 @@ def test_every_error_is_retryable_final_or_expired_and_nothing_else():
         for one in vars(errors).values()
         if isinstance(one, type) and issubclass(one, CodingServiceError) and one not in (CodingServiceError, *kinds)
     ]
-    assert len(classes) == 21
+    assert len(classes) == 22
     for one in classes:
         assert sum(issubclass(one, kind) for kind in kinds) == 1, one
 

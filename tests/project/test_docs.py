@@ -225,3 +225,18 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
         reachable.add(page)
         queue += [target for _, target, _ in relative_links(page) if target in PAGES and target not in reachable]
     assert sorted(relative(page) for page in PAGES if page not in reachable) == []
+
+
+#: A file of tests that a page names, perhaps with one of its tests.
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    named = {match for page in PAGES for match in NAMED_TEST.findall(page.read_text(encoding="utf-8"))}
+    assert len(named) > 20
+    missing = [
+        f"{file}::{name}"
+        for file, name in sorted(named)
+        if not (ROOT / file).exists() or (name and f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8"))
+    ]
+    assert missing == []
