@@ -255,8 +255,12 @@ def clean_up(ti: Any) -> None:
 
     :raises DataError: the run is not recorded as published, so that its files may be all that is left of paid work
     """
+    from include.coding.abandoned import FILE_PREFIX
+
     plan = handoffs.pull_plan(ti)
-    if plan.days and not plan.dry_run:
+    with open_staging(ti.run_id) as staging:
+        has_operations = bool(staging.find(FILE_PREFIX))  # whatever the plan says, which users can edit in Airflow
+    if has_operations or (plan.days and not plan.dry_run):
         _check_published(plan, handoffs.pull_prepared(ti))
     if settings.read_setting("CODING_KEEP_STAGING", "false").lower() not in ("1", "true", "yes"):
         remove_files(ti)

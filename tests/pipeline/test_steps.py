@@ -16,6 +16,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
 from coding_service.errors import AuthorizationError, InputFileError, ServiceUnavailableError, SettingsError
+from include.coding.abandoned import FILE_PREFIX
 from include.coding.errors import DataError, PlanError, SourceError
 from include.coding.files import path_from_uri
 from include.coding.landing import LandingSummary
@@ -395,6 +396,20 @@ def test_the_files_of_a_published_run_are_removed_unless_a_setting_keeps_them(
     monkeypatch.setenv("CODING_KEEP_STAGING", setting)
     files = clean_up(make_plan(), warehouse)
     assert files == (["output.jsonl", "report.md"] if is_kept else ["report.md"])
+
+
+def test_the_files_of_a_run_that_opened_an_operation_are_kept_even_if_its_plan_says_that_it_sends_nothing(
+    make_plan: Callable[..., Plan], warehouse: Path
+) -> None:
+    folder = path_from_uri(run_folder("run-1"))
+    folder.mkdir(parents=True)
+    (folder / f"{FILE_PREFIX}1.json").touch()
+    plan = make_plan(dry_run=True)
+    with open_warehouse(warehouse).session() as session:
+        create_tables(session, plan.schema)
+    with pytest.raises(DataError, match="it is not recorded as published"):
+        steps.clean_up(TaskInstance({"plan": plan.to_dict(), ("prepare", "prepared"): PREPARED.to_dict()}))
+    assert (folder / f"{FILE_PREFIX}1.json").exists()
 
 
 def test_the_files_of_a_dry_run_are_removed(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
