@@ -232,11 +232,11 @@ NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 
 
 def test_every_test_that_a_page_names_exists() -> None:
-    named = {match for page in PAGES for match in NAMED_TEST.findall(page.read_text(encoding="utf-8"))}
-    assert len(named) > 20
+    tests = {match for page in PAGES for match in NAMED_TEST.findall(page.read_text(encoding="utf-8"))}
+    assert len(tests) > 20
     missing = [
         f"{file}::{name}"
-        for file, name in sorted(named)
+        for file, name in sorted(tests)
         if not (ROOT / file).exists() or (name and f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8"))
     ]
     assert missing == []

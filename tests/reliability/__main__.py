@@ -32,7 +32,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m tests.reliability", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--minutes", type=float, default=45, help="start no case after this time (default %(default)s)"
+        "--minutes",
+        type=float,
+        default=45,
+        help="start no case after this time, no crash after half of it (default %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=1, help="of everything random (default %(default)s)")
     parser.add_argument("--singles", type=int, help="run only so many single faults, chosen by the seed")
@@ -121,7 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(name)
         log = folder / "output.log"
         with redirect_output(log) as show:
-            crashes = run_crashes(options, folder, deadline, show)
+            half = time.monotonic() + 30 * options.minutes
+            crashes = run_crashes(options, folder, half, show)
             faults = run_faults(options, folder, deadline, show, log)
     if options.page:
         write_page(options.page, options.seed, crashes, faults)

@@ -115,7 +115,7 @@ class FaultLab:
                     for fault in case.service:
                         runner.fault(**fault)
                     outcome = runner.run()
-                    states, kept = [outcome.state], set[Path]()
+                    states, other_files = [outcome.state], set[Path]()
                     if outcome.state != "success":
                         kept = set(
                             runner.staging.rglob("*")
@@ -124,14 +124,14 @@ class FaultLab:
                         runner.clear_faults()
                         outcome = runner.run()
                         states.append(outcome.state)
-                    evidence = self._collect_evidence(runner, proxy, log_start, kept)
+                    evidence = self._collect_evidence(runner, proxy, log_start, other_files)
             violations = find_violations(evidence, case.max_sends)
             if states[-1] != "success":
                 violations.insert(0, "the run fails without any fault")
         return Result(case.name, tuple(states), outcome.operations, outcome.uploads, violations)
 
     def _collect_evidence(
-        self, runner: DagRunner, proxy: UnreliableProxy, log_start: int, kept: set[Path]
+        self, runner: DagRunner, proxy: UnreliableProxy, log_start: int, other_files: set[Path]
     ) -> Evidence:
         database = Path(os.environ["AIRFLOW_HOME"]) / "airflow.db"
         files = [path for path in runner.staging.rglob("*") if path.is_file()]
@@ -154,7 +154,7 @@ class FaultLab:
             ],
             secrets=frozenset({b"local-secret", *proxy.secrets}),
             remains=[
-                *(str(path.relative_to(runner.staging)) for path in files if path not in {*reports, *kept}),
+                *(str(path.relative_to(runner.staging)) for path in files if path not in {*reports, *other_files}),
                 *(path for path in handles if path.startswith(str(runner.folder))),
             ],
         )
