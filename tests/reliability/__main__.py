@@ -19,6 +19,11 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import duckdb
+import psutil
+import psycopg
+import requests
+
 from tests import conftest  # noqa: F401  sets up an Airflow of its own, and so has to be first
 from tests.reliability.crashes import list_crashes, open_crash_lab
 from tests.reliability.faults import Case, FaultLab, choose_pairs, list_single_cases
@@ -87,7 +92,7 @@ def run_faults(
         for case in choose_cases(options):
             if time.monotonic() > deadline:
                 break
-            results.append(_run(partial(lab.run, case), show))
+            results.append(_run(case.name, partial(lab.run, case), show))
     return results
 
 
@@ -105,13 +110,17 @@ def run_crashes(
         for crash in crashes:
             if time.monotonic() > deadline:
                 break
-            results.append(_run(partial(lab.run, crash), show))
+            results.append(_run(crash.name, partial(lab.run, crash), show))
     return results
 
 
-def _run(run_case: Callable[[], Result], show: Callable[[str], None]) -> Result:
+def _run(name: str, run_case: Callable[[], Result], show: Callable[[str], None]) -> Result:
+    """Run a case, and print how it ended. One that cannot be run counts as broken, and the others go on."""
     started = time.monotonic()
-    result = run_case()
+    try:
+        result = run_case()
+    except (AssertionError, psutil.Error, requests.RequestException, psycopg.Error, duckdb.Error) as error:
+        result = Result(name, (), 0, 0, [f"the case could not be run: {type(error).__name__} {error}"])
     verdict = "; ".join(result.violations) or "holds"
     show(f"{result.name}: {', '.join(result.runs)} ({time.monotonic() - started:.0f} s): {verdict}")
     return result

@@ -117,9 +117,8 @@ class FaultLab:
                     outcome = runner.run()
                     states, other_files = [outcome.state], set[Path]()
                     if outcome.state != "success":
-                        kept = set(
-                            runner.staging.rglob("*")
-                        )  # a failed run keeps its files, so that it can be resumed
+                        # A failed run keeps its files, so that it can be resumed.
+                        other_files = set(runner.staging.rglob("*"))
                         proxy.faults = []
                         runner.clear_faults()
                         outcome = runner.run()
