@@ -44,6 +44,9 @@ MAX_COLUMNS = 16_384
 MAX_FOOTER_BYTES = 32 << 20
 #: Largest number of rows in each byte of a Parquet file. Equal values need next to nothing, but records have ids.
 MAX_ROWS_PER_BYTE = 100
+#: Number of rows that the engine has in memory at once, beside its limit, and the largest size of their texts. A text
+#: that is stored once for all rows, in a dictionary of a Parquet file, has a copy for each of them.
+BLOCK_ROWS, MAX_BLOCK_BYTES = 2048, 32 << 20
 #: Number of lines of JSONL in which the names of the columns are looked for, for a message.
 _SAMPLE_LINES = 20
 #: Number of characters of a value by which it is found again.
@@ -300,7 +303,23 @@ def _scan_parquet(path: Path, plan: Plan, engine: Engine) -> FileScan:
     columns = _read_schema(engine, relation)
     schema = pa.schema([(name, columns.field(position).type) for position, name in enumerate(names)])
     matches = _match_columns(plan, names, columns.names[: len(names)])
+    _check_blocks(plan, engine, relation, list(dict.fromkeys(matches.values())))
     return FileScan(relation, schema, matches, "file_row_number + 1")
+
+
+def _check_blocks(plan: Plan, engine: Engine, relation: str, columns: Sequence[str]) -> None:
+    """Refuse a Parquet file whose texts would not fit into memory once they are copied. Counting copies none."""
+    sizes = " + ".join(f"coalesce(sum(strlen(CAST({quote_column(column)} AS VARCHAR))), 0)" for column in columns)
+    ((row, size),) = engine.execute(
+        f"""
+        SELECT max_by(block, bytes) * {BLOCK_ROWS} + 1, max(bytes) FROM (
+            SELECT file_row_number // {BLOCK_ROWS} AS block, {sizes or 0} AS bytes FROM {relation} GROUP BY block
+        )
+        """  # noqa: S608
+    ).fetchall()
+    if size is not None and size > MAX_BLOCK_BYTES:
+        problem = f"the texts in {BLOCK_ROWS} rows from row {row} have {size} bytes, above {MAX_BLOCK_BYTES}"
+        raise _refuse(plan, f"{problem}: shorten them")
 
 
 def _read_parquet_names(path: Path, plan: Plan) -> list[str]:

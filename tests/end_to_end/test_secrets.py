@@ -135,8 +135,10 @@ def test_no_presigned_url_and_no_token_in_logs_metadata_database_warehouse_or_st
 def test_the_files_of_the_stack_are_for_their_owner_only(harness: Harness, texts_file: Path) -> None:
     _, state = harness.run(source=texts_file.as_uri(), from_date="2026-09-01")
     assert state == "success"
-    folder = harness.stack.folder
-    files = [path for path in (folder, *folder.rglob("*")) if folder / "settings" not in (path, *path.parents)]
+    folder, source_files = harness.stack.folder, harness.stack.source_files
+    assert source_files.stat().st_mode & 0o077 == 0
+    others = {folder / "settings", source_files}  # what is in them was written by tests
+    files = [path for path in (folder, *folder.rglob("*")) if others.isdisjoint((path, *path.parents))]
     modes = {str(path): path.lstat().st_mode for path in files if not path.is_symlink()}
     assert {name: oct(mode) for name, mode in modes.items() if mode & 0o077} == {}
     for part in (

@@ -38,7 +38,7 @@ COMPOSED_STATEMENTS = {
     "include/coding/results.py": 4,  # constants only
     "include/coding/run_log.py": 17,  # also constants
     "include/coding/source.py": 9,  # also dates, by `quote_date`, and conditions on quoted columns
-    "include/coding/source_files.py": 4,
+    "include/coding/source_files.py": 5,  # also two constants
     "include/coding/tables.py": 2,
     "include/comparison/changes.py": 7,  # also the number of samples
     "include/comparison/comparison.py": 1,
