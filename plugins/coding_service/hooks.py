@@ -482,7 +482,7 @@ def _register_headers(step: Send, settings: ServiceSettings) -> Any:
 
 
 def _mask_links(*values: str | None) -> None:
-    """Let Airflow's masker and our own messages leave out links and what belongs to them.
+    """Let Airflow's masker and our own messages leave out the secrets of links, and values that belong to a grant.
 
     Only tasks need this: the triggerer uses no link, and a masker that runs for months must not grow with each.
     """
