@@ -17,7 +17,7 @@ from tests.reliability.results import Result
 
 INTRODUCTION = """# Reliability
 
-`make soak` runs the cases below again and writes this page; no figure is typed in. A sample of them runs in
+`make soak` runs the cases below again and writes this page; no figure is typed in. A sample of the faults runs in
 `make test`. Every case is a whole run of `recode_occupations`: from a source to published records, against the local
 coding service over HTTP.
 

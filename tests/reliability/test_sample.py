@@ -1,4 +1,4 @@
-"""A sample of the matrices, with the command that `make soak` runs."""
+"""A sample of the fault matrix, with the command that `make soak` runs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,13 +22,6 @@ def run_command(*options: str) -> list[str]:
 
 
 def test_a_sample_of_faults_and_pairs_of_faults_breaks_no_invariant() -> None:
-    lines = run_command("--crashes", "0", "--singles", "6", "--pairs", "6")
-    assert len(lines) == 12
-    assert all(line.endswith(": holds") for line in lines)
-
-
-@pytest.mark.airflow
-def test_a_sample_of_crashes_breaks_no_invariant() -> None:
-    lines = run_command("--crashes", "3", "--singles", "0", "--pairs", "0")
-    assert len(lines) == 3
+    lines = run_command("--crashes", "0", "--singles", "4", "--pairs", "4")
+    assert len(lines) == 8
     assert all(line.endswith(": holds") for line in lines)
