@@ -39,7 +39,7 @@ def open_engine(folder: Path, name: str, memory_mb: int, source_file: Path | Non
     _remove(database, spill)
     try:
         with duckdb.connect(str(database), config=config) as engine:  # type: ignore[arg-type]
-            restrict_access(engine, [folder], patterns)
+            restrict_access(engine, [str(folder), escape_glob(folder)], patterns)
             engine.execute("SET enable_progress_bar = false")  # it would be drawn into the log of the task
             install_macros(engine)
             yield engine

@@ -46,7 +46,7 @@ MAX_FOOTER_BYTES = 32 << 20
 MAX_ROWS_PER_BYTE = 100
 #: Number of rows that the engine has in memory at once, beside its limit, and the largest size of their texts. A text
 #: that is stored once for all rows, in a dictionary of a Parquet file, has a copy for each of them.
-BLOCK_ROWS, MAX_BLOCK_BYTES = 2048, 32 << 20
+BLOCK_ROWS, MAX_BLOCK_BYTES = 2048, 64 << 20
 #: Number of lines of JSONL in which the names of the columns are looked for, for a message.
 _SAMPLE_LINES = 20
 #: Number of characters of a value by which it is found again.

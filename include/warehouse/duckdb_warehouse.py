@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 import duckdb
@@ -71,14 +70,14 @@ def save_memory(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def restrict_access(
-    connection: duckdb.DuckDBPyConnection, folders: Sequence[Path] = (), patterns: Sequence[str] = ()
+    connection: duckdb.DuckDBPyConnection, folders: Sequence[str] = (), patterns: Sequence[str] = ()
 ) -> None:
     """Let all connections of this process to a database use no files except its own and these, load no extension,
     see no Python variable, and change no settings except those that a session needs.
 
     Without this, DuckDB takes the quoted name of a missing table for a file, and a view can read any file.
 
-    :param folders: folders whose files they can read and write
+    :param folders: folders whose files they can read and write, as the statements name them
     :param patterns: paths of other files, as the statements name them
     """
     ((is_restricted,),) = connection.execute("SELECT current_setting('lock_configuration')").fetchall()
@@ -89,7 +88,7 @@ def restrict_access(
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "allow_community_extensions": False,
-        "allowed_directories": [str(folder) for folder in folders],
+        "allowed_directories": list(folders),
         "allowed_paths": list(patterns),
         "enable_external_access": False,
         "allowed_configs": _CHANGEABLE_SETTINGS,
