@@ -28,6 +28,7 @@ from tests.support.warehouses import open_warehouse
 ROOT = Path(__file__).parents[2]
 MODEL = "11111111-1111-4111-8111-111111111111"
 OTHER_MODEL = "22222222-2222-4222-8222-222222222222"
+OLDEST_MODEL = "33333333-3333-4333-8333-333333333333"
 DAY, NEXT_DAY, LATER_DAY = "2026-10-05", "2026-10-06", "2026-10-09"
 CHEF = {"codeCategory": "351311", "codeLabel": "Chef", "codeConfidence": 0.92}
 

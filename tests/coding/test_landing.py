@@ -21,6 +21,7 @@ from tests.coding.conftest import (
     LATER_DAY,
     MODEL,
     NEXT_DAY,
+    OLDEST_MODEL,
     OTHER_MODEL,
     code_line,
     make_key,
@@ -674,7 +675,7 @@ def test_a_text_that_is_stored_twice_does_not_hide_a_lost_one(survey):
 
 @on_all_warehouses
 def test_the_newest_model_is_the_current_one(survey):
-    versions = [("run-1", MODEL, 2.0, CHEF), ("run-2", OTHER_MODEL, 10.0, BAKER), ("run-3", "old", 1.0, CHEF)]
+    versions = [("run-1", MODEL, 2.0, CHEF), ("run-2", OTHER_MODEL, 10.0, BAKER), ("run-3", OLDEST_MODEL, 1.0, CHEF)]
     for run_id, model_id, version, result in versions:
         survey.run(
             run_id=run_id,
