@@ -57,7 +57,7 @@ _PATTERNS = [
         (r"""(?<![/\\])([/\\]{2,})[^\s"'<>@:/\\]*:[^\s"'<>@]*@""", rf"\1{MASK}@"),
         (r"""(?<![\w.+%~/\\*-])[\w.+%~-]+:[^\s"'<>@/]+@(?=[\w\[])""", f"{MASK}@"),
         # query, fragment and parameters of an address, and the query of an address without a host
-        (r"""(?<![/\\])([/\\]{2,}[^\s?#;'"<>]{1,2000}[?#;])[^\s'"<>]+""", rf"\1{MASK}"),
+        (r"""(?<!file:)(?<![/\\])([/\\]{2,}[^\s?#;'"<>]{1,2000}[?#;])[^\s'"<>]+""", rf"\1{MASK}"),
         (r"""(\?)[^\s'"<>?=]{1,60}=[^\s'"<>]*""", rf"\1{MASK}"),
         (r"""(%(?:25)*3f)[^\s'"<>]+""", rf"\1{MASK}"),
         # elements, headers, members, parameters

@@ -58,7 +58,7 @@ class Runs:
             **recode_occupations.dag.params.validate(), "from_date": from_date, "to_date": to_date, **params
         }  # fmt: skip
         plan = steps.make_plan(form, make_run(run_id), list(recode_occupations.PARAMS), self.is_in_progress)
-        return TaskInstance({"plan": plan})
+        return TaskInstance({"plan": plan}, run_id)
 
     def prepare(self, ti: TaskInstance) -> list[dict[str, Any]]:
         return steps.prepare_parts(ti, make_run("any"), self.is_in_progress)

@@ -293,7 +293,7 @@ def test_no_file_outside_of_the_folder_of_the_run_is_read_or_kept(
             with pytest.raises(PlanError, match="is not a file of the run"), staging.open_local(uri):
                 pass
             with pytest.raises(PlanError, match="is not a file of the run"):
-                staging.read_text(uri)
+                staging.read_text(uri, 1000)
         for path in (other_folder / "data.jsonl", link):
             with pytest.raises(PlanError, match="cannot be kept"):
                 staging.keep(path)

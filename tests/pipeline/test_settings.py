@@ -10,6 +10,7 @@ import pytest
 from coding_service.errors import InputFileError
 from include.coding.engine import copy_to_file, open_engine
 from include.coding.errors import PlanError
+from include.coding.files import path_from_uri
 from include.pipeline.settings import (
     PROJECT,
     open_staging,
@@ -57,16 +58,19 @@ def test_the_folder_of_a_run_is_below_the_staging_area_whatever_its_id(
         assert folder.rpartition("/")[0] == f"{tmp_path.as_uri()}/occupation-coding-runs"
 
 
-def test_what_a_task_writes_to_a_local_staging_area_is_for_its_owner_only_whatever_the_umask(tmp_path: Path) -> None:
-    folder = tmp_path / "base" / "run"
+def test_what_a_task_writes_to_a_local_staging_area_is_for_its_owner_only_whatever_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODING_STAGING", (tmp_path / "base").as_uri())
+    folder = path_from_uri(run_folder("run-1"))
     previous = os.umask(0)
     try:
-        with open_staging(folder.as_uri()) as staging, open_engine(staging.scratch, "prepare", 100) as engine:
+        with open_staging("run-1") as staging, open_engine(staging.scratch, "prepare", 100) as engine:
             engine.execute("CREATE TABLE texts AS SELECT 'chef' AS occp_text; CHECKPOINT")
             copy_to_file(engine, "SELECT * FROM texts", folder / "part.jsonl", "FORMAT json")
             (folder / "report.md").write_text("# Report")
             modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "base").rglob("*")}
-            assert modes.keys() >= {"run", "prepare.duckdb", "part.jsonl", "report.md"}
+            assert modes.keys() >= {folder.name, "prepare.duckdb", "part.jsonl", "report.md"}
             assert {name: oct(mode) for name, mode in modes.items() if mode & 0o077} == {}
         assert os.umask(0) == 0, "the umask of the process is as before"
     finally:
