@@ -91,7 +91,8 @@ def test_sql_in_a_date_of_the_plan_is_not_run(
     capsys: pytest.CaptureFixture[str],
     field: str,
 ) -> None:
-    source, stolen = tmp_path / "without_dates.parquet", tmp_path / "stolen.csv"
+    runner.source_files.mkdir()
+    source, stolen = runner.source_files / "without_dates.parquet", tmp_path / "stolen.csv"
     duckdb.execute(
         f"COPY (SELECT 'R' || i AS record_id, 'job number ' || i AS occp_text, 'tasks' AS tasks_text"
         f" FROM range(60) AS numbers(i)) TO '{source}' (FORMAT parquet)"
