@@ -36,8 +36,8 @@ def ask(request):
 
     async def make_call():
         if request.param is CodingServiceAsyncHook:
-            return await CodingServiceAsyncHook().operation("osca", "op-1")
-        return CodingServiceHook().operation("osca", "op-1")
+            return await CodingServiceAsyncHook().operation("osca", "00000000-0000-4000-8000-000000000001")
+        return CodingServiceHook().operation("osca", "00000000-0000-4000-8000-000000000001")
 
     return make_call
 
@@ -97,7 +97,10 @@ async def test_an_answer_that_is_compressed_nevertheless_is_read(answer_with, as
 )
 async def test_an_answer_whose_compression_cannot_be_read_is_retryable(answer_with, ask, body, encoding, words):
     answer_with(lambda reply: reply(200, body, Content_Encoding=encoding))
-    with pytest.raises(ServiceUnavailableError, match=f"GET .*operations/op-1 was answered with .*{words}"):
+    with pytest.raises(
+        ServiceUnavailableError,
+        match=f"GET .*operations/00000000-0000-4000-8000-000000000001 was answered with .*{words}",
+    ):
         await ask()
 
 
@@ -127,7 +130,7 @@ async def test_a_long_refusal_keeps_its_meaning(answer_with, ask, status, error,
     body = b"<html>" + b"x" * (MAX_ANSWER_BYTES + 1)
     body = gzip.compress(body) if encoding == "gzip" else body
     answer_with(lambda reply: reply(status, body, Content_Encoding=encoding))
-    with pytest.raises(error, match=rf"HTTP {status} '(<html>x+|\(no body\))'") as caught:
+    with pytest.raises(error, match=rf"HTTP {status} '(\.\.\.|\(no body\))'") as caught:
         await ask()
     assert len(str(caught.value)) < 1000
 

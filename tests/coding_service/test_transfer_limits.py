@@ -122,7 +122,9 @@ def test_a_metadata_file_above_its_limit_does_not_cost_the_output(serve, connect
 
     server = serve(answer)
     connect(server.url)
-    output, metadata = CodingServiceHook().download("osca", "op-1", tmp_path / "o", tmp_path / "m")
+    output, metadata = CodingServiceHook().download(
+        "osca", "00000000-0000-4000-8000-000000000001", tmp_path / "o", tmp_path / "m"
+    )
     assert (output.bytes, metadata) == (len(LINE), None)
 
 
@@ -136,9 +138,11 @@ def test_an_output_far_larger_than_its_input_is_refused(serve, connect, input_fi
 
     server = serve(answer)
     connect(server.url)
-    part = InputPart("osca", "m", input_file.as_uri(), "0" * 64)
+    part = InputPart("osca", "11111111-1111-4111-8111-111111111111", input_file.as_uri(), "0" * 64)
     with pytest.raises(ProtocolError, match=f"more than {MIN_OUTPUT_LIMIT_BYTES} bytes"):
-        PartOperation(CodingServiceHook(), part, context["task_state_store"]).download("op-1")
+        PartOperation(CodingServiceHook(), part, context["task_state_store"]).download(
+            "00000000-0000-4000-8000-000000000001"
+        )
 
 
 # ---- time --------------------------------------------------------------------------------------------------------
@@ -181,7 +185,9 @@ def test_a_refusal_that_drips_is_judged_by_its_status(session, serve, input_file
         reply.write_raw(drip(is_over, b"<"))
 
     server = serve(answer)
-    grant = UploadGrant("op-1", f"{server.url}/in/op-1.jsonl", "key")
+    grant = UploadGrant(
+        "00000000-0000-4000-8000-000000000001", f"{server.url}/in/00000000-0000-4000-8000-000000000001.jsonl", "key"
+    )
     with pytest.raises(TransferError, match="HTTP 503"):
         transfer.upload(session, grant, input_file, timeout=0.5)
 
@@ -191,7 +197,9 @@ def test_an_upload_that_is_too_slow_ends(session, serve, tmp_path, monkeypatch):
     path.write_bytes(LINE * 200_000)
     monkeypatch.setattr(transfer, "SLOW_PERIOD_S", -1.0)
     server = serve(lambda request, reply: reply(200))
-    grant = UploadGrant("op-1", f"{server.url}/in/op-1.jsonl", "key")
+    grant = UploadGrant(
+        "00000000-0000-4000-8000-000000000001", f"{server.url}/in/00000000-0000-4000-8000-000000000001.jsonl", "key"
+    )
     with pytest.raises(UploadInterruptedError, match="part-7.jsonl was too slow: ") as caught:
         transfer.upload(session, grant, path, timeout=5)
     assert caught.value.retry_after == transfer.SLOW_WAIT_S
