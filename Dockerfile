@@ -4,8 +4,8 @@ FROM apache/airflow:3.3.2-python3.11 AS base
 
 USER root
 # an empty named volume takes owner and mode from the folder at its mount point
-RUN install --directory --owner=airflow --group=root --mode=0770 \
-    /opt/airflow/coding_service /opt/airflow/service /opt/airflow/staging \
+RUN install --directory --owner=airflow --group=root --mode=0700 \
+    /opt/airflow/coding_service /opt/airflow/logs /opt/airflow/service /opt/airflow/source-files /opt/airflow/staging \
  && install --directory --owner=airflow --group=root --mode=0755 /opt/secrets
 USER airflow
 
@@ -15,6 +15,9 @@ RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --no
 
 # Airflow adds its plugins folder to the import path, but not the parent folder of `include`
 ENV PYTHONPATH=/opt/airflow
+
+# The entry point of the base image sets a umask with which the group can write. Files here are for their owner only.
+ENTRYPOINT ["/usr/bin/dumb-init", "--", "/entrypoint", "bash", "-c", "umask 077 && exec \"$@\"", "owner-only"]
 
 
 FROM base AS coding-service

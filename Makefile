@@ -7,7 +7,7 @@ DEVELOPMENT := $(RUNTIME) $(VENV)/requirements-dev.installed
 RESOLVE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras
 
 .NOTPARALLEL:
-.PHONY: help run up down test compose-test lint deptry bench soak lock clean
+.PHONY: help run up down test compose-test lint deptry bench sizes soak audit sbom mutants pin-images lock clean
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -26,7 +26,7 @@ test: $(DEVELOPMENT)  ## run the whole test suite in two processes
 compose-test: $(DEVELOPMENT)  ## run the main job in containers; needs docker with compose, takes minutes
 	$(BIN)/python -m pytest -v tests/compose
 
-lint: deptry  ## check packages, style, types, imports and the compose file
+lint: deptry  ## check packages, style, types, imports, secrets and the compose file
 	$(BIN)/python -m pip check --disable-pip-version-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,6 +34,23 @@ lint: deptry  ## check packages, style, types, imports and the compose file
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yaml
 	! docker compose version >/dev/null 2>&1 || docker compose --env-file .env.example config --quiet
 	$(BIN)/python -m pytest -q tests/project
+	@# once a day and after a change of a lock, because the audit asks for every package
+	@find $(VENV)/audited -mtime -1 $(foreach lock,$(wildcard requirements*.lock),-newer $(lock)) 2>/dev/null | grep -q . \
+		|| $(MAKE) --silent audit
+
+audit: $(DEVELOPMENT)  ## look for known vulnerabilities of the packages; skipped without network
+	@$(BIN)/python -m bench.audit
+	@touch $(VENV)/audited
+
+sbom: $(DEVELOPMENT)  ## write a bill of materials of each lock file to build/sbom (CycloneDX JSON)
+	@mkdir -p build/sbom
+	@for lock in requirements*.lock; do \
+		$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+			--output-file build/sbom/$${lock%.lock}.cdx.json $$lock 2>/dev/null || exit 1; \
+	done; ls build/sbom/*
+
+mutants: $(DEVELOPMENT)  ## measure how many small faults the tests notice; at most an hour (OPTIONS="--minutes 10 MODULE")
+	@$(BIN)/python -m bench.mutants $(OPTIONS)
 
 # production code, then the local service, then everything: each may import only the packages of its purpose
 deptry: $(DEVELOPMENT)
@@ -44,8 +61,15 @@ deptry: $(DEVELOPMENT)
 bench: $(DEVELOPMENT)  ## measure everything and write docs/performance.md; takes about 25 minutes
 	@$(BIN)/python -m bench
 
-soak: $(DEVELOPMENT)  ## look for sizes that run out of memory: 60 of them, up to 10 million records; about an hour
-	@$(BIN)/python -m bench.soak
+sizes: $(DEVELOPMENT)  ## look for sizes that run out of memory: 60 of them, up to 10 million records; about an hour
+	@$(BIN)/python -m bench.sizes
+
+MINUTES ?= 60
+soak: $(DEVELOPMENT)  ## crash every process at every step, and every fault; writes docs/reliability.md in MINUTES (60)
+	@PYTHONPATH=.:plugins $(BIN)/python -m tests.reliability --minutes $(MINUTES) --page docs/reliability.md
+
+pin-images: $(RUNTIME)  ## pin the container images of others by digest; needs docker and its registry
+	@$(BIN)/python -m include.stack.image_pins
 
 lock: $(DEVELOPMENT)  ## resolve requirements*.txt into the lock files
 	$(RESOLVE) requirements.txt -o requirements.lock
@@ -53,7 +77,7 @@ lock: $(DEVELOPMENT)  ## resolve requirements*.txt into the lock files
 	$(RESOLVE) requirements-dev.txt -c requirements.lock -c requirements-local.lock -o requirements-dev.lock
 
 clean: down  ## remove the environment and everything that ran in it, the embedded warehouse included
-	rm -rf $(VENV) .run
+	rm -rf $(VENV) .run build
 
 $(VENV)/created:
 	@$(PYTHON) -c 'import sys; sys.exit(f"Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}. Set PYTHON, for example PYTHON=python3.12.") if sys.version_info < (3, 11) else None'

@@ -63,7 +63,7 @@ largest instance."""
 def start_stack() -> Iterator[Stack]:
     """Yield a stack in a temporary folder, after its first scheduled run has ended."""
     with tempfile.TemporaryDirectory() as folder:
-        stack = Stack(Path(folder), service_options=("--coder", "stub"))
+        stack = Stack(Path(folder), {"CODING_SOURCE_FOLDERS": str(data.FOLDER)}, service_options=("--coder", "stub"))
         stack.start()
         try:
             while not (states := [run["state"] for run in list_runs(stack)]) or set(states) - set(FINAL_STATES):

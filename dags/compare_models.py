@@ -73,6 +73,7 @@ with DAG(
     is_paused_upon_creation=False,
     params=PARAMS,
     default_args={
+        "execution_timeout": timedelta(hours=12),  # it reads all records of two models
         "retries": 3,
         "retry_delay": timedelta(seconds=30),
         "retry_policy": CodingServiceRetryPolicy(final=PERMANENT_ERRORS),

@@ -9,6 +9,7 @@ started by hand uses the date of its form, or the newest one that is published.
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from typing import Any
 
 import pendulum
@@ -86,6 +87,7 @@ with DAG(
     start_date=pendulum.datetime(2026, 1, 1, tz=names.TIMEZONE),
     is_paused_upon_creation=True,
     params=PARAMS,
+    default_args={"execution_timeout": timedelta(hours=1)},
     tags=["occupation", "example"],
 ) as dag:
     count_codes()

@@ -34,6 +34,7 @@ from include.pipeline.alerts import DeadlineDAG, alert_on_failure, landing_deadl
 from include.pipeline.approval import ApproveSendingOperator
 from include.pipeline.collecting import CollectResultsOperator
 from include.pipeline.dag_arguments import MAX_RECORDS_PER_PART, PERMANENT_ERRORS, SELECTIONS
+from include.pipeline.inputs import check_inputs
 
 #: Set it to False for a deployment without a triggerer: the wait is then rescheduled between status calls.
 DEFERRABLE = True
@@ -71,8 +72,9 @@ PARAMS = {
     ),
     "source": Param(
         "survey_responses", type="string", title="Source", section=_SOURCE, minLength=1,
-        description="Table or view of the warehouse, or a file: `file:///path/answers.parquet` (.csv, .jsonl, .xlsx)."
-        " It must contain all records of the dates, because records from other sources are replaced.",
+        description="Table or view of the warehouse, or a file: `file:///path/answers.parquet` (.csv, .jsonl, .xlsx),"
+        " if the settings of the deployment allow it. It must contain all records of the dates, because records from"
+        " other sources are replaced.",
     ),
     "columns": Param(
         {}, type="object", title="Columns", section=_SOURCE,
@@ -102,7 +104,7 @@ PARAMS = {
     "approve_above": Param(
         None, type=["null", "integer"], minimum=0, title="Require approval above", section=_TRIAL,
         description="Number of distinct texts above which a person must approve sending them (Required Actions)."
-        " Empty: the setting `CODING_APPROVE_ABOVE`, if there is one.",
+        " The setting `CODING_APPROVE_ABOVE` counts too: of the two numbers, the lower one.",
     ),
     "max_uncoded_share": Param(
         0.5, type="number", minimum=0, maximum=1, title="Maximum uncoded share", section=_LIMITS,
@@ -124,11 +126,22 @@ PARAMS = {
     ),
     "force_new": Param(
         False, type="boolean", title="New operations", section=_SENDING,
-        description="Never resume the operation of an earlier attempt. **Every retry sends its texts again.**",
+        description="Never resume the operation of an earlier attempt, and code dates even if another run in progress"
+        " codes them. **Every retry sends its texts again.**",
     ),
 }  # fmt: skip
 
+#: How long an attempt of a task can take, far above what it needs; then it is retried, and resumes. What makes it
+#: hang is a machine that does not answer, or an answer that does not end. First, a few calls to service or warehouse:
+SHORT_TIMEOUT = timedelta(hours=1)
+#: A file of 5 GB (the largest input) at 120 KB/s, or all records of a run through the data engine. The service
+#: deletes an output after a day.
+LONG_TIMEOUT = timedelta(hours=12)
+#: Without a triggerer, `collect` waits in the worker for the operations of several rounds, a day for each.
+COLLECT_TIMEOUT = LONG_TIMEOUT if DEFERRABLE else timedelta(days=7)
+
 DEFAULT_ARGS = {
+    "execution_timeout": SHORT_TIMEOUT,
     "retries": 3,
     "retry_delay": timedelta(seconds=30),
     "retry_exponential_backoff": 2,
@@ -148,7 +161,7 @@ def plan(*, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
     return steps.make_plan(params, dag_run, PARAMS)
 
 
-@task
+@task(execution_timeout=LONG_TIMEOUT)
 def prepare(*, ti: Any = None, dag_run: Any = None) -> list[dict[str, Any]]:
     """Read and validate the records, keep each distinct text once, and write what has to be sent as parts."""
     from include.pipeline import steps
@@ -163,24 +176,24 @@ def code(part: Any) -> None:
     The lifetime of an upload grant is not documented, so each one is used before the next is created: only one
     `create` runs at a time, and later steps have a higher priority.
     """
-    common: dict[str, Any] = {"pool": names.POOL, "weight_rule": "upstream"}
-    files: dict[str, Any] = {**common, "storage_conn_id": names.STAGING_CONN_ID}
+    common: dict[str, Any] = {"pool": names.POOL, "weight_rule": "upstream", "pre_execute": check_inputs}
+    files: dict[str, Any] = {**common, "storage_conn_id": names.STAGING_CONN_ID, "record_operations": True}
     create = CodingServiceCreateOperator(task_id="create", part=part, max_active_tis_per_dagrun=1, **files)
     upload = CodingServiceUploadOperator(
         task_id="upload", part=part, operation_id=create.output, grant=XComArg(create, key=UPLOAD_GRANT_KEY),
-        **files, **PATIENT_ARGS,
+        execution_timeout=LONG_TIMEOUT, **files, **PATIENT_ARGS,
     )  # fmt: skip
     poll = BatchCodeSensor(
         task_id="poll", part=part, operation_id=upload.output, deferrable=DEFERRABLE, **common, **PATIENT_ARGS
     )
     download = CodingServiceDownloadOperator(
         task_id="download", part=part, operation_id=upload.output, outcome=XComArg(poll, key=OPERATION_KEY),
-        **files, **PATIENT_ARGS,
+        execution_timeout=LONG_TIMEOUT, **files, **PATIENT_ARGS,
     )  # fmt: skip
     create >> upload >> poll >> download
 
 
-@task(trigger_rule=TriggerRule.NONE_FAILED, multiple_outputs=False, **PATIENT_ARGS)
+@task(trigger_rule=TriggerRule.NONE_FAILED, multiple_outputs=False, execution_timeout=LONG_TIMEOUT, **PATIENT_ARGS)
 def land(*, ti: Any = None) -> dict[str, Any]:
     """Audit and publish the run's dates, unless results are still missing."""
     from include.pipeline import steps
@@ -188,7 +201,7 @@ def land(*, ti: Any = None) -> dict[str, Any]:
     return steps.land_results(ti)
 
 
-@task(trigger_rule=TriggerRule.NONE_FAILED)
+@task(trigger_rule=TriggerRule.NONE_FAILED, execution_timeout=LONG_TIMEOUT)
 def report(*, ti: Any = None) -> str:
     """Write the report of the run, or of a dry run, and return its URI."""
     from include.pipeline import steps
@@ -239,6 +252,7 @@ with DeadlineDAG(
         task_id="collect",
         storage_conn_id=names.STAGING_CONN_ID,
         deferrable=DEFERRABLE,
+        execution_timeout=COLLECT_TIMEOUT,
         pool=names.POOL,
         weight_rule="upstream",
         **PATIENT_ARGS,

@@ -31,7 +31,7 @@ with DAG(
     catchup=False,
     is_paused_upon_creation=False,
     max_active_runs=1,
-    default_args={"retries": 3, "retry_delay": timedelta(minutes=5)},
+    default_args={"execution_timeout": timedelta(hours=1), "retries": 3, "retry_delay": timedelta(minutes=5)},
     tags=["occupation", "coding"],
 ) as dag:
     sweep()

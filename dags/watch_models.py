@@ -65,6 +65,7 @@ with DAG(
     is_paused_upon_creation=False,
     max_active_runs=1,
     default_args={
+        "execution_timeout": timedelta(hours=1),  # a few calls
         "retries": 3,
         "retry_delay": timedelta(minutes=5),
         "retry_exponential_backoff": True,

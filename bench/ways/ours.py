@@ -16,6 +16,7 @@ from include.coding.prepare import Prepared
 from include.coding.prepare import prepare as prepare_run
 from include.coding.recoding import Recoding
 from include.coding.results import PartResult
+from include.coding.source_access import SourceAccess
 from include.coding.staging import Staging
 from include.comparison.comparison import Comparison
 from include.comparison.report import write_comparison
@@ -23,15 +24,18 @@ from include.warehouse.duckdb_warehouse import DuckDBWarehouse
 from include.warehouse.postgres_warehouse import PostgresWarehouse
 from include.warehouse.warehouse import Warehouse
 
+MODEL = "11111111-1111-4111-8111-111111111111"
+
 
 def prepare(job: Job) -> dict[str, int]:
     """Prepare a run in the job's folder, and write the input of `land` there."""
     folder = Path(job.folder)
     plan = Plan(
-        run_id=job.run_id, topic="osca", model_id="m", model_version=1.0, from_date=job.first_day,
-        to_date="2026-10-31", source=Path(job.source).as_uri(), staging=folder.as_uri(), memory_mb=job.memory_mb,
+        run_id=job.run_id, topic="osca", model_id=MODEL, model_version=1.0, from_date=job.first_day,
+        to_date="2026-10-31", source=Path(job.source).as_uri(), memory_mb=job.memory_mb,
     )  # fmt: skip
-    prepared = prepare_run(plan, _open_warehouse(job, plan.engine_memory_mb), Staging.in_folder(folder))
+    access = SourceAccess(folders=(Path(job.source).parent,))
+    prepared = prepare_run(plan, _open_warehouse(job, plan.engine_memory_mb), Staging.in_folder(folder), access)
     (folder / "handoffs.json").write_text(json.dumps({"plan": plan.to_dict(), "prepared": prepared.to_dict()}))
     texts_sent, bytes_sent = (sum(getattr(part, name) for part in prepared.parts) for name in ("records", "bytes"))
     return {"texts": prepared.texts, "sent": texts_sent, "bytes": bytes_sent}
@@ -51,7 +55,7 @@ def land(job: Job) -> dict[str, int]:
         )
         for part in prepared.parts
     ]  # fmt: skip
-    staging = Staging.in_folder(Path(job.folder))
+    staging = Staging.in_folder(coded)  # the engine can read no other folder
     warehouse = _open_warehouse(job, plan.engine_memory_mb)
     recoding = Recoding(plan, prepared, results, warehouse, staging, _Store(), lambda operation_id: None)
     assert not recoding.next_pieces(), "every text has a result"

@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 
-from include.coding.engine import Engine, execute_within_memory
+from include.coding.engine import Engine
 from include.coding.files import escape_glob
 from include.coding.isolation import FAILED, TIMED_OUT
 from include.coding.parts import Part
@@ -22,17 +22,20 @@ from include.coding.results import (
     RESULTS,
     PartResult,
     PartSummary,
+    discard_part,
     find_unanswered,
     read_model_id,
     read_results,
 )
 from include.coding.staging import Staging
 from include.coding.tables import table
-from include.warehouse.duckdb_warehouse import Query
+from include.warehouse.duckdb_warehouse import Query, is_out_of_memory
 from include.warehouse.warehouse import Dialect, Session
 
 #: Maximum number of discarded lines that the log lists.
 MAX_LISTED_LINES = 20
+#: Largest metadata file that is read. Those of the service have a few hundred bytes.
+MAX_METADATA_BYTES = 1 << 20
 #: Maximum length of what a failed operation says, as it is stored.
 MAX_ERROR_CHARACTERS = 2000
 #: Reasons of texts that have no result.
@@ -56,23 +59,23 @@ class CollectedPart:
         return self.part.records - self.summary.usable if self.summary.problem is None else 0
 
 
-def read_parts(
-    engine: Engine, plan: Plan, parts: Sequence[Part], part_results: Sequence[PartResult], staging: Staging
-) -> list[CollectedPart]:
-    """Read the results of every part into the engine's table `results`, its texts without one to `unanswered`."""
+def read_part(engine: Engine, plan: Plan, part: Part, result: PartResult, staging: Staging) -> CollectedPart:
+    """Read the results of a part into the engine's table `results`, its texts without one to `unanswered`."""
     engine.execute(RESULTS)
-    collected = []
-    for part, result in zip(parts, part_results, strict=True):
-        metadata = staging.read_text(result.metadata_uri) if result.metadata_uri else None
-        if metadata is not None:
-            metadata = metadata.replace("\0", "\ufffd")  # PostgreSQL stores no NUL
-        model_id = read_model_id(metadata or "") or plan.model_id
-        summary = _read_output(engine, plan, part, result, model_id, staging)
-        collected.append(CollectedPart(part, result, summary, metadata))
+    metadata = staging.read_text(result.metadata_uri, MAX_METADATA_BYTES) if result.metadata_uri else None
+    if metadata is not None:
+        metadata = metadata.replace("\0", "\ufffd")  # PostgreSQL stores no NUL
+    model_id = read_model_id(metadata or "") or plan.model_id
+    summary = _read_output(engine, plan, part, result, model_id, staging)
+    return CollectedPart(part, result, summary, metadata)
+
+
+def log_discarded_lines(engine: Engine) -> None:
+    """Log the first lines that could not be used: their parts, their numbers and their problems."""
+    engine.execute(RESULTS)
     lines = "SELECT * FROM discarded_lines ORDER BY part, line LIMIT ?"
     for number, line, problem in engine.execute(lines, [MAX_LISTED_LINES]).fetchall():
         log.warning("Part %d: output line %d was discarded: %s", number, line, problem)
-    return collected
 
 
 def _read_output(
@@ -95,10 +98,12 @@ def _read_output(
         )
     try:
         summary = _read_files(engine, part, result, staging)
-    except duckdb.OperationalError:  # not about the file: the disk is full, for example
-        raise
     except duckdb.Error as error:  # one part must not cost the results of the others
-        return PartSummary(problem=f"its output or input file cannot be read ({type(error).__name__})")
+        if not is_out_of_memory(error) and isinstance(error, duckdb.OperationalError):
+            raise  # not about the file: the disk is full, for example
+        discard_part(engine, result.part)
+        remedy = ": raise CODING_MEMORY_MB, and clear `collect`" if is_out_of_memory(error) else ""
+        return PartSummary(problem=f"its output or input file cannot be read ({type(error).__name__}){remedy}")
     if summary.problem is None and coded != part.fingerprint:
         problem = "its input was prepared again after it was sent: clear its `create` with downstream"
         return replace(summary, problem=problem)
@@ -119,8 +124,8 @@ def _read_files(engine: Engine, part: Part, result: PartResult, staging: Staging
         return summary
 
 
-def store_results(engine: Engine, session: Session, plan: Plan, read_at: str) -> None:
-    """Add the results to `coded_texts`.
+def store_results(engine: Engine, session: Session, plan: Plan, part: int, read_at: str) -> None:
+    """Add the results of a part to `coded_texts`.
 
     A text that is stored already keeps its result, unless it was set aside without one. With the selection `all`,
     results that were stored before this run read the source are replaced. If any are, the checksums of earlier runs
@@ -129,25 +134,19 @@ def store_results(engine: Engine, session: Session, plan: Plan, read_at: str) ->
     :param read_at: when this run read the source, ISO 8601, UTC
     """
     texts, text = table(plan.schema, "coded_texts"), session.dialect.text
-    ((count,),) = engine.execute("SELECT count(*) FROM results").fetchall()
+    ((count,),) = engine.execute("SELECT count(*) FROM results WHERE part = ?", [part]).fetchall()
     if not count:
         return
-    # Parts of two attempts of `prepare` can share a text.
-    distinct_results = (
-        "FROM results ANTI JOIN results AS earlier"
-        " ON earlier.text_key = results.text_key AND earlier.part < results.part"
-    )
-    execute_within_memory(engine, f"CREATE OR REPLACE TABLE distinct_results AS {distinct_results}")
-    with session.staged("new_results", Query(engine, "FROM distinct_results")):
+    with session.staged("new_results", Query(engine, "FROM results WHERE part = $part", {"part": part})):
         replaced = "reason IS NOT NULL" if plan.selection == "uncoded" else "(reason IS NOT NULL OR coded_at <= ?)"
-        condition = f"topic = ? AND model_id = ? AND {replaced} AND text_key IN (SELECT text_key FROM new_results)"
+        condition = f"topic = ? AND model_id = ? AND {replaced} AND text_key IN (SELECT text_key FROM new_results)"  # noqa: S608
         values: list[Any] = [plan.topic, plan.model_id]
         if plan.selection == "all":
             values.append(datetime.fromisoformat(read_at))
-        if plan.selection == "all" or session.execute(f"SELECT 1 FROM {texts} WHERE {condition} LIMIT 1", values):
-            session.execute(f"DELETE FROM {texts} WHERE {condition}", values)
+        if plan.selection == "all" or session.execute(f"SELECT 1 FROM {texts} WHERE {condition} LIMIT 1", values):  # noqa: S608
+            session.execute(f"DELETE FROM {texts} WHERE {condition}", values)  # noqa: S608
             session.execute(
-                f"UPDATE {table(plan.schema, 'coding_runs')} SET checksum = NULL WHERE topic = ? AND model_id = ?",
+                f"UPDATE {table(plan.schema, 'coding_runs')} SET checksum = NULL WHERE topic = ? AND model_id = ?",  # noqa: S608
                 [plan.topic, plan.model_id],
             )
         session.execute(
@@ -161,7 +160,7 @@ def store_results(engine: Engine, session: Session, plan: Plan, read_at: str) ->
                 SELECT 1 FROM {texts} AS stored
                 WHERE stored.text_key = new_results.text_key AND stored.topic = ? AND stored.model_id = ?
             )
-            """,
+            """,  # noqa: S608
             [plan.topic, plan.model_id, plan.model_version, plan.run_id, session.now(), plan.topic, plan.model_id],
         )
 
@@ -176,7 +175,9 @@ def set_texts_aside(
     """
     texts, text = table(plan.schema, "coded_texts"), session.dialect.text
     lines = Query(
-        engine, f"SELECT recordId AS text_key, occp_text, tasks_text FROM {INPUT_LINES}", {"input": escape_glob(path)}
+        engine,
+        f"SELECT recordId AS text_key, occp_text, tasks_text FROM {INPUT_LINES}",  # noqa: S608
+        {"input": escape_glob(path)},
     )
     with session.staged("texts_aside", lines):
         session.execute(
@@ -192,7 +193,7 @@ def set_texts_aside(
                 SELECT 1 FROM {texts} AS stored
                 WHERE stored.text_key = texts_aside.text_key AND stored.topic = ? AND stored.model_id = ?
             )
-            """,
+            """,  # noqa: S608
             [
                 plan.topic, plan.model_id, plan.model_version, outcome, operation_id, plan.run_id, session.now(),
                 reason, plan.topic, plan.model_id,
@@ -203,7 +204,7 @@ def set_texts_aside(
 def find_control_text(session: Session, plan: Plan) -> tuple[str, str, str] | None:
     """Return key and texts of a text that the model has coded before; None if there is none."""
     rows = session.execute(
-        f"SELECT text_key, occp_text, tasks_text FROM {table(plan.schema, 'coded_texts')}"
+        f"SELECT text_key, occp_text, tasks_text FROM {table(plan.schema, 'coded_texts')}"  # noqa: S608
         " WHERE topic = ? AND model_id = ? AND outcome = 'coded' LIMIT 1",
         [plan.topic, plan.model_id],
     )
@@ -215,7 +216,7 @@ def find_unexplained_operations(session: Session, plan: Plan, operation_ids: Seq
     if not operation_ids:
         return set()
     rows = session.execute(
-        f"SELECT operation_id FROM {table(plan.schema, 'coding_operations')}"
+        f"SELECT operation_id FROM {table(plan.schema, 'coding_operations')}"  # noqa: S608
         f" WHERE operation_id IN ({', '.join('?' * len(operation_ids))})",
         operation_ids,
     )
@@ -235,21 +236,23 @@ def store_operations(
         part, result, summary = entry.part, entry.result, entry.summary
         if result.operation_id is None:
             continue
+        replace_abandoned = f"DELETE FROM {operations} WHERE operation_id = ? AND state = 'abandoned'"  # noqa: S608
+        session.execute(replace_abandoned, [result.operation_id])
         error = (errors or {}).get(result.operation_id)
         # A row with more usable results stays, because the files of the operation may have been removed since.
         if error is not None or result.state not in (FAILED, TIMED_OUT):
             session.execute(
-                f"DELETE FROM {operations} WHERE operation_id = ? AND usable <= ?",
+                f"DELETE FROM {operations} WHERE operation_id = ? AND usable <= ?",  # noqa: S608
                 [result.operation_id, summary.usable],
             )
-        if session.execute(f"SELECT 1 FROM {operations} WHERE operation_id = ?", [result.operation_id]):
+        if session.execute(f"SELECT 1 FROM {operations} WHERE operation_id = ?", [result.operation_id]):  # noqa: S608
             continue
         row = (
             result.operation_id, plan.run_id, result.part, plan.topic, plan.model_id, part.records, part.bytes,
             result.state, error or summary.problem, summary.usable, summary.discarded,
             _fit_metadata(entry.metadata, result, session.dialect), session.now(), result.seconds,
         )  # fmt: skip
-        session.execute(f"INSERT INTO {operations} VALUES ({', '.join('?' * len(row))})", row)
+        session.execute(f"INSERT INTO {operations} VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
 
 
 def _fit_metadata(metadata: str | None, result: PartResult, dialect: Dialect) -> str | None:

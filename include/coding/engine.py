@@ -11,29 +11,35 @@ from typing import Any
 import duckdb
 
 from include.coding.errors import EngineError, StagingError
+from include.coding.files import escape_glob
 from include.coding.texts import install_macros
-from include.warehouse.duckdb_warehouse import is_out_of_memory, save_memory
+from include.warehouse.duckdb_warehouse import is_out_of_memory, restrict_access, save_memory
 from include.warehouse.warehouse import quote_literal
 
 Engine = duckdb.DuckDBPyConnection
 
 
 @contextmanager
-def open_engine(folder: Path, name: str, memory_mb: int) -> Iterator[Engine]:
+def open_engine(folder: Path, name: str, memory_mb: int, source_file: Path | None = None) -> Iterator[Engine]:
     """Yield an engine that works in `folder` and leaves nothing there; files of a killed attempt are removed first.
+
+    It can use no other files, and load no extension.
 
     :param folder: created if missing
     :param name: prefix of its files
     :param memory_mb: megabytes that the engine uses before it spills to disk
+    :param source_file: a file elsewhere that it can read
     :raises StagingError: the disk or the memory is full
     :raises EngineError: the engine rejects a statement
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # owner only: its files hold people's texts
     database, spill = folder / f"{name}.duckdb", folder / f"{name}.spill"
-    config = {"memory_limit": f"{memory_mb}MB", "temp_directory": str(spill), "autoinstall_known_extensions": False}
+    config = {"memory_limit": f"{memory_mb}MB", "temp_directory": str(spill)}
+    patterns = [str(source_file), escape_glob(source_file)] if source_file else []
     _remove(database, spill)
     try:
         with duckdb.connect(str(database), config=config) as engine:  # type: ignore[arg-type]
+            restrict_access(engine, [str(folder), escape_glob(folder)], patterns)
             engine.execute("SET enable_progress_bar = false")  # it would be drawn into the log of the task
             install_macros(engine)
             yield engine

@@ -7,7 +7,7 @@ from datetime import timedelta
 from math import ceil
 from typing import TYPE_CHECKING
 
-from include.coding.handoff import Handoff
+from include.coding.handoff import Count, Handoff, Seconds, ShortText, Text
 from include.coding.limits import format_reasons
 from include.coding.response_dates import describe_skipped_rows
 
@@ -37,22 +37,22 @@ class Estimate(Handoff):
     :param coding_seconds: time that the service needs, judging by earlier operations; None if unknown
     """
 
-    read: int
-    undated: int
-    rejected: int
-    texts: int
-    known_texts: int
-    texts_to_send: int
-    bytes: int
-    parts: int
-    calls: int
-    call_seconds: float
-    coding_seconds: float | None
-    rejected_by_reason: dict[str, int] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    unreadable_dates: int = 0
-    unreadable_examples: tuple[str, ...] = ()
-    empty_rows: int = 0
+    read: Count
+    undated: Count
+    rejected: Count
+    texts: Count
+    known_texts: Count
+    texts_to_send: Count
+    bytes: Count
+    parts: Count
+    calls: Count
+    call_seconds: Seconds
+    coding_seconds: Seconds | None
+    rejected_by_reason: dict[ShortText, Count] = field(default_factory=dict)
+    warnings: tuple[Text, ...] = ()
+    unreadable_dates: Count = 0
+    unreadable_examples: tuple[Text, ...] = ()
+    empty_rows: Count = 0
 
     @property
     def as_markdown(self) -> str:

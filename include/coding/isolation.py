@@ -15,7 +15,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from include.coding.handoff import Handoff
+from include.coding.handoff import (
+    Count,
+    Handoff,
+    InputFile,
+    PartNumber,
+    PlainId,
+    RunFile,
+    Seconds,
+    Sha256,
+    Text,
+    Word,
+)
 
 #: Maximum number of operations in a run, beside one for each part. One bad line among 500,000 needs up to 56.
 MAX_EXTRA_OPERATIONS = 60
@@ -62,25 +73,25 @@ class Piece(Handoff):
     :param is_gathered: whether these were sent once more, with those of other pieces
     """
 
-    number: int
+    number: PartNumber
     kind: Kind
-    parent: int | None
-    first: int
-    records: int
-    round: int
-    part: int
-    state: str | None = None
-    problem: str | None = None
-    input_uri: str = ""
-    bytes: int = 0
-    sha256: str = ""
-    operation_id: str | None = None
-    deadline: float = 0.0
-    output_uri: str | None = None
-    metadata_uri: str | None = None
-    usable: int | None = None
-    unanswered: int = 0
-    unanswered_uri: str | None = None
+    parent: PartNumber | None
+    first: Count
+    records: Count
+    round: PartNumber
+    part: PartNumber
+    state: Word | None = None
+    problem: Text | None = None
+    input_uri: InputFile = ""
+    bytes: Count = 0
+    sha256: Sha256 = ""
+    operation_id: PlainId | None = None
+    deadline: Seconds = 0.0
+    output_uri: RunFile | None = None
+    metadata_uri: RunFile | None = None
+    usable: Count | None = None
+    unanswered: Count = 0
+    unanswered_uri: RunFile | None = None
     is_gathered: bool = False
 
     @property

@@ -8,10 +8,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from include.coding.claims import release_dates
 from include.coding.collect import NO_RESULT, set_texts_aside
 from include.coding.engine import Engine, open_engine
 from include.coding.errors import IncompleteError
-from include.coding.handoff import Handoff
+from include.coding.handoff import Count, Day, Handoff, RunId
 from include.coding.limits import LimitError
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
@@ -48,19 +49,19 @@ class LandingSummary(Handoff):
     :param dates_over_limit: response dates of the topic that wait for a decision, because they exceed a limit
     """
 
-    read: int
-    coded: int
-    uncoded: int
-    rejected: int
-    texts: int
-    texts_sent: int
-    operations: int
-    from_date: str
-    to_date: str
-    published_by_run: str | None
+    read: Count
+    coded: Count
+    uncoded: Count
+    rejected: Count
+    texts: Count
+    texts_sent: Count
+    operations: Count
+    from_date: Day
+    to_date: Day
+    published_by_run: RunId | None
     dates: tuple[DateCounts, ...] = ()
     dates_over_limit: tuple[DateOverLimit, ...] = ()
-    extra_operations: int = 0
+    extra_operations: Count = 0
 
     @property
     def days(self) -> tuple[str, ...]:
@@ -101,6 +102,7 @@ def land(
             # Dates that were skipped for a later run are missing from what was read.
             is_whole = run.read == prepared.read and unresolved is None
             record_run(session, plan, prepared.read_at, prepared.checksum if is_whole else None, run)
+            release_dates(session, plan)
             sent, operations = count_sent_texts(session, plan)
             dates = count_dates(session, plan)
             dates_over_limit = find_dates_over_limit(session, plan.schema, plan.topic)
@@ -159,14 +161,14 @@ def _unresolved_texts(engine: Engine, session: Session, plan: Plan, path: Path |
     set_texts_aside(engine, session, plan, path, "", "uncoded", NO_RESULT)
     yield
     texts = table(plan.schema, "coded_texts")
-    session.execute(f"DELETE FROM {texts} WHERE run_id = ? AND operation_id = ''", [plan.run_id])
+    session.execute(f"DELETE FROM {texts} WHERE run_id = ? AND operation_id = ''", [plan.run_id])  # noqa: S608
 
 
 def _count_unresolved(session: Session, plan: Plan) -> int:
     """Return how many records of the run's dates are published without the result of their text."""
     condition, values = run_filter(plan)
     ((count,),) = session.execute(
-        f"SELECT count(*) FROM {table(plan.schema, 'coded_records')}"
+        f"SELECT count(*) FROM {table(plan.schema, 'coded_records')}"  # noqa: S608
         f" WHERE {condition} AND reason = ? AND operation_id IS NULL",
         [*values, NO_RESULT],
     )

@@ -21,7 +21,7 @@ def pin_model(
     :param ask_service: returns the model according to the service; called only if none is pinned yet
     """
     pins = table(schema, "pinned_models")
-    query = f"SELECT model_id, model_version FROM {pins} WHERE backfill = ? AND topic = ? AND model = ?"
+    query = f"SELECT model_id, model_version FROM {pins} WHERE backfill = ? AND topic = ? AND model = ?"  # noqa: S608
     key = [backfill, topic, model]
     with warehouse.session() as session:
         create_tables(session, schema)
@@ -31,5 +31,5 @@ def pin_model(
     with warehouse.session() as session, session.transaction(lock=pins):
         if not session.execute(query, key):  # if two runs ask at the same time, the first answer is kept
             values = [*key, model_id, version, session.now()]
-            session.execute(f"INSERT INTO {pins} VALUES ({', '.join('?' * len(values))})", values)
+            session.execute(f"INSERT INTO {pins} VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608
         return session.execute(query, key)[0]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from include.coding.engine import Engine, copy_to_file
 from include.coding.errors import PlanError
-from include.coding.handoff import Handoff
+from include.coding.handoff import Count, Guid, Handoff, InputFile, PartNumber, Seconds, Sha256, Topic
 from include.coding.plan import Plan
-from include.coding.staging import Staging
+
+if TYPE_CHECKING:  # imported by the function that needs it, because small tasks that read a part load no engine
+    from include.coding.engine import Engine
+    from include.coding.staging import Staging
 
 #: Airflow maps a task over at most this many parts ([core] max_map_length).
 MAX_PARTS = 1024
@@ -21,12 +24,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Fingerprint:
+class Fingerprint(Handoff):
     """What an operation codes: the topic, the GUID of the model, and the SHA-256 (hexadecimal) of the input file."""
 
-    topic: str
-    model_id: str
-    input_sha256: str
+    topic: Topic
+    model_id: Guid
+    input_sha256: Sha256
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,15 @@ class Part(Handoff):
     :param expected_seconds: expected duration of its operation, judging by earlier ones; None if unknown
     """
 
-    part: int
-    topic: str
-    model_id: str
+    part: PartNumber
+    topic: Topic
+    model_id: Guid
     force_new: bool
-    input_uri: str
-    records: int
-    bytes: int
-    sha256: str
-    expected_seconds: float | None = None
+    input_uri: InputFile
+    records: Count
+    bytes: Count
+    sha256: Sha256
+    expected_seconds: Seconds | None = None
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -73,12 +76,14 @@ def write_parts(engine: Engine, plan: Plan, staging: Staging) -> tuple[Part, ...
 
 
 def _write_part(engine: Engine, plan: Plan, staging: Staging, number: int, lines: int) -> Part:
+    from include.coding.engine import copy_to_file
+
     first = number * plan.records_per_part
     last = min(first + plan.records_per_part, lines)
     draft = staging.scratch / f"part-{number:04}.jsonl"
     copy_to_file(
         engine,
-        "SELECT text_key AS recordId, occp_text, tasks_text FROM new_texts"
+        "SELECT text_key AS recordId, occp_text, tasks_text FROM new_texts"  # noqa: S608
         f" WHERE position >= {first} AND position < {last} ORDER BY position",
         draft,
         "FORMAT json",

@@ -5,10 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
-from typing import Any
+from functools import cached_property
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from include.coding.errors import PlanError
-from include.coding.handoff import Handoff
+from include.coding.handoff import (
+    Day,
+    Guid,
+    Handoff,
+    Number,
+    RunId,
+    SchemaName,
+    ShortText,
+    SourceName,
+    Text,
+    Topic,
+    WholeNumber,
+)
 from include.coding.misspellings import suggest_names
 
 #: Columns that a source must have, under these names or under those that `columns` gives them.
@@ -29,7 +44,6 @@ class Plan(Handoff):
     :param model_id, model_version: GUID of the model of the whole run, and its number if the service states one
     :param from_date, to_date: response dates, ISO 8601, both inclusive
     :param source: table or view of the warehouse, or URI of a file
-    :param staging: folder of the run's files, a `file://` or `s3://` URI
     :param columns: the source's names of `COLUMNS`, where they differ
     :param selection: `uncoded`: texts that this model has not coded; `all`: every text again
     :param response_date: date of all records, ISO 8601, for a source without dates; None if it has dates
@@ -37,6 +51,7 @@ class Plan(Handoff):
     :param dry_run: whether to stop after the estimate
     :param changed_only: whether to publish only the dates whose records differ from what is published
     :param excluded_dates: dates between the two that are not read, because an unfinished run holds them, ISO 8601
+    :param competing_runs: sentences about other runs in progress of the same dates, source, topic and model
     :param unreachable_dates: dates that are not published and too old for the look-back, ISO 8601
     :param records_per_part: maximum number of lines in the input file of one operation
     :param clean: whether texts are converted to printable ASCII before they are validated
@@ -48,33 +63,37 @@ class Plan(Handoff):
     :param max_characters: limit for both texts together (docs/service-contract.md 6)
     """
 
-    run_id: str
-    topic: str
-    model_id: str
-    model_version: float | None
-    from_date: str
-    to_date: str
-    source: str
-    staging: str
-    columns: dict[str, str] = field(default_factory=dict)
-    selection: str = "uncoded"
-    response_date: str | None = None
-    max_records: int | None = None
+    OBSOLETE_FIELDS = frozenset({"staging"})
+
+    run_id: RunId
+    topic: Topic
+    model_id: Guid
+    model_version: Number | None
+    from_date: Day
+    to_date: Day
+    source: SourceName
+    columns: Annotated[dict[ShortText, ShortText], Field(max_length=20)] = field(default_factory=dict)
+    selection: ShortText = "uncoded"
+    response_date: Day | None = None
+    max_records: WholeNumber | None = None
     dry_run: bool = False
     changed_only: bool = False
-    excluded_dates: tuple[str, ...] = ()
-    unreachable_dates: tuple[str, ...] = ()
-    records_per_part: int = 500_000
+    excluded_dates: tuple[Day, ...] = ()
+    unreachable_dates: tuple[Day, ...] = ()
+    competing_runs: tuple[Text, ...] = ()
+    records_per_part: WholeNumber = 500_000
     clean: bool = True
-    max_uncoded_share: float = 0.5
-    max_rejected_share: float = 0.2
-    min_records_for_limits: int = 50
+    max_uncoded_share: Number = 0.5
+    max_rejected_share: Number = 0.2
+    min_records_for_limits: WholeNumber = 50
     force_new: bool = False
-    schema: str = "coding"
-    memory_mb: int = 512
-    max_characters: int = 300
+    schema: SchemaName = "coding"
+    memory_mb: WholeNumber = 512
+    max_characters: Annotated[int, Field(ge=1, le=300)] = 300
 
     def __post_init__(self) -> None:
+        if self.from_date > self.to_date:
+            raise PlanError(f"`from_date` {self.from_date!r} is after `to_date` {self.to_date!r}")
         if unknown := sorted(set(self.columns) - set(COLUMNS)):
             raise PlanError(f"`columns` names {suggest_names(unknown, COLUMNS)}; it can name {list(COLUMNS)}")
         if self.response_date and "response_date" in self.columns:
@@ -106,6 +125,17 @@ class Plan(Handoff):
     def dates(self) -> tuple[date, date]:
         """First and last response date."""
         return date.fromisoformat(self.from_date), date.fromisoformat(self.to_date)
+
+    @property
+    def days(self) -> list[date]:
+        """The response dates that the run reads."""
+        first, last = self.dates
+        days = (first + timedelta(days=number) for number in range((last - first).days + 1))
+        return [day for day in days if day.isoformat() not in self._excluded_dates]
+
+    @cached_property
+    def _excluded_dates(self) -> frozenset[str]:
+        return frozenset(self.excluded_dates)
 
     @property
     def required_columns(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import duckdb
 from include.coding.engine import Engine, copy_to_file, execute_within_memory, open_engine
 from include.coding.errors import SourceError
 from include.coding.files import escape_glob
-from include.coding.handoff import Handoff
+from include.coding.handoff import Count, Day, Handoff, Moment, RunFile, ShortText, Text
 from include.coding.limits import (
     describe_exceeded_limits,
     describe_unchecked_limits,
@@ -34,6 +34,8 @@ from include.coding.run_log import (
     record_dates_over_limit,
 )
 from include.coding.source import RELOAD_HINT, SourceSnapshot, materialize_source, open_source
+from include.coding.source_access import DEFAULT_ACCESS, SourceAccess
+from include.coding.source_files import find_file
 from include.coding.staging import Staging
 from include.coding.tables import create_tables, table
 from include.coding.texts import MACROS
@@ -69,41 +71,43 @@ class Prepared(Handoff):
     :param warnings: what a person should know about the limits for publishing
     """
 
-    read_at: str
-    checksum: str
+    read_at: Moment
+    checksum: ShortText
     unchanged: bool
-    records_uri: str | None
+    records_uri: RunFile | None
     parts: tuple[Part, ...]
-    read: int
-    undated: int
-    rejected: int
-    texts: int
-    known_texts: int
-    unreadable_dates: int = 0
-    unreadable_examples: tuple[str, ...] = ()
-    empty_rows: int = 0
-    rejected_by_reason: dict[str, int] = field(default_factory=dict)
-    dates_over_limit: dict[str, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    read: Count
+    undated: Count
+    rejected: Count
+    texts: Count
+    known_texts: Count
+    unreadable_dates: Count = 0
+    unreadable_examples: tuple[Text, ...] = ()
+    empty_rows: Count = 0
+    rejected_by_reason: dict[ShortText, Count] = field(default_factory=dict)
+    dates_over_limit: dict[Day, Text] = field(default_factory=dict)
+    warnings: tuple[Text, ...] = ()
 
 
-def prepare(plan: Plan, warehouse: Warehouse, staging: Staging) -> Prepared:
+def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAccess = DEFAULT_ACCESS) -> Prepared:
     """Read the records of a plan and write what has to be sent to `staging`.
 
     The same input gives the same parts, byte by byte. Each file appears complete or not at all.
 
-    :raises SourceError: the source is missing, unreadable, lacks a needed column, changes while it is read, or has
-        too many dates that cannot be read
+    :param access: what runs may read
+    :raises SourceError: the source may not be read, is missing, unreadable, lacks a needed column, changes while it
+        is read, or has too many dates that cannot be read
     :raises PlanError: more than 1,024 parts
     :raises AuditError: the single date of a source without dates is published from another source
     :raises LimitError: too many records are rejected; nothing was sent
     :raises StagingError: the disk or the object storage refuses a file
     """
+    file = find_file(plan.source, access)
     with warehouse.session() as session:
         create_tables(session, plan.schema)
         check_sources(session, plan)  # before anything is sent
-    with open_engine(staging.scratch, "prepare", plan.engine_memory_mb) as engine:
-        with open_source(plan, engine, warehouse) as snapshot:
+    with open_engine(staging.scratch, "prepare", plan.engine_memory_mb, file.path if file else None) as engine:
+        with open_source(plan, engine, warehouse, access, file) as snapshot:
             read_at, undated = snapshot.read_at, snapshot.undated
             skipped = (snapshot.unreadable_dates, snapshot.unreadable_examples, snapshot.empty_rows)
             read, checksum = compute_checksum(engine, plan)
@@ -188,10 +192,11 @@ def validate_answers(engine: Engine, plan: Plan) -> None:
         ), cleaned AS (
             SELECT *, {clean.format("raw_occp")} AS occp_text, {clean.format("raw_tasks")} AS tasks_text FROM raw
         ), validated AS (
-            SELECT *, reject_reason(occp_text, tasks_text, {plan.max_characters}) AS reason FROM cleaned
+            SELECT *, reject_reason(occp_text, tasks_text, $max_characters) AS reason FROM cleaned
         )
         SELECT *, CASE WHEN reason IS NULL THEN text_key(occp_text, tasks_text) END AS text_key FROM validated
-        """,
+        """,  # noqa: S608
+        {"max_characters": plan.max_characters},
     )
 
 
@@ -211,11 +216,11 @@ def write_records(engine: Engine, plan: Plan, path: Path, read: int, pair_hash: 
     # Stored before the others are written, so that the engine needs memory for one join with the answers at a time.
     execute_within_memory(
         engine,
-        "CREATE TABLE repeated_records AS SELECT *,"
+        "CREATE TABLE repeated_records AS SELECT *,"  # noqa: S608
         " row_number() OVER (PARTITION BY response_date, record_id ORDER BY text_key, reason) AS occurrence"
         f" FROM ({records.format(join='SEMI')})",
     )
-    select = f"SELECT *, 1 AS occurrence FROM ({records.format(join='ANTI')}) UNION ALL FROM repeated_records"
+    select = f"SELECT *, 1 AS occurrence FROM ({records.format(join='ANTI')}) UNION ALL FROM repeated_records"  # noqa: S608
     # Small row groups, because the writer holds two of them in memory beside the join.
     copy_to_file(engine, select, path, "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20480")
     ((rows, rejected, validated),) = engine.execute(
@@ -245,12 +250,12 @@ def _select_validated_records(engine: Engine, pair_hash: str) -> str:
         FROM (SELECT * REPLACE (coalesce(record_id, '') AS record_id) FROM source)
         {{join}} JOIN repeated_ids USING (response_date, record_id)
         LEFT JOIN (SELECT {columns}, text_key, reason FROM answers) ON {condition}
-    """
+    """  # noqa: S608
 
 
 def _has_duplicates(engine: Engine, expression: str) -> bool:
     """Return whether an SQL expression has the same value for two of the answers."""
-    query = f"SELECT count(*) > count(DISTINCT {expression}) FROM answers"
+    query = f"SELECT count(*) > count(DISTINCT {expression}) FROM answers"  # noqa: S608
     ((has_duplicates,),) = execute_within_memory(engine, query).fetchall()
     return bool(has_duplicates)
 
@@ -313,7 +318,9 @@ def _find_published_dates(engine: Engine, plan: Plan, warehouse: Warehouse, path
     columns = "record_id, CAST(occurrence AS INTEGER) AS occurrence, response_date, text_key, reason"
     values = {"path": escape_glob(path), "days": sorted(days)}
     records = Query(
-        engine, f"SELECT {columns} FROM read_parquet($path) WHERE response_date IN (SELECT unnest($days))", values
+        engine,
+        f"SELECT {columns} FROM read_parquet($path) WHERE response_date IN (SELECT unnest($days))",  # noqa: S608
+        values,
     )
     with warehouse.session(read_only=True) as session, session.staged("staged_records", records):
         return find_unchanged_dates(session, plan, days)
@@ -327,18 +334,19 @@ def _find_new_texts(
     :param path: the run's records, Parquet
     :param dates_over_limit: dates whose texts are not sent, unless other dates have them too
     """
-    days = ", ".join(f"DATE '{day}'" for day in dates_over_limit)
+    days = [date.fromisoformat(day) for day in dates_over_limit]
     selected = (
-        f" AND text_key IN (SELECT text_key FROM read_parquet($path) WHERE response_date NOT IN ({days}))"
+        " AND text_key IN (SELECT text_key FROM read_parquet($path)"
+        " WHERE response_date NOT IN (SELECT unnest($days)))"
         if days
         else ""
     )
     execute_within_memory(
         engine,
-        "CREATE TABLE texts AS SELECT text_key,"
+        "CREATE TABLE texts AS SELECT text_key,"  # noqa: S608
         " any_value(occp_text) AS occp_text, any_value(tasks_text) AS tasks_text"
         f" FROM answers WHERE reason IS NULL{selected} GROUP BY text_key",
-        {"path": escape_glob(path)} if days else None,
+        {"path": escape_glob(path), "days": days} if days else None,
     )
     engine.execute("CREATE TABLE known_texts (text_key VARCHAR)")
     if plan.selection == "uncoded":
@@ -349,7 +357,7 @@ def _find_new_texts(
         ):
             # The keys go to the warehouse, not the reverse, because a night usually has few of them.
             rows = session.read(
-                f"SELECT DISTINCT text_key FROM {coded_texts} WHERE topic = ? AND model_id = ?"
+                f"SELECT DISTINCT text_key FROM {coded_texts} WHERE topic = ? AND model_id = ?"  # noqa: S608
                 " AND text_key IN (SELECT text_key FROM run_texts)",
                 [plan.topic, plan.model_id],
             )
@@ -383,7 +391,7 @@ def expect_seconds(session: Session, plan: Plan, records: int) -> float | None:
         SELECT seconds FROM {table(plan.schema, "coding_operations")}
         WHERE topic = ? AND state = 'complete' AND seconds IS NOT NULL AND records > 0
         ORDER BY abs(ln(records) - ln(?)), landed_at DESC LIMIT {SIMILAR_OPERATIONS}
-        """,
+        """,  # noqa: S608
         [plan.topic, float(records)],
     )
     return median(seconds for (seconds,) in rows) if rows else None

@@ -75,17 +75,17 @@ def publish(
         )
     records = table(plan.schema, "coded_records")
     columns = "record_id, CAST(occurrence AS INTEGER) AS occurrence, response_date, text_key, reason"
-    staged_records = Query(engine, f"SELECT {columns} FROM read_parquet($path)", {"path": escape_glob(path)})
+    staged_records = Query(engine, f"SELECT {columns} FROM read_parquet($path)", {"path": escape_glob(path)})  # noqa: S608
     model, text = [plan.topic, plan.model_id], session.dialect.text
     read, rejected = prepared.read, prepared.rejected
     with session.staged("staged_records", staged_records):
         skipped, over_limit = _find_skipped_dates(session, plan, prepared, later_spans)
         condition, values = exclude_dates(skipped)
         if skipped:
-            query = f"SELECT count(*), count(reason) FROM staged_records WHERE true{condition}"
+            query = f"SELECT count(*), count(reason) FROM staged_records WHERE true{condition}"  # noqa: S608
             ((read, rejected),) = session.execute(query, values)
         dates, date_values = run_filter(plan)
-        session.execute(f"DELETE FROM {records} WHERE {dates}{condition}", [*date_values, *values])
+        session.execute(f"DELETE FROM {records} WHERE {dates}{condition}", [*date_values, *values])  # noqa: S608
         session.execute(
             f"""
             INSERT INTO {records}
@@ -98,7 +98,7 @@ def publish(
             FROM staged_records LEFT JOIN {table(plan.schema, "coded_texts")} AS texts
                 ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
             WHERE true{condition}
-            """,
+            """,  # noqa: S608
             [*model, plan.model_version, plan.run_id, session.now(), *model, *values],
         )
     where = (dates + condition, [*date_values, *values])
@@ -128,7 +128,7 @@ def _find_skipped_dates(
     those before the last that exceed a limit, because an old date must not block the night.
     """
     condition, values = run_filter(plan)
-    published_dates = f"SELECT DISTINCT response_date FROM {table(plan.schema, 'coded_records')} WHERE {condition}"
+    published_dates = f"SELECT DISTINCT response_date FROM {table(plan.schema, 'coded_records')} WHERE {condition}"  # noqa: S608
     published = select_dates(session, published_dates, values)
     staged = select_dates(session, "SELECT DISTINCT response_date FROM staged_records")
     later = {day for day in published if any(first <= day <= last for first, last in later_spans)}
@@ -163,7 +163,7 @@ def _find_dates_over_limit(session: Session, plan: Plan, prepared: Prepared, day
         FROM staged_records LEFT JOIN {table(plan.schema, "coded_texts")} AS texts
             ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
         GROUP BY response_date ORDER BY response_date
-        """,
+        """,  # noqa: S608
         [plan.topic, plan.model_id],
     )
     over_limit = {}
@@ -189,7 +189,8 @@ def _find_dates_over_limit(session: Session, plan: Plan, prepared: Prepared, day
 def _count_published(session: Session, plan: Plan) -> int:
     condition, values = run_filter(plan)
     ((count,),) = session.execute(
-        f"SELECT count(*) FROM {table(plan.schema, 'coded_records')} WHERE {condition}", values
+        f"SELECT count(*) FROM {table(plan.schema, 'coded_records')} WHERE {condition}",  # noqa: S608
+        values,
     )
     return int(count)
 
@@ -203,7 +204,7 @@ def _audit(
     :param rejected: records that were rejected before sending; those that the service refused come on top
     """
     query = (
-        f"SELECT outcome, count(*), count(CASE WHEN reason = '{REFUSED_BY_SERVICE}' THEN 1 END)"
+        f"SELECT outcome, count(*), count(CASE WHEN reason = '{REFUSED_BY_SERVICE}' THEN 1 END)"  # noqa: S608
         f" FROM {table(plan.schema, 'coded_records')} WHERE {where[0]} GROUP BY outcome"
     )
     rows = session.execute(query, where[1])

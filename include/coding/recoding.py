@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
@@ -24,14 +24,15 @@ from include.coding.collect import (
     CollectedPart,
     find_control_text,
     find_unexplained_operations,
-    read_parts,
+    log_discarded_lines,
+    read_part,
     set_texts_aside,
     store_operations,
     store_results,
 )
 from include.coding.engine import Engine, copy_to_file, open_engine
-from include.coding.errors import IncompleteError
-from include.coding.handoff import Handoff
+from include.coding.errors import IncompleteError, PlanError
+from include.coding.handoff import Count, Handoff, RunFile, ShortText, Text
 from include.coding.isolation import (
     COMPLETE,
     FAILED,
@@ -49,6 +50,7 @@ from include.coding.prepare import Prepared
 from include.coding.results import PartResult, PartSummary
 from include.coding.staging import Staging
 from include.coding.tables import table
+from include.warehouse.errors import WarehouseBusyError, WarehouseError
 from include.warehouse.warehouse import Session, Warehouse
 
 #: Key of the state in the store.
@@ -82,16 +84,16 @@ class CollectSummary(Handoff):
     :param problems: why texts are unresolved, or operations incomplete
     """
 
-    texts_sent: int = 0
-    usable: int = 0
-    operations: int = 0
-    extra_operations: int = 0
-    no_result: int = 0
-    refused: int = 0
-    unresolved: int = 0
-    unresolved_uri: str | None = None
-    incomplete: int = 0
-    problems: tuple[str, ...] = ()
+    texts_sent: Count = 0
+    usable: Count = 0
+    operations: Count = 0
+    extra_operations: Count = 0
+    no_result: Count = 0
+    refused: Count = 0
+    unresolved: Count = 0
+    unresolved_uri: RunFile | None = None
+    incomplete: Count = 0
+    problems: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,17 @@ class RecodingState(Handoff):
     :param pieces: the other parts without all results, then the pieces that were sent again
     """
 
-    generation: str
-    usable: int
-    incomplete: int
-    problems: tuple[str, ...]
+    generation: ShortText
+    usable: Count
+    incomplete: Count
+    problems: tuple[Text, ...]
     pieces: tuple[Piece, ...]
+
+    def __post_init__(self) -> None:
+        """Check that pieces can be found by their numbers, and that each is younger than its parent."""
+        for number, piece in enumerate(self.pieces):
+            if piece.number != number or (piece.parent is not None and piece.parent >= number):
+                raise PlanError(f"RecodingState is invalid: pieces.{number}: its number or its parent is wrong")
 
 
 class Recoding:
@@ -134,11 +142,12 @@ class Recoding:
         self._warehouse, self._staging, self._store, self._read_error = warehouse, staging, store, read_error
         generation = identify_operations(prepared.parts, part_results)
         data = store.get(STATE_KEY)
-        if data is not None and data["generation"] == generation:
-            self._state = RecodingState.from_dict(data)
+        stored = None if data is None else RecodingState.from_dict(data, task="collect", folder=staging.uri)
+        if stored is not None and stored.generation == generation:
+            self._state = stored
         else:
             state = self._collect_parts(generation)
-            self._save(state if data is None else _carry_over(RecodingState.from_dict(data), state))
+            self._save(state if stored is None else _carry_over(stored, state))
 
     # ---- the operations of pieces, which the caller opens and waits for --------------------------------------------
 
@@ -245,20 +254,40 @@ class Recoding:
 
         :param controls: further operations without results of their own
         """
-        plan = self.plan
-        parts, results = [part for part, _ in part_results], [result for _, result in part_results]
-        errors = self._read_errors([*results, *(entry.result for entry in controls)])
+        errors = self._read_errors([*(result for _, result in part_results), *(entry.result for entry in controls)])
         with self._open_engine() as engine:
-            collected = read_parts(engine, plan, parts, results, self._staging)
-            with self._open_session() as session:
-                store_results(engine, session, plan, self._prepared.read_at)
-                store_operations(session, plan, [*collected, *controls], errors)
+            collected = self._keep_parts(engine, part_results, errors)
+            log_discarded_lines(engine)
+            if controls:
+                with self._open_session() as session:
+                    store_operations(session, self.plan, controls, errors)
             files = {
                 entry.part.part: self._write_unanswered(engine, entry.part.part)
                 for entry in collected
                 if entry.unanswered
             }
         return [*collected, *controls], files
+
+    def _keep_parts(
+        self, engine: Engine, part_results: Sequence[tuple[Part, PartResult]], errors: Mapping[str, str]
+    ) -> list[CollectedPart]:
+        """Read each part and keep its results in a transaction of its own, so that none costs those of the others."""
+        collected, failures = [], []
+        for part, result in part_results:
+            entry = read_part(engine, self.plan, part, result, self._staging)
+            collected.append(entry)
+            try:
+                with self._open_session() as session:
+                    store_results(engine, session, self.plan, result.part, self._prepared.read_at)
+                    store_operations(session, self.plan, [entry], errors)
+            except WarehouseBusyError:
+                raise
+            except WarehouseError as error:
+                log.warning("The results of part %d are not stored (%s)", result.part, type(error).__name__)
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        return collected
 
     def _read_errors(self, results: Sequence[PartResult]) -> dict[str, str]:
         """Return what the service says about operations that failed and that the tables do not have yet."""
@@ -273,7 +302,7 @@ class Recoding:
         }
 
     def _write_unanswered(self, engine: Engine, part: int) -> str:
-        select = f"SELECT recordId, occp_text, tasks_text FROM unanswered WHERE part = {part:d} ORDER BY recordId"
+        select = f"SELECT recordId, occp_text, tasks_text FROM unanswered WHERE part = {part:d} ORDER BY recordId"  # noqa: S608
         draft = self._staging.scratch / f"unanswered-{part}.jsonl"
         copy_to_file(engine, select, draft, "FORMAT json")
         with draft.open("rb") as file:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from include.coding.abandoned import list_abandoned_operations
+from include.coding.errors import IncompleteError
 from include.coding.estimate import Estimate
 from include.coding.limits import describe_unchecked_limits, format_reasons
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
 from include.coding.response_dates import describe_skipped_rows
-from include.coding.run_log import DateCounts, format_dates, run_filter
+from include.coding.run_log import DateCounts, format_dates, is_published, run_filter
 from include.coding.staging import REPORT, Staging
 from include.coding.tables import table
 from include.warehouse.warehouse import Session, Warehouse
@@ -22,8 +25,15 @@ from include.warehouse.warehouse import Session, Warehouse
 if TYPE_CHECKING:
     from include.coding.landing import LandingSummary
 
+#: Maximum number of abandoned operations that a report lists.
+MAX_LISTED_OPERATIONS = 10
+
 log = logging.getLogger(__name__)
 
+#: Mean of the confidences that can be one; a sum of others can be out of the range of the warehouse.
+_MEAN_CONFIDENCE = "avg(CASE WHEN confidence BETWEEN 0 AND 1 THEN confidence END)"
+#: Longest value of a cell, and the characters of Markdown and HTML that have a meaning in it.
+_MAX_CELL_CHARACTERS, _MARKDOWN_CHARACTERS = 100, re.compile(r"[\\`*\[\]<>|~&!]")
 #: Columns and queries over the run's rows of `coded_records`; none of them contains a person's text.
 _SECTIONS = {
     "Outcomes": (("outcome", "records"), "SELECT outcome, count(*) FROM rows GROUP BY outcome ORDER BY 2 DESC, 1"),
@@ -33,11 +43,12 @@ _SECTIONS = {
     ),
     "Levels of the codes (digits)": (
         ("level", "records", "mean_confidence"),
-        "SELECT level, count(*), avg(confidence) FROM rows WHERE outcome = 'coded' GROUP BY level ORDER BY 1 DESC",
+        f"SELECT level, count(*), {_MEAN_CONFIDENCE}"  # noqa: S608
+        " FROM rows WHERE outcome = 'coded' GROUP BY level ORDER BY 1 DESC",
     ),
     "Most frequent codes": (
         ("code", "label", "records", "mean_confidence"),
-        "SELECT code, label, count(*), avg(confidence)"
+        f"SELECT code, label, count(*), {_MEAN_CONFIDENCE}"  # noqa: S608
         " FROM rows WHERE outcome = 'coded' GROUP BY code, label ORDER BY 3 DESC, 1 LIMIT 20",
     ),
 }
@@ -46,9 +57,17 @@ _SECTIONS = {
 def write_report(
     plan: Plan, prepared: Prepared, summary: LandingSummary, warehouse: Warehouse, staging: Staging
 ) -> str:
-    """Write the report of a landed run as Markdown to its folder, log it, and return its URI."""
+    """Write the report of a landed run as Markdown to its folder, log it, and return its URI.
+
+    :raises IncompleteError: the warehouse has no record that the run is published
+    """
     run_id = summary.published_by_run or plan.run_id
     with warehouse.session(read_only=True) as session:
+        if not is_published(session, plan, prepared.read_at):
+            raise IncompleteError(
+                f"run {plan.run_id!r} is not recorded as published, so there is nothing to report: clear 'land' with"
+                " downstream tasks"
+            )
         ((invalid,),) = _query_rows(
             session, plan, run_id, "SELECT count(*) FROM rows WHERE confidence NOT BETWEEN 0 AND 1"
         )
@@ -56,7 +75,12 @@ def write_report(
             title: pd.DataFrame(_query_rows(session, plan, run_id, query), columns=columns)
             for title, (columns, query) in _SECTIONS.items()
         }
+        abandoned = list_abandoned_operations(session, plan.schema, plan.run_id)
     sections = [_format_summary(plan, prepared, summary)]
+    if abandoned:
+        more = f" and {len(abandoned) - MAX_LISTED_OPERATIONS} more" if len(abandoned) > MAX_LISTED_OPERATIONS else ""
+        names = ", ".join(f"`{operation_id}`" for operation_id in abandoned[:MAX_LISTED_OPERATIONS])
+        sections.append(f"**Operations that were opened and never used: {len(abandoned)} ({names}{more}).**")
     if invalid:
         sections.append(f"**{invalid} codes have a confidence outside 0 to 1; it is stored as the service gave it.**")
     sections += [f"## {title}\n\n{_format_table(frame)}" for title, frame in tables.items()]
@@ -67,6 +91,13 @@ def write_estimate(plan: Plan, estimate: Estimate, staging: Staging) -> str:
     """Write the result of a dry run as Markdown to its folder, log it, and return its URI."""
     heading = f"# Occupation coding, {plan.from_date} to {plan.to_date}: dry run, nothing was sent"
     return _store(f"{heading}\n\n{_format_plan(plan)}\n\n{estimate.as_markdown}\n", staging)
+
+
+def write_skip_report(plan: Plan, staging: Staging) -> str:
+    """Write why a run did nothing as Markdown to its folder, log it, and return its URI."""
+    heading = f"# Occupation coding, {plan.from_date} to {plan.to_date}: skipped, nothing was sent"
+    reasons = "\n".join(f"- **{sentence}.**" for sentence in plan.competing_runs)
+    return _store(f"{heading}\n\n{_format_plan(plan)}\n\n{reasons}\n", staging)
 
 
 def _store(text: str, staging: Staging) -> str:
@@ -81,12 +112,22 @@ def _query_rows(session: Session, plan: Plan, run_id: str, query: str) -> list[t
     """Run a query over `rows`, the rows of the plan's dates that the run with this id wrote."""
     records = table(plan.schema, "coded_records")
     condition, values = run_filter(plan)
-    rows = f"WITH rows AS (SELECT * FROM {records} WHERE {condition} AND run_id = ?) "
+    rows = f"WITH rows AS (SELECT * FROM {records} WHERE {condition} AND run_id = ?) "  # noqa: S608
     return session.execute(rows + query, [*values, run_id])
 
 
 def _format_table(frame: pd.DataFrame) -> str:
-    return "None." if frame.empty else frame.round(3).astype(str).to_markdown(index=False, disable_numparse=True)
+    if frame.empty:
+        return "None."
+    cells = frame.round(3).map(lambda value: "" if pd.isna(value) else _escape_cell(str(value)))
+    return str(cells.to_markdown(index=False, disable_numparse=True))
+
+
+def _escape_cell(value: str) -> str:
+    """Return a value, such as a label that the service gave, as text of a Markdown table that can be no markup."""
+    text = " ".join("".join(character if character.isprintable() else " " for character in value).split())
+    short_text = text if len(text) <= _MAX_CELL_CHARACTERS else text[: _MAX_CELL_CHARACTERS - 1] + "…"
+    return _MARKDOWN_CHARACTERS.sub(lambda match: f"&#{ord(match[0])};", short_text)
 
 
 def _explain_no_sending(prepared: Prepared, summary: LandingSummary) -> str:
@@ -123,7 +164,8 @@ def _describe_limits(plan: Plan, summary: LandingSummary) -> list[str]:
     ]
     if plan.excluded_dates:
         days = format_dates(map(date.fromisoformat, plan.excluded_dates))
-        sentences.append(f"Not read, because their own run is unfinished: {days}")
+        sentences.append(f"Not read, because unfinished runs code them: {days}")
+    sentences += plan.competing_runs
     if plan.unreachable_dates:
         days = format_dates(map(date.fromisoformat, plan.unreachable_dates))
         sentences.append(f"Not published, and too old for the look-back: {days}. Start a manual run of these dates")

@@ -5,19 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from uuid import UUID
 
 import duckdb
 
 from include.coding.engine import Engine, execute_within_memory
-from include.coding.files import escape_glob
-from include.coding.handoff import Handoff
+from include.coding.files import escape_glob, find_long_line
+from include.coding.handoff import Handoff, InputFile, PartNumber, PlainId, RunFile, Seconds, Text, Word
 from include.coding.parts import Fingerprint
 
-#: Output lines of the service are far shorter.
-MAX_LINE_BYTES = 2_000_000
+#: Longest output line that is used. Texts, label and suggestions of a real one have a few hundred characters each.
+MAX_LINE_BYTES = 64 << 10
+#: What replaces a longer line, and one that is not text, in a copy of the file.
+_LONG_LINE, _NO_TEXT = b"\x02", b"?"
+#: Longest code that is used, and longest label that is stored.
+MAX_CODE_CHARACTERS, MAX_LABEL_CHARACTERS = 100, 1_000
+#: Longest name of a model in a message.
+MAX_MODEL_CHARACTERS = 100
 
 log = logging.getLogger(__name__)
 
@@ -49,32 +57,37 @@ CREATE OR REPLACE TEMP TABLE lines AS
 WITH numbered_lines AS (
     SELECT row_number() OVER () AS line, coalesce(text, '') AS text
     FROM read_csv($output, header = false, auto_detect = false, columns = {{'text': 'VARCHAR'}}, delim = chr(1),
-        quote = '', escape = '', max_line_size = {MAX_LINE_BYTES}, buffer_size = {4 * MAX_LINE_BYTES})
+        quote = '', escape = '', max_line_size = {MAX_LINE_BYTES}, buffer_size = {64 * MAX_LINE_BYTES})
 ), parsed_lines AS (
-    SELECT line,
-        CASE WHEN json_valid(text) AND json_type(text) = 'OBJECT' THEN from_json(text, '{_LINE_TYPE}') END AS member
+    SELECT line, text = chr(2) AS is_long, has_repeated_name(text) AS is_ambiguous,
+        CASE WHEN NOT is_ambiguous THEN from_json(text, '{_LINE_TYPE}') END AS member
     FROM numbered_lines WHERE NOT regexp_full_match(text, '[ \r]*')
 ), fields AS (
-    SELECT line, member IS NOT NULL AS is_object,
+    SELECT line, is_long, is_ambiguous, is_ambiguous IS NOT NULL AS is_object,
         coalesce(nullif(member.recordId, ''), text_key(member.input.occp_text, member.input.tasks_text)) AS text_key,
         nullif(lower(trim(member.codeStatus)), '') AS status, member.input AS echo, member.suggestions AS suggestions,
         member.result AS raw_result, coalesce(json_type(member.result), 'NULL') AS kind,
         CASE json_type(member.result) WHEN 'OBJECT' THEN member.result WHEN 'ARRAY' THEN member.result -> 0 END
             AS result,
         json_type(result -> 'codeCategory') AS code_kind, nullif(result ->> 'codeCategory', '') AS code,
-        replace(result ->> 'codeLabel', chr(0), '\ufffd') AS label, result ->> 'codeConfidence' AS confidence_text,
+        left(regexp_replace(result ->> 'codeLabel', '[\x00-\x1f\x7f-\x9f]', '\ufffd', 'g'), {MAX_LABEL_CHARACTERS})
+            AS label,
+        label <> result ->> 'codeLabel' AS is_label_changed, result ->> 'codeConfidence' AS confidence_text,
         try_cast(confidence_text AS DOUBLE) AS confidence
     FROM parsed_lines
 )
-SELECT line, text_key, echo, code, label, confidence_text, confidence, suggestions, CASE
+SELECT line, text_key, echo, code, label, is_label_changed, confidence_text, confidence, suggestions, CASE
+    WHEN is_long THEN 'it is above {MAX_LINE_BYTES} bytes'
     WHEN NOT is_object THEN 'it is not a JSON object'
+    WHEN is_ambiguous THEN 'one of its names stands twice'
     WHEN text_key IS NULL THEN 'it has neither recordId nor input'
     WHEN kind NOT IN ('NULL', 'OBJECT', 'ARRAY') THEN 'its result is a JSON ' || kind
     WHEN kind = 'ARRAY' AND json_array_length(raw_result) > 1 THEN 'its result is a list of several'
     WHEN coalesce(json_type(result), 'NULL') NOT IN ('NULL', 'OBJECT')
         THEN 'its result is a list of a JSON ' || json_type(result)
     WHEN code IS NULL AND len(json_keys(result)) > 0 THEN 'its result has no codeCategory'
-    WHEN contains(code, chr(0)) THEN 'its codeCategory has a NUL'
+    WHEN regexp_matches(code, '[\x00-\x1f\x7f-\x9f]') THEN 'its codeCategory has a control character'
+    WHEN length(code) > {MAX_CODE_CHARACTERS} THEN 'its codeCategory is above {MAX_CODE_CHARACTERS} characters'
     WHEN code_kind IN ('OBJECT', 'ARRAY', 'BOOLEAN') THEN 'its codeCategory is a JSON ' || code_kind
     WHEN status NOT IN ('successful', 'unsuccessful') THEN 'its codeStatus is unknown'
     WHEN status = 'successful' AND code IS NULL THEN 'its codeStatus is successful but it has no code'
@@ -84,7 +97,7 @@ SELECT line, text_key, echo, code, label, confidence_text, confidence, suggestio
     WHEN coalesce(json_type(suggestions), 'NULL') NOT IN ('NULL', 'ARRAY') THEN 'its suggestions are not a list'
     END AS problem
 FROM fields
-"""
+"""  # noqa: S608
 
 #: The lines of an input file, whose path is the parameter `input`.
 INPUT_LINES = """read_json($input, format = 'newline_delimited',
@@ -103,12 +116,25 @@ SELECT lines.* EXCLUDE (echo, problem), input.occp_text, input.tasks_text,
         IN (SELECT recordId FROM sent) THEN 'its input is that of another text'
     ELSE problem END AS problem
 FROM lines LEFT JOIN sent AS input ON input.recordId = lines.text_key
-"""
+"""  # noqa: S608
 
 _STORE_UNANSWERED = f"""
 INSERT INTO unanswered
 SELECT $part, input.recordId, input.occp_text, input.tasks_text
 FROM {INPUT_LINES} AS input ANTI JOIN results ON results.text_key = input.recordId
+"""  # noqa: S608
+
+#: Whether a name that we use stands twice in a JSON object, or in its input or result; NULL if the text is no object.
+_HAS_REPEATED_NAME = """
+CREATE OR REPLACE TEMP MACRO list_our_names(names) AS list_filter(names, lambda name: name IN (
+    'recordId', 'codeStatus', 'input', 'result', 'suggestions', 'occp_text', 'tasks_text',
+    'codeCategory', 'codeLabel', 'codeConfidence'));
+CREATE OR REPLACE TEMP MACRO has_repeated_names(names) AS
+    coalesce(len(list_distinct(list_our_names(names))) < len(list_our_names(names)), false);
+CREATE OR REPLACE TEMP MACRO has_repeated_name(text) AS
+    CASE WHEN json_valid(text) AND json_type(text) = 'OBJECT' THEN has_repeated_names(json_keys(text))
+        OR has_repeated_names(json_keys(text, '$.input')) OR has_repeated_names(json_keys(text, '$.result'))
+        OR has_repeated_names(json_keys(text, '$.result[0]')) END
 """
 
 #: Letters and digits of a text, by which two spellings of one text are equal.
@@ -116,8 +142,10 @@ _ECHO_LETTERS = """
 CREATE OR REPLACE TEMP MACRO echo_letters(texts) AS
     regexp_replace(lower(texts.occp_text || texts.tasks_text), '[^a-z0-9]', '', 'g')
 """
-_COUNT_DIFFERENT_ECHOES = """
-SELECT count(*), count(*) FILTER (is_echo_different AND problem IS NULL) FROM matched_lines
+_COUNT_DIFFERENCES = """
+SELECT count(*), count(*) FILTER (is_echo_different), count(*) FILTER (is_label_changed),
+    count(*) FILTER (code IS NOT NULL AND NOT regexp_full_match(code, '[0-9]{1,6}'))
+FROM matched_lines WHERE problem IS NULL
 """
 
 _FIND_REPEATED_KEYS = """
@@ -160,15 +188,15 @@ class PartResult(Handoff):
     :param seconds: duration from the upload to the end of the operation; None if unknown
     """
 
-    part: int
-    operation_id: str | None
-    state: str
-    message: str | None = None
-    output_uri: str | None = None
-    metadata_uri: str | None = None
-    input_uri: str | None = None
+    part: PartNumber
+    operation_id: PlainId | None
+    state: Word
+    message: Text | None = None
+    output_uri: RunFile | None = None
+    metadata_uri: RunFile | None = None
+    input_uri: InputFile | None = None
     fingerprint: Fingerprint | None = None
-    seconds: float | None = None
+    seconds: Seconds | None = None
 
 
 @dataclass(frozen=True)
@@ -194,13 +222,16 @@ def read_results(engine: Engine, part: int, operation_id: str, input_file: Path,
     """
     engine.execute(RESULTS)
     before = _count_lines(engine)
-    try:
-        execute_within_memory(engine, _PARSE_LINES, {"output": escape_glob(output_file)})
-    except duckdb.InvalidInputException:
+    engine.execute(_HAS_REPEATED_NAME + ";" + _ECHO_LETTERS)
+    if find_long_line(output_file, MAX_LINE_BYTES) is not None:
         _parse_repaired_copy(engine, output_file)
-    engine.execute(_ECHO_LETTERS)
+    else:
+        try:
+            execute_within_memory(engine, _PARSE_LINES, {"output": escape_glob(output_file)})
+        except duckdb.InvalidInputException:
+            _parse_repaired_copy(engine, output_file)
     execute_within_memory(engine, _MATCH_LINES, {"input": escape_glob(input_file)})
-    _report_different_echoes(engine, part)
+    _report_differences(engine, part)
     execute_within_memory(engine, _FIND_REPEATED_KEYS)
     execute_within_memory(engine, _DISCARD_LINES, {"part": part})
     execute_within_memory(engine, _STORE_RESULTS, {"part": part, "operation_id": operation_id})
@@ -208,14 +239,28 @@ def read_results(engine: Engine, part: int, operation_id: str, input_file: Path,
     return PartSummary(usable, discarded)
 
 
+def discard_part(engine: Engine, part: int) -> None:
+    """Remove what the engine's tables have of a part that could not be read completely."""
+    for table in ("results", "discarded_lines", "unanswered"):
+        engine.execute(f"DELETE FROM {table} WHERE part = ?", [part])  # noqa: S608
+
+
 def find_unanswered(engine: Engine, part: int, input_file: Path) -> None:
     """Add the texts of an input file that have no result to the engine's table `unanswered`."""
     engine.execute(_STORE_UNANSWERED, {"part": part, "input": escape_glob(input_file)})
 
 
-def _report_different_echoes(engine: Engine, part: int) -> None:
-    """Log how many lines return another input than what was sent (docs/service-contract.md 10.7)."""
-    ((lines, different),) = engine.execute(_COUNT_DIFFERENT_ECHOES).fetchall()
+def _report_differences(engine: Engine, part: int) -> None:
+    """Log how many lines are used although they are other than expected (docs/service-contract.md 10.7)."""
+    ((lines, different, labels, codes),) = engine.execute(_COUNT_DIFFERENCES).fetchall()
+    if labels:
+        log.warning(
+            "Part %d: %d of %d output lines have a label above %d characters or with control characters; it is stored"
+            " without them",
+            part, labels, lines, MAX_LABEL_CHARACTERS,
+        )  # fmt: skip
+    if codes:
+        log.warning("Part %d: %d of %d output lines have a code that is not one to six digits", part, codes, lines)
     if different:
         log.warning(
             "Part %d: %d of %d output lines return an input that differs from the text that was sent, such as in"
@@ -225,15 +270,25 @@ def _report_different_echoes(engine: Engine, part: int) -> None:
 
 
 def _parse_repaired_copy(engine: Engine, output_file: Path) -> None:
-    """Parse a file with lines that are not text. `?` replaces them, so that they are discarded as invalid JSON."""
+    """Parse a copy of a file in which other lines replace those that are too long or not text, so that these are
+    discarded with a reason, and all lines keep their numbers."""
     repaired = output_file.with_name(output_file.name + ".repaired")
     try:
         with output_file.open("rb") as file, repaired.open("wb") as copy:
-            while line := file.readline(MAX_LINE_BYTES):
-                copy.write((line.rstrip(b"\r\n") if _is_text(line) else b"?") + b"\n")
+            for line in _read_lines(file):
+                copy.write(line + b"\n")
         execute_within_memory(engine, _PARSE_LINES, {"output": escape_glob(repaired)})
     finally:
         repaired.unlink(missing_ok=True)
+
+
+def _read_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a file without their ends, and others in place of those that cannot be parsed."""
+    while line := file.readline(MAX_LINE_BYTES + 2):
+        is_long = len(line.rstrip(b"\r\n")) > MAX_LINE_BYTES
+        while not line.endswith(b"\n") and (rest := file.readline(MAX_LINE_BYTES)):
+            is_long, line = True, rest
+        yield _LONG_LINE if is_long else line.rstrip(b"\r\n") if _is_text(line) else _NO_TEXT
 
 
 def _is_text(line: bytes) -> bool:
@@ -241,7 +296,7 @@ def _is_text(line: bytes) -> bool:
         text = line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError:
         return False
-    return len(line) < MAX_LINE_BYTES and not any(character < " " for character in text if character != "\t")
+    return not any(character < " " for character in text if character != "\t")
 
 
 def _count_lines(engine: Engine) -> tuple[int, int]:
@@ -263,11 +318,14 @@ def read_model_id(metadata: str) -> str | None:
     names = [name for name in members if re.sub("[^a-z]", "", name.lower()) == "modelid"]
     value = members[names[0]] if len(names) == 1 else None
     if not isinstance(value, str):
+        if names:
+            log.warning("A metadata file names its model in an unknown form: it is taken for the model of the run")
         return None
     try:
         model_id = str(UUID(value))
     except ValueError:
-        return value
+        log.warning("A metadata file names a model that is not a GUID")
+        return value[:MAX_MODEL_CHARACTERS]
     if (names, value.lower()) != (["modelId"], model_id):
         log.warning("A metadata file names the model in another form: %s %r", names[0], value[:100])
         return model_id

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from include.coding.errors import AuditError
-from include.coding.handoff import Handoff
+from include.coding.handoff import Count, Day, Handoff, Text
 from include.coding.plan import Plan
 from include.coding.tables import table
 from include.warehouse.warehouse import Session
@@ -68,14 +68,14 @@ class PublishedRun:
 
 
 @dataclass(frozen=True)
-class DateCounts:
+class DateCounts(Handoff):
     """Numbers of records of a response date, ISO 8601, by outcome."""
 
-    day: str
-    read: int
-    coded: int
-    uncoded: int
-    rejected: int
+    day: Day
+    read: Count
+    coded: Count
+    uncoded: Count
+    rejected: Count
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class DateOverLimit(Handoff):
     :param limits: the limits that it exceeds, with its counts
     """
 
-    day: str
-    since: str
-    limits: str
+    day: Day
+    since: Day
+    limits: Text
 
     def __str__(self) -> str:
         return f"{self.day} (since {self.since}): {self.limits}"
@@ -101,7 +101,7 @@ def find_published_run(session: Session, plan: Plan, checksum: str, records: int
         SELECT published_by_run, records, coded, uncoded, rejected, texts FROM {table(plan.schema, "coding_runs")}
         WHERE topic = ? AND model_id = ? AND from_date = ? AND to_date = ? AND checksum = ?
         ORDER BY read_at DESC LIMIT 1
-        """,
+        """,  # noqa: S608
         [*_run_key(plan), checksum],
     )
     if not rows:
@@ -109,7 +109,7 @@ def find_published_run(session: Session, plan: Plan, checksum: str, records: int
     run = PublishedRun(*rows[0])
     condition, values = run_filter(plan)
     ((published, by_others),) = session.execute(
-        f"SELECT count(*), count(CASE WHEN run_id <> ? THEN 1 END) FROM {table(plan.schema, 'coded_records')}"
+        f"SELECT count(*), count(CASE WHEN run_id <> ? THEN 1 END) FROM {table(plan.schema, 'coded_records')}"  # noqa: S608
         f" WHERE {condition}",
         [run.run_id, *values],
     )
@@ -124,7 +124,7 @@ def find_later_spans(session: Session, plan: Plan, read_at: str) -> list[Span]:
         WHERE topic = ? AND model_id = ? AND to_date >= ? AND from_date <= ?
             AND run_id <> ? AND read_at > ?
         ORDER BY 1, 2
-        """,
+        """,  # noqa: S608
         [*_run_key(plan), plan.run_id, datetime.fromisoformat(read_at)],
     )
     return [span for row in rows for span in _split_span(*row)]
@@ -145,7 +145,7 @@ def count_dates(session: Session, plan: Plan) -> tuple[DateCounts, ...]:
         f"count(CASE WHEN outcome = '{name}' THEN 1 END)" for name in ("coded", "uncoded", "rejected")
     )
     rows = session.execute(
-        f"SELECT response_date, count(*), {outcomes} FROM {table(plan.schema, 'coded_records')}"
+        f"SELECT response_date, count(*), {outcomes} FROM {table(plan.schema, 'coded_records')}"  # noqa: S608
         f" WHERE {condition} AND run_id = ? GROUP BY response_date ORDER BY 1",
         [*values, plan.run_id],
     )
@@ -174,7 +174,7 @@ def find_unchanged_dates(session: Session, plan: Plan, days: set[date]) -> set[d
             (SELECT * FROM published EXCEPT SELECT * FROM fresh)
         )
         SELECT DISTINCT response_date FROM differences
-    """
+    """  # noqa: S608
     return days - select_dates(session, changed_dates, [plan.topic, plan.model_id, *values, plan.run_id])
 
 
@@ -186,7 +186,7 @@ def select_dates(session: Session, query: str, values: Sequence[Any] = ()) -> se
 def find_dates_over_limit(session: Session, schema: str, topic: str) -> list[DateOverLimit]:
     """Return the dates of a topic that exceed limits, in order."""
     rows = session.execute(
-        f"SELECT response_date, since, limits FROM {table(schema, 'dates_over_limit')} WHERE topic = ? ORDER BY 1",
+        f"SELECT response_date, since, limits FROM {table(schema, 'dates_over_limit')} WHERE topic = ? ORDER BY 1",  # noqa: S608
         [topic],
     )
     return [DateOverLimit(day.isoformat(), since.date().isoformat(), limits) for day, since, limits in rows]
@@ -201,16 +201,17 @@ def record_dates_over_limit(
     :param other_dates: dates that no longer exceed any
     """
     dates_over_limit = table(plan.schema, "dates_over_limit")
-    query = f"SELECT response_date, since FROM {dates_over_limit} WHERE topic = ?"
+    query = f"SELECT response_date, since FROM {dates_over_limit} WHERE topic = ?"  # noqa: S608
     since = dict(session.execute(query, [plan.topic]))
     for day in (*dates, *other_dates):
         if day in since:
             session.execute(
-                f"DELETE FROM {dates_over_limit} WHERE topic = ? AND response_date = ?", [plan.topic, day]
+                f"DELETE FROM {dates_over_limit} WHERE topic = ? AND response_date = ?",  # noqa: S608
+                [plan.topic, day],
             )
     for day, limits in dates.items():
         values = [plan.topic, day, since.get(day) or session.now(), plan.run_id, limits]
-        session.execute(f"INSERT INTO {dates_over_limit} VALUES (?, ?, ?, ?, ?)", values)
+        session.execute(f"INSERT INTO {dates_over_limit} VALUES (?, ?, ?, ?, ?)", values)  # noqa: S608
 
 
 def find_unpublished_dates(session: Session, plan: Plan, days: Iterable[str]) -> list[str]:
@@ -220,9 +221,9 @@ def find_unpublished_dates(session: Session, plan: Plan, days: Iterable[str]) ->
     """
     unpublished = []
     for day in map(date.fromisoformat, days):
-        query = f"SELECT 1 FROM {table(plan.schema, 'coded_records')} WHERE topic = ? AND response_date = ? LIMIT 1"
+        query = f"SELECT 1 FROM {table(plan.schema, 'coded_records')} WHERE topic = ? AND response_date = ? LIMIT 1"  # noqa: S608
         rows = session.execute(
-            f"SELECT from_date, to_date, excluded_dates FROM {table(plan.schema, 'coding_runs')}"
+            f"SELECT from_date, to_date, excluded_dates FROM {table(plan.schema, 'coding_runs')}"  # noqa: S608
             " WHERE topic = ? AND from_date <= ? AND to_date >= ?",
             [plan.topic, day, day],
         )
@@ -245,7 +246,7 @@ def check_sources(session: Session, plan: Plan) -> None:
         SELECT DISTINCT source FROM {table(plan.schema, "coding_runs")}
         WHERE source <> ? AND run_id IN (SELECT run_id FROM {table(plan.schema, "coded_records")} WHERE {condition})
         ORDER BY 1
-        """,
+        """,  # noqa: S608
         [plan.source, *values],
     )
     if rows:
@@ -259,10 +260,19 @@ def check_sources(session: Session, plan: Plan) -> None:
 def count_sent_texts(session: Session, plan: Plan) -> tuple[int, int]:
     """Return the numbers of texts that all attempts of the run have sent, and of their operations."""
     operations = table(plan.schema, "coding_operations")
-    # An operation that timed out has received no input.
-    query = f"SELECT records FROM {operations} WHERE run_id = ? AND state <> 'timed_out'"
+    # An operation that timed out has received no input; one that is abandoned without input has no records.
+    query = f"SELECT records FROM {operations} WHERE run_id = ? AND state <> 'timed_out' AND records > 0"  # noqa: S608
     records = [count for (count,) in session.execute(query, [plan.run_id])]
     return sum(records), len(records)
+
+
+def is_published(session: Session, plan: Plan, read_at: str) -> bool:
+    """Return whether the log has the run with this reading of its source.
+
+    :param read_at: when the source was read, ISO 8601, UTC
+    """
+    query = f"SELECT 1 FROM {table(plan.schema, 'coding_runs')} WHERE run_id = ? AND read_at = ? LIMIT 1"  # noqa: S608
+    return bool(session.execute(query, [plan.run_id, datetime.fromisoformat(read_at)]))
 
 
 def record_run(session: Session, plan: Plan, read_at: str, checksum: str | None, run: PublishedRun) -> None:
@@ -272,12 +282,12 @@ def record_run(session: Session, plan: Plan, read_at: str, checksum: str | None,
     :param checksum: of the records; None if not all of them were published
     """
     runs = table(plan.schema, "coding_runs")
-    session.execute(f"DELETE FROM {runs} WHERE run_id = ?", [plan.run_id])
+    session.execute(f"DELETE FROM {runs} WHERE run_id = ?", [plan.run_id])  # noqa: S608
     if run.run_id == plan.run_id:  # its rows have replaced those that other runs found unchanged
-        session.execute(f"UPDATE {runs} SET checksum = NULL WHERE published_by_run = ?", [plan.run_id])
+        session.execute(f"UPDATE {runs} SET checksum = NULL WHERE published_by_run = ?", [plan.run_id])  # noqa: S608
     row = (
         plan.run_id, plan.topic, plan.model_id, plan.model_version, plan.source, plan.selection, *plan.dates,
         datetime.fromisoformat(read_at), checksum, run.run_id, run.read, run.coded, run.uncoded, run.rejected,
         run.texts, *count_sent_texts(session, plan), session.now(), ",".join(plan.excluded_dates) or None,
     )  # fmt: skip
-    session.execute(f"INSERT INTO {runs} VALUES ({', '.join('?' * len(row))})", row)
+    session.execute(f"INSERT INTO {runs} VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608

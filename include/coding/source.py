@@ -16,17 +16,17 @@ from include.coding.engine import Engine
 from include.coding.errors import SourceError
 from include.coding.plan import Plan
 from include.coding.response_dates import MAX_DATE, MIN_DATE, describe_value, is_not_a_date, parse_date
+from include.coding.source_access import SourceAccess, SourceFile, find_table, identify_content
 from include.coding.source_files import (
     REWRITE_HINT,
     VALUE_CHARACTERS,
     FileScan,
     describe_error,
-    find_file,
     find_lines,
     scan_file,
 )
 from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
-from include.warehouse.warehouse import Session, Warehouse, quote_column, quote_table, utc_now
+from include.warehouse.warehouse import Session, Warehouse, quote_column, quote_date, utc_now
 
 #: A longer text is rejected, however much white space it contains.
 MAX_TEXT_BYTES = 100_000
@@ -57,21 +57,24 @@ class SourceSnapshot:
 
 
 @contextmanager
-def open_source(plan: Plan, engine: Engine, warehouse: Warehouse) -> Iterator[SourceSnapshot]:
+def open_source(
+    plan: Plan, engine: Engine, warehouse: Warehouse, access: SourceAccess, file: SourceFile | None
+) -> Iterator[SourceSnapshot]:
     """Create the view `source` in the engine: the records of the plan's dates, with a DATE and three text columns.
 
+    :param access: what runs may read
+    :param file: the file of the source, which the engine can read; None if it is a table
     :raises SourceError: the source cannot be read, a needed column is missing or unsuitable, or too many of its dates
         cannot be read
     """
-    path = find_file(plan.source)
-    source = _open_table(plan, engine, warehouse) if path is None else _open_file(plan, engine, path)
+    source = _open_table(plan, engine, warehouse, access) if file is None else _open_file(plan, engine, file)
     with source as snapshot:
         yield snapshot
 
 
 @contextmanager
-def _open_file(plan: Plan, engine: Engine, path: Path) -> Iterator[SourceSnapshot]:
-    read_at, before = utc_now(), _identify_content(path)
+def _open_file(plan: Plan, engine: Engine, file: SourceFile) -> Iterator[SourceSnapshot]:
+    read_at, path = utc_now(), file.path
     try:
         scan = scan_file(path, plan, engine)
         _check_columns(plan, scan.schema, is_file=True)
@@ -82,7 +85,7 @@ def _open_file(plan: Plan, engine: Engine, path: Path) -> Iterator[SourceSnapsho
             raise
         # nothing of the engine's message is passed on or chained, because it quotes rows
         raise SourceError(f"source {plan.source!r} cannot be read: {problem}; {REWRITE_HINT}") from None
-    if _identify_content(path) != before:
+    if identify_content(path) != file.content:
         raise SourceError(f"source {plan.source!r} changed while it was read: {RELOAD_HINT}")
 
 
@@ -92,8 +95,8 @@ def _create_file_view(
     """Create `source` from a file, and return the snapshot with the numbers of rows that no run codes."""
     if plan.response_date:
         is_empty = _is_empty(scan.names)
-        _create_view(plan, engine, scan.relation, scan.names, f"DATE '{plan.from_date}'", f"NOT {is_empty}")
-        ((empty_rows,),) = engine.execute(f"SELECT count(*) FROM {scan.relation} WHERE {is_empty}").fetchall()
+        _create_view(plan, engine, scan.relation, scan.names, quote_date(plan.dates[0]), f"NOT {is_empty}")
+        ((empty_rows,),) = engine.execute(f"SELECT count(*) FROM {scan.relation} WHERE {is_empty}").fetchall()  # noqa: S608
         return replace(snapshot, empty_rows=empty_rows)
     column = plan.source_column("response_date")
     day = _date_expression(scan.names["response_date"], scan.schema.field(column).type)
@@ -112,12 +115,16 @@ def _create_file_view(
 
 
 @contextmanager
-def _open_table(plan: Plan, engine: Engine, warehouse: Warehouse) -> Iterator[SourceSnapshot]:
+def _open_table(plan: Plan, engine: Engine, warehouse: Warehouse, access: SourceAccess) -> Iterator[SourceSnapshot]:
+    with warehouse.session(read_only=True) as session:  # the first statement of the next one has to be its lock
+        table = find_table(plan.source, access, session)
+    if table is None:
+        raise _make_missing_table_error(plan, warehouse, access)
     with warehouse.session(read_only=True) as session:
-        read_at, schema = _read_table_schema(plan, warehouse, session)
+        read_at, schema = _read_table_schema(plan, warehouse, session, table, access)
         _check_columns(plan, schema, is_file=False)
         try:
-            snapshot = _create_table_view(plan, engine, session, schema, SourceSnapshot(read_at.isoformat()))
+            snapshot = _create_table_view(plan, engine, session, table, schema, SourceSnapshot(read_at.isoformat()))
         except WarehouseSettingsError:
             raise
         except (WarehouseError, duckdb.ProgrammingError, duckdb.DataError) as error:
@@ -130,19 +137,26 @@ def _open_table(plan: Plan, engine: Engine, warehouse: Warehouse) -> Iterator[So
             raise _explain_table_error(plan, warehouse, session, error) from None
 
 
-def _read_table_schema(plan: Plan, warehouse: Warehouse, session: Session) -> tuple[datetime, pa.Schema]:
-    """Return the time as of which a table is read, and its columns."""
-    table = quote_table(plan.source)
+def _make_missing_table_error(plan: Plan, warehouse: Warehouse, access: SourceAccess) -> SourceError:
+    return SourceError(
+        f"source {plan.source!r} is neither a table or view of warehouse {warehouse.name!r} that runs may read"
+        f" ({access.describe_tables()}) nor a file URI (file:///....parquet, .csv, .jsonl, .xlsx). Check its name; if"
+        " it is in another schema, have it added to CODING_SOURCE_TABLES; if it is a view, check that its tables and"
+        " columns still exist, and that the user of the connection can see them"
+    )
+
+
+def _read_table_schema(
+    plan: Plan, warehouse: Warehouse, session: Session, table: str, access: SourceAccess
+) -> tuple[datetime, pa.Schema]:
+    """Return the time as of which a table is read, and its columns.
+
+    :param table: its SQL name
+    """
     try:
-        if not all(plan.source.split(".")):
-            raise NoSuchTableError("a part of the name is empty")
         return session.lock_and_timestamp(table), session.columns(table)
     except (NoSuchTableError, duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException):
-        raise SourceError(
-            f"source {plan.source!r} is neither a table or view of warehouse {warehouse.name!r} nor a file URI"
-            " (file:///....parquet, .csv, .jsonl, .xlsx). Check its name; if it is a view, check that its tables and"
-            " columns still exist, and that the user of the connection can see them"
-        ) from None
+        raise _make_missing_table_error(plan, warehouse, access) from None
     except WarehouseSettingsError:
         raise
     except (WarehouseError, duckdb.Error) as error:
@@ -171,15 +185,6 @@ def materialize_source(plan: Plan, engine: Engine) -> None:
     if not plan.source.lower().endswith(".parquet"):
         engine.execute("CREATE TABLE source_copy AS FROM source")
         engine.execute("CREATE OR REPLACE TEMP VIEW source AS FROM source_copy")
-
-
-def _identify_content(path: Path) -> tuple[int, int, int]:
-    """Return values that change when the file is replaced, removed or written to."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return 0, 0, 0
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _check_columns(plan: Plan, schema: pa.Schema, *, is_file: bool) -> None:
@@ -214,11 +219,11 @@ def _list_names(names: Sequence[str]) -> str:
 
 
 def _create_table_view(
-    plan: Plan, engine: Engine, session: Session, schema: pa.Schema, snapshot: SourceSnapshot
+    plan: Plan, engine: Engine, session: Session, table: str, schema: pa.Schema, snapshot: SourceSnapshot
 ) -> SourceSnapshot:
     """Create `source` from a table, and return the snapshot with the numbers of rows that no run codes. If the dates
     have a date type, or if there are none, the warehouse selects and counts the rows, else the engine."""
-    table, day = quote_table(plan.source), quote_column(plan.source_column("response_date"))
+    day = quote_column(plan.source_column("response_date"))
     # Cast to text, ids have no padding of CHAR(20), and special types of a server can be compared with texts.
     columns = {
         name: f"CAST({quote_column(plan.source_column(name))} AS {session.dialect.text})"
@@ -231,8 +236,8 @@ def _create_table_view(
     names = {name: name for name in columns}
     if plan.response_date:
         _register_rows(engine, session, table, columns, f"NOT {is_empty}")
-        _create_view(plan, engine, "table_rows", names, f"DATE '{plan.from_date}'", "true")
-        ((empty_rows,),) = session.execute(f"SELECT count(*) FROM {table} WHERE {is_empty}")
+        _create_view(plan, engine, "table_rows", names, quote_date(plan.dates[0]), "true")
+        ((empty_rows,),) = session.execute(f"SELECT count(*) FROM {table} WHERE {is_empty}")  # noqa: S608
         return replace(snapshot, empty_rows=empty_rows)
     kind = schema.field(plan.source_column("response_date")).type
     if _is_text(kind):
@@ -247,14 +252,14 @@ def _create_table_view(
         _register_rows(engine, session, table, columns, _select_dates_in_warehouse(plan, day))
         _create_view(plan, engine, "table_rows", names, "CAST(response_date AS DATE)", "true")
         snapshot, values = _count_skipped_rows_in_warehouse(session, table, day, is_empty, snapshot)
-        records = int(session.execute(f"SELECT count({day}) FROM {table}")[0][0]) if values else 0
+        records = int(session.execute(f"SELECT count({day}) FROM {table}")[0][0]) if values else 0  # noqa: S608
     return _check_dates(plan, snapshot, _describe_values(values), records) if values else snapshot
 
 
 def _register_rows(engine: Engine, session: Session, table: str, columns: dict[str, str], condition: str) -> None:
     """Make the rows of a table of the warehouse available in the engine as `table_rows`."""
     select = ", ".join(f"{column} AS {name}" for name, column in columns.items())
-    engine.register("table_rows", session.query(f"SELECT {select} FROM {table} WHERE {condition}"))
+    engine.register("table_rows", session.query(f"SELECT {select} FROM {table} WHERE {condition}"))  # noqa: S608
 
 
 def _create_view(plan: Plan, engine: Engine, relation: str, names: dict[str, str], day: str, condition: str) -> None:
@@ -270,9 +275,9 @@ def _create_view(plan: Plan, engine: Engine, relation: str, names: dict[str, str
     # no server stores NUL
     record_id = f"replace(CAST({quote_column(names['record_id'])} AS VARCHAR), chr(0), '\ufffd')"
     excluded_dates = map(date.fromisoformat, plan.excluded_dates)  # only dates reach the statement
-    condition += "".join(f" AND {day} <> DATE '{excluded}'" for excluded in excluded_dates)
+    condition += "".join(f" AND {day} <> {quote_date(excluded)}" for excluded in excluded_dates)
     engine.execute(
-        f"CREATE TEMP VIEW source AS SELECT {record_id} AS record_id, {texts}, {day} AS response_date"
+        f"CREATE TEMP VIEW source AS SELECT {record_id} AS record_id, {texts}, {day} AS response_date"  # noqa: S608
         f" FROM {relation} WHERE {condition}{_sample_clause(plan)}"
     )
 
@@ -297,7 +302,7 @@ def _count_skipped_rows(
                 left(CAST({column} AS VARCHAR), {VALUE_CHARACTERS}) AS value
             FROM {relation} WHERE {condition}
         )
-        """
+        """  # noqa: S608
     ).fetchall()
     snapshot = replace(snapshot, undated=undated, unreadable_dates=unreadable, empty_rows=empty_rows)
     return snapshot, [(example["row"], example["value"]) for example in examples or []]
@@ -308,7 +313,7 @@ def _count_skipped_rows_in_warehouse(
 ) -> tuple[SourceSnapshot, list[tuple[int | None, str]]]:
     """Do the same for a table with a date type."""
     ((rows, unreadable, empty_rows),) = session.execute(
-        f"SELECT count(*), count({day}), count(CASE WHEN {day} IS NULL AND {is_empty} THEN 1 END)"
+        f"SELECT count(*), count({day}), count(CASE WHEN {day} IS NULL AND {is_empty} THEN 1 END)"  # noqa: S608
         f" FROM {table} WHERE {is_not_a_date(day, is_parsed=False)}"
     )
     snapshot = replace(
@@ -317,7 +322,7 @@ def _count_skipped_rows_in_warehouse(
     if not unreadable:
         return snapshot, []
     values = session.execute(
-        f"SELECT CAST({day} AS {session.dialect.text}) FROM {table} WHERE {day} IS NOT NULL"
+        f"SELECT CAST({day} AS {session.dialect.text}) FROM {table} WHERE {day} IS NOT NULL"  # noqa: S608
         f" AND {is_not_a_date(day, is_parsed=False)} LIMIT {MAX_EXAMPLES}"
     )
     return snapshot, [(None, value) for (value,) in values]
@@ -326,7 +331,7 @@ def _count_skipped_rows_in_warehouse(
 def _count_dates(engine: Engine, relation: str, names: dict[str, str]) -> int:
     """Return how many rows have any value as their date."""
     has_value = _has_text(quote_column(names["response_date"]))
-    ((records,),) = engine.execute(f"SELECT count(*) FROM {relation} WHERE {has_value}").fetchall()
+    ((records,),) = engine.execute(f"SELECT count(*) FROM {relation} WHERE {has_value}").fetchall()  # noqa: S608
     return int(records)
 
 
@@ -360,13 +365,13 @@ def _date_expression(column: str, kind: pa.DataType) -> str:
 
 def _select_dates(plan: Plan, day: str) -> str:
     first, last = plan.dates
-    return f"{day} BETWEEN DATE '{max(first, MIN_DATE)}' AND DATE '{last}'"
+    return f"{day} BETWEEN {quote_date(max(first, MIN_DATE))} AND {quote_date(last)}"
 
 
 def _select_dates_in_warehouse(plan: Plan, day: str) -> str:
     first, last = plan.dates
-    end = f"<= DATE '{last}'" if last == MAX_DATE else f"< DATE '{last + timedelta(days=1)}'"
-    return f"{day} >= DATE '{max(first, MIN_DATE)}' AND {day} {end}"
+    end = f"<= {quote_date(last)}" if last == MAX_DATE else f"< {quote_date(last + timedelta(days=1))}"
+    return f"{day} >= {quote_date(max(first, MIN_DATE))} AND {day} {end}"
 
 
 def _has_text(column: str) -> str:

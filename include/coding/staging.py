@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from include.coding.errors import PlanError, StagingError
 from include.coding.files import path_from_uri
+from include.coding.handoff import find_run_file
 from include.warehouse.folder_names import has_checksum
 
 #: Size of the blocks of an upload to object storage, and how many are sent at once.
@@ -29,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Staging:
-    """The files of one run.
+    """The files of one run. A URI of any other file is refused.
 
     :param uri: their folder: `file:///...`, or a URI of object storage
     :param scratch: local folder for files in progress; the run's own folder if that is local
@@ -49,10 +51,16 @@ class Staging:
         """Move a file of the scratch folder to the run's files, where it appears complete, and return its URI.
 
         :raises StagingError: the object storage refuses it
+        :raises PlanError: it is not in the scratch folder
         """
-        if self.fs is None:
-            return path.as_uri()
         uri = f"{self.uri}/{path.name}"
+        if path.parent != self.scratch or path.is_symlink():
+            raise PlanError(
+                f"{path.name!r} cannot be kept, because it is not a file of the scratch folder of the run"
+            )
+        self._check(uri)
+        if self.fs is None:
+            return uri
         with _translate_errors(uri, "written"):
             self.fs.put_file(str(path), uri, chunksize=BLOCK_BYTES, max_concurrency=CONCURRENT_BLOCKS)
         path.unlink()
@@ -64,11 +72,15 @@ class Staging:
 
         :raises FileNotFoundError: it does not exist
         :raises StagingError: it cannot be read
+        :raises PlanError: it is not a file of the run
         """
+        self._check(uri)
         if self.fs is None:
-            path = path_from_uri(uri)
+            path, folder = path_from_uri(uri), path_from_uri(self.uri)
             if not path.is_file():
                 raise FileNotFoundError(uri)
+            if path.resolve() != folder.resolve() / path.relative_to(folder):  # a link leads elsewhere
+                raise PlanError(f"{path.name!r} is not a file of the run, but a link: start another run")
             yield path
             return
         # The name includes the folder, because each part has an output.jsonl.
@@ -80,19 +92,43 @@ class Staging:
         finally:
             copy.unlink(missing_ok=True)
 
-    def read_text(self, uri: str) -> str | None:
-        """Return the content of a small file, whatever its bytes; None if it does not exist."""
+    def read_text(self, uri: str, max_bytes: int) -> str | None:
+        """Return the content of a small file, whatever its bytes; None if it does not exist or is too large."""
         try:
-            with self.open_local(uri) as path:
-                return path.read_text(encoding="utf-8", errors="replace")
+            with self.open_local(uri) as path, path.open("rb") as file:
+                data = file.read(max_bytes + 1)
         except FileNotFoundError:
             return None
+        if len(data) > max_bytes:
+            log.warning("The file %r is above %d bytes, so it is not read", uri, max_bytes)
+            return None
+        return data.decode("utf-8", errors="replace")
+
+    def _check(self, uri: str) -> None:
+        try:
+            find_run_file(uri, self.uri)
+        except ValueError:
+            raise PlanError(f"{uri!r} is not a file of the run: clear the task that named it") from None
+
+    def find(self, prefix: str) -> list[str]:
+        """Return the URIs of the files whose names begin with `prefix`, in order.
+
+        :raises StagingError: they cannot be listed
+        """
+        with _translate_errors(self.uri, "listed"):
+            if self.fs is None:
+                return sorted(path.as_uri() for path in path_from_uri(self.uri).glob(f"{prefix}*"))
+            return sorted(f"{self.uri}/{path.rpartition('/')[2]}" for path in self.fs.glob(f"{self.uri}/{prefix}*"))
 
     def clear(self) -> None:
         """Remove the files of the run except its report.
 
+        :raises PlanError: the name of their folder does not show that this deployment created it
         :raises StagingError: they cannot be removed
         """
+        base, _, name = self.uri.rpartition("/")
+        if not has_checksum(base, name):
+            raise PlanError(f"{self.uri!r} is not cleared, because it is not the folder of a run")
         with _translate_errors(self.uri, "removed"):
             if self.fs is None:
                 _clear_folder(path_from_uri(self.uri))
@@ -100,7 +136,13 @@ class Staging:
                 self.fs.rm(files)
 
 
-def sweep(base: str, min_age: timedelta, now: datetime, fs: Any = None) -> list[str]:
+def sweep(
+    base: str,
+    min_age: timedelta,
+    now: datetime,
+    fs: Any = None,
+    before_clearing: Callable[[Staging], None] = lambda staging: None,
+) -> list[str]:
     """Clear the folders of abandoned runs, whose files have not changed for `min_age`, and return their URIs.
 
     Incomplete uploads to object storage are aborted too. A folder is touched only if its name shows that this
@@ -110,6 +152,7 @@ def sweep(base: str, min_age: timedelta, now: datetime, fs: Any = None) -> list[
     :param min_age: at least two days, because an operation can take one
     :param now: with a timezone
     :param fs: fsspec file system of the object storage; None for `file://`
+    :param before_clearing: called with each folder before its files are removed; if it fails, they stay
     :raises PlanError: `min_age` is too short
     :raises StagingError: the folders cannot be listed or cleared
     """
@@ -123,7 +166,9 @@ def sweep(base: str, min_age: timedelta, now: datetime, fs: Any = None) -> list[
         changes = _find_last_changes(fs or LocalFileSystem(), base, base if fs else str(path_from_uri(base)))
     stale = [f"{base}/{name}" for name, changed_at in sorted(changes.items()) if changed_at < limit]
     for uri in stale:
-        Staging(uri, Path(), fs).clear()
+        staging = Staging(uri, Path(tempfile.gettempdir()), fs)
+        before_clearing(staging)
+        staging.clear()
         log.info("Cleared %s: nothing in it has changed since %s", uri, limit)
     if fs is not None:
         _abort_uploads(fs, base, limit)

@@ -51,20 +51,32 @@ MIGRATIONS: tuple[str, ...] = (
         limits VARCHAR NOT NULL
     )
     """,
+    """
+    CREATE TABLE {schema}.date_claims (
+        run_id VARCHAR NOT NULL, topic VARCHAR NOT NULL, model_id VARCHAR NOT NULL, texts VARCHAR NOT NULL,
+        from_date DATE NOT NULL, to_date DATE NOT NULL, claimed_at TIMESTAMP NOT NULL
+    )
+    """,
 )
 #: Tables that version 1 did not have.
-_LATER_TABLES = ("schema_version", "pinned_models", "dates_over_limit")
+_LATER_TABLES = ("schema_version", "pinned_models", "dates_over_limit", "date_claims")
 #: For each entry of `MIGRATIONS`, in order, a table and a column that only tables with that migration have.
 _NEW_COLUMNS = (
     ("coding_operations", "seconds"),
     ("coding_runs", "published_by_run"),
     ("coding_runs", "excluded_dates"),
+    ("date_claims", "run_id"),
 )
 
 
 def table(schema: str, name: str) -> str:
     """Return the quoted name of one of the project's tables."""
     return f"{quote_table(schema)}.{name}"
+
+
+def is_project_table(name: str) -> bool:
+    """Return whether one of the project's tables or views has this name."""
+    return name in _parse_tables() or name == "current_codes"
 
 
 def create_tables(session: Session, schema: str, migrations: Sequence[str] = MIGRATIONS) -> None:
@@ -99,7 +111,7 @@ def create_tables(session: Session, schema: str, migrations: Sequence[str] = MIG
                 _run_scripts(session, schema, scripts)
                 if version is None:
                     _check_columns(session, schema)
-                session.execute(f"INSERT INTO {versions} VALUES (?, ?)", [target, session.now()])
+                session.execute(f"INSERT INTO {versions} VALUES (?, ?)", [target, session.now()])  # noqa: S608
     except WarehouseSettingsError:
         raise
     except WarehouseError:
@@ -119,7 +131,7 @@ def _run_scripts(session: Session, schema: str, scripts: Sequence[str]) -> None:
 def _read_version(session: Session, schema: str) -> int | None:
     """Return the version of the tables, None if there are none that state it."""
     try:
-        rows = session.execute(f"SELECT max(version) FROM {table(schema, 'schema_version')}")
+        rows = session.execute(f"SELECT max(version) FROM {table(schema, 'schema_version')}")  # noqa: S608
     except NoSuchTableError:
         return None
     return None if rows[0][0] is None else int(rows[0][0])

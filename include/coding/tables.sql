@@ -63,9 +63,10 @@ CREATE TABLE IF NOT EXISTS {schema}.coding_operations (
     part          INTEGER NOT NULL,   -- number of the part in its run, from 0; extra operations follow
     topic         VARCHAR NOT NULL,
     model_id      VARCHAR NOT NULL,
-    records       BIGINT NOT NULL,    -- texts sent
+    records       BIGINT NOT NULL,    -- texts sent; 0 if it is abandoned without input
     bytes         BIGINT NOT NULL,    -- of the input file
-    state         VARCHAR NOT NULL,   -- complete, failed, timed_out, deadline, refused; unknown if not recorded
+    state         VARCHAR NOT NULL,   -- complete, failed, timed_out, deadline, refused; unknown if not recorded;
+                                      -- abandoned: opened, and never used for results
     error         VARCHAR,            -- why the part as a whole is incomplete, in the words of the service if it
                                       -- failed the operation (they can quote a text); NULL if it is complete
     usable        BIGINT NOT NULL,    -- results that were stored
@@ -108,6 +109,18 @@ CREATE TABLE IF NOT EXISTS {schema}.dates_over_limit (
     since         TIMESTAMP NOT NULL, -- when a run left it first, UTC
     run_id        VARCHAR NOT NULL,   -- run that left it last
     limits        VARCHAR NOT NULL    -- the limits that it exceeds, with its counts
+);
+
+-- The response dates that runs in progress code, one row per run and span of dates; other runs leave these dates to it.
+-- The rows of a run that has ended mean nothing.
+CREATE TABLE IF NOT EXISTS {schema}.date_claims (
+    run_id        VARCHAR NOT NULL,   -- Airflow run that codes the dates
+    topic         VARCHAR NOT NULL,
+    model_id      VARCHAR NOT NULL,
+    texts         VARCHAR NOT NULL,   -- hash of the source and of how its texts are read
+    from_date     DATE NOT NULL,      -- first response date
+    to_date       DATE NOT NULL,      -- last response date
+    claimed_at    TIMESTAMP NOT NULL  -- when the run planned, UTC
 );
 
 -- One row per backfill and requested model: the model that all its runs use.

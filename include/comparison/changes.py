@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from include.coding.errors import PlanError, SourceError
+from include.coding.source_access import DEFAULT_ACCESS, SourceAccess, find_table
 from include.coding.tables import table
 from include.comparison.comparison import Comparison, Model, find_models
 from include.warehouse.errors import NoSuchTableError
-from include.warehouse.warehouse import Session, quote_column, quote_table
+from include.warehouse.warehouse import Session, quote_column
 
 OUTCOMES = ("coded", "uncoded", "rejected")
 VERDICTS = ("kept", "moved", "unmapped")
@@ -85,16 +86,17 @@ class Changes:
         return int(self.outcomes.drop(index="coded", columns="coded").to_numpy().sum())
 
 
-def find_changes(comparison: Comparison, session: Session) -> Changes:
+def find_changes(comparison: Comparison, session: Session, access: SourceAccess = DEFAULT_ACCESS) -> Changes:
     """Compute what changed between the two models.
 
+    :param access: what runs may read as crosswalk
     :raises PlanError: a model has no records, both are the same, or they have no record in common
     :raises SourceError: the crosswalk does not exist or lacks a column
     """
     before, after = find_models(comparison, session)
-    pairs = _Pairs(comparison, before, after, session)
+    pairs = _Pairs(comparison, before, after, session, access)
     columns = ", ".join(_GROUP_COLUMNS)
-    groups = pairs.query(f"SELECT {columns}, count(*) FROM pairs GROUP BY {columns}", (*_GROUP_COLUMNS, "records"))
+    groups = pairs.query(f"SELECT {columns}, count(*) FROM pairs GROUP BY {columns}", (*_GROUP_COLUMNS, "records"))  # noqa: S608
     in_both = groups.dropna(subset=["before_outcome", "after_outcome"])
     if in_both.empty:
         raise PlanError(f"no record is in both: {before}; {after}. Run recode_occupations for the same dates")
@@ -123,15 +125,17 @@ def find_changes(comparison: Comparison, session: Session) -> Changes:
 class _Pairs:
     """Runs queries on `pairs`, a row per record with its results before and after, and on `crosswalk`."""
 
-    def __init__(self, comparison: Comparison, before: Model, after: Model, session: Session) -> None:
+    def __init__(
+        self, comparison: Comparison, before: Model, after: Model, session: Session, access: SourceAccess
+    ) -> None:
         self._session = session
         records = table(comparison.schema, "coded_records")
-        select_model = f"SELECT * FROM {records} WHERE topic = ? AND model_id = ? AND response_date BETWEEN ? AND ?"
+        select_model = f"SELECT * FROM {records} WHERE topic = ? AND model_id = ? AND response_date BETWEEN ? AND ?"  # noqa: S608
         before_values, after_values = ((model.topic, model.model_id, *comparison.dates) for model in (before, after))
         self._values = [*before_values, *after_values]
         self._with = f"""
             WITH before AS ({select_model}), after AS ({select_model}),
-            crosswalk AS ({_select_crosswalk(comparison, session)}),
+            crosswalk AS ({_select_crosswalk(comparison, session, access)}),
             pairs AS (
                 SELECT response_date, record_id, occurrence, after.text_key AS text_key,
                     before.outcome AS before_outcome, after.outcome AS after_outcome,
@@ -148,7 +152,7 @@ class _Pairs:
                 FROM before FULL JOIN after USING (response_date, record_id, occurrence)
                 LEFT JOIN crosswalk ON crosswalk.from_code = before.code AND crosswalk.to_code = after.code
                 LEFT JOIN (SELECT DISTINCT from_code FROM crosswalk) AS mapped ON mapped.from_code = before.code
-            ) """
+            ) """  # noqa: S608
 
     def query(self, sql: str, columns: Sequence[str]) -> pd.DataFrame:
         return pd.DataFrame(self._session.execute(self._with + sql, self._values), columns=list(columns))
@@ -163,26 +167,31 @@ class _Pairs:
                 ) AS rank_in_text
                 FROM pairs WHERE verdict = 'moved'
             ) AS moved
-            WHERE rank_in_text = 1 ORDER BY text_key LIMIT {count:d}"""
+            WHERE rank_in_text = 1 ORDER BY text_key LIMIT {count:d}"""  # noqa: S608
         return self.query(query, _SAMPLE_COLUMNS)
 
 
-def _select_crosswalk(comparison: Comparison, session: Session) -> str:
+def _select_crosswalk(comparison: Comparison, session: Session, access: SourceAccess) -> str:
     """Return a query for all pairs of codes that agree."""
     if not comparison.crosswalk:
         return "SELECT DISTINCT code AS from_code, code AS to_code FROM before WHERE code IS NOT NULL"
     name = comparison.crosswalk
+    table_name = find_table(name, access, session)
+    if table_name is None:
+        raise SourceError(
+            f"crosswalk {name!r} is not a table or view of the warehouse that runs may read"
+            f" ({access.describe_tables()}). Check its name; if it is in another schema, have it added to"
+            " CODING_SOURCE_TABLES"
+        )
     try:
-        if not all(name.split(".")):
-            raise NoSuchTableError("a part of the name is empty")
-        columns = {column.lower(): quote_column(column) for column in session.columns(quote_table(name)).names}
+        columns = {column.lower(): quote_column(column) for column in session.columns(table_name).names}
     except NoSuchTableError as error:
-        raise SourceError(f"crosswalk {name!r} is not a table or view of the warehouse: {error}") from None
+        raise SourceError(f"crosswalk {name!r} is a view that fails: {error}") from None
     if missing := [column for column in ("from_code", "to_code") if column not in columns]:
         raise SourceError(f"crosswalk {name!r} has the columns {list(columns)}. Create a view with {missing}")
     codes = [f"trim(CAST({columns[column]} AS VARCHAR)) AS {column}" for column in ("from_code", "to_code")]
     not_null = " AND ".join(f"{columns[column]} IS NOT NULL" for column in ("from_code", "to_code"))
-    return f"SELECT DISTINCT {', '.join(codes)} FROM {quote_table(name)} WHERE {not_null}"
+    return f"SELECT DISTINCT {', '.join(codes)} FROM {table_name} WHERE {not_null}"  # noqa: S608
 
 
 def _count(groups: pd.DataFrame) -> int:
@@ -249,7 +258,7 @@ def _compare_confidence(pairs: _Pairs) -> pd.DataFrame:
     columns = ("verdict", "thousandths", "records", "total")
     sides = [
         pairs.query(
-            f"SELECT verdict, round({side}_confidence * 1000), count(*), sum({side}_confidence) FROM pairs"
+            f"SELECT verdict, round({side}_confidence * 1000), count(*), sum({side}_confidence) FROM pairs"  # noqa: S608
             f" WHERE verdict IS NOT NULL AND {side}_confidence IS NOT NULL GROUP BY 1, 2 ORDER BY 2",
             columns,
         )
@@ -277,7 +286,7 @@ def _read_texts(session: Session, schema: str, model: Model, samples: pd.DataFra
     if not keys:
         return pd.DataFrame([], columns=columns)
     rows = session.execute(
-        f"SELECT {', '.join(columns)} FROM {table(schema, 'coded_texts')}"
+        f"SELECT {', '.join(columns)} FROM {table(schema, 'coded_texts')}"  # noqa: S608
         f" WHERE topic = ? AND model_id = ? AND text_key IN ({', '.join('?' * len(keys))})",
         [model.topic, model.model_id, *keys],
     )

@@ -99,7 +99,7 @@ def find_models(comparison: Comparison, session: Session) -> tuple[Model, Model]
                 count(CASE WHEN response_date BETWEEN ? AND ? THEN 1 END)
             FROM {records} GROUP BY topic, model_id
             ORDER BY max(model_version) DESC NULLS LAST, max(coded_at) DESC, model_id
-            """,
+            """,  # noqa: S608
             comparison.dates,
         )
     except NoSuchTableError:

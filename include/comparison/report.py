@@ -8,6 +8,7 @@ from textwrap import shorten
 
 import pandas as pd
 
+from include.coding.source_access import DEFAULT_ACCESS, SourceAccess
 from include.coding.staging import REPORT, Staging
 from include.comparison.changes import MAX_TABLE_ROWS, Changes, find_changes
 from include.comparison.comparison import Comparison, Model
@@ -20,10 +21,15 @@ MAX_PICTURE_MOVES = 12
 log = logging.getLogger(__name__)
 
 
-def write_comparison(comparison: Comparison, warehouse: Warehouse, staging: Staging) -> str:
-    """Write the report and its picture, log the report without the texts of records, and return its URI."""
+def write_comparison(
+    comparison: Comparison, warehouse: Warehouse, staging: Staging, access: SourceAccess = DEFAULT_ACCESS
+) -> str:
+    """Write the report and its picture, log the report without the texts of records, and return its URI.
+
+    :param access: what runs may read as crosswalk
+    """
     with warehouse.session(read_only=True) as session:
-        changes = find_changes(comparison, session)
+        changes = find_changes(comparison, session, access)
     log.info("%s", _render_report(changes, changes.samples))
     samples = changes.samples
     if comparison.with_texts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
@@ -10,13 +10,33 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from include.coding.errors import DataError
 from include.pipeline.consent import QUESTION_KEY, Consent
 
+if TYPE_CHECKING:
+    from include.coding.estimate import Estimate
+
 
 class ApprovalError(DataError):
     """The run would send more than the question says that a person sees, or something else."""
 
 
+def lower_limit(setting: int | None, param: int | None) -> int | None:
+    """Return the number of texts above which a run needs approval; None for never.
+
+    :param setting: the limit of the deployment, which a run can lower but not raise
+    :param param: the limit of the run
+    """
+    return min((limit for limit in (setting, param) if limit is not None), default=None)
+
+
+def count_texts(ti: Any, estimate: Estimate) -> int:
+    """Return how many texts the run would send: those of the parts that it would send, whatever the estimate says."""
+    from include.pipeline.handoffs import pull_parts
+
+    return max(estimate.texts_to_send, sum(part.records for part in pull_parts(ti)))
+
+
 class ApproveSendingOperator(ApprovalOperator):
-    """Waits for a person's approval if a run would send more texts than `approve_above`, else succeeds at once.
+    """Waits for a person's approval if a run would send more texts than `CODING_APPROVE_ABOVE` or its own
+    `approve_above` allows, else succeeds at once.
 
     A rejection ends the run: its files are removed, and all following tasks are skipped. An approval counts only for
     what the person saw, because `prepare` can have run again since.
@@ -29,8 +49,8 @@ class ApproveSendingOperator(ApprovalOperator):
         from include.pipeline.settings import read_approval_limit
 
         params, estimate = context["params"], pull_estimate(context["ti"])
-        limit = read_approval_limit() if params["approve_above"] is None else int(params["approve_above"])
-        if params["dry_run"] or limit is None or estimate.texts_to_send <= limit:
+        limit = lower_limit(read_approval_limit(), params["approve_above"])
+        if params["dry_run"] or limit is None or count_texts(context["ti"], estimate) <= limit:
             self.log.info("No approval needed to send %d texts", estimate.texts_to_send)
             return None
         consent = self._needed_consent(context)
@@ -58,10 +78,11 @@ class ApproveSendingOperator(ApprovalOperator):
     def _check_consent(self, context: Any) -> None:
         """Raise :class:`ApprovalError` if the run would now send more than the question says, or something else."""
         consent, question = self._needed_consent(context), context["task_state_store"].get(QUESTION_KEY)
-        if question is None or not Consent.from_dict(question).covers(consent):
+        consent_in_question = None if question is None else Consent.from_dict(question, task=self.task_id)
+        if consent_in_question is None or not consent_in_question.covers(consent):
             raise ApprovalError(
                 "the approval does not cover what would be sent now: the question was about"
-                f" {Consent.from_dict(question) if question else 'an unknown number of texts'}, but it is {consent}."
+                f" {consent_in_question or 'an unknown number of texts'}, but it is {consent}."
                 " Nothing was sent. When the run has ended, clear this task with downstream tasks: Airflow then asks"
                 " about what would be sent now"
             )

@@ -12,16 +12,18 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from coding_service import BatchCodeTrigger, CodingServiceHook
-from coding_service.errors import CodingServiceError, ExpiredError, FinalError, SettingsError, redact
+from coding_service.errors import CodingServiceError, ExpiredError, FinalError, SettingsError
 from coding_service.hooks import CONN_ID
 from coding_service.models import InputPart
 from coding_service.part_operation import PartOperation
 from coding_service.polling import next_wait
+from coding_service.redaction import redact
 from coding_service.triggers import Reason
 
 if TYPE_CHECKING:
     from include.coding.isolation import Piece
     from include.coding.recoding import Recoding
+    from include.pipeline.handoffs import WaitEvent
 
 
 class CollectResultsOperator(BaseOperator):
@@ -64,23 +66,25 @@ class CollectResultsOperator(BaseOperator):
 
     def resume(self, context: Any, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Continue with the trigger's event, the end of one operation."""
-        return self._collect(context, event or {})
+        return self._collect(context, event)
 
     def _collect(self, context: Any, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Work until an operation has to be waited for, or nothing is left to do.
 
         :param event: of the trigger; None in a new attempt
         """
+        from include.coding.abandoned import record_abandoned_operations
         from include.coding.recoding import Recoding
         from include.pipeline import handoffs
         from include.pipeline.settings import open_staging, open_warehouse
 
+        end = None if event is None else handoffs.WaitEvent.from_dict(event, task=handoffs.COLLECT)
         if not handoffs.has_operations(context["ti"]):
             raise AirflowSkipException("nothing was sent, so there is nothing to collect")
         plan, prepared = handoffs.pull_plan(context["ti"]), handoffs.pull_prepared(context["ti"])
         part_results = handoffs.pull_part_results(context["ti"], prepared.parts)
         hook, store = CodingServiceHook(self.coding_service_conn_id), context["task_state_store"]
-        with open_staging(plan.staging) as staging:
+        with open_staging(context["ti"].run_id) as staging:
             warehouse = open_warehouse(plan.engine_memory_mb)
             recoding = Recoding(
                 plan, prepared, part_results, warehouse, staging, store,
@@ -90,25 +94,32 @@ class CollectResultsOperator(BaseOperator):
                 recoding.resume_waiting(time.time() + self.timeout.total_seconds())
             while pieces := recoding.next_pieces():
                 for piece in pieces:
-                    self._advance(piece, recoding, hook, store, event or {})
-                event = None
+                    self._advance(piece, recoding, hook, store, end)
+                end = None
                 self._wait(recoding, hook)
-            return recoding.finish().to_dict()
+            summary = recoding.finish()
+            record_abandoned_operations(lambda: warehouse, plan.schema, staging)
+            return summary.to_dict()
 
     def _advance(
-        self, piece: Piece, recoding: Recoding, hook: CodingServiceHook, store: Any, event: dict[str, Any]
+        self, piece: Piece, recoding: Recoding, hook: CodingServiceHook, store: Any, event: WaitEvent | None
     ) -> None:
         """Send a piece, or find out whether its operation has ended, and download what it coded."""
+        from include.pipeline import handoffs
+
         plan = recoding.plan
         part = InputPart(plan.topic, plan.model_id, piece.input_uri, piece.sha256)
         key = f"operation-{piece.number}"
-        operation = PartOperation(hook, part, store, self.storage_conn_id, key)
+        labels = {"run_id": plan.run_id, "part": piece.part}
+        operation = PartOperation(hook, part, store, self.storage_conn_id, key, labels)
         if piece.operation_id is None:
-            operation_id = operation.find_ended() or operation.upload(*operation.open())
+            operation_id = handoffs.check_operation_id(
+                operation.find_ended() or operation.upload(*operation.open()), handoffs.COLLECT
+            )
             recoding.update(piece, operation_id=operation_id, deadline=time.time() + self.timeout.total_seconds())
             return
-        if event.get("operation_id") == piece.operation_id:
-            state, message = Reason(event["reason"]), str(event["message"])
+        if event is not None and event.operation_id == piece.operation_id:
+            state, message = event.reason, event.message
         else:
             end = self._check(piece, plan.topic, hook)
             if end is None:

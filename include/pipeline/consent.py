@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.listeners import hookimpl
 
-from include.coding.handoff import Handoff
+from include.coding.handoff import Count, Day, Guid, Handoff, SourceName, Topic
 
 if TYPE_CHECKING:
     from include.coding.estimate import Estimate
@@ -26,13 +26,13 @@ APPROVE_OPERATOR = "ApproveSendingOperator"
 class Consent(Handoff):
     """What would be sent: how many texts, in how many parts, coded by which model, from which source and dates."""
 
-    texts_to_send: int
-    parts: int
-    topic: str
-    model_id: str
-    source: str
-    from_date: str
-    to_date: str
+    texts_to_send: Count
+    parts: Count
+    topic: Topic
+    model_id: Guid
+    source: SourceName
+    from_date: Day
+    to_date: Day
 
     @classmethod
     def from_plan(cls, plan: Plan, estimate: Estimate) -> Consent:

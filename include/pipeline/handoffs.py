@@ -1,23 +1,27 @@
 """What passes between the tasks of `recode_occupations`: dataclasses, with their task ids and XCom keys.
 
-Each `pull` function returns what a task left, and raises :class:`DataError` if that task has not succeeded.
+Each `pull` function returns what a task left, and raises :class:`DataError` if that task has not succeeded, or if its
+XCom is not what that task can have written. People who may edit XComs are no more trusted than those who may start a
+run: files are only taken from the folder of the run that reads them, which is computed from its id.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from coding_service.models import DownloadResult, OperationOutcome
 from coding_service.sensors import OPERATION_KEY
-from include.coding.errors import DataError
+from coding_service.triggers import Reason
+from include.coding.errors import DataError, PlanError
 from include.coding.estimate import Estimate
-from include.coding.handoff import Handoff
+from include.coding.handoff import Count, Guid, Handoff, InputFile, RunFile, Seconds, Sha256, Text
+from include.coding.parts import Fingerprint, Part
 from include.coding.plan import Plan
+from include.pipeline import settings
 
 if TYPE_CHECKING:  # imported by the functions that need them, because they load the data engine
     from include.coding.landing import LandingSummary
-    from include.coding.parts import Part
     from include.coding.prepare import Prepared
     from include.coding.recoding import CollectSummary
     from include.coding.results import PartResult
@@ -32,6 +36,73 @@ PREPARED_KEY, ESTIMATE_KEY = "prepared", "estimate"
 RETURN_KEY = "return_value"
 
 
+@dataclass(frozen=True)
+class WaitOutcome(Handoff):
+    """How the wait for an operation ended: :class:`coding_service.models.OperationOutcome`."""
+
+    operation_id: Guid
+    state: Reason
+    message: Text
+    seconds: Seconds | None = None
+    ended_at: Seconds | None = None
+
+
+@dataclass(frozen=True)
+class WaitEvent(Handoff):
+    """What the triggerer says about the end of a wait (:func:`coding_service.triggers.make_event`)."""
+
+    status: Text
+    reason: Reason
+    operation_id: Guid
+    message: Text
+    seconds: Seconds
+
+
+@dataclass(frozen=True)
+class DownloadedFiles(Handoff):
+    """The files of an operation: :class:`coding_service.models.DownloadResult`."""
+
+    operation_id: Guid
+    input_uri: InputFile
+    output_uri: RunFile
+    metadata_uri: RunFile | None
+    bytes: Count
+    sha256: Sha256
+    records: Count
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True)
+class OperationId(Handoff):
+    """The id that a task returned."""
+
+    operation_id: Guid
+
+
+@dataclass(frozen=True)
+class UploadGrant(Handoff):
+    """The encrypted upload grant that a task pushed."""
+
+    grant: Text
+
+
+def check_operation_id(value: Any, task: str) -> str:
+    """Return the id of an operation that a task returned.
+
+    :raises PlanError: it is not a GUID
+    """
+    return OperationId.from_dict({"operation_id": value}, task=task).operation_id
+
+
+def check_grant(value: Any, task: str) -> str:
+    """Return the upload grant that a task pushed. It is encrypted, so nobody without Airflow's Fernet key can write
+    another one.
+
+    :raises PlanError: it is not a text
+    """
+    return UploadGrant.from_dict({"grant": value}, task=task).grant
+
+
 def push_prepared(ti: Any, prepared: Prepared, estimate: Estimate) -> None:
     """Store what `prepare` counted and estimated for later tasks."""
     ti.xcom_push(key=PREPARED_KEY, value=prepared.to_dict())
@@ -39,7 +110,18 @@ def push_prepared(ti: Any, prepared: Prepared, estimate: Estimate) -> None:
 
 
 def pull_plan(ti: Any) -> Plan:
-    return _pull(ti, PLAN, RETURN_KEY, Plan)
+    """Return the plan of the run. What the deployment decides is taken from its settings.
+
+    :raises PlanError: it is the plan of another run, or for another schema than that of the deployment
+    """
+    plan = _pull(ti, PLAN, RETURN_KEY, Plan)
+    expected = {"run_id": ti.run_id, "schema": settings.read_schema(is_trial=plan.max_records is not None)}
+    for name, value in expected.items():
+        if getattr(plan, name) != value:
+            raise PlanError(
+                f"Plan is invalid: {name}: it is not {value!r}. Clear the task {PLAN!r} to compute it again"
+            )
+    return replace(plan, memory_mb=settings.read_memory_mb())
 
 
 def pull_prepared(ti: Any) -> Prepared:
@@ -60,10 +142,18 @@ def pull_collect_summary(ti: Any) -> CollectSummary:
     return _pull(ti, COLLECT, RETURN_KEY, CollectSummary) if prepared.parts else CollectSummary()
 
 
+def pull_parts(ti: Any) -> list[Part]:
+    """Return the parts that the task group `code` is mapped over."""
+    folder = settings.run_folder(ti.run_id)
+    parts = ti.xcom_pull(task_ids=PREPARE, key=RETURN_KEY)
+    return [Part.from_dict(part, task=PREPARE, folder=folder) for part in (parts if isinstance(parts, list) else [])]
+
+
 def has_operations(ti: Any) -> bool:
-    """Return whether an operation was opened for any part of the run."""
-    if ti.xcom_pull(task_ids=PREPARE, key=PREPARED_KEY) is None:
-        return False
+    """Return whether an operation was opened for any part of the run.
+
+    :raises DataError: `prepare` has not succeeded
+    """
     return any(result.operation_id for result in pull_part_results(ti, pull_prepared(ti).parts))
 
 
@@ -79,27 +169,36 @@ def pull_part_results(ti: Any, parts: Sequence[Part]) -> list[PartResult]:
 
 
 def _pull(ti: Any, task_id: str, key: str, kind: type[H]) -> H:
-    value = ti.xcom_pull(task_ids=task_id, key=key)
+    # Without `map_indexes`, Airflow returns an empty list for a task without a result.
+    value = ti.xcom_pull(task_ids=task_id, key=key, map_indexes=None)
     if value is None:
-        raise DataError(f"the result of task {task_id!r} is missing, because it did not succeed: see its log")
-    return kind.from_dict(value)
+        raise DataError(
+            f"the result of task {task_id!r} is missing, because it did not succeed or was marked as success by hand:"
+            f" clear {task_id!r} with downstream tasks"
+        )
+    return kind.from_dict(value, task=task_id, folder=settings.run_folder(ti.run_id))
 
 
 def _pull_part_result(ti: Any, part: int) -> PartResult:
-    from include.coding.parts import Fingerprint
     from include.coding.results import PartResult
 
-    def pull(task_id: str, key: str = RETURN_KEY) -> Any:
-        return ti.xcom_pull(task_ids=task_id, key=key, map_indexes=part)
+    folder = settings.run_folder(ti.run_id)
 
-    outcome, files = pull(POLL, OPERATION_KEY), pull(DOWNLOAD)
-    end = OperationOutcome.from_dict(outcome or {"operation_id": "", "state": "unknown", "message": ""})
+    def pull(task_id: str, kind: type[H], key: str = RETURN_KEY) -> H | None:
+        value = ti.xcom_pull(task_ids=task_id, key=key, map_indexes=part)
+        return None if value is None else kind.from_dict(value, task=f"{task_id}[{part}]", folder=folder)
+
+    def pull_operation_id(task_id: str) -> str | None:
+        value = ti.xcom_pull(task_ids=task_id, key=RETURN_KEY, map_indexes=part)
+        return None if value is None else check_operation_id(value, f"{task_id}[{part}]")
+
+    outcome, files = pull(POLL, WaitOutcome, OPERATION_KEY), pull(DOWNLOAD, DownloadedFiles)
+    state, seconds = (outcome.state.value, outcome.seconds) if outcome else ("unknown", None)
     if files is None:
-        missing = f"its output was not downloaded; see the log of {DOWNLOAD}[{part}]"
-        message = missing if end.state == "complete" else end.message or None
-        return PartResult(part, pull(UPLOAD) or pull(CREATE), end.state, message)
-    download = DownloadResult.from_dict(files)
+        missing = f"its output was not downloaded; see the log of {DOWNLOAD}[{part}], or clear it if it was marked"
+        message = missing if state == "complete" else outcome and outcome.message
+        return PartResult(part, pull_operation_id(UPLOAD) or pull_operation_id(CREATE), state, message or None)
     return PartResult(
-        part, download.operation_id, end.state, output_uri=download.output_uri, metadata_uri=download.metadata_uri,
-        input_uri=download.input_uri, fingerprint=Fingerprint(**download.fingerprint.to_dict()), seconds=end.seconds,
+        part, files.operation_id, state, output_uri=files.output_uri, metadata_uri=files.metadata_uri,
+        input_uri=files.input_uri, fingerprint=files.fingerprint, seconds=seconds,
     )  # fmt: skip

@@ -10,8 +10,8 @@ from typing import Any
 
 from airflow.listeners import hookimpl
 
-from include.coding.handoff import Handoff
-from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL
+from include.coding.handoff import Day, Handoff, ShortText, WholeNumber
+from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL, RECODE_DAG_ID
 
 #: Entry of the conf that holds the metadata.
 CONF_KEY = "_airflow"
@@ -20,10 +20,10 @@ MAX_DATES = MAX_LOOK_BACK_DAYS
 
 
 @dataclass(frozen=True)
-class PoolSize:
+class PoolSize(Handoff):
     """The pool of tasks that call the service: its slots (-1: unlimited), and whether deferred tasks occupy some."""
 
-    slots: int
+    slots: WholeNumber
     include_deferred: bool
 
     @property
@@ -42,16 +42,26 @@ class RunMetadata(Handoff):
     :param failed: response dates of earlier scheduled runs that failed, if no run of the date has succeeded since
     """
 
-    backfill: str | None
+    OBSOLETE_FIELDS = frozenset({"earlier"})
+
+    backfill: ShortText | None
     pool: PoolSize | None
-    unfinished: tuple[str, ...] = ()
-    failed: tuple[str, ...] = ()
+    unfinished: tuple[Day, ...] = ()
+    failed: tuple[Day, ...] = ()
 
 
 def read_metadata(dag_run: Any) -> RunMetadata | None:
     """Return what the scheduler wrote to the conf of a run; None without a scheduler, as in `airflow dags test`."""
     data = (dag_run.conf or {}).get(CONF_KEY)
     return None if data is None else RunMetadata.from_dict(data)
+
+
+def is_in_progress(run_id: str) -> bool:
+    """Return whether a run of `recode_occupations` is queued or running; False if it was deleted."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    count = RuntimeTaskInstance.get_dr_count(RECODE_DAG_ID, run_ids=[run_id], states=["queued", "running"])
+    return count > 0
 
 
 @hookimpl

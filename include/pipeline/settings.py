@@ -23,12 +23,14 @@ from include.pipeline.names import STAGING_CONN_ID, WAREHOUSE_CONN_ID
 from include.warehouse.folder_names import add_checksum
 
 if TYPE_CHECKING:
+    from include.coding.source_access import SourceAccess
     from include.coding.staging import Staging
     from include.warehouse.warehouse import Warehouse
 
 #: Folders of the staging area: files of runs, rows exchanged with Redshift, and (never swept) reports of comparisons.
 RUNS, EXCHANGE = "occupation-coding-runs", "occupation-coding-exchange"
 COMPARISONS = "occupation-coding-comparisons"
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def read_setting(name: str, default: str = "") -> str:
@@ -41,9 +43,19 @@ def read_memory_mb() -> int:
     return int(read_setting("CODING_MEMORY_MB", "512"))
 
 
-def read_schema() -> str:
-    """Return the schema of the project's tables in the warehouse (`CODING_SCHEMA`)."""
-    return read_setting("CODING_SCHEMA", "coding")
+def read_schema(*, is_trial: bool = False) -> str:
+    """Return the schema of the project's tables in the warehouse (`CODING_SCHEMA`).
+
+    :param is_trial: whether that of trials is needed, whose rows must never be mistaken for published ones
+    :raises PlanError: it is not a plain name
+    """
+    schema = read_setting("CODING_SCHEMA", "coding")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,56}", schema):
+        raise PlanError(
+            f"CODING_SCHEMA is {schema!r}; expected the name of a schema with letters, digits and underscores only,"
+            " at most 57 of them"
+        )
+    return schema + ("_trial" if is_trial else "")
 
 
 def qualified_table(name: str) -> str:
@@ -64,13 +76,33 @@ def read_approval_limit() -> int | None:
     return int(value) if value else None
 
 
+def read_source_access() -> SourceAccess:
+    """Return what runs may read as source or crosswalk (`CODING_SOURCE_TABLES`, `CODING_SOURCE_FOLDERS`).
+
+    :raises PlanError: a setting has an entry that cannot be used
+    """
+    from include.coding.source_access import SourceAccess
+
+    staging = storage_path(staging_base(), STAGING_CONN_ID)
+    return SourceAccess.from_settings(
+        read_setting("CODING_SOURCE_TABLES"),
+        read_setting("CODING_SOURCE_FOLDERS"),
+        read_schema(),
+        private_folders=(PROJECT, PROJECT / ".run", _airflow_home()),
+        staging=staging if isinstance(staging, Path) else None,
+    )
+
+
+def _airflow_home() -> Path:
+    return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+
+
 def staging_base() -> str:
     """Return the URI of the folder for all files that tasks hand to each other (`CODING_STAGING`).
 
     :raises InputFileError: it is neither a `file:///` nor an `s3://` URI
     """
-    home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
-    base = read_setting("CODING_STAGING", (home / "staging").as_uri()).rstrip("/")
+    base = read_setting("CODING_STAGING", (_airflow_home() / "staging").as_uri()).rstrip("/")
     try:
         storage_path(base, STAGING_CONN_ID)
     except InputFileError as error:
@@ -108,20 +140,24 @@ def open_warehouse(memory_mb: int | None = None) -> Warehouse:
 
 
 @contextmanager
-def open_staging(uri: str) -> Iterator[Staging]:
-    """Yield the files of a run, given the URI of their folder.
+def open_staging(run_id: str, area: str = RUNS) -> Iterator[Staging]:
+    """Yield the files of a run. Their folder is computed from the id of the run, never taken from another task.
+    In the block, new files are for their owner only.
 
     Files in progress are in the same folder if it is local, else in a temporary folder of this attempt below
     `CODING_SCRATCH` (by default the system's folder for temporary files).
     """
+    from include.coding.files import create_files_for_owner_only
     from include.coding.scratch import open_scratch, remove_stale_scratch
     from include.coding.staging import Staging
 
+    uri = run_folder(run_id, area)
     path = storage_path(uri, STAGING_CONN_ID)
     if isinstance(path, Path):
-        yield Staging(uri, path)
+        with create_files_for_owner_only():
+            yield Staging(uri, path)
         return
     base, deployment = Path(read_setting("CODING_SCRATCH", tempfile.gettempdir())), staging_base()
     remove_stale_scratch(base, deployment)
-    with open_scratch(base, deployment) as scratch:
+    with create_files_for_owner_only(), open_scratch(base, deployment) as scratch:
         yield Staging(uri, scratch, path.fs)

@@ -6,8 +6,7 @@ Each one imports the data work that it needs, so that a small task loads no engi
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from include.coding.plan import Plan, extend_look_back, resolve_dates
 from include.pipeline import handoffs, settings
 from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL, TIMEZONE
 from include.pipeline.params import check_params
-from include.pipeline.run_metadata import RunMetadata, read_metadata
+from include.pipeline.run_metadata import RunMetadata, is_in_progress, read_metadata
 from include.pipeline.settings import open_staging, open_warehouse
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ PLAN_PARAMS = (
     "topic", "source", "columns", "selection", "response_date", "max_records", "dry_run", "records_per_part", "clean",
     "max_uncoded_share", "max_rejected_share", "min_records_for_limits", "force_new",
 )  # fmt: skip
+#: Stands in a plan for its model until the service has named it.
+UNKNOWN_MODEL = "00000000-0000-0000-0000-000000000000"
 #: Maximum number of dates whose counts are in an event of the asset: Airflow stores all of them with each event.
 MAX_COUNTED_DATES = 100
 #: Counts and dates of the whole run in an event of the asset.
@@ -47,14 +48,26 @@ COUNTS = ("read", "coded", "uncoded", "rejected")
 log = logging.getLogger(__name__)
 
 
-def make_plan(params: Mapping[str, Any], dag_run: Any, param_names: Collection[str]) -> dict[str, Any]:
-    """Return the plan of a run, and check what can be checked before any work is done.
+def make_plan(
+    params: Mapping[str, Any],
+    dag_run: Any,
+    param_names: Collection[str],
+    is_in_progress: Callable[[str], bool] = is_in_progress,
+) -> dict[str, Any]:
+    """Return the plan of a run, claim its dates, and check what can be checked before any work is done.
 
     :param param_names: params of the DAG; the configuration of the run can name no others
+    :param is_in_progress: returns whether another run is in progress
     :raises PlanError: the params of the run are impossible, or Airflow is not set up for it
+    :raises SourceError: the source is a file that runs may not read
     :raises CodingServiceError: the service does not know the topic or the model, or cannot be reached
     """
+    from include.coding.claims import claim_dates
+    from include.coding.source_access import find_path
+
     check_params(params, dag_run.conf, param_names)
+    settings.staging_base()  # must be valid before anything is sent
+    find_path(params["source"], settings.read_source_access())  # `prepare` checks tables, and files again
     metadata = read_metadata(dag_run)
     check_airflow(metadata, dag_run.run_type)
     look_back_days = int(params["look_back_days"]) if dag_run.run_type == "scheduled" else 0
@@ -64,19 +77,22 @@ def make_plan(params: Mapping[str, Any], dag_run: Any, param_names: Collection[s
         {
             **{name: params[name] for name in PLAN_PARAMS},
             "run_id": dag_run.run_id,
-            "model_id": params["model"],
+            "model_id": UNKNOWN_MODEL,
             "model_version": None,
             "from_date": first,
             "to_date": last,
             "changed_only": look_back_days > 0,
-            "staging": settings.run_folder(dag_run.run_id),
-            # A trial has its own tables, so that its rows are never mistaken for published ones.
-            "schema": settings.read_schema() + ("_trial" if params["max_records"] else ""),
+            "schema": settings.read_schema(is_trial=params["max_records"] is not None),
             "memory_mb": settings.read_memory_mb(),
         }
     )
-    plan = _pin_model(plan, metadata)
-    return (_extend_look_back(plan, metadata) if plan.changed_only else plan).to_dict()
+    plan = _pin_model(plan, params["model"], metadata)
+    if plan.changed_only:
+        plan = _extend_look_back(plan, metadata)
+    plan = claim_dates(open_warehouse(plan.engine_memory_mb), plan, is_in_progress)
+    for sentence in plan.competing_runs:
+        log.warning("%s", sentence)
+    return plan.to_dict()
 
 
 def check_airflow(metadata: RunMetadata | None, run_type: str) -> None:
@@ -95,12 +111,15 @@ def check_airflow(metadata: RunMetadata | None, run_type: str) -> None:
         )
 
 
-def _pin_model(plan: Plan, metadata: RunMetadata | None) -> Plan:
-    """Return the plan with the GUID of its model, the same for all runs of a backfill."""
+def _pin_model(plan: Plan, model: str, metadata: RunMetadata | None) -> Plan:
+    """Return the plan with the GUID of its model, the same for all runs of a backfill.
+
+    :param model: `latest` or a GUID
+    """
 
     def ask_service() -> tuple[str, float | None]:
-        model = CodingServiceHook().pin_model(plan.topic, plan.model_id)
-        return model.model_id, model.version
+        pinned = CodingServiceHook().pin_model(plan.topic, model)
+        return pinned.model_id, pinned.version
 
     if metadata is None or metadata.backfill is None:
         model_id, version = ask_service()
@@ -108,10 +127,8 @@ def _pin_model(plan: Plan, metadata: RunMetadata | None) -> Plan:
         from include.coding.model_pins import pin_model
 
         warehouse = open_warehouse(plan.engine_memory_mb)
-        model_id, version = pin_model(
-            warehouse, plan.schema, metadata.backfill, plan.topic, plan.model_id, ask_service
-        )
-    return replace(plan, model_id=model_id, model_version=version)
+        model_id, version = pin_model(warehouse, plan.schema, metadata.backfill, plan.topic, model, ask_service)
+    return Plan.from_dict({**plan.to_dict(), "model_id": model_id, "model_version": version})
 
 
 def _extend_look_back(plan: Plan, metadata: RunMetadata | None) -> Plan:
@@ -138,15 +155,36 @@ def _extend_look_back(plan: Plan, metadata: RunMetadata | None) -> Plan:
     return plan
 
 
-def prepare_parts(ti: Any, dag_run: Any) -> list[dict[str, Any]]:
-    """Read and validate the records, write what has to be sent, and return the parts to code; none in a dry run."""
+def prepare_parts(
+    ti: Any, dag_run: Any, is_in_progress: Callable[[str], bool] = is_in_progress
+) -> list[dict[str, Any]]:
+    """Read and validate the records, write what has to be sent, and return the parts to code; none in a dry run.
+
+    :param is_in_progress: returns whether another run is in progress
+    :raises DataError: another run has claimed dates of the plan since, because this run had ended
+    """
+    from include.coding.claims import claim_dates
     from include.coding.prepare import prepare
 
     plan = handoffs.pull_plan(ti)
-    with open_staging(plan.staging) as staging:
-        prepared = prepare(plan, open_warehouse(plan.engine_memory_mb), staging)
+    _check_has_dates(plan)
+    claimed = claim_dates(open_warehouse(plan.engine_memory_mb), plan, is_in_progress)
+    if claimed.excluded_dates != plan.excluded_dates:
+        raise DataError(
+            f"other runs have taken over dates of the plan. {'; '.join(claimed.competing_runs)}. To code the dates"
+            " that remain, clear 'plan' with downstream tasks"
+        )
+    access = settings.read_source_access()  # the plan is not trusted: users can edit it in Airflow
+    with open_staging(ti.run_id) as staging:
+        prepared = prepare(plan, open_warehouse(plan.engine_memory_mb), staging, access)
     handoffs.push_prepared(ti, prepared, _estimate_run(prepared, dag_run))
     return [] if plan.dry_run else [part.to_dict() for part in prepared.parts]
+
+
+def _check_has_dates(plan: Plan) -> None:
+    """Skip the task if the run leaves all of its dates to others."""
+    if not plan.days:
+        raise AirflowSkipException(f"nothing is left to do. {'; '.join(plan.competing_runs)}")
 
 
 def _estimate_run(prepared: Prepared, dag_run: Any) -> Estimate:
@@ -163,24 +201,28 @@ def land_results(ti: Any) -> dict[str, Any]:
     """
     from include.coding.landing import land
 
-    plan, prepared = handoffs.pull_plan(ti), handoffs.pull_prepared(ti)
+    plan = handoffs.pull_plan(ti)
+    _check_has_dates(plan)
+    prepared = handoffs.pull_prepared(ti)
     if plan.dry_run:
         raise AirflowSkipException("a dry run sends nothing, so there is nothing to land")
     if prepared.parts and not handoffs.has_operations(ti):
         raise DataError("nothing was sent, so there is nothing to land: see the log of the first task that failed")
     collected = handoffs.pull_collect_summary(ti)
-    with open_staging(plan.staging) as staging:
+    with open_staging(ti.run_id) as staging:
         return land(plan, prepared, collected, open_warehouse(plan.engine_memory_mb), staging).to_dict()
 
 
 def report_run(ti: Any) -> str:
-    """Write the report of the run, or the estimate of a dry run, and return its URI."""
-    from include.coding.report import write_estimate, write_report
+    """Write the report of the run, the estimate of a dry run, or why nothing was done, and return its URI."""
+    from include.coding.report import write_estimate, write_report, write_skip_report
 
     plan = handoffs.pull_plan(ti)
-    with open_staging(plan.staging) as staging:
+    with open_staging(ti.run_id) as staging:
         if plan.dry_run:
             return write_estimate(plan, handoffs.pull_estimate(ti), staging)
+        if not plan.days:
+            return write_skip_report(plan, staging)
         warehouse = open_warehouse(plan.engine_memory_mb)
         return write_report(plan, handoffs.pull_prepared(ti), handoffs.pull_landing_summary(ti), warehouse, staging)
 
@@ -188,10 +230,12 @@ def report_run(ti: Any) -> str:
 def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> None:
     """Emit an event of the asset for each date that was published, with the date as its partition.
 
-    The run's own partition is announced even if nothing in it changed, because another DAG can be waiting for it.
+    The run's own partition is announced even if nothing in it changed, because another DAG can be waiting for it,
+    unless it is left to another run.
     """
     plan, summary = handoffs.pull_plan(ti), handoffs.pull_landing_summary(ti)
-    days = sorted({*summary.days, *filter(None, [dag_run.partition_key])})
+    own_day = {dag_run.partition_key} - {None, *plan.excluded_dates}
+    days = sorted({*summary.days, *own_day})
     if plan.max_records or not days:
         raise AirflowSkipException("nothing was published")
     outlet_events[asset].add_partitions(days)
@@ -207,14 +251,43 @@ def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> Non
 
 
 def clean_up(ti: Any) -> None:
-    """Remove the files of a landed run, unless `CODING_KEEP_STAGING` says to keep them."""
+    """Remove the files of a run that is published, or was to send nothing, unless `CODING_KEEP_STAGING` keeps them.
+
+    :raises DataError: the run is not recorded as published, so that its files may be all that is left of paid work
+    """
+    from include.coding.abandoned import FILE_PREFIX
+
+    plan = handoffs.pull_plan(ti)
+    with open_staging(ti.run_id) as staging:
+        has_operations = bool(staging.find(FILE_PREFIX))  # whatever the plan says, which users can edit in Airflow
+    if has_operations or (plan.days and not plan.dry_run):
+        _check_published(plan, handoffs.pull_prepared(ti))
     if settings.read_setting("CODING_KEEP_STAGING", "false").lower() not in ("1", "true", "yes"):
         remove_files(ti)
 
 
+def _check_published(plan: Plan, prepared: Prepared) -> None:
+    from include.coding.run_log import is_published
+
+    with open_warehouse(plan.engine_memory_mb).session(read_only=True) as session:
+        if not is_published(session, plan, prepared.read_at):
+            raise DataError(
+                f"the files of run {plan.run_id!r} are kept, because it is not recorded as published, although its"
+                f" earlier tasks ended or were marked as success by hand: clear {handoffs.LAND!r} with downstream"
+                " tasks"
+            )
+
+
 def remove_files(ti: Any) -> None:
-    """Remove the files of a run except its report, because they contain people's texts."""
-    with open_staging(handoffs.pull_plan(ti).staging) as staging:
+    """Remove the files of a run except its report, because they contain people's texts.
+
+    What they say about operations that the run opened and never used is recorded first.
+    """
+    from include.coding.abandoned import record_abandoned_operations
+
+    plan = handoffs.pull_plan(ti)
+    with open_staging(ti.run_id) as staging:
+        record_abandoned_operations(lambda: open_warehouse(plan.engine_memory_mb), plan.schema, staging)
         staging.clear()
 
 
@@ -234,16 +307,23 @@ def compare_models(params: Mapping[str, Any], dag_run: Any, param_names: Collect
     comparison = Comparison(**{name: params[name] for name in param_names}, schema=settings.read_schema())
     # A quarter is left for what an engine uses beyond its limit.
     warehouse = open_warehouse(settings.read_memory_mb() * 3 // 4)
-    with open_staging(settings.run_folder(dag_run.run_id, settings.COMPARISONS)) as staging:
-        return write_comparison(comparison, warehouse, staging)
+    with open_staging(dag_run.run_id, settings.COMPARISONS) as staging:
+        return write_comparison(comparison, warehouse, staging, settings.read_source_access())
 
 
 def sweep_staging() -> list[str]:
-    """Clear the folders of abandoned runs and exchanges, and return their URIs."""
-    from include.coding.staging import sweep
+    """Clear the folders of abandoned runs and exchanges, record the operations that such runs opened and never used,
+    and return the URIs of the folders."""
+    from include.coding.abandoned import record_abandoned_operations
+    from include.coding.staging import Staging, sweep
+
+    def record_operations(staging: Staging) -> None:
+        record_abandoned_operations(open_warehouse, settings.read_schema(), staging)
 
     base, min_age = settings.staging_base(), timedelta(days=float(settings.read_setting("CODING_STAGING_DAYS", "14")))
     fs, now = settings.open_file_system(base), pendulum.now("UTC")
     return [
-        uri for folder in (settings.RUNS, settings.EXCHANGE) for uri in sweep(f"{base}/{folder}", min_age, now, fs)
+        uri
+        for folder in (settings.RUNS, settings.EXCHANGE)
+        for uri in sweep(f"{base}/{folder}", min_age, now, fs, record_operations)
     ]

@@ -37,6 +37,7 @@ def detect_new_model(topic: str, run_id: str, store: Any, event: Any) -> dict[st
 
     :param event: event that the asset emits if the task succeeds
     """
+    _check_topic(topic)
     latest = CodingServiceHook().latest_model(topic)
     change = store.get(topic) or {"model_after": None, "version_after": None}
     if change["model_after"] != latest.model_id:
@@ -64,6 +65,7 @@ def recode_history(topic: str, store: Any) -> int:
 
     :raises AirflowFailException: the DAG is paused, or the backfill ended without some of its days
     """
+    _check_topic(topic)
     first_day, change = _read_first_day(), store.get(topic)
     if first_day is None:
         raise AirflowSkipException("no history is coded again, because CODING_RECODE_HISTORY_FROM is not set")
@@ -95,6 +97,14 @@ def recode_history(topic: str, store: Any) -> int:
         _fail_once(store, topic, f"incomplete {backfill.id}", _describe_end(conf, backfill, failed))
     state = "has ended" if backfill.is_complete else "is paused" if backfill.is_paused else "is running"
     raise AirflowSkipException(f"backfill {backfill.id} with model {change['model_after']} {state}")
+
+
+def _check_topic(topic: str) -> None:
+    """Raise :class:`SettingsError` if a topic, which comes from XCom, is not one of the deployment's."""
+    if topic not in list_topics():
+        raise SettingsError(
+            "the topic is not one that CODING_WATCH_TOPICS lists. Clear the task 'topics' to compute it again"
+        )
 
 
 def _fail_once(store: Any, topic: str, problem: str, message: str) -> NoReturn:

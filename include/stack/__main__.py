@@ -7,6 +7,7 @@ Set AIRFLOW_URL, AIRFLOW_USER and AIRFLOW_PASSWORD (or AIRFLOW_PASSWORD_FILE) to
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 
-from include.coding.files import path_from_uri
+from include.coding.files import OWNER_ONLY_UMASK, path_from_uri
 from include.stack.airflow_api import AirflowApi
 from include.stack.processes import PROJECT, START_TIMEOUT_S, Stack, StackError, has_parsed_dag
 
@@ -31,6 +32,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.command == "code":
         return code()
+    os.umask(OWNER_ONLY_UMASK)
     stack = Stack(arguments.folder)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stop the started processes on the way out
     try:
@@ -60,7 +62,7 @@ def up(stack: Stack) -> int:
         stack.start(print)
     user, password = stack.login
     print(f"Airflow      {stack.api.url}   user {user}, password {password}")
-    print(f"Coding API   {stack.service_url}   (local coding service)")
+    print(f"Coding API   {stack.service_url}   client local-client, secret in {stack.secrets / 'client_secret'}")
     print("To stop      make down")
     return 0
 

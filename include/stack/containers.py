@@ -22,7 +22,7 @@ from botocore.exceptions import ClientError
 from botocore.session import Session
 from psycopg import sql
 
-from include.coding.files import write_atomically
+from include.coding.files import OWNER_ONLY_UMASK, write_atomically
 from include.pipeline.names import CODING_SERVICE_CONN_ID, POOL, POOL_SLOTS, STAGING_CONN_ID, WAREHOUSE_CONN_ID
 from include.stack.processes import USER, coding_connection
 from include.stack.sample import write_sample
@@ -44,7 +44,7 @@ def initialise() -> None:
     _airflow("pools", "set", POOL, slots, "Concurrent operations", "--include-deferred")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "connections.json")
-        write_atomically(path, json.dumps(make_connections(os.environ, secrets)), mode=0o600)
+        write_atomically(path, json.dumps(make_connections(os.environ, secrets)))
         _airflow("connections", "import", "--overwrite", str(path))
 
 
@@ -142,4 +142,5 @@ STEPS: dict[str, Callable[[], None]] = {
 }
 
 if __name__ == "__main__":
+    os.umask(OWNER_ONLY_UMASK)
     STEPS[sys.argv[1]]()

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ import duckdb
 import psutil
 from cryptography.fernet import Fernet
 
-from include.coding.files import write_atomically
+from include.coding.files import create_files_for_owner_only, write_atomically
 from include.pipeline.names import CODING_SERVICE_CONN_ID, POOL, POOL_SLOTS, RECODE_DAG_ID, WAREHOUSE_CONN_ID
 from include.stack.airflow_api import AirflowApi
 from include.stack.sample import write_sample
@@ -28,6 +29,12 @@ from include.stack.sample import write_sample
 PROJECT = Path(__file__).resolve().parents[2]
 USER = "admin"
 SIMPLE_AUTH = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
+#: Which file of the secrets folder Airflow reads an option from.
+SECRET_OPTIONS = {
+    "AIRFLOW__CORE__FERNET_KEY_CMD": "fernet_key",
+    "AIRFLOW__API__SECRET_KEY_CMD": "secret_key",
+    "AIRFLOW__API_AUTH__JWT_SECRET_CMD": "jwt_secret",
+}
 COMPONENTS = {"metadatabase", "scheduler", "triggerer", "dag_processor"}
 START_TIMEOUT_S, STOP_TIMEOUT_S = 240.0, 20.0
 
@@ -58,19 +65,22 @@ def free_port(preferred: int = 0) -> int:
     raise StackError("127.0.0.1 has no free port")
 
 
-def coding_connection(service_url: str) -> dict[str, Any]:
+def coding_connection(service_url: str, client_secret: str = "local-secret") -> dict[str, Any]:
     """Return the Airflow connection to a local coding service, which allows more calls than the real one."""
     return {
         "conn_type": "coding_service",
         "host": service_url,
         "login": "local-client",
-        "password": "local-secret",
+        "password": client_secret,
         "extra": {"auth_host": service_url, "requests_per_second": 10, "poll_interval": 1},
     }
 
 
 class Stack:
-    """The local coding service and Airflow, with all their files in one folder.
+    """The local coding service and Airflow, with all their files in one folder, which only its owner can access.
+
+    Each secret is a file in the folder `secrets`. None is in an environment or on a command line, where tools for
+    processes show it, and none is passed on to a process that does not need it.
 
     :param folder: the folder of the stack; created if it does not exist
     :param settings: additional environment variables of all processes
@@ -81,8 +91,9 @@ class Stack:
         self, folder: Path, settings: dict[str, str] | None = None, service_options: tuple[str, ...] = ()
     ) -> None:
         self.folder = folder.resolve()
-        self.logs = self.folder / "logs"
+        self.logs, self.secrets = self.folder / "logs", self.folder / "secrets"
         self.warehouse = self.folder / "warehouse.duckdb"
+        self.source_files = self.folder / "source-files"
         self._settings, self._service_options = settings or {}, service_options
         self._state_file = self.folder / "stack.json"
         self._children: list[subprocess.Popen[bytes]] = []
@@ -107,7 +118,7 @@ class Stack:
     @property
     def api(self) -> AirflowApi:
         """A client of the running Airflow."""
-        return AirflowApi(f"http://127.0.0.1:{self.state.api_port}", USER, self._secrets()["password"])
+        return AirflowApi(f"http://127.0.0.1:{self.state.api_port}", USER, self.read_secret("password"))
 
     @property
     def service_url(self) -> str:
@@ -117,15 +128,17 @@ class Stack:
     @property
     def login(self) -> tuple[str, str]:
         """User and password of Airflow's UI."""
-        return USER, self._secrets()["password"]
+        return USER, self.read_secret("password")
 
     def environment(self, state: StackState) -> dict[str, str]:
-        """Return the environment of the processes, without the `AIRFLOW_...` variables of the caller."""
-        home, secret = self.folder / "airflow", self._secrets()
-        warehouse = {"conn_type": "duckdb", "host": str(self.warehouse)}
+        """Return the environment of the processes, without the `AIRFLOW_...` variables of the caller.
+
+        Write the files of the secrets and connections that it names.
+        """
+        home = self.folder / "airflow"
+        connections = self._write_connections(state)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
         api = f"http://127.0.0.1:{state.api_port}"
-        service = f"http://127.0.0.1:{state.service_port}"
         # calls within this machine must not go through a proxy that is set for its package index
         hosts = (inherited.get("no_proxy") or inherited.get("NO_PROXY"), "127.0.0.1,localhost")
         no_proxy = ",".join(filter(None, hosts))
@@ -142,40 +155,62 @@ class Stack:
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__PARALLELISM": "4",
-            "AIRFLOW__CORE__FERNET_KEY": secret["fernet_key"],
+            **{name: f"cat {shlex.quote(str(self._secret_file(file)))}" for name, file in SECRET_OPTIONS.items()},
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{api}/execution/",
             "AIRFLOW__CORE__AUTH_MANAGER": SIMPLE_AUTH,
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
-            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.folder / "passwords.json"),
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.secrets / "passwords.json"),
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=60",
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__PORT": str(state.api_port),
             "AIRFLOW__API__BASE_URL": api,
             "AIRFLOW__API__WORKERS": "1",
-            "AIRFLOW__API__SECRET_KEY": secret["secret_key"],
-            "AIRFLOW__API_AUTH__JWT_SECRET": secret["jwt_secret"],
-            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port(8793)),
-            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port(8794)),
+            "AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FILE_PERMISSIONS": "0o600",
+            "AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FOLDER_PERMISSIONS": "0o700",
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
-            f"AIRFLOW_CONN_{CODING_SERVICE_CONN_ID.upper()}": json.dumps(coding_connection(service)),
-            f"AIRFLOW_CONN_{WAREHOUSE_CONN_ID.upper()}": json.dumps(warehouse),
+            "AIRFLOW__SECRETS__BACKEND": "airflow.secrets.local_filesystem.LocalFilesystemBackend",
+            "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps({"connections_file_path": str(connections)}),
             "CODING_STAGING": (self.folder / "staging").as_uri(),
+            "CODING_SOURCE_FOLDERS": str(self.source_files),
             **self._settings,
         }
 
-    def _secrets(self) -> dict[str, str]:
-        """Return the keys and the password of this folder's Airflow, generated once and for the owner only."""
-        path = self.folder / "secrets.json"
+    def connections(self, state: StackState) -> dict[str, dict[str, Any]]:
+        """Return Airflow's connections by their ids. Settings `AIRFLOW_CONN_...` of the stack replace them."""
+        service_url = f"http://127.0.0.1:{state.service_port}"
+        return {
+            CODING_SERVICE_CONN_ID: coding_connection(service_url, self.read_secret("client_secret")),
+            WAREHOUSE_CONN_ID: {"conn_type": "duckdb", "host": str(self.warehouse)},
+        }
+
+    def read_secret(self, name: str) -> str:
+        """Return a key or password of this folder's stack, which is generated once and kept for the owner only."""
+        return self._secret_file(name).read_text()
+
+    def _secret_file(self, name: str) -> Path:
+        path = self.secrets / name
         if not path.exists():
-            new = {
-                "fernet_key": Fernet.generate_key().decode(),
-                "jwt_secret": secrets.token_urlsafe(48),
-                "secret_key": secrets.token_urlsafe(48),
-                "password": secrets.token_urlsafe(9),
-            }
-            write_atomically(path, json.dumps(new), mode=0o600)
-            write_atomically(self.folder / "passwords.json", json.dumps({USER: new["password"]}), mode=0o600)
-        return dict(json.loads(path.read_text()))
+            self._make_owner_only(self.secrets)
+            for other, value in _generate_secrets().items():
+                write_atomically(self.secrets / other, value)
+        return path
+
+    def _write_connections(self, state: StackState) -> Path:
+        """Write the file of the connections, without those that a setting replaces, and return its path."""
+        connections = {
+            conn_id: fields
+            for conn_id, fields in self.connections(state).items()
+            if f"AIRFLOW_CONN_{conn_id.upper()}" not in self._settings
+        }
+        path = self.secrets / "connections.json"
+        write_atomically(path, json.dumps(connections))
+        return path
+
+    @staticmethod
+    def _make_owner_only(folder: Path) -> None:
+        """Create a folder, or take the rights of others to an existing one away."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
 
     # ---- start and stop ----------------------------------------------------------------------------------------
 
@@ -187,8 +222,12 @@ class Stack:
         """
         if self.is_running:
             raise StackError(f"a stack is already running in {self.folder}")
-        for folder in (self.folder, self.logs, self.folder / "airflow"):
-            folder.mkdir(parents=True, exist_ok=True)
+        with create_files_for_owner_only():
+            self._start(print_line)
+
+    def _start(self, print_line: Callable[[str], None]) -> None:
+        for folder in (self.folder, self.logs, self.folder / "airflow", self.source_files):
+            self._make_owner_only(folder)
         print_line("Loading the sample data into the embedded warehouse")
         self._load_sample()
         state = StackState(*self._choose_ports(), {})
@@ -236,17 +275,25 @@ class Stack:
 
     def restart(self, name: str) -> None:
         """Start a process again after it was killed."""
-        self._spawn(name, self._commands(self.state)[name], self.environment(self.state))
+        with create_files_for_owner_only():
+            self._spawn(name, self._commands(self.state)[name], self.environment(self.state))
 
     def _choose_ports(self) -> tuple[int, int]:
         """Return the ports of the API server and of the local service."""
         return free_port(8080), free_port(8070)
 
     def _commands(self, state: StackState) -> dict[str, list[str]]:
-        service = ["--port", str(state.service_port), "--data", str(self.folder / "service")]
+        service = [
+            "--port", str(state.service_port), "--data", str(self.folder / "service"),
+            "--client-secret-file", str(self._secret_file("client_secret")),
+        ]  # fmt: skip
         return {
             "local-service": [sys.executable, "-m", "include.local_service", *service, *self._service_options],
-            **{name: ["airflow", name] for name in ("api-server", "scheduler", "dag-processor", "triggerer")},
+            "api-server": ["airflow", "api-server"],
+            # Airflow's log servers listen on all addresses. The API server reads the logs from the folder itself.
+            "scheduler": ["airflow", "scheduler", "--skip-serve-logs"],
+            "dag-processor": ["airflow", "dag-processor"],
+            "triggerer": ["airflow", "triggerer", "--skip-serve-logs"],
         }
 
     def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> None:
@@ -257,7 +304,7 @@ class Stack:
             )  # fmt: skip
         self._children.append(process)
         self.state.processes[name] = process.pid, psutil.Process(process.pid).create_time()
-        write_atomically(self._state_file, json.dumps(asdict(self.state)), mode=0o600)
+        write_atomically(self._state_file, json.dumps(asdict(self.state)))
 
     def _run_once(self, command: list[str], environment: dict[str, str]) -> None:
         log = self.logs / f"{'-'.join(command)}.log"
@@ -296,6 +343,19 @@ class Stack:
             return None
         state = StackState(**json.loads(self._state_file.read_text()))
         return state if any(_find_process(*ids) for ids in state.processes.values()) else None
+
+
+def _generate_secrets() -> dict[str, str]:
+    """Return new secrets by the names of their files."""
+    password = secrets.token_urlsafe(9)
+    return {
+        "fernet_key": Fernet.generate_key().decode(),
+        "jwt_secret": secrets.token_urlsafe(48),
+        "secret_key": secrets.token_urlsafe(48),
+        "client_secret": secrets.token_urlsafe(24),
+        "password": password,
+        "passwords.json": json.dumps({USER: password}),
+    }
 
 
 def _find_process(pid: int, created: float) -> psutil.Process | None:

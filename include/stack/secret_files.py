@@ -77,4 +77,4 @@ class SecretFiles:
     def _write(self, name: str, value: str) -> None:
         # no final newline: Airflow would read it as part of the secret
         if self._read_existing(name) != value:
-            write_atomically(self.folder / name, value, mode=0o600)
+            write_atomically(self.folder / name, value)

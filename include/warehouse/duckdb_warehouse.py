@@ -12,7 +12,12 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
-from include.warehouse.errors import NoSuchTableError, WarehouseBusyError, WarehouseError
+from include.warehouse.errors import (
+    NoSuchTableError,
+    WarehouseBusyError,
+    WarehouseError,
+    WarehouseSettingsError,
+)
 from include.warehouse.warehouse import BATCH_ROWS, DUCKDB, ArrowRows, QueryRows, Session, utc_now
 
 #: How long a session waits for a file that another process locks, how often it retries, and how often it logs that.
@@ -34,6 +39,8 @@ _LEAST_MEMORY_SETTINGS = {
     "write_buffer_row_group_count": "1",
     "enable_external_file_cache": "false",
 }
+#: Settings that can change after :func:`restrict_access`: those of :func:`save_memory`, and those of each session.
+_CHANGEABLE_SETTINGS = [*_LEAST_MEMORY_SETTINGS, "operator_memory_limit", "memory_limit", "enable_progress_bar"]
 #: With them, the hash tables and sorts of a statement may fill one of this many parts of the memory.
 _OPERATOR_PARTS = 3
 
@@ -62,6 +69,35 @@ def save_memory(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(f"SET operator_memory_limit = '{operator_bytes}B'")
 
 
+def restrict_access(
+    connection: duckdb.DuckDBPyConnection, folders: Sequence[str] = (), patterns: Sequence[str] = ()
+) -> None:
+    """Let all connections of this process to a database use no files except its own and these, load no extension,
+    see no Python variable, and change no settings except those that a session needs.
+
+    Without this, DuckDB takes the quoted name of a missing table for a file, and a view can read any file.
+
+    :param folders: folders whose files they can read and write, as the statements name them
+    :param patterns: paths of other files, as the statements name them
+    """
+    ((is_restricted,),) = connection.execute("SELECT current_setting('lock_configuration')").fetchall()
+    if is_restricted:  # by another connection of this process
+        return
+    settings = {
+        "python_enable_replacements": False,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "allow_community_extensions": False,
+        "allowed_directories": list(folders),
+        "allowed_paths": list(patterns),
+        "enable_external_access": False,
+        "allowed_configs": _CHANGEABLE_SETTINGS,
+        "lock_configuration": True,
+    }
+    for name, value in settings.items():
+        connection.execute(f"SET GLOBAL {name} = ?", [value])
+
+
 class Query(QueryRows):
     """The rows of a query as Arrow. The query runs again for each reader.
 
@@ -75,7 +111,7 @@ class Query(QueryRows):
             # in a cursor of its own, since a connection has one result and a join can read several queries at once
             return connection.cursor().sql(sql, params=values).to_arrow_reader(BATCH_ROWS)
 
-        super().__init__(lambda: run(sql), lambda: run(f"SELECT * FROM ({sql}) LIMIT 0").schema)
+        super().__init__(lambda: run(sql), lambda: run(f"SELECT * FROM ({sql}) LIMIT 0").schema)  # noqa: S608
 
 
 @contextmanager
@@ -86,6 +122,12 @@ def _translate_errors(name: str) -> Iterator[None]:
         yield
     except duckdb.CatalogException as error:
         raise NoSuchTableError(f"warehouse {name!r}: {str(error).splitlines()[0]}") from None
+    except duckdb.PermissionException:
+        raise WarehouseSettingsError(
+            f"warehouse {name!r} rejected a statement, because it uses a file, or a table that does not exist and has"
+            " the name of one: check the name, and load the rows of a file into a table instead of reading them in a"
+            " view"
+        ) from None
     except duckdb.Error as error:
         kind = type(error).__name__
         if is_out_of_memory(error):
@@ -122,9 +164,8 @@ class DuckDBSession(Session):
         self._connection, self._name = connection, name
         self._saves_memory = False
         self._transaction: list[Callable[[], object]] | None = None  # what the open transaction has done
+        restrict_access(connection)
         connection.execute(f"SET memory_limit = '{memory_mb}MB'")
-        # else the name of a missing table could refer to a Python variable
-        connection.execute("SET python_enable_replacements = false")
         connection.execute("SET enable_progress_bar = false")  # else it is written to the task's log
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -137,10 +178,22 @@ class DuckDBSession(Session):
         """Return the rows of a query, which runs again for each reader."""
         return Query(self._connection, sql)
 
+    def look_up_table(self, schema: str, name: str) -> tuple[str, str] | None:
+        tables = (
+            "SELECT database_name, schema_name, table_name AS name FROM duckdb_tables() UNION ALL"
+            " SELECT database_name, schema_name, view_name FROM duckdb_views()"
+        )
+        rows = self.execute(  # DuckDB ignores the case of names
+            f"SELECT schema_name, name FROM ({tables}) WHERE database_name = current_database()"  # noqa: S608
+            " AND lower(schema_name) = lower(?) AND lower(name) = lower(?)",
+            [schema, name],
+        )
+        return (rows[0][0], rows[0][1]) if rows else None
+
     def columns(self, table: str) -> pa.Schema:
         with _translate_errors(self._name):
             try:
-                return self._connection.sql(f"SELECT * FROM {table} LIMIT 0").to_arrow_reader().schema
+                return self._connection.sql(f"SELECT * FROM {table} LIMIT 0").to_arrow_reader().schema  # noqa: S608
             except (duckdb.CatalogException, duckdb.BinderException, duckdb.ParserException):
                 raise NoSuchTableError(f"warehouse {self._name!r} has no table or view {table}") from None
 

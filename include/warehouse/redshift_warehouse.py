@@ -105,7 +105,7 @@ class RedshiftSession(ServerSession):
         return QueryRows(read, cache(lambda: read().schema))
 
     def columns(self, table: str) -> pa.Schema:
-        with self._run(f"SELECT * FROM {table} LIMIT 0") as cursor:
+        with self._run(f"SELECT * FROM {table} LIMIT 0") as cursor:  # noqa: S608
             return pa.schema([(column[0], _ARROW_TYPES.get(column[1], pa.binary())) for column in cursor.description])
 
     def lock_and_timestamp(self, table: str) -> datetime:

@@ -108,6 +108,15 @@ class ServerSession(Session):
     def _create_staging_table(self, name: str, rows: ArrowRows) -> str:
         """Copy rows into a new temporary table and return its name as SQL."""
 
+    def look_up_table(self, schema: str, name: str) -> tuple[str, str] | None:
+        # Unlike information_schema, this has materialized views. Temporary tables are in schemas of their own.
+        rows = self.execute(
+            "SELECT count(*) FROM pg_class JOIN pg_namespace ON pg_namespace.oid = pg_class.relnamespace"
+            " WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND nspname = ? AND relname = ?",
+            [schema, name],
+        )
+        return (schema, name) if rows != [(0,)] else None
+
     def is_open(self) -> bool:
         try:
             self.execute("ROLLBACK")

@@ -84,6 +84,13 @@ class Session(Protocol):
     def query(self, sql: str) -> ArrowRows:
         """Return the rows of a query, which can be read several times, also at the same time."""
 
+    def look_up_table(self, schema: str, name: str) -> tuple[str, str] | None:
+        """Return the schema and the name of a table or view as the catalogue writes them; None if there is none that
+        is not temporary.
+
+        :param schema, name: without quotes
+        """
+
     def columns(self, table: str) -> pa.Schema:
         """Return the names and types of the columns of a table or view.
 
@@ -148,6 +155,16 @@ def quote_literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def quote_date(day: date) -> str:
+    """Return a date as an SQL literal, for places that take no bound values.
+
+    :raises TypeError: it is not a date
+    """
+    if not isinstance(day, date):
+        raise TypeError(f"expected a date, not a {type(day).__name__}")
+    return f"DATE '{day.isoformat()}'"
+
+
 def number_placeholders(sql: str) -> str:
     """Return the statement with `$1`, `$2`, ... instead of each `?` outside quotes."""
     numbers = count(1)
@@ -170,4 +187,4 @@ def _replace_placeholders(sql: str, replacement: Callable[[], str]) -> str:
 def _inline_value(value: str | int | float | date, quote_text: Callable[[str], str]) -> str:
     if isinstance(value, (int, float)):
         return repr(value)
-    return f"DATE '{value.isoformat()}'" if isinstance(value, date) else quote_text(value)
+    return quote_date(value) if isinstance(value, date) else quote_text(value)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from coding_service.errors import QuotaExceededError, utc
+from coding_service.errors import QuotaExceededError, TooManyRequestsError, utc
 from coding_service.shared_state import SharedFile, SharedRow
 
 HOUR_S = 3600
@@ -52,11 +53,13 @@ class CallBudget:
     def __init__(self, state: SharedFile | SharedRow, per_second: float, per_day: int) -> None:
         self._state, self._interval, self._per_day = state, 1.0 / per_second, per_day
 
-    def reserve(self, *, is_for_operation: bool = False) -> Reservation:
+    def reserve(self, *, is_for_operation: bool = False, max_wait: float = math.inf) -> Reservation:
         """Reserve the next free moment.
 
         :param is_for_operation: whether the call is for an existing operation, and can use the reserved share
+        :param max_wait: how many seconds the caller can wait for it
         :raises QuotaExceededError: the daily budget is used up, or the service has reported "Limit Exceeded"
+        :raises TooManyRequestsError: the next free moment comes too late for the caller; none is reserved
         """
         with self._state.lock() as (state, now):
             is_stopped = _is_stopped(state, now)
@@ -64,6 +67,8 @@ class CallBudget:
             if is_stopped and not is_probe:
                 raise _stop_error(state, now)
             refusal = self._check_day(state, now, is_for_operation)
+            if refusal is None and not is_probe:
+                _check_wait(state, now, max_wait)
             if refusal is None:
                 hour = str(int(now // HOUR_S))
                 state["calls"][hour] = state["calls"].get(hour, 0) + 1
@@ -74,16 +79,19 @@ class CallBudget:
             raise refusal
         return Reservation(moment - now, is_probe)
 
-    def confirm(self) -> float:
+    def confirm(self, max_wait: float = math.inf) -> float:
         """Check, when a reserved moment has come, that the call can be made.
 
+        :param max_wait: how many seconds the caller can wait for another moment
         :return: 0; or, if the service has reported "Too Many Requests" since, the seconds until another moment
         :raises QuotaExceededError: the service has reported "Limit Exceeded" since
+        :raises TooManyRequestsError: the other moment comes too late for the caller; none is reserved
         """
         with self._state.lock() as (state, now):
             if _is_stopped(state, now):
                 raise _stop_error(state, now)
             if _plausible(state.get("slow_until", 0.0), now) > now:
+                _check_wait(state, now, max_wait)
                 return self._take_moment(state, now) - now
         return 0.0
 
@@ -119,7 +127,7 @@ class CallBudget:
             return sum(max(0.0, min(end, now) - max(start, since)) for start, end in state.get("pauses", []))
 
     def _take_moment(self, state: dict[str, Any], now: float) -> float:
-        moment: float = max(now, _plausible(state.get("next", now), now))
+        moment = _next_moment(state, now)
         state["next"] = moment + self._interval
         return moment
 
@@ -153,6 +161,26 @@ class CallBudget:
         pairs = zip(hours, totals, strict=True)
         last = next(hour for hour, total in pairs if total >= surplus + DAILY_HEADROOM * self._per_day)
         return (last + 1) * HOUR_S + DAY_S
+
+
+def _next_moment(state: dict[str, Any], now: float) -> float:
+    return max(now, _plausible(state.get("next", now), now))
+
+
+def _check_wait(state: dict[str, Any], now: float, max_wait: float) -> None:
+    """Raise an error if the next free moment comes later than a caller can wait.
+
+    :raises TooManyRequestsError: with the seconds until then
+    """
+    wait = _next_moment(state, now) - now
+    if wait <= max_wait:
+        return
+    is_slow = _plausible(state.get("slow_until", 0.0), now) > now
+    reason = 'the service reported "Too Many Requests"' if is_slow else "the calls of others come first"
+    raise TooManyRequestsError(
+        f"no call to the coding service is free for {wait:.0f} s: {reason}; the next attempt is made then",
+        retry_after=wait,
+    )
 
 
 def _is_stopped(state: dict[str, Any], now: float) -> bool:

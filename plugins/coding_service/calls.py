@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,8 +29,15 @@ T = TypeVar("T")
 
 #: Pause of all callers after a "Too Many Requests" without a Retry-After header.
 DEFAULT_PAUSE_S = 5.0
-#: How often, and for how long, to check for a token that another process is fetching.
-TOKEN_CHECK_INTERVAL_S, TOKEN_TIMEOUT_S = 0.1, 120.0
+#: How often to check for a token that another process is fetching.
+TOKEN_CHECK_INTERVAL_S = 0.1
+#: How long one call waits at most, in total, before it is sent. Then it fails, and with it the attempt of its task,
+#: which gives back the worker. A trigger waits for a shorter time, so that calls of workers do not wait for polls.
+MAX_WAIT_S, MAX_POLL_WAIT_S = 60.0, 30.0
+#: Longer waits are logged.
+LOGGED_WAIT_S = 10.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,16 +68,40 @@ Step = Wait | Send | RunBlocking
 Flow = Generator[Step, Any, T]
 
 
+@dataclass
+class Patience:
+    """How many seconds a call can still wait."""
+
+    seconds: float
+
+    def wait(self, seconds: float, reason: str) -> Flow[None]:
+        """Wait, and log it if it takes long.
+
+        :param reason: what the call waits for
+        """
+        if seconds > LOGGED_WAIT_S:
+            log.info("waiting %.0f s for %s", seconds, reason)
+        self.seconds -= seconds
+        yield Wait(seconds)
+
+
 class CallFlow:
     """Turns a call into steps: get a token, reserve a moment, send, and send again if the token was refused.
 
     :param settings: settings of the service
     :param state_dir: folder for the token and the call budget, shared by the processes of this machine
     :param budget_row: where the call budget is kept instead, if several machines share it
+    :param max_wait: how many seconds each call can wait before it is sent
     """
 
-    def __init__(self, settings: ServiceSettings, state_dir: Path, budget_row: SharedRow | None = None) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        state_dir: Path,
+        budget_row: SharedRow | None = None,
+        max_wait: float = MAX_WAIT_S,
+    ) -> None:
+        self.settings, self._max_wait = settings, max_wait
         account = state_dir / settings.account
         self._tokens = TokenStore(account.with_suffix(".token"), settings.client_id, settings.client_secret)
         state = budget_row or SharedFile(account.with_suffix(".calls"))
@@ -80,11 +112,12 @@ class CallFlow:
 
         An error of a step has to be thrown into the generator, which stores what other processes have to know.
         """
-        token = yield from self._token()
-        answer = yield from self._send(call, token)
+        patience = Patience(self._max_wait)
+        token = yield from self._token(patience)
+        answer = yield from self._send(call, token, patience)
         if answer.is_explicit_deny:  # the token may have expired or been revoked (docs/service-contract.md 4)
-            token = yield from self._token(refused_token=token)
-            answer = yield from self._send(call, token)
+            token = yield from self._token(patience, refused_token=token)
+            answer = yield from self._send(call, token, patience)
         try:
             return protocol.read(call, answer)
         except TooManyRequestsError as error:
@@ -95,39 +128,45 @@ class CallFlow:
             waits = {"retry_after": stop.retry_after, "ends_after": stop.ends_after}
             raise QuotaExceededError(f"{error}; {stop}", status_code=error.status_code, **waits) from None
         except (AccessDeniedError, AuthorizationError) as error:
-            yield from self._store_denial(error)
+            yield from self._store_denial(error, patience)
             raise
 
     def paused_seconds(self, since: float) -> float:
         """Return for how long no calls were allowed from `since` (seconds since the epoch) until now."""
         return self._budget.paused_seconds(since)
 
-    def _send(self, call: Call[T], token: str) -> Flow[Answer]:
-        reservation = yield RunBlocking(partial(self._budget.reserve, is_for_operation=call.is_for_operation))
+    def _send(self, call: Call[T], token: str, patience: Patience) -> Flow[Answer]:
+        reserve = partial(self._budget.reserve, is_for_operation=call.is_for_operation, max_wait=patience.seconds)
+        reservation = yield RunBlocking(reserve)
         seconds = reservation.seconds
         while seconds:
-            yield Wait(seconds)
-            seconds = yield RunBlocking(self._budget.confirm)
+            yield from patience.wait(seconds, "a free call of the budget")
+            seconds = yield RunBlocking(partial(self._budget.confirm, patience.seconds))
         headers = protocol.api_headers(token, self.settings.authorization_prefix)
         answer = yield Send(call.method, self.settings.api_url + call.path, headers)
         if reservation.is_probe and answer.is_admitted:
             yield RunBlocking(self._budget.resume)
         return answer
 
-    def _token(self, refused_token: str | None = None) -> Flow[str]:
-        slot = yield from self._token_slot()
+    def _token(self, patience: Patience, refused_token: str | None = None) -> Flow[str]:
+        slot = yield from self._token_slot(patience)
         try:
             token = yield RunBlocking(partial(slot.get, refused_token))
             return token or (yield from self._fetch_token(slot))
         finally:
             slot.release()
 
-    def _token_slot(self) -> Flow[TokenSlot]:
-        for _ in range(round(TOKEN_TIMEOUT_S / TOKEN_CHECK_INTERVAL_S)):
-            if slot := (yield RunBlocking(self._tokens.lock)):
-                return slot
-            yield Wait(TOKEN_CHECK_INTERVAL_S)
-        raise ServiceUnavailableError(f"another process has been fetching a token for {TOKEN_TIMEOUT_S:.0f} s")
+    def _token_slot(self, patience: Patience) -> Flow[TokenSlot]:
+        checks = 0
+        while not (slot := (yield RunBlocking(self._tokens.lock))):
+            seconds = checks * TOKEN_CHECK_INTERVAL_S
+            if patience.seconds < TOKEN_CHECK_INTERVAL_S:
+                raise ServiceUnavailableError(f"another process has been fetching a token for {seconds:.0f} s")
+            checks += 1
+            if checks == round(LOGGED_WAIT_S / TOKEN_CHECK_INTERVAL_S):
+                log.info("waiting %.0f s so far for a token that another process is fetching", LOGGED_WAIT_S)
+            yield from patience.wait(TOKEN_CHECK_INTERVAL_S, "a token that another process is fetching")
+        return slot
 
     def _fetch_token(self, slot: TokenSlot) -> Flow[str]:
         settings = self.settings
@@ -144,8 +183,8 @@ class CallFlow:
         yield RunBlocking(partial(slot.save, token, lifetime))
         return token
 
-    def _store_denial(self, error: CodingServiceError) -> Flow[None]:
-        slot = yield from self._token_slot()
+    def _store_denial(self, error: CodingServiceError, patience: Patience) -> Flow[None]:
+        slot = yield from self._token_slot(patience)
         try:
             yield RunBlocking(partial(slot.save_failure, error))
         finally:

@@ -10,6 +10,7 @@ CodingServiceError
 │   ├── LocalFaultError           this machine failed: its disk is full, or Airflow returned no connection
 │   ├── TransferError             an upload or a download failed and can succeed later
 │   │   └── UploadInterruptedError    the connection broke during an upload: the file may have arrived
+│   ├── UnknownStatusError        an operation has a status that the contract does not name
 │   ├── OutputNotReadyError       a complete operation does not offer its files, or not yet
 │   └── StagingError              a file cannot be read or written on disk or in object storage
 ├── FinalError                    the same call will fail again until somebody acts
@@ -30,15 +31,9 @@ CodingServiceError
 from __future__ import annotations
 
 import math
-import re
 import time
 
-_URL_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", re.IGNORECASE)
-
-
-def redact(text: str) -> str:
-    """Return `text` without the query of any URL, because a presigned query gives access to the file."""
-    return _URL_QUERY.sub(r"\1?***", text)
+from coding_service.redaction import redact
 
 
 def utc(moment: float) -> str:
@@ -47,7 +42,7 @@ def utc(moment: float) -> str:
 
 
 class CodingServiceError(Exception):
-    """Base of all errors. Messages contain no secret, because the query of every URL is removed.
+    """Base of all errors. Messages contain no secret, because each passes through :func:`redact`.
 
     :param message: what failed, for which object, and what to do
     :param status_code: HTTP status of the answer, if there was one
@@ -117,6 +112,10 @@ class TransferError(RetryableError):
 
 class UploadInterruptedError(TransferError):
     """The connection broke during an upload: check the status of the operation, because the file may have arrived."""
+
+
+class UnknownStatusError(RetryableError):
+    """An operation has a status that the contract does not name, which can pass (docs/service-contract.md 8.3)."""
 
 
 class OutputNotReadyError(RetryableError):

@@ -11,19 +11,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import aiohttp
 import requests
 from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
 from airflow.providers.http.hooks.http import HttpAsyncHook, HttpHook, SessionConfig
 from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.log import amask_secret, mask_secret
+from urllib3 import Timeout
+from urllib3.exceptions import HTTPError
 
 from coding_service import errors, protocol, tls, transfer
-from coding_service.calls import CallFlow, RunBlocking, Send, Step, Wait
+from coding_service.answer_limits import ANSWER_BLOCK_BYTES, PLAIN_BODY, AnswerBody, BodyError
+from coding_service.bounded_connections import BoundedAdapter, read_blocks, watch_body
+from coding_service.calls import MAX_POLL_WAIT_S, CallFlow, RunBlocking, Send, Step, Wait
 from coding_service.clock import SYSTEM_CLOCK, Clock
 from coding_service.models import Model, Operation, Topic, UploadGrant
 from coding_service.protocol import Answer, Call
+from coding_service.redaction import find_link_secrets, register_secrets
 from coding_service.settings import ServiceSettings
 from coding_service.shared_state import SharedRow
 from coding_service.storage import FilePath
@@ -52,7 +58,7 @@ class CodingServiceHook(HttpHook):
     :param coding_service_conn_id: an Airflow connection with the base URL of the API as host, the client id as login,
         the client secret as password, and in its extra `auth_host` (base URL of the token endpoint). Optional extras:
         `requests_per_second`, `requests_per_day`, `poll_interval` (s), `authorization_prefix`, `allow_http`,
-        `state_dir`, `budget_conn_id`, and those of Airflow's HttpHook (`timeout`, `verify`, `proxies`, ...)
+        `state_dir`, `budget_conn_id`, `storage_hosts`, and those of Airflow's HttpHook (`timeout`, `verify`, ...)
     :raises SettingsError: the connection does not exist, lacks a field or has a wrong value
     """
 
@@ -97,11 +103,15 @@ class CodingServiceHook(HttpHook):
 
     def create_operation(self, topic: str, model_id: str) -> UploadGrant:
         """Open a new operation, which is charged for: store its id before doing anything else."""
-        return self._call(protocol.create_operation(topic, model_id))
+        grant = self._call(protocol.create_operation(topic, model_id))
+        _mask_links(grant.url, grant.kms_key_arn)
+        return grant
 
     def operation(self, topic: str, operation_id: str) -> Operation:
         """Return the state of an operation, with fresh links if it is complete."""
-        return self._call(protocol.get_operation(topic, operation_id))
+        operation = self._call(protocol.get_operation(topic, operation_id))
+        _mask_links(operation.output_url, operation.metadata_url)
+        return operation
 
     def upload(self, grant: UploadGrant, path: FilePath, sha256: str | None = None) -> int:
         """Upload an input file and return its size in bytes.
@@ -112,7 +122,8 @@ class CodingServiceHook(HttpHook):
         :raises UploadInterruptedError: check the status before sending the file again, because it may have arrived
         :raises TransferError: storage could not take the file now
         """
-        self.settings.check_url(grant.url, "the upload URL")
+        _mask_links(grant.url, grant.kms_key_arn)
+        self.settings.check_link(grant.url, "the upload URL")
         return transfer.upload(self._storage, grant, path, timeout=self.settings.timeout, sha256=sha256)
 
     def download(
@@ -122,6 +133,7 @@ class CodingServiceHook(HttpHook):
         output_path: FilePath,
         metadata_path: FilePath,
         expected_lines: int | None = None,
+        input_bytes: int | None = None,
     ) -> tuple[transfer.Download, transfer.Download | None]:
         """Download the output file and the metadata file of a complete operation.
 
@@ -130,6 +142,8 @@ class CodingServiceHook(HttpHook):
         cost the output file (docs/service-contract.md 8.28).
 
         :param expected_lines: number of lines that the output should have; None if unknown
+        :param input_bytes: size of the input file, which limits that of the output; None if unknown
+        :raises ProtocolError: the output is larger than it can be
         :raises OutputNotReadyError: the operation is complete, but its links or files are missing, even after half a
             minute: they come later (docs/service-contract.md 10.2), or have been deleted
         :raises NotFoundError: the service does not show the operation, or not yet
@@ -145,12 +159,13 @@ class CodingServiceHook(HttpHook):
                 raise errors.OutputNotReadyError(f"operation {operation_id!r} no longer offers its {name} file")
             return links.pop(name)
 
-        def fetch(name: str, path: FilePath, lines: int | None) -> transfer.Download:
+        def fetch(name: str, path: FilePath, max_bytes: int, lines: int | None = None) -> transfer.Download:
             options: dict[str, Any] = {"timeout": self.settings.timeout, "sleep": self.clock.sleep}
-            return transfer.download(self._storage, lambda: fresh_link(name), path, expected_lines=lines, **options)
+            options |= {"max_bytes": max_bytes, "expected_lines": lines}
+            return transfer.download(self._storage, lambda: fresh_link(name), path, **options)
 
         try:
-            output = fetch("output", output_path, expected_lines)
+            output = fetch("output", output_path, transfer.output_limit(input_bytes), expected_lines)
         except errors.LinkExpiredError as error:
             raise errors.OutputNotReadyError(
                 f"operation {operation_id!r} is complete, but {error}", status_code=error.status_code
@@ -158,7 +173,7 @@ class CodingServiceHook(HttpHook):
         if "metadata" not in links:
             return output, None
         try:
-            return output, fetch("metadata", metadata_path, None)
+            return output, fetch("metadata", metadata_path, transfer.MAX_METADATA_BYTES)
         except errors.CodingServiceError as error:
             self.log.warning("The metadata file of operation %r could not be downloaded: %s", operation_id, error)
             return output, None
@@ -204,6 +219,7 @@ class CodingServiceHook(HttpHook):
     def _api(self) -> requests.Session:
         session = self.get_conn()
         session.auth = transfer.NoAuth()
+        session.mount("http://", BoundedAdapter())
         session.mount("https://", tls.TrustedAdapter(self._tls_context))
         return session
 
@@ -232,12 +248,12 @@ class CodingServiceHook(HttpHook):
         while (operation := self._complete_operation(topic, operation_id)).lacks_output:
             if (pause := next(pauses, None)) is None:
                 raise errors.OutputNotReadyError(f"operation {operation_id!r} is complete, but offers no output")
-            self.log.warning("Operation %s is complete, but offers no output yet", operation_id)
+            self.log.warning("Operation %s offers no output yet; asking again in %.0f s", operation_id, pause)
             self.clock.sleep(pause)
         urls = {"output": operation.output_url, "metadata": operation.metadata_url}
         links = {name: url for name, url in urls.items() if url}
         for name, url in links.items():
-            self.settings.check_url(url, f"the link to the {name} file")
+            self.settings.check_link(url, f"the link to the {name} file")
         return links
 
     def _complete_operation(self, topic: str, operation_id: str) -> Operation:
@@ -275,14 +291,32 @@ class CodingServiceHook(HttpHook):
                 return self._send(step)
 
     def _send(self, step: Send) -> Answer:
+        mask_secret(_register_headers(step, self.settings))
+        seconds = self.settings.timeout
+        timeout: Any = Timeout(total=seconds)  # its type is missing in the stubs of requests
+        end = time.monotonic() + seconds
         try:
-            timeout = self.settings.timeout
-            response = self._api.request(
-                step.method, step.url, headers=step.headers, data=step.body, timeout=timeout, allow_redirects=False
-            )
-        except requests.RequestException as error:
+            with (
+                self._api.request(
+                    step.method,
+                    step.url,
+                    headers={**step.headers, **PLAIN_BODY},
+                    data=step.body,
+                    timeout=timeout,
+                    allow_redirects=False,
+                    stream=True,
+                ) as response,
+                watch_body(response, end - time.monotonic()),
+            ):
+                body = AnswerBody(response.status_code, response.headers)
+                for block in read_blocks(response, ANSWER_BLOCK_BYTES):
+                    if not body.add(block):
+                        break
+                return _answer(response.status_code, response.headers, body.finish())
+        except BodyError as error:
+            raise _unreadable_error(step, error) from None
+        except (requests.RequestException, HTTPError, TimeoutError) as error:
             raise _unavailable_error(step, error) from None
-        return _answer(response.status_code, response.headers, response.content)
 
 
 class CodingServiceAsyncHook(HttpAsyncHook):
@@ -321,7 +355,7 @@ class CodingServiceAsyncHook(HttpAsyncHook):
                 connection = await get_async_connection(conn_id=self.coding_service_conn_id, hook=self)
                 extra = await get_async_extra_dejson(connection)
             settings = ServiceSettings.from_connection(connection, extra)
-            self._flow = CallFlow(settings, _state_dir(extra), await self._budget_row(settings))
+            self._flow = CallFlow(settings, _state_dir(extra), await self._budget_row(settings), MAX_POLL_WAIT_S)
             timeout = aiohttp.ClientTimeout(total=settings.timeout)
             context = await _run_in_thread(partial(tls.make_context, settings))
             self._config = SessionConfig(
@@ -343,7 +377,7 @@ class CodingServiceAsyncHook(HttpAsyncHook):
         assert self._flow is not None
         steps = self._flow.steps(call)
         try:
-            async with aiohttp.ClientSession() as session:
+            async with aiohttp.ClientSession(auto_decompress=False) as session:
                 step = next(steps)
                 while True:
                     try:
@@ -368,12 +402,21 @@ class CodingServiceAsyncHook(HttpAsyncHook):
                 return await self._send(session, step, options)
 
     async def _send(self, session: aiohttp.ClientSession, step: Send, options: dict[str, Any]) -> Answer:
-        proxy = _proxy(step.url, await self.settings())
+        settings = await self.settings()
+        await amask_secret(_register_headers(step, settings))
+        proxy = _proxy(step.url, settings)
         try:
+            headers = {**step.headers, **PLAIN_BODY}
             async with session.request(
-                step.method, step.url, headers=step.headers, data=step.body, proxy=proxy, **options
+                step.method, step.url, headers=headers, data=step.body, proxy=proxy, **options
             ) as response:
-                return _answer(response.status, response.headers, await response.read())
+                body = AnswerBody(response.status, response.headers)
+                async for block in response.content.iter_chunked(ANSWER_BLOCK_BYTES):
+                    if not body.add(block):
+                        break
+                return _answer(response.status, response.headers, body.finish())
+        except BodyError as error:
+            raise _unreadable_error(step, error) from None
         except (aiohttp.ClientError, TimeoutError) as error:
             if refusal := tls.find_certificate_error(error):
                 raise await _run_in_thread(partial(tls.make_certificate_error, step.url, refusal)) from None
@@ -429,10 +472,34 @@ def _answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
     return Answer(status, {name.lower(): value for name, value in headers.items()}, body)
 
 
+def _register_headers(step: Send, settings: ServiceSettings) -> Any:
+    """Return what an answer can repeat of our headers, in all encodings. Our own messages leave it out from now on.
+
+    Airflow's masker has to be told in each process, also after a restart of the triggerer.
+    """
+    authorization = step.headers["Authorization"]
+    return register_secrets(*settings.secrets, authorization, authorization.rpartition(" ")[2])
+
+
+def _mask_links(*values: str | None) -> None:
+    """Let Airflow's masker and our own messages leave out the secrets of links, and values that belong to a grant.
+
+    Only tasks need this: the triggerer uses no link, and a masker that runs for months must not grow with each.
+    """
+    secrets = [secret for value in values if value for secret in (find_link_secrets(value) or [value])]
+    mask_secret(cast("Any", register_secrets(*secrets)))
+
+
 def _unavailable_error(step: Send, error: Exception) -> errors.ServiceUnavailableError:
     return errors.ServiceUnavailableError(
         f"{step.method} {step.url} failed without an answer ({type(error).__name__}): check that the service is"
         " running and that the host of the connection is correct"
+    )
+
+
+def _unreadable_error(step: Send, error: BodyError) -> errors.ServiceUnavailableError:
+    return errors.ServiceUnavailableError(
+        f"{step.method} {step.url} was answered with {error}: another machine answered, or the service is disturbed"
     )
 
 

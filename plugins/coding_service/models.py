@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -11,9 +12,46 @@ from enum import StrEnum
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from coding_service.errors import ProtocolError
+from coding_service.errors import ProtocolError, UnknownStatusError
+from coding_service.redaction import redact_foreign
+
+#: Operations and models have GUIDs (docs/service-contract.md 2.7, 3.2). They become part of paths and file names.
+GUID = re.compile(r"[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", re.IGNORECASE)
+#: The name of a topic is part of paths (docs/service-contract.md 3.1).
+TOPIC_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._~-]{1,100}")
+#: A value that is sent back in a header.
+HEADER_VALUE = re.compile(r"[!-~](?:[ -~]{0,2046}[!-~])?")
+SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
+#: The URI of a file, without a segment that leads out of its folder.
+FILE_URI = re.compile(r"(?:file|s3)://(?!.*(?:/|%2f)(?:\.|%2e){2}(?:/|%2f|$))[^\x00-\x1f\x7f]{1,4096}", re.IGNORECASE)
+#: Maximum length of a link: that of a URL at AWS, with room to spare.
+MAX_LINK_LENGTH = 16_384
 
 log = logging.getLogger(__name__)
+
+
+def check_guid(value: Any, name: str) -> str:
+    """Return a GUID, in the case in which the service spells it.
+
+    :param name: what it identifies, for the error message
+    :raises ProtocolError: it is none, so that it could lead to another path
+    """
+    return _check_form(value, GUID, name, "expected a GUID")
+
+
+def check_topic(value: Any) -> str:
+    """Return the name of a topic.
+
+    :raises ProtocolError: it is not a name that can be part of a path
+    """
+    return _check_form(value, TOPIC_NAME, "the topic", "expected letters, digits and .-_~, 100 at most")
+
+
+def _check_form(value: Any, form: re.Pattern[str], name: str, expected: str) -> str:
+    if not isinstance(value, str) or not form.fullmatch(value):
+        text = redact_foreign(value) if isinstance(value, str) else type(value).__name__
+        raise ProtocolError(f"{name} is {text!r}; {expected}")
+    return value
 
 
 def _letters(name: str) -> str:
@@ -28,20 +66,42 @@ def _member(data: Mapping[str, Any], name: str) -> Any:
     others = [other for other in data if isinstance(other, str) and _letters(other) == _letters(name)]
     if len(others) != 1:
         return None
-    log.warning("The service spells the field %r as %r", name, others[0])
+    log.warning("The service spells the field %r as %r", name, redact_foreign(others[0]))
     return data[others[0]]
 
 
 def _text(data: Mapping[str, Any], name: str, source: str) -> str:
     value = _member(data, name)
     if not isinstance(value, str) or not value:
-        raise ProtocolError(f"{source} has no {name!r} (members: {sorted(data)}); expected a non-empty string")
+        members = redact_foreign(str(sorted(map(str, data))))
+        raise ProtocolError(f"{source} has no {name!r} (members: {members}); expected a non-empty string")
     return value
 
 
 def _optional_text(data: Mapping[str, Any], name: str) -> str | None:
     value = _member(data, name)
     return None if value in (None, "") else str(value)
+
+
+def _optional_link(data: Mapping[str, Any], name: str) -> str | None:
+    value = _optional_text(data, name)
+    return None if value is None else _check_link(value, name)
+
+
+def _check_link(value: str, name: str) -> str:
+    """Return a link that is not too long; which hosts are allowed is checked where it is used."""
+    if len(value) > MAX_LINK_LENGTH:
+        raise ProtocolError(f"{name!r} has {len(value)} characters; expected a link")
+    return value
+
+
+def finite_number(value: Any) -> float | None:
+    """Return a number; None for anything else, such as `true`, `NaN`, or a number too large to calculate with."""
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _object(data: Any, source: str) -> Mapping[str, Any]:
@@ -76,8 +136,8 @@ class Topic:
     @classmethod
     def from_json(cls, data: Any) -> Self:
         data = _object(data, "a topic")
-        uri_name = _text(data, "uriName", "a topic")
-        return cls(uri_name, _optional_text(data, "fullName") or uri_name)
+        uri_name = check_topic(_text(data, "uriName", "a topic"))
+        return cls(uri_name, redact_foreign(_optional_text(data, "fullName") or uri_name))
 
 
 @dataclass(frozen=True)
@@ -91,11 +151,10 @@ class Model:
     @classmethod
     def from_json(cls, data: Any) -> Self:
         data = _object(data, "a model")
-        version = _member(data, "modelVersion")
         fields = _member(data, "inputFormat")
         return cls(
-            model_id=_text(data, "modelId", "a model"),
-            version=float(version) if isinstance(version, int | float) else None,
+            model_id=check_guid(_text(data, "modelId", "a model"), "the id of a model"),
+            version=finite_number(_member(data, "modelVersion")),
             input_format=tuple(map(str, fields)) if isinstance(fields, list) else (),
         )
 
@@ -122,7 +181,7 @@ class OperationStatus(StrEnum):
             status = next((one for one in cls if _letters(one) == letters), None)
             if status is None:
                 raise
-        log.warning("The service spells the status %r as %r", str(status), text)
+        log.warning("The service spells the status %r as %r", str(status), redact_foreign(text))
         return status
 
     @property
@@ -147,16 +206,18 @@ class Operation:
 
     @classmethod
     def from_json(cls, operation_id: str, data: Any) -> Self:
+        operation_id = check_guid(operation_id, "the id of the operation")
         data = _object(data, f"the status of operation {operation_id!r}")
         value = _text(data, "operationStatus", f"the status of operation {operation_id!r}")
         try:
             status = OperationStatus.from_text(value)
         except ValueError:
-            raise ProtocolError(
-                f"operation {operation_id!r} has the unknown status {value!r}; known: {[*map(str, OperationStatus)]}"
+            raise UnknownStatusError(
+                f"operation {operation_id!r} has the unknown status {redact_foreign(value)!r}; known:"
+                f" {[*map(str, OperationStatus)]}"
             ) from None
-        names = ("responseDownloadUrl", "metadataDownloadUrl", "error")
-        return cls(operation_id, status, *(_optional_text(data, name) for name in names))
+        output_url, metadata_url = (_optional_link(data, f"{name}DownloadUrl") for name in ("response", "metadata"))
+        return cls(operation_id, status, output_url, metadata_url, _optional_text(data, "error"))
 
     @property
     def lacks_output(self) -> bool:
@@ -176,7 +237,14 @@ class UploadGrant(DictMixin):
     def from_json(cls, data: Any) -> Self:
         source = "the answer to a batch-code request"
         data = _object(data, source)
-        return cls(*(_text(data, name, source) for name in ("operationId", "requestUploadUrl", "bucketKmsKeyArn")))
+        names = ("operationId", "requestUploadUrl", "bucketKmsKeyArn")
+        operation_id, url, key = (_text(data, name, source) for name in names)
+        if not HEADER_VALUE.fullmatch(key):
+            raise ProtocolError(
+                f"'bucketKmsKeyArn' in {source} cannot be sent in a header; expected the ARN of a key"
+            )
+        check_guid(operation_id, f"the operation id in {source}")
+        return cls(operation_id, _check_link(url, "requestUploadUrl"), key)
 
     @property
     def expiry_time(self) -> float | None:
@@ -220,6 +288,28 @@ class InputPart(DictMixin):
     force_new: bool = False
     expected_seconds: float | None = None
     records: int | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read a part from a hand-off, which users of Airflow can edit.
+
+        :raises ProtocolError: a field is missing, or is not what it has to be
+        """
+        try:
+            part = super().from_dict(data)
+        except TypeError:
+            raise ProtocolError(f"the part lacks a field; it needs {[entry.name for entry in fields(cls)]}") from None
+        check_topic(part.topic)
+        check_guid(part.model_id, "the model of the part")
+        _check_form(part.sha256, SHA256, "the sha256 of the part", "expected 64 hexadecimal digits")
+        _check_form(part.input_uri, FILE_URI, "the input file of the part", "expected a file:// or s3:// URI")
+        for name in ("expected_seconds", "records"):
+            value = getattr(part, name)
+            if value is not None and (finite_number(value) is None or value < 0):
+                raise ProtocolError(f"{name!r} of the part is {str(value)!r}; expected a number from 0, or none")
+        if not isinstance(part.force_new, bool):
+            raise ProtocolError(f"'force_new' of the part is {str(part.force_new)!r}; expected true or false")
+        return part
 
     @property
     def fingerprint(self) -> Fingerprint:

@@ -5,26 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow.sdk import BaseOperator, XComArg
+from airflow.sdk import XComArg
 
 from coding_service.hooks import CONN_ID, CodingServiceHook
-from coding_service.models import InputPart
+from coding_service.models import InputPart, check_guid, finite_number
 from coding_service.part_operation import PartOperation
 from coding_service.retry import CodingServiceRetryPolicy
+from coding_service.upstream import UpstreamResultsMixin
 
 #: XCom key of the create step's encrypted upload grant.
 UPLOAD_GRANT_KEY = "upload_grant"
 
 
-class CodingServiceOperator(BaseOperator):
+class CodingServiceOperator(UpstreamResultsMixin):
     """Base of the steps: one part of the input, coded by one operation of the service.
 
     :param part: the part to code, with the fields of :class:`coding_service.models.InputPart`
     :param coding_service_conn_id: Airflow connection of the service
     :param storage_conn_id: Airflow connection (aws) for `s3://`; None: the credentials that AWS finds on the machine
+    :param record_operations: whether each operation that is opened is recorded with the id of the run in a file
+        beside the input file, `operation-<id>.json`
     """
 
     template_fields: Sequence[str] = ("part", "coding_service_conn_id", "storage_conn_id")
+    required_fields: Sequence[str] = ("part",)
     ui_color = "#e3eefa"
 
     def __init__(
@@ -33,6 +37,7 @@ class CodingServiceOperator(BaseOperator):
         part: Mapping[str, Any] | XComArg,
         coding_service_conn_id: str = CONN_ID,
         storage_conn_id: str | None = None,
+        record_operations: bool = False,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("retry_policy", CodingServiceRetryPolicy())
@@ -40,11 +45,13 @@ class CodingServiceOperator(BaseOperator):
         self.part: Any = part
         self.coding_service_conn_id = coding_service_conn_id
         self.storage_conn_id = storage_conn_id
+        self.record_operations = record_operations
 
     def _operation(self, context: Any) -> PartOperation:
         """Return the operation of the part, once its template is rendered."""
         hook, part = CodingServiceHook(self.coding_service_conn_id), InputPart.from_dict(self.part)
-        return PartOperation(hook, part, context["task_state_store"], self.storage_conn_id)
+        labels = {"run_id": context["run_id"], "part": self.part["part"]} if self.record_operations else None
+        return PartOperation(hook, part, context["task_state_store"], self.storage_conn_id, labels=labels)
 
 
 class CodingServiceCreateOperator(CodingServiceOperator):
@@ -73,6 +80,7 @@ class CodingServiceUploadOperator(CodingServiceOperator):
     """
 
     template_fields: Sequence[str] = (*CodingServiceOperator.template_fields, "operation_id", "grant")
+    required_fields: Sequence[str] = ("part", "operation_id", "grant")
 
     def __init__(self, *, operation_id: str | XComArg, grant: str | XComArg, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -80,7 +88,8 @@ class CodingServiceUploadOperator(CodingServiceOperator):
         self.grant: Any = grant
 
     def execute(self, context: Any) -> str:
-        return self._operation(context).upload(self.operation_id, self.grant)
+        operation_id = check_guid(self.operation_id, "the operation id from the create step")
+        return self._operation(context).upload(operation_id, str(self.grant))
 
 
 class CodingServiceDownloadOperator(CodingServiceOperator):
@@ -96,6 +105,8 @@ class CodingServiceDownloadOperator(CodingServiceOperator):
     """
 
     template_fields: Sequence[str] = (*CodingServiceOperator.template_fields, "operation_id", "outcome")
+    required_fields: Sequence[str] = ("part", "operation_id")
+    optional_fields: Sequence[str] = ("outcome",)
 
     def __init__(
         self,
@@ -109,5 +120,6 @@ class CodingServiceDownloadOperator(CodingServiceOperator):
         self.outcome: Any = outcome
 
     def execute(self, context: Any) -> dict[str, Any]:
-        ended_at = (self.outcome or {}).get("ended_at")
-        return self._operation(context).download(self.operation_id, ended_at).to_dict()
+        operation_id = check_guid(self.operation_id, "the operation id from the upload step")
+        ended_at = finite_number(self.outcome.get("ended_at")) if isinstance(self.outcome, Mapping) else None
+        return self._operation(context).download(operation_id, ended_at).to_dict()

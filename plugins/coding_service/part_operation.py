@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 from airflow.sdk.crypto import get_fernet
+from airflow.sdk.exceptions import AirflowTaskTimeout
 from cryptography.fernet import InvalidToken
 
 from coding_service.errors import (
@@ -37,7 +39,7 @@ from coding_service.models import (
     UploadGrant,
 )
 from coding_service.polling import MIN_NOT_FOUND_SPAN_S, is_gone
-from coding_service.storage import FilePath, storage_path
+from coding_service.storage import STORAGE_ERRORS, FilePath, file_size, storage_path
 
 #: Default key in the store of the operation that was opened: its id, its fingerprint, its encrypted grant.
 OPERATION_STATE_KEY = "operation"
@@ -81,6 +83,9 @@ class PartOperation:
         `set`
     :param storage_conn_id: Airflow connection (aws) for `s3://`; None: the credentials that AWS finds on the machine
     :param state_key: key of the operation in the store
+    :param labels: if there are any, each operation that is opened is recorded with them in a file beside the input
+        file, `operation-<id>.json`: then it can be found even if the store is gone, since the service cannot list
+        operations
     """
 
     def __init__(
@@ -90,10 +95,11 @@ class PartOperation:
         store: Any,
         storage_conn_id: str | None = None,
         state_key: str = OPERATION_STATE_KEY,
+        labels: Mapping[str, Any] | None = None,
     ) -> None:
         self._hook, self._part, self._store = hook, part, store
         self._storage_conn_id, self._state_key, self._history_key = storage_conn_id, state_key, f"{state_key}_history"
-        self._clock = hook.clock
+        self._clock, self._labels = hook.clock, labels
 
     def find_ended(self) -> str | None:
         """Return the id of the operation that an earlier attempt opened, if it has ended, whether or not it failed;
@@ -159,7 +165,9 @@ class PartOperation:
         output_uri, metadata_uri = f"{folder}/output.jsonl", f"{folder}/metadata.json"
         paths = self._path(output_uri), self._path(metadata_uri)
         try:
-            output, metadata = self._hook.download(part.topic, operation_id, *paths, part.records)
+            output, metadata = self._hook.download(
+                part.topic, operation_id, *paths, part.records, self._input_bytes()
+            )
         except (OutputNotReadyError, NotFoundError) as error:
             raise self._missing_output_error(operation_id, ended_at, error) from None
         log.info("Operation %s: %d lines, %d bytes", operation_id, output.lines, output.bytes)
@@ -196,6 +204,7 @@ class PartOperation:
             "replaces": replaced,
         }
         self._store.set(self._state_key, state)
+        self._write_record(grant.operation_id, is_sent=False)
         log.info("Opened operation %s for %s", grant.operation_id, part.input_uri)
         return grant
 
@@ -248,6 +257,7 @@ class PartOperation:
                     f" did not show it, over {now - since:.0f} s; the next attempt asks again, and opens no other",
                     retry_after=NOT_FOUND_WAIT_S,
                 )
+            log.info("Operation %s is not found; asking again in %.0f s", operation_id, pause)
             self._clock.sleep(pause)
 
     def _must_replace(self, grant: UploadGrant) -> bool:
@@ -281,15 +291,35 @@ class PartOperation:
 
     def _send_input(self, grant: UploadGrant) -> str:
         part = self._part
+        self._write_record(grant.operation_id, is_sent=True)
         try:
             size = self._hook.upload(grant, self._path(part.input_uri), part.sha256)
-        except UploadInterruptedError:
+        except GrantExpiredError:
+            self._write_record(grant.operation_id, is_sent=False)
+            raise
+        except (UploadInterruptedError, AirflowTaskTimeout):
             history = self._history(grant.operation_id)
             history = replace(history, interruptions=history.interruptions + 1, interrupted_at=self._clock.now())
             self._save_history(grant.operation_id, history)
             raise
         log.info("Uploaded %s (%d bytes) to operation %s", part.input_uri, size, grant.operation_id)
         return grant.operation_id
+
+    def _write_record(self, operation_id: str, *, is_sent: bool) -> None:
+        """Write the file about an operation. If that fails, the operation continues without it.
+
+        :param is_sent: whether its input was sent, or may have been
+        """
+        if self._labels is None:
+            return
+        part = self._part
+        fields = {"topic": part.topic, "model_id": part.model_id, "records": part.records, "is_sent": is_sent}
+        record = json.dumps({"operation_id": operation_id, **self._labels, **fields}).encode()
+        path = self._path(f"{part.input_uri.rpartition('/')[0]}/operation-{operation_id}.json")
+        try:
+            path.write_bytes(record) if isinstance(path, Path) else path.fs.pipe_file(path.path, record)
+        except STORAGE_ERRORS as error:
+            log.warning("Operation %s is not recorded in %s (%s)", operation_id, path, type(error).__name__)
 
     def _missing_output_error(
         self, operation_id: str, ended_at: float | None, error: CodingServiceError
@@ -320,6 +350,13 @@ class PartOperation:
     def _save_history(self, operation_id: str, history: OperationHistory) -> None:
         histories = self._store.get(self._history_key) or {}
         self._store.set(self._history_key, {**histories, operation_id: history.to_dict()})
+
+    def _input_bytes(self) -> int | None:
+        """Return the size of the input file; None if it cannot be read, which must not cost the output."""
+        try:
+            return file_size(self._path(self._part.input_uri))
+        except STORAGE_ERRORS:
+            return None
 
     def _path(self, uri: str) -> FilePath:
         return storage_path(uri, self._storage_conn_id)

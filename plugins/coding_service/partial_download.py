@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,9 +82,9 @@ class PartialFile(PartialDownload):
     def start(self, etag: str) -> None:
         self._reset(etag)
         with translate_storage_errors(self._data, "written"):
-            self._data.parent.mkdir(parents=True, exist_ok=True)
-            self._data.write_bytes(b"")
-            self._etag_file.write_text(json.dumps({"etag": etag}))
+            self._data.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write_for_owner_only(self._data, "")
+            _write_for_owner_only(self._etag_file, json.dumps({"etag": etag}))
 
     def append(self, blocks: Iterator[bytes]) -> Iterator[int]:
         with translate_storage_errors(self._data, "written"), self._data.open("ab") as file:
@@ -139,6 +140,13 @@ class PartialObject(PartialDownload):
 def open_partial_download(path: FilePath) -> PartialDownload:
     """Return the download to `path` that an earlier attempt began, or a new one."""
     return PartialFile(path) if isinstance(path, Path) else PartialObject(path)
+
+
+def _write_for_owner_only(path: Path, text: str) -> None:
+    """Write a new file, whose content or whose neighbour is people's texts."""
+    path.unlink(missing_ok=True)  # one of an earlier version could be open to others
+    with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(text)
 
 
 def _read_etag(path: Path) -> str:

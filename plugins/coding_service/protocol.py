@@ -6,7 +6,7 @@ Nothing here does I/O, so both hooks use it.
 from __future__ import annotations
 
 import base64
-import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,14 +15,23 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from coding_service import errors
-from coding_service.models import Model, Operation, Topic, UploadGrant
+from coding_service.answer_limits import parse_json
+from coding_service.models import Model, Operation, Topic, UploadGrant, check_guid, check_topic
+from coding_service.redaction import MAX_READ_LENGTH, redact_foreign
 
 T = TypeVar("T")
 
 #: Lifetime of a token whose answer does not state one (docs/service-contract.md 2.1).
 TOKEN_LIFETIME_S = 3600.0
+#: Maximum lifetime that is believed.
+MAX_TOKEN_LIFETIME_S = 86400.0
 #: Longest wait that is accepted from a Retry-After header: the longest in the contract (docs/service-contract.md 4).
 MAX_RETRY_AFTER_S = 86400.0
+#: The same for all refusals but "Limit Exceeded", whose wait the call budget decides. A wait that ends too early
+#: costs one call, and one that ends too late can cost the output.
+MAX_SHORT_RETRY_AFTER_S = 3600.0
+#: A token: a value that can be sent in a header.
+TOKEN_FORM = re.compile(r"[!-~]{1,16384}")
 #: Wait after a 403 in spite of a new token (docs/service-contract.md 10.10).
 DENIAL_WAIT_S = 600.0
 
@@ -50,16 +59,25 @@ class Answer:
 
     @property
     def message(self) -> str:
-        """The error message in the body, or the raw body if it has none (docs/service-contract.md 8.13)."""
+        """The error message in the body, or the start of the body if it has none, as it can be shown
+        (docs/service-contract.md 8.13)."""
+        return redact_foreign(self._message) or "(no body)"
+
+    @property
+    def _message(self) -> str:
         try:
-            data = json.loads(self.body)
+            data = parse_json(self.body)
         except ValueError:
             data = None
         if isinstance(data, dict):
             for name in ("message", "Message", "error_description", "error"):
                 if isinstance(data.get(name), str):
                     return str(data[name])
-        return self.body[:500].decode("utf-8", "replace").strip() or "(no body)"
+        return self.body[:MAX_READ_LENGTH].decode("utf-8", "replace").strip()
+
+    def has_words(self, words: str) -> bool:
+        """Return whether the error message contains these words, in any case."""
+        return words in self._message.lower()
 
     @property
     def retry_after(self) -> float | None:
@@ -72,7 +90,7 @@ class Answer:
             return min(float(value), MAX_RETRY_AFTER_S)
         try:
             moment = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, TypeError, IndexError, OverflowError):
             return None
         if moment.tzinfo is None:  # "-0000" or no time zone
             moment = moment.replace(tzinfo=UTC)
@@ -106,17 +124,18 @@ def latest_model(topic: str) -> Call[Model]:
 
 def create_operation(topic: str, model_id: str) -> Call[UploadGrant]:
     """Open an operation for this model; every call opens another one (docs/service-contract.md 2.7)."""
-    return Call("POST", f"{_topic(topic)}/models/{quote(model_id, safe='')}/batch-code", UploadGrant.from_json)
+    path = f"{_topic(topic)}/models/{check_guid(model_id, 'the model')}/batch-code"
+    return Call("POST", path, UploadGrant.from_json)
 
 
 def get_operation(topic: str, operation_id: str) -> Call[Operation]:
     """Get the state of an operation, with fresh links if it is complete (docs/service-contract.md 2.9)."""
-    path = f"{_topic(topic)}/batch-code/operations/{quote(operation_id, safe='')}"
+    path = f"{_topic(topic)}/batch-code/operations/{check_guid(operation_id, 'the operation id')}"
     return Call("GET", path, lambda data: Operation.from_json(operation_id, data), is_for_operation=True)
 
 
 def _topic(topic: str) -> str:
-    return f"/v1/topics/{quote(topic, safe='')}"
+    return f"/v1/topics/{quote(check_topic(topic), safe='')}"
 
 
 def _array(data: Any, name: str) -> list[Any]:
@@ -157,10 +176,11 @@ def read_token(answer: Answer) -> tuple[str, float]:
         )
     data = _json(answer, "the token request")
     token = data.get("access_token") if isinstance(data, dict) else None
-    if not isinstance(token, str) or not token:
-        raise errors.ProtocolError("the answer to the token request has no 'access_token'")
+    if not isinstance(token, str) or not TOKEN_FORM.fullmatch(token):
+        raise errors.ProtocolError("the answer to the token request has no 'access_token' that a header can contain")
     lifetime = data.get("expires_in")
-    return token, float(lifetime) if isinstance(lifetime, int | float) and lifetime > 0 else TOKEN_LIFETIME_S
+    is_number = isinstance(lifetime, int | float) and not isinstance(lifetime, bool)
+    return token, min(float(lifetime), MAX_TOKEN_LIFETIME_S) if is_number and lifetime > 0 else TOKEN_LIFETIME_S
 
 
 def read(call: Call[T], answer: Answer) -> T:
@@ -175,10 +195,10 @@ def _json(answer: Answer, request: str) -> Any:
     if answer.status != 200:
         raise error_for(answer, request)
     try:
-        return json.loads(answer.body)
+        return parse_json(answer.body)
     except ValueError:
         # the message leaves out the body, which may contain part of a token or a link
-        content_type = answer.headers.get("content-type", "")
+        content_type = redact_foreign(answer.headers.get("content-type", ""))
         raise errors.ProtocolError(
             f"the answer to {request} is not JSON: {len(answer.body)} bytes of content type {content_type!r}"
         ) from None
@@ -187,21 +207,23 @@ def _json(answer: Answer, request: str) -> Any:
 def error_for(answer: Answer, request: str) -> errors.CodingServiceError:
     """Return the error for a refusal: by status, and by message where one status has two meanings."""
     text = f"{request} was answered with HTTP {answer.status} {answer.message!r}"
-    status, message = answer.status, answer.message.lower().rstrip(". ")
-    if status == 429 and "limit exceeded" in message:
+    status = answer.status
+    if status == 429 and answer.has_words("limit exceeded"):
         text = f"{text}: the quota of calls is used up; wait, or request a higher quota"
         return errors.QuotaExceededError(text, status_code=429, retry_after=answer.retry_after)
+    retry_after = None if answer.retry_after is None else min(answer.retry_after, MAX_SHORT_RETRY_AFTER_S)
     if status == 429:
         text = f"{text}: calls are too close together"
-        return errors.TooManyRequestsError(text, status_code=429, retry_after=answer.retry_after)
-    if status >= 500 and "no models found" not in message:  # this 500 is permanent (docs/service-contract.md 4)
-        return errors.ServiceUnavailableError(text, status_code=status, retry_after=answer.retry_after)
+        return errors.TooManyRequestsError(text, status_code=429, retry_after=retry_after)
+    # this 500 is permanent (docs/service-contract.md 4)
+    if status >= 500 and not answer.has_words("no models found"):
+        return errors.ServiceUnavailableError(text, status_code=status, retry_after=retry_after)
     if status == 403:
         text = (
             f"{text}: others of your organisation may have requested too many tokens, which passes; if it does not,"
             " check that the credentials belong to the tier of this host"
         )
-        wait = DENIAL_WAIT_S if answer.retry_after is None else answer.retry_after
+        wait = DENIAL_WAIT_S if retry_after is None else retry_after
         return errors.AccessDeniedError(text, status_code=status, retry_after=wait)
     if status == 401:
         text = f"{text}, although the token is new: check that the credentials belong to the tier of this host"

@@ -13,10 +13,11 @@ from airflow.sdk import BaseSensorOperator, XComArg
 
 from coding_service.errors import CodingServiceError, OperationFailedError, ProtocolError
 from coding_service.hooks import CONN_ID, CodingServiceHook
-from coding_service.models import OperationOutcome
+from coding_service.models import OperationOutcome, check_guid
 from coding_service.polling import ErrorSeries, extend_series, next_wait, seconds_or_none
 from coding_service.retry import CodingServiceRetryPolicy
 from coding_service.triggers import MAX_EXTENSION_S, BatchCodeTrigger, Reason, completion_event, make_event
+from coding_service.upstream import UpstreamResultsMixin
 
 #: XCom key of the outcome of an operation, a :class:`coding_service.models.OperationOutcome` as a dict.
 OPERATION_KEY = "operation"
@@ -26,7 +27,7 @@ ERRORS_STATE_KEY = "status_errors"
 TIMEOUT_MARGIN_S = 600.0
 
 
-class BatchCodeSensor(BaseSensorOperator):
+class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
     """Waits until a batch coding operation ends, and succeeds if it is complete.
 
     By default it is deferred: it waits in the triggerer and does not occupy a worker. With `deferrable=False` it is
@@ -48,6 +49,8 @@ class BatchCodeSensor(BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("topic", "part", "operation_id", "coding_service_conn_id", "expected_seconds")
+    required_fields: Sequence[str] = ("part", "operation_id")
+    optional_fields: Sequence[str] = ("expected_seconds",)
     ui_color = "#d8e6f3"
 
     def __init__(
@@ -81,6 +84,7 @@ class BatchCodeSensor(BaseSensorOperator):
         if not self.deferrable:
             super().execute(context)
             return
+        check_guid(self.operation_id, "the operation id of the wait")
         now = time.time()
         trigger = BatchCodeTrigger(
             topic=self._topic,
@@ -107,6 +111,7 @@ class BatchCodeSensor(BaseSensorOperator):
     def poke(self, context: Any) -> bool:
         start = (context["ti"].get_first_reschedule_date(context) or context["ti"].start_date).timestamp()
         hook, store = CodingServiceHook(self.coding_service_conn_id), context["task_state_store"]
+        check_guid(self.operation_id, "the operation id of the wait")
         try:
             operation = hook.operation(self._topic, self.operation_id)
         except CodingServiceError as error:

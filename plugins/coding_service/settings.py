@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import ipaddress
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
+from coding_service.addresses import Address, is_allowed, read_address, read_pattern
 from coding_service.errors import SettingsError
+from coding_service.redaction import register_secrets
 
 #: Extra fields of the connection that Airflow's HttpHook reads, and those that are specific to this service.
 HTTP_EXTRAS = frozenset({
@@ -19,8 +22,10 @@ HTTP_EXTRAS = frozenset({
 })  # fmt: skip
 OWN_EXTRAS = frozenset({
     "allow_http", "auth_host", "authorization_prefix", "budget_conn_id", "poll_interval", "requests_per_day",
-    "requests_per_second", "state_dir",
+    "requests_per_second", "state_dir", "storage_hosts",
 })  # fmt: skip
+#: Hosts of storage, beside the API's own host, if the connection names none.
+DEFAULT_STORAGE_HOSTS = ("*.amazonaws.com",)
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class ServiceSettings:
     :param timeout: seconds to wait for the service to send something
     :param authorization_prefix: text before the token; empty by default (docs/service-contract.md 1)
     :param allow_http: whether plain http is accepted for hosts other than loopback
+    :param storage_hosts: hosts that files are sent to and read from: names, or `*.` before a domain; empty:
+        `*.amazonaws.com` and the API's own host (docs/service-contract.md 8.42)
     :param budget_conn_id: Airflow connection (postgres) of the database that keeps the call budget if several
         machines make calls; None: the budget is kept in a file of this machine
     :param verify: whether to verify TLS certificates, or the path of a file or folder with certificate authorities
@@ -58,6 +65,10 @@ class ServiceSettings:
     cert: tuple[str, str | None] | None = None
     proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
     trust_env: bool = True
+    storage_hosts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        register_secrets(*self.secrets)
 
     @classmethod
     def from_connection(cls, connection: Any, extra: Mapping[str, Any]) -> ServiceSettings:
@@ -73,6 +84,10 @@ class ServiceSettings:
             if not value:
                 raise SettingsError(f"{name} has no {credential}: use client id as login, client secret as password")
         proxies = extra.get("proxies", extra.get("proxy")) or {}
+        if not isinstance(proxies, str | Mapping):
+            raise SettingsError(
+                f"{name} has proxies that are a {type(proxies).__name__}; expected an object or a URL"
+            )
         settings = cls(
             api_url=_base_url(connection),
             auth_url=str(extra.get("auth_host") or "").rstrip("/"),
@@ -89,30 +104,79 @@ class ServiceSettings:
             cert=_client_certificate(name, extra),
             proxies=dict.fromkeys(("http", "https"), proxies) if isinstance(proxies, str) else proxies,
             trust_env=_flag(name, extra, "trust_env", default=True),
+            storage_hosts=_host_patterns(name, extra, "storage_hosts"),
         )
         settings.check_url(settings.api_url, f"host of {name}")
         settings.check_url(settings.auth_url, f"`auth_host` in the extra of {name}")
         return settings
 
     def check_url(self, url: str, name: str) -> None:
-        """Refuse a URL that would send a secret unencrypted (docs/service-contract.md 8.42).
+        """Refuse an address of the service that would send a secret unencrypted (docs/service-contract.md 8.42).
 
         :param name: of the URL, for the error message
-        :raises SettingsError: it is not https, its host is not loopback, and `allow_http` is not set
+        :raises SettingsError: it is not https, its host is not loopback, and `allow_http` is not set; or it is
+            malformed, or contains a user name
         """
-        url = url.partition("?")[0]  # the query of a presigned URL must not be part of a message
         try:
-            parts = urlsplit(url)
-            host, _ = parts.hostname, parts.port  # both raise an error if they are malformed
+            address = read_address(url)
+            if "?" in url or "#" in url:
+                raise ValueError("a query")
         except ValueError:
-            host = None
-        if not host or parts.scheme not in ("http", "https"):
-            raise SettingsError(f"{name} is {url!r}; expected a URL such as 'https://partner-coder.api.abs.gov.au'")
-        if parts.scheme == "http" and not self.allow_http and not _is_loopback(host):
+            raise SettingsError(
+                f"{name} is {url!r}; expected a URL such as 'https://partner-coder.api.abs.gov.au', without user,"
+                " query and fragment"
+            ) from None
+        if address.scheme == "http" and not self.allow_http and not address.is_loopback:
             raise SettingsError(
                 f"{name} is {url!r}: secrets would be sent unencrypted; use https,"
                 ' or set "allow_http": true in the extra of the connection'
             )
+
+    def check_link(self, url: str, name: str) -> None:
+        """Refuse a link of the service to a host that is not a storage of the service.
+
+        :param name: of the link, for the error message, which contains the host at most
+        :raises SettingsError: its scheme is not that of the API or https; its host is not one of the storage hosts;
+            or it is internal, and that of the API is not
+        """
+        try:
+            address = read_address(url)
+        except ValueError:
+            raise SettingsError(
+                f"{name} is malformed, or contains a user name: nothing was sent to it. Report it to the service"
+            ) from None
+        if address.scheme == "http" and self._api_address.scheme == "https":
+            raise SettingsError(
+                f"{name} to the host {address.host!r} is http, but the service is https: nothing was sent to it."
+                " Report it to the service"
+            )
+        if address.is_internal and not self._api_address.is_internal:
+            raise SettingsError(
+                f"{name} leads to {address.host!r}, an address of this machine or of an internal network, but the"
+                " service is not there: nothing was sent to it. Report it to the service"
+            )
+        if not is_allowed(address, self._storage_patterns):
+            raise SettingsError(
+                f"{name} leads to the host {address.host!r}, which is not one of {list(self._storage_patterns)}:"
+                " nothing was sent to it. If it is a storage of the service, add it to `storage_hosts` in the extra"
+                " of the connection"
+            )
+
+    @cached_property
+    def _api_address(self) -> Address:
+        return read_address(self.api_url)
+
+    @property
+    def _storage_patterns(self) -> tuple[str, ...]:
+        own_host = "localhost" if self._api_address.is_loopback else self._api_address.host
+        return self.storage_hosts or (*DEFAULT_STORAGE_HOSTS, own_host)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The client secret, its form in the token request, and the passwords of proxies."""
+        credentials = base64.b64encode(f"{self.client_id}:{self.client_secret}".encode()).decode()
+        passwords = [_find_password(proxy) for proxy in self.proxies.values()]
+        return (self.client_secret, credentials, *filter(None, passwords))
 
     @property
     def account(self) -> str:
@@ -182,8 +246,22 @@ def _optional_conn_id(owner: str, extra: Mapping[str, Any], name: str) -> str | 
     return value
 
 
-def _is_loopback(host: str) -> bool:
+def _host_patterns(owner: str, extra: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    value = extra.get(name) or []
+    texts = value.split(",") if isinstance(value, str) else value
     try:
-        return ipaddress.ip_address(host).is_loopback
+        if not isinstance(texts, list | tuple):
+            raise TypeError(type(texts))
+        return tuple(read_pattern(text.strip()) for text in texts)
+    except (AttributeError, TypeError, ValueError):
+        raise SettingsError(
+            f"{owner} has {name} = {value!r} in its extra; expected hosts without scheme and port, as a list or"
+            " separated by commas, such as 'storage.example' or '*.storage.example'"
+        ) from None
+
+
+def _find_password(proxy: Any) -> str | None:
+    try:
+        return urlsplit(str(proxy)).password
     except ValueError:
-        return host == "localhost"
+        return None

@@ -69,7 +69,7 @@ def translate_storage_errors(path: Any, action: str) -> Iterator[None]:
     except STORAGE_ERRORS as error:
         raise StagingError(
             f"{path} cannot be {action} ({type(error).__name__}: {error}): check free space and worker permissions"
-        ) from error
+        ) from None  # the text of an error of the object storage can contain an address
 
 
 def file_size(path: FilePath) -> int:

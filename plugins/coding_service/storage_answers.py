@@ -12,10 +12,12 @@ from html import unescape
 import requests
 from urllib3.exceptions import HTTPError
 
+from coding_service.redaction import redact, redact_foreign
+
 #: An error document is far shorter. What answers may be another machine, and its page of any length.
 MAX_ERROR_BYTES = 16_000
-#: Maximum length of the code, and of the message, in a text for people.
-MAX_WORDS_LENGTH = 200
+#: Maximum length of an error code. The longest in Amazon's list has 46 characters.
+MAX_CODE_LENGTH = 80
 
 
 class Meaning(StrEnum):
@@ -66,7 +68,8 @@ NOT_YET_VALID = "not yet valid"
 class StorageRefusal:
     """An answer of storage other than the file or the receipt of an upload.
 
-    :param code, message: of the error document; "" if the answer has none, because another machine answered
+    :param code, message: of the error document, as they can be shown; "" if the answer has none, because another
+        machine answered
     :param actual_size: size of the file in bytes, which an answer to an impossible range states
     """
 
@@ -84,8 +87,9 @@ class StorageRefusal:
             start = b""
         xml = start.decode("utf-8", "replace")
         size = _element(xml, "ActualObjectSize")
-        actual_size = int(size) if size.isdecimal() else None
-        return cls(response.status_code, _element(xml, "Code"), _element(xml, "Message"), actual_size)
+        actual_size = int(size) if size.isdecimal() and len(size) < 20 else None
+        code = redact(_element(xml, "Code"), MAX_CODE_LENGTH)
+        return cls(response.status_code, code, redact_foreign(_element(xml, "Message")), actual_size)
 
     @property
     def meaning(self) -> Meaning:
@@ -111,4 +115,4 @@ def _meaning_of_status(status: int, message: str) -> Meaning:
 
 def _element(xml: str, name: str) -> str:
     text = xml.partition(f"<{name}>")[2].partition(f"</{name}>")[0]
-    return " ".join(unescape(text).split())[:MAX_WORDS_LENGTH]
+    return unescape(text).strip()

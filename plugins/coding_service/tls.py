@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 import requests
 from cryptography import x509
-from requests.adapters import HTTPAdapter
 
-from coding_service.errors import CertificateError, SettingsError, redact
+from coding_service.bounded_connections import BoundedAdapter
+from coding_service.errors import CertificateError, SettingsError
+from coding_service.redaction import redact_foreign
 from coding_service.settings import ServiceSettings
 
 #: Environment variables that name certificate authorities. requests reads the first two, OpenSSL the others.
@@ -105,7 +106,7 @@ def _load_client_certificate(context: ssl.SSLContext, certificate: str, key: str
         raise SettingsError(f"{name} cannot be read on this machine ({error.strerror}): correct the path") from None
 
 
-class TrustedAdapter(HTTPAdapter):
+class TrustedAdapter(BoundedAdapter):
     """Sends requests with a given TLS context, instead of what requests reads from session and environment.
 
     :raises CertificateError: when it sends: the server is not trusted
@@ -156,9 +157,9 @@ def _causes(error: Any, visited_ids: set[int]) -> Iterator[BaseException]:
 def make_certificate_error(url: str, refusal: ssl.SSLCertVerificationError) -> CertificateError:
     """Return the error for an untrusted server. It asks the server for its certificate once more, to name the issuer,
     and can block meanwhile."""
-    parts = urlsplit(redact(url))
+    parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or 443
-    issuer = _find_issuer(host, port)
+    issuer = redact_foreign(_find_issuer(host, port) or "")
     return CertificateError(
         f"the certificate of {host}:{port} is not trusted ({refusal.verify_message}"
         f"{f'; issued by {issuer!r}' if issuer else ''}): if a proxy of your organisation inspects traffic, name its"

@@ -5,41 +5,57 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import shutil
 import ssl
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Any
+from pathlib import Path
+from typing import IO, Any, ClassVar
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from urllib3 import HTTPSConnectionPool, PoolManager
-from urllib3.connection import HTTPSConnection
+from urllib3 import HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
+from coding_service.bounded_connections import BoundedAdapter, BoundedTlsConnection, read_blocks, watch_body
 from coding_service.errors import (
     GrantExpiredError,
     InputFileError,
     LinkExpiredError,
     ProtocolError,
+    StagingError,
     TransferError,
     UploadInterruptedError,
 )
 from coding_service.models import UploadGrant
 from coding_service.partial_download import PartialDownload, open_partial_download
+from coding_service.redaction import redact, redact_library_logs
 from coding_service.storage import BLOCK_BYTES, FilePath, file_size, open_for_reading, translate_storage_errors
 from coding_service.storage_answers import Meaning, StorageRefusal
 
 #: The service accepts "5 GB"; 5 * 10^9 is the smaller interpretation (docs/service-contract.md 8.31).
 MAX_INPUT_BYTES = 5_000_000_000
+#: An output file has at most so many bytes for each byte of its input file, and at least the minimum is allowed. The
+#: shortest input line has about 90 bytes, and an output line repeats it and adds a code, its label and alternatives:
+#: less than 50 times as much.
+MAX_OUTPUT_RATIO, MIN_OUTPUT_LIMIT_BYTES = 50, 1 << 20
+#: Largest metadata file. It describes one model.
+MAX_METADATA_BYTES = 1 << 20
+#: Longest size of a file as text that is believed.
+MAX_SIZE_DIGITS = 18
+#: A transfer ends with an error if fewer bytes than these move in such a period: 10 KiB a second.
+MIN_PERIOD_BYTES, SLOW_PERIOD_S = 3000 << 10, 300.0
+#: When to try again after a transfer that was too slow.
+SLOW_WAIT_S = 300.0
 #: Pauses before further links, after links without a new byte. The download fails when they are used up.
 LINK_PAUSES_S = (5.0, 15.0)
 
 log = logging.getLogger(__name__)
-# urllib3 logs path and query of every request at DEBUG, and a presigned query must not reach a log.
-logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
+# urllib3 logs path and query of every request at DEBUG, and whole URLs when headers are malformed
+redact_library_logs()
 
 
 class NoAuth(AuthBase):
@@ -49,7 +65,7 @@ class NoAuth(AuthBase):
         return request
 
 
-class _TlsConnection(HTTPSConnection):
+class _TlsConnection(BoundedTlsConnection):
     """Reads the answer of a server that refuses an upload and closes while the body is still being sent.
 
     urllib3 does so after a broken pipe. Over TLS, the same appears as another error (docs/service-contract.md 10.5).
@@ -66,24 +82,16 @@ class _TlsConnectionPool(HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
 
-class BlockAdapter(HTTPAdapter):
+class BlockAdapter(BoundedAdapter):
     """Sends bodies in blocks of `BLOCK_BYTES`, and reads an answer that comes before the end of the body.
 
     The blocks of http.client are 16 KiB, which is 2.4 times slower.
     """
 
+    pool_classes: ClassVar[dict[str, Any]] = {**BoundedAdapter.pool_classes, "https": _TlsConnectionPool}
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, blocksize=BLOCK_BYTES, **kwargs)
-        _use_tls_connections(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **kwargs)
-        _use_tls_connections(manager)
-        return manager
-
-
-def _use_tls_connections(manager: PoolManager) -> None:
-    manager.pool_classes_by_scheme = {**manager.pool_classes_by_scheme, "https": _TlsConnectionPool}
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,7 @@ class _InputFile:
     def __init__(self, file: IO[bytes], path: FilePath, size: int, sha256: str | None) -> None:
         self._file, self._path, self._size, self._remaining, self._sha256 = file, path, size, size, sha256
         self._hash, self._progress = hashlib.sha256(), Progress(f"upload of {path}", size)
+        self._period_start, self._period_bytes = time.monotonic(), 0
 
     def __len__(self) -> int:
         return self._size
@@ -141,7 +150,19 @@ class _InputFile:
         if self._remaining <= 0 and self._sha256 not in (None, self._hash.hexdigest()):
             raise InputFileError(f"the input file {self._path} has changed since it was prepared; prepare it again")
         self._progress.add(len(block))
+        self._check_speed(len(block))
         return block
+
+    def _check_speed(self, count: int) -> None:
+        self._period_bytes += count
+        now = time.monotonic()
+        if self._period_bytes >= MIN_PERIOD_BYTES:
+            self._period_start, self._period_bytes = now, 0
+        elif now - self._period_start > SLOW_PERIOD_S:
+            raise UploadInterruptedError(
+                f"the upload of {self._path} was too slow: {self._period_bytes} bytes in {SLOW_PERIOD_S:.0f} s",
+                retry_after=SLOW_WAIT_S,
+            )
 
 
 def upload(
@@ -162,7 +183,7 @@ def upload(
     :raises ProtocolError: any other answer
     """
     size = _checked_size(path)
-    place = grant.url.partition("?")[0]
+    place = redact(grant.url.partition("?")[0])
     headers = {
         "x-amz-server-side-encryption": "aws:kms",
         "x-amz-server-side-encryption-aws-kms-key-id": grant.kms_key_arn,
@@ -186,11 +207,27 @@ def upload(
     with response:
         if response.status_code == 200:
             return size
-        refusal = StorageRefusal.from_response(response)
+        refusal = _read_refusal(response, timeout)
     upload_errors = {Meaning.EXPIRED: GrantExpiredError, Meaning.RETRYABLE: TransferError}
     raise upload_errors.get(refusal.meaning, ProtocolError)(
         f"storage at {place} answered the upload of {path} with {refusal}", status_code=refusal.status
     )
+
+
+def _read_refusal(response: requests.Response, timeout: float) -> StorageRefusal:
+    """Read the start of a refusal, if it arrives in time."""
+    with suppress(TimeoutError), watch_body(response, timeout):
+        return StorageRefusal.from_response(response)
+    return StorageRefusal(response.status_code)
+
+
+def output_limit(input_bytes: int | None) -> int:
+    """Return the largest size of an output file in bytes.
+
+    :param input_bytes: size of its input file; None: unknown
+    """
+    size = MAX_INPUT_BYTES if input_bytes is None else input_bytes
+    return max(size * MAX_OUTPUT_RATIO, MIN_OUTPUT_LIMIT_BYTES)
 
 
 def _checked_size(path: FilePath) -> int:
@@ -213,6 +250,8 @@ def download(
     *,
     timeout: float,
     expected_lines: int | None = None,
+    max_bytes: int | None = None,
+    slow_period: float = SLOW_PERIOD_S,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Download:
     """Download a file to `path`, where it appears once it is complete (docs/service-contract.md 2.10, 10.6).
@@ -226,14 +265,18 @@ def download(
     :param timeout: seconds to wait for storage to send something
     :param expected_lines: number of lines that the file should have; used only if nothing but the end of the
         connection marks the end of the file. None: unknown
+    :param max_bytes: size above which the file cannot be right; None: the largest of any operation
+    :param slow_period: seconds in which `MIN_PERIOD_BYTES` have to arrive, unless the file ends before
     :param sleep: waits for a number of seconds
-    :raises TransferError: several links in a row brought no new bytes
-    :raises StagingError: `path` cannot be written
+    :raises TransferError: several links in a row brought no new bytes, or storage is too slow
+    :raises StagingError: `path` cannot be written, or has no room for the file
+    :raises ProtocolError: the file is larger than `max_bytes`; nothing of it is kept
     :raises LinkExpiredError: storage refuses fresh links as well, or has no such file
     """
     partial = open_partial_download(path)
+    limits = _Limits(timeout, output_limit(None) if max_bytes is None else max_bytes, slow_period, expected_lines)
     try:
-        _download_all(session, fresh_link, partial, timeout, expected_lines, sleep)
+        _download_all(session, fresh_link, partial, limits, sleep)
         partial.finish()
     except BaseException:
         partial.abandon()
@@ -241,20 +284,31 @@ def download(
     return Download(path, partial.size, partial.sha256, partial.lines)
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """What a download has to keep to: the parameters of :func:`download` with these names."""
+
+    timeout: float
+    max_bytes: int
+    slow_period: float
+    expected_lines: int | None
+
+
 def _download_all(
     session: requests.Session,
     fresh_link: Callable[[], str],
     partial: PartialDownload,
-    timeout: float,
-    expected_lines: int | None,
+    limits: _Limits,
     sleep: Callable[[float], None],
 ) -> None:
     """Connect as often as necessary to complete the file."""
     pauses, max_size = iter(LINK_PAUSES_S), partial.size
     while True:
         try:
-            return _download_rest(session, fresh_link(), partial, timeout, expected_lines)
+            return _download_rest(session, fresh_link(), partial, limits)
         except (TransferError, LinkExpiredError) as error:
+            if isinstance(error, TransferError) and error.retry_after is not None:
+                raise  # another attempt of the task comes then, and this one does not occupy its worker
             # compared with the maximum, because a download that starts over each time would never end
             if partial.size > max_size:
                 pauses, max_size, pause = iter(LINK_PAUSES_S), partial.size, 0.0
@@ -262,7 +316,7 @@ def _download_all(
                 pause = next(pauses, -1.0)
             if pause < 0:
                 raise
-            log.warning("%s; resuming at byte %d with a fresh link", error, partial.size)
+            log.warning("%s; resuming at byte %d with a fresh link in %.0f s", error, partial.size, pause)
             sleep(pause)
 
 
@@ -280,35 +334,75 @@ class _Body:
     ends_by_closing: bool = False
 
 
-def _download_rest(
-    session: requests.Session, link: str, partial: PartialDownload, timeout: float, expected_lines: int | None
-) -> None:
+def _download_rest(session: requests.Session, link: str, partial: PartialDownload, limits: _Limits) -> None:
     """Download the missing bytes over one connection."""
     headers = {"Accept-Encoding": "identity"}
     if partial.size and partial.etag:
         headers |= {"Range": f"bytes={partial.size}-", "If-Match": partial.etag}
-    place = link.partition("?")[0]
+    place = redact(link.partition("?")[0])
     try:
         with session.get(
-            link, headers=headers, timeout=timeout, stream=True, allow_redirects=False, auth=NoAuth()
+            link, headers=headers, timeout=limits.timeout, stream=True, allow_redirects=False, auth=NoAuth()
         ) as response:
-            body = _start_or_resume(response, partial, place)
+            body = _start_or_resume(response, partial, place, limits.timeout)
             if body is None:
                 return
-            blocks = response.raw.stream(BLOCK_BYTES, decode_content=False)
-            progress = Progress(f"download from {place}", body.total, partial.size)
-            for size in partial.append(_decompress(blocks) if body.is_compressed else blocks):
-                progress.add(size)
+            _check_size(partial, body.total or 0, limits.max_bytes, place)
+            _check_room(partial, body.total or 0)
+            _receive(response, body, partial, limits, place)
+    except TimeoutError:
+        raise TransferError(
+            f"the download from {place} was too slow: below {MIN_PERIOD_BYTES} bytes in {limits.slow_period:g} s",
+            retry_after=SLOW_WAIT_S,
+        ) from None
     except (requests.RequestException, HTTPError, zlib.error) as error:
         raise TransferError(f"the download from {place} was interrupted: {type(error).__name__}") from None
     if body.total is not None and partial.size != body.total:
         raise TransferError(f"the download from {place} ended after {partial.size} of {body.total} bytes")
-    if body.ends_by_closing and not partial.has_whole_lines(expected_lines):
-        expected = "" if expected_lines is None else f" of {expected_lines}"
+    if body.ends_by_closing and not partial.has_whole_lines(limits.expected_lines):
+        expected = "" if limits.expected_lines is None else f" of {limits.expected_lines}"
         raise TransferError(f"the download from {place} ended after {partial.lines}{expected} lines")
 
 
-def _start_or_resume(response: requests.Response, partial: PartialDownload, place: str) -> _Body | None:
+def _receive(response: requests.Response, body: _Body, partial: PartialDownload, limits: _Limits, place: str) -> None:
+    """Write the body of an answer to the file.
+
+    :raises TimeoutError: it is too slow
+    """
+    blocks = read_blocks(response, BLOCK_BYTES)
+    progress, period_bytes = Progress(f"download from {place}", body.total, partial.size), 0
+    with watch_body(response, limits.slow_period) as watchdog:
+        for size in partial.append(_decompress(blocks) if body.is_compressed else blocks):
+            progress.add(size)
+            _check_size(partial, partial.size, limits.max_bytes, place)
+            period_bytes += size
+            if period_bytes >= MIN_PERIOD_BYTES:
+                watchdog.restart(limits.slow_period)
+                period_bytes = 0
+
+
+def _check_size(partial: PartialDownload, size: int, max_bytes: int, place: str) -> None:
+    """Discard a file that is larger than it can be."""
+    if size > max_bytes:
+        partial.start("")
+        raise ProtocolError(
+            f"the file at {place} has more than {max_bytes} bytes, which is more than the service returns for such an"
+            " input: nothing of it was kept"
+        )
+
+
+def _check_room(partial: PartialDownload, size: int) -> None:
+    """Check that the disk has room for the rest of the file, before it is filled for everybody."""
+    if not isinstance(partial.path, Path) or not size:
+        return
+    free = shutil.disk_usage(partial.path.parent).free
+    if size - partial.size > free:
+        raise StagingError(f"{partial.path} needs {size - partial.size} bytes, but {free} are free: make room")
+
+
+def _start_or_resume(
+    response: requests.Response, partial: PartialDownload, place: str, timeout: float
+) -> _Body | None:
     """Return how the body has to be read; None if the file is complete already."""
     status = response.status_code
     if response.headers.get("Content-Type", "").startswith("text/html") and status < 300:
@@ -325,7 +419,7 @@ def _start_or_resume(response: requests.Response, partial: PartialDownload, plac
     if status == 200:
         partial.start("" if is_compressed else _strong_etag(response))
         return _Body(length, is_compressed, ends_by_closing)
-    refusal = StorageRefusal.from_response(response)
+    refusal = _read_refusal(response, timeout)
     if status == 416 and partial.size in (total, refusal.actual_size):
         return None
     if status in (206, 412, 416):  # storage has a different file now
@@ -367,8 +461,8 @@ def _decompress(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _content_length(response: requests.Response) -> int | None:
-    value = response.headers.get("Content-Length", "").strip()
-    return int(value) if value.isdecimal() else None
+    size = _size(response.headers.get("Content-Length", "").strip())
+    return size if size >= 0 else None
 
 
 def _strong_etag(response: requests.Response) -> str:
@@ -382,4 +476,9 @@ def _content_range(response: requests.Response) -> tuple[int, int]:
     unit, _, rest = response.headers.get("Content-Range", "").partition(" ")
     span, _, total = rest.partition("/")
     first = span.partition("-")[0]
-    return (int(first) if unit == "bytes" and first.isdigit() else -1, int(total) if total.isdigit() else -1)
+    return (_size(first) if unit == "bytes" else -1, _size(total))
+
+
+def _size(text: str) -> int:
+    """Return a number of bytes; -1 if the text is none, or longer than that of any file."""
+    return int(text) if text.isdecimal() and len(text) <= MAX_SIZE_DIGITS else -1

@@ -11,10 +11,11 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from coding_service.errors import CodingServiceError, LocalFaultError, QuotaExceededError, redact
+from coding_service.errors import CodingServiceError, LocalFaultError, QuotaExceededError
 from coding_service.hooks import CodingServiceAsyncHook
-from coding_service.models import Operation
+from coding_service.models import Operation, check_guid, check_topic
 from coding_service.polling import ErrorSeries, extend_series, next_wait
+from coding_service.redaction import redact, redact_traceback
 
 #: First interval of a wait whose connection cannot be read yet.
 DEFAULT_INTERVAL_S = 10.0
@@ -106,13 +107,16 @@ class BatchCodeTrigger(BaseTrigger):
             payload = await self._wait()
         except CodingServiceError as error:
             payload = make_event(Reason.REFUSED, self.operation_id, str(error), self._elapsed())
-        except Exception as error:
-            self.log.exception("The wait for operation %s failed", self.operation_id)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the task has to be told
+            # not with the exception itself, whose text, or that of its cause, can contain an address
+            self.log.error("The wait for operation %s failed: %s", self.operation_id, redact_traceback(error))
             message = f"the wait failed in the triggerer ({type(error).__name__}), whose log says more; {RESUME_HINT}"
             payload = make_event(Reason.REFUSED, self.operation_id, message, self._elapsed())
         yield TriggerEvent(payload)
 
     async def _wait(self) -> dict[str, Any]:
+        check_topic(self.topic)
+        check_guid(self.operation_id, "the operation id of the wait")
         hook = CodingServiceAsyncHook(self.coding_service_conn_id)
         first_interval = await self._first_interval(hook)
         extension = 0.0

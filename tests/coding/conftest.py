@@ -4,11 +4,13 @@ import hashlib
 import json
 import multiprocessing
 import os
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
 import pytest
 
+from include.coding.engine import open_engine
 from include.coding.files import path_from_uri
 from include.coding.isolation import Kind
 from include.coding.landing import land
@@ -17,12 +19,16 @@ from include.coding.plan import Plan
 from include.coding.prepare import Prepared, prepare
 from include.coding.recoding import Recoding
 from include.coding.results import PartResult
+from include.coding.source import open_source
+from include.coding.source_access import SourceAccess
+from include.coding.source_files import find_file
 from include.coding.staging import Staging
 from tests.support.warehouses import open_warehouse
 
 ROOT = Path(__file__).parents[2]
 MODEL = "11111111-1111-4111-8111-111111111111"
 OTHER_MODEL = "22222222-2222-4222-8222-222222222222"
+OLDEST_MODEL = "33333333-3333-4333-8333-333333333333"
 DAY, NEXT_DAY, LATER_DAY = "2026-10-05", "2026-10-06", "2026-10-09"
 CHEF = {"codeCategory": "351311", "codeLabel": "Chef", "codeConfidence": 0.92}
 
@@ -47,11 +53,23 @@ def make_plan(**changes):
         "from_date": DAY,
         "to_date": NEXT_DAY,
         "source": "survey_responses",
-        "staging": "file:///nowhere",
         "max_rejected_share": 0.5,
         "min_records_for_limits": 1,
     }
     return Plan.from_dict({**fields, **changes})
+
+
+@contextmanager
+def open_test_source(folder, plan, warehouse, memory_mb=256, access=None):
+    """Open the source of a plan in an engine that works in `folder`; yield the engine and the snapshot. Files can be
+    read beside that folder, unless `access` says something else."""
+    access = access or SourceAccess(folders=(folder.parent,))
+    file = find_file(plan.source, access)
+    with (
+        open_engine(folder, "test", memory_mb, file and file.path) as engine,
+        open_source(plan, engine, warehouse, access, file) as snapshot,
+    ):
+        yield engine, snapshot
 
 
 def make_key(occp_text, tasks_text):
@@ -124,10 +142,12 @@ def land_when_ready(ready, error_file, place, plan, prepared, part_results, stag
 
 
 class Pipeline:
-    """Runs `prepare`, `collect` and `land`, with a function in place of the service."""
+    """Runs `prepare`, `collect` and `land`, with a function in place of the service. Files can be read from the folders
+    of all tests."""
 
     def __init__(self, folder, place, objects=None):
         self.folder, self.place, self.objects = folder, place, objects
+        self.access = SourceAccess(folders=(folder.parent,))
         self.warehouse = open_warehouse(place)
 
     def query(self, sql, *values):
@@ -146,7 +166,7 @@ class Pipeline:
 
     def prepare(self, **changes):
         self.plan = make_plan(**changes)
-        self.prepared = prepare(self.plan, self.warehouse, self.staging)
+        self.prepared = prepare(self.plan, self.warehouse, self.staging, self.access)
         return self.prepared
 
     @property

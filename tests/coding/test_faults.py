@@ -5,6 +5,7 @@ import threading
 import time
 from functools import partial
 
+import fsspec
 import pytest
 
 from include.coding.errors import StagingError
@@ -137,7 +138,8 @@ def test_a_full_disk_fails_the_landing_without_publishing_and_a_retry_succeeds(s
     folder, grow = small_disk
     landing, before = Landing(pipeline), count_published(pipeline)
     (folder / "filler").write_bytes(bytes(1_900_000))
-    landing.staging = Staging(pipeline.staging.uri, folder / "run-2")
+    # as with object storage, whose files are copied to the disk
+    landing.staging = Staging(pipeline.staging.uri, folder / "run-2", fsspec.filesystem("file"))
     landing.run()
     assert isinstance(landing.error, StagingError)
     assert count_published(pipeline) == before

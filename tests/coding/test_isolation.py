@@ -230,3 +230,93 @@ def test_the_pieces_of_a_split_are_all_lines_in_order_and_equally_large(records,
     assert [first for first, _ in spans] == [sum(size for _, size in spans[:index]) for index in range(count)]
     sizes = {size for _, size in spans}
     assert (sum(size for _, size in spans), max(sizes) - min(sizes) <= 1, min(sizes) > 0) == (records, True, True)
+
+
+# ---- the pieces of one round, exactly
+
+
+PART = Piece(0, Kind.PART, None, 0, 100, 0, 7, state="failed")
+AGAIN = Piece(1, Kind.AGAIN, 0, 0, 100, 1, 8, state="failed")
+
+
+def make_round(pieces, part=9, **options):
+    """Return the next round as (number, kind, parent, first, records, round, part)."""
+    round_ = Isolation(pieces).next_round(part, **{"has_control": False, **options})
+    return [(each.number, each.kind, each.parent, each.first, each.records, each.round, each.part) for each in round_]
+
+
+def make_splits(states, parent=1, first_number=2, records=10, round=2):
+    return [
+        Piece(first_number + index, Kind.SPLIT, parent, index * records, records, round, 0, state=state)
+        for index, state in enumerate(states)
+    ]
+
+
+def test_the_pieces_of_a_round_have_numbers_of_their_own_in_the_run_and_in_the_tables():
+    other = Piece(1, Kind.PART, None, 0, 5, 0, 8, state="failed")
+    assert make_round([PART, other]) == [
+        (2, Kind.AGAIN, 0, 0, 100, 1, 9),
+        (3, Kind.AGAIN, 1, 0, 5, 1, 10),
+    ]
+    complete = Piece(1, Kind.SPLIT, None, 0, 1, 1, 0, state="complete")
+    assert make_round([PART, complete, Piece(2, Kind.AGAIN, 0, 0, 20, 1, 0, state="failed")], part=40) == [
+        (3 + index, Kind.SPLIT, 2, first, count, 2, 40 + index)
+        for index, (first, count) in enumerate(split_lines(20, 9))
+    ]
+
+
+def test_a_piece_with_fewer_lines_than_pieces_is_split_into_its_lines():
+    complete = Piece(1, Kind.SPLIT, None, 0, 1, 1, 0, state="complete")
+    again = Piece(2, Kind.AGAIN, 0, 0, 3, 1, 0, state="failed")
+    assert [each[3:5] for each in make_round([replace(PART, records=3), complete, again])] == [(0, 1), (1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("extra", "gathers", "count"), [(51, False, 8), (51, True, 9), (56, False, 3), (58, False, 0)]
+)
+def test_a_split_leaves_an_operation_for_the_texts_without_an_answer_until_they_are_sent(extra, gathers, count):
+    last = Piece(1, Kind.AGAIN, 0, 0, 100, 5, 0, state="failed")
+    kind = Kind.UNANSWERED if gathers else Kind.SPLIT
+    others = [Piece(2 + index, kind, None, 0, 1, 5, 0, state="complete") for index in range(extra - 1)]
+    pieces = [PART, last, *others]
+    assert Isolation(pieces).remaining_operations == MAX_EXTRA_OPERATIONS - extra
+    assert len(make_round(pieces)) == count
+
+
+def test_parts_are_repeated_only_as_far_as_operations_remain():
+    parts = [replace(PART, number=index) for index in range(MAX_EXTRA_OPERATIONS + 5)]
+    assert len(make_round(parts)) == MAX_EXTRA_OPERATIONS - 1
+    used = [Piece(len(parts) + index, Kind.UNANSWERED, None, 0, 1, 1, 0, state="complete") for index in range(58)]
+    assert len(make_round([*parts, *used])) == 2
+
+
+def test_after_a_round_without_a_result_the_smallest_piece_is_split_and_no_other():
+    pieces = [PART, AGAIN, *make_splits(["failed"] * 3)]
+    pieces[3] = replace(pieces[3], records=6)
+    assert {each[2] for each in make_round(pieces)} == {3}
+
+
+def test_the_piece_from_which_most_results_are_expected_is_split_first():
+    # one level further down, half of the pieces were complete: 90 lines there promise more than 80 at a new level
+    pieces = [PART, AGAIN, *make_splits(["failed", "complete"], records=80)]
+    pieces += make_splits(["failed", "complete"], parent=2, first_number=4, records=20, round=3)
+    pieces += make_splits(["failed"], parent=1, first_number=6, records=90, round=3)
+    parents = [each[2] for each in make_round(pieces)]
+    assert parents == [6] * 9 + [4] * 9  # 90 lines of which half are expected, before 20 of which all are
+    pieces[4] = replace(pieces[4], records=44)
+    assert make_round(pieces)[0][2] == 6
+    pieces[4] = replace(pieces[4], records=46)
+    assert make_round(pieces)[0][2] == 4
+
+
+def test_a_control_is_sent_when_it_is_needed_and_not_after_it_has_worked():
+    complete = [replace(PART, state="complete", unanswered=2)]
+    assert [each[1:] for each in make_round(complete, has_control=True, needs_control=True)] == [
+        (Kind.CONTROL, None, 0, 1, 1, 9)
+    ]
+    control = Piece(1, Kind.CONTROL, None, 0, 1, 1, 9, state="complete")
+    assert [each[1] for each in make_round([*complete, control], has_control=True, needs_control=True)] == [
+        Kind.UNANSWERED
+    ]
+    assert make_round([*complete, replace(control, state="failed")], has_control=True) == []
+    assert [each[1] for each in make_round(complete, has_control=False, needs_control=True)] == [Kind.UNANSWERED]

@@ -1,6 +1,7 @@
 """Landing: usable results are always stored, and a run is published as a whole or not at all."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from datetime import date
@@ -20,6 +21,7 @@ from tests.coding.conftest import (
     LATER_DAY,
     MODEL,
     NEXT_DAY,
+    OLDEST_MODEL,
     OTHER_MODEL,
     code_line,
     make_key,
@@ -141,7 +143,7 @@ def test_landing_again_after_the_files_were_removed_does_not_change_the_operatio
     survey.land(part_results)
     operation = "SELECT usable, error, metadata FROM coding.coding_operations"
     before = survey.query(operation)
-    survey.staging.clear()
+    shutil.rmtree(survey.staging.scratch)
     with pytest.raises(IncompleteError, match="does not exist any more"):
         survey.land(part_results)
     assert survey.query(operation) == before == [(2, None, "{}")]
@@ -457,8 +459,8 @@ def test_rows_of_another_model_or_topic_are_not_replaced(survey, other):
 
 @on_all_warehouses
 def test_a_schema_with_another_name_has_its_own_tables(survey):
-    survey.run(schema='the "coding" schema')
-    assert survey.query('SELECT count(*) FROM "the ""coding"" schema".coded_records') == [(4,)]
+    survey.run(schema="Order")  # a reserved word, with a capital
+    assert survey.query('SELECT count(*) FROM "Order".coded_records') == [(4,)]
 
 
 @on_all_warehouses
@@ -673,7 +675,7 @@ def test_a_text_that_is_stored_twice_does_not_hide_a_lost_one(survey):
 
 @on_all_warehouses
 def test_the_newest_model_is_the_current_one(survey):
-    versions = [("run-1", MODEL, 2.0, CHEF), ("run-2", OTHER_MODEL, 10.0, BAKER), ("run-3", "old", 1.0, CHEF)]
+    versions = [("run-1", MODEL, 2.0, CHEF), ("run-2", OTHER_MODEL, 10.0, BAKER), ("run-3", OLDEST_MODEL, 1.0, CHEF)]
     for run_id, model_id, version, result in versions:
         survey.run(
             run_id=run_id,

@@ -9,10 +9,9 @@ import pytest
 from include.coding.engine import copy_to_file, execute_within_memory, open_engine
 from include.coding.errors import StagingError
 from include.coding.prepare import PAIR_HASH, validate_answers, write_records
-from include.coding.source import open_source
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse, save_memory
 from include.warehouse.errors import WarehouseError
-from tests.coding.conftest import DAY, make_plan
+from tests.coding.conftest import DAY, make_plan, open_test_source
 
 #: Needs more than 32 MB, but not if it spills early.
 SORTED_ROWS = "SELECT i, md5(CAST(i AS VARCHAR)) AS hash FROM range(1000000) AS r(i) ORDER BY hash"
@@ -51,7 +50,7 @@ def write_source(tmp_path):
 def write_validated_records(path, source, rows, memory_mb, pair_hash=PAIR_HASH, settings=lambda engine: None):
     """Write the records of a source as `prepare` does, and return how many are rejected."""
     plan = make_plan(source=source.as_uri())
-    with open_engine(path.parent / "engine", "test", memory_mb) as engine, open_source(plan, engine, None):
+    with open_test_source(path.parent, plan, None, memory_mb) as (engine, _):
         settings(engine)
         validate_answers(engine, plan)
         return write_records(engine, plan, path, rows, pair_hash)
@@ -83,7 +82,7 @@ def test_records_are_the_same_if_the_hashes_of_two_answers_are_equal_and_if_memo
 def test_each_record_has_the_key_of_its_own_texts_even_if_hashes_are_equal(tmp_path, write_source):
     source, path = write_source(20_000), tmp_path / "records.parquet"
     write_validated_records(path, source, 20_000, 256, pair_hash=WEAK_HASH)
-    with open_engine(tmp_path / "engine", "check", 256) as engine:
+    with open_engine(tmp_path, "check", 256) as engine:
         # ids that occur once
         wrong = engine.execute(
             f"""

@@ -199,9 +199,11 @@ def test_a_plan_survives_json():
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
-def test_members_written_by_a_later_version_are_ignored():
+def test_a_field_that_an_earlier_version_wrote_is_ignored_and_any_other_unknown_one_is_refused():
     plan = make_plan()
-    assert Plan.from_dict({**plan.to_dict(), "new_member": 1}) == plan
+    assert Plan.from_dict({**plan.to_dict(), "staging": "file:///etc"}) == plan
+    with pytest.raises(PlanError, match="Plan is invalid: new_member: Unexpected keyword argument"):
+        Plan.from_dict({**plan.to_dict(), "new_member": 1})
 
 
 def test_a_column_has_its_own_name_unless_the_plan_gives_another():

@@ -11,10 +11,8 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from include.coding.engine import open_engine
 from include.coding.errors import PlanError, SourceError
 from include.coding.parts import MAX_PARTS
-from include.coding.source import open_source
 from tests.coding.conftest import (
     DAY,
     LATER_DAY,
@@ -26,6 +24,7 @@ from tests.coding.conftest import (
     make_plan,
     on_all_warehouses,
     on_duckdb_and_postgres,
+    open_test_source,
     path_from_uri,
     read_part,
 )
@@ -184,9 +183,8 @@ def test_a_file_that_is_replaced_while_it_is_read_is_refused_even_with_as_many_r
     write("chef")
     plan = make_plan(source=path.as_uri())
     with (
-        open_engine(tmp_path / "run", "test", 256) as engine,
         pytest.raises(SourceError, match=f"a.{kind}' changed while it was read"),
-        open_source(plan, engine, pipeline.warehouse),
+        open_test_source(tmp_path / "run", plan, pipeline.warehouse),
     ):
         write("cook")
 

@@ -1,13 +1,16 @@
 """Coding again what has no result: what is sent, what is set aside with a reason, and what is published."""
 
+import duckdb
 import pytest
 
-from include.coding.collect import MAX_ERROR_CHARACTERS
+from include.coding import collect, recoding
+from include.coding.collect import MAX_ERROR_CHARACTERS, MAX_METADATA_BYTES
 from include.coding.errors import AuditError, IncompleteError
 from include.coding.isolation import MAX_EXTRA_OPERATIONS
 from include.coding.parts import Part
 from include.coding.recoding import MAX_SINGLE_TEXTS, Recoding
 from include.coding.results import PartResult
+from include.warehouse.errors import WarehouseError
 from tests.coding.conftest import (
     DAY,
     NEXT_DAY,
@@ -355,3 +358,73 @@ def test_a_code_of_a_control_is_not_stored_again(jobs):
     service.run(run_id="run-2", from_date=NEXT_DAY, to_date=NEXT_DAY, max_rejected_share=1.0)
     after = jobs.query("SELECT * FROM coding.coded_texts WHERE occp_text <> 'astronaut' ORDER BY text_key")
     assert after == before
+
+
+COUNT_BY_OPERATION = "SELECT operation_id, count(*) FROM coding.coded_texts GROUP BY 1 ORDER BY 1"
+
+
+def fail_for_part(function, failing_part, find_part, error):
+    """Return a function that raises an error for one part, after it has done its work, as a late step does."""
+
+    def call(*arguments):
+        result = function(*arguments)
+        if find_part(arguments) == failing_part:
+            raise error
+        return result
+
+    return call
+
+
+@on_duckdb_and_postgres
+def test_a_part_that_does_not_fit_into_memory_costs_no_other_part(jobs, monkeypatch):
+    error = duckdb.OutOfMemoryException("could not allocate")
+    read = fail_for_part(collect.read_results, 1, lambda arguments: arguments[1], error)
+    monkeypatch.setattr(collect, "read_results", read)
+    with pytest.raises(
+        IncompleteError, match="part 1 .*cannot be read .OutOfMemoryException.: raise CODING_MEMORY_MB"
+    ):
+        Service(jobs).run(records_per_part=25)
+    counts = [("run-1-0", 25), ("run-1-2", 25), ("run-1-3", 25)]
+    assert jobs.query(COUNT_BY_OPERATION) == counts
+    monkeypatch.undo()
+    service = Service(jobs)
+    summary = service.run(run_id="run-2", records_per_part=25)
+    assert (summary.coded, service.texts_sent) == (100, 25)  # only the texts of this part are paid for again
+
+
+@on_duckdb_and_postgres
+def test_parts_are_kept_although_the_warehouse_fails_for_one_of_them(jobs, monkeypatch):
+    store = fail_for_part(recoding.store_results, 1, lambda arguments: arguments[3], WarehouseError("out of memory"))
+    monkeypatch.setattr(recoding, "store_results", store)
+    with pytest.raises(WarehouseError, match="out of memory"):
+        Service(jobs).run(records_per_part=25)
+    assert [count for _, count in jobs.query(COUNT_BY_OPERATION)] == [25, 25, 25]
+    assert jobs.query("SELECT part FROM coding.coding_operations ORDER BY 1") == [(0,), (2,), (3,)]
+
+
+@pytest.mark.parametrize("size", [1_900_000, 60_000_000])
+def test_a_poisoned_line_costs_only_its_own_text(jobs, caplog, size):
+    def code(line):
+        return code_line(line, more="x" * size if line["occp_text"] == "job 7" else "")
+
+    jobs.prepare(memory_mb=384)
+    summary = jobs.land(code=code)
+    assert (summary.coded, summary.uncoded, summary.texts_sent, summary.extra_operations) == (99, 1, 101, 1)
+    assert jobs.query(REASONS) == [("007", "uncoded", "no_result")]
+    assert any("was discarded: it is above 65536 bytes" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("size", [MAX_METADATA_BYTES + 1, 200_000_000])
+def test_metadata_above_the_limit_are_not_read_and_cost_no_result(jobs, caplog, size):
+    jobs.prepare()
+    assert jobs.land(metadata=b"x" * size).coded == 100
+    assert jobs.query("SELECT metadata FROM coding.coding_operations") == [(None,)]
+    assert any(f"is above {MAX_METADATA_BYTES} bytes, so it is not read" in message for message in caplog.messages)
+
+
+def test_a_long_name_of_another_model_is_shortened_in_the_message(jobs):
+    jobs.prepare()
+    with pytest.raises(IncompleteError) as excinfo:
+        jobs.land(metadata=b'{"modelId": "' + b"<b>" * 100_000 + b'"}')
+    assert "it was coded by topic 'osca', model '<b>" in str(excinfo.value)
+    assert len(str(excinfo.value)) < 2_000

@@ -2,7 +2,9 @@
 
 import pytest
 
+from include.coding.errors import IncompleteError
 from include.coding.files import path_from_uri
+from include.coding.landing import LandingSummary
 from include.coding.report import write_report
 from tests.coding.conftest import CHEF, DAY, NEXT_DAY, code_line, on_all_warehouses, on_duckdb_and_postgres
 
@@ -66,6 +68,14 @@ def test_the_report_names_the_rows_that_no_run_codes_whatever_the_dates_of_the_r
         assert "secret" not in text
 
 
+def test_a_run_that_is_not_recorded_as_published_has_no_report(report, pipeline):
+    report()
+    pipeline.query("DELETE FROM coding.coding_runs")
+    summary = LandingSummary(5, 2, 1, 2, 2, 2, 1, DAY, NEXT_DAY, None)
+    with pytest.raises(IncompleteError, match=r"run 'run-1' is not recorded as published, .*clear 'land'"):
+        write_report(pipeline.plan, pipeline.prepared, summary, pipeline.warehouse, pipeline.staging)
+
+
 @on_all_warehouses
 def test_the_tables_count_outcomes_reasons_levels_and_codes(report):
     text = report(code=lambda line: code_line(line, result=CHEF if "chef" in line["occp_text"] else TRADES))
@@ -100,3 +110,18 @@ def test_only_rows_of_the_run_are_counted(report, pipeline):
     pipeline.run(run_id="run-0", from_date="2026-10-01", to_date="2026-10-01")
     pipeline.run(run_id="run-0-other", topic="anzsco", from_date="2026-10-01", to_date=NEXT_DAY)
     assert read_table(report(), "Outcomes") == [["coded", "2"], ["rejected", "2"], ["uncoded", "1"]]
+
+
+@on_duckdb_and_postgres
+def test_a_label_can_be_no_markup_and_a_confidence_can_have_any_size(report):
+    label = "<img src=x onerror=alert(1)> | [a](javascript:b) `c` " + "x" * 500
+    result = {**CHEF, "codeLabel": label, "codeConfidence": 1.7e308}
+    rows = [(str(number), DAY, f"secret chef {number}", "") for number in range(3)]
+    text = report(code=lambda line: code_line(line, result=result), rows=rows)
+    ((code, shown_label, records, mean),) = read_table(text, "Most frequent codes")
+    assert (code, records, mean) == ("351311", "3", "")
+    assert shown_label.startswith(
+        "&#60;img src=x onerror=alert(1)&#62; &#124; &#91;a&#93;(javascript:b) &#96;c&#96; x"
+    )
+    assert shown_label.endswith("x…")
+    assert "**3 codes have a confidence outside 0 to 1; it is stored as the service gave it.**" in text

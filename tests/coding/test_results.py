@@ -7,6 +7,7 @@ import duckdb
 import pytest
 
 from include.coding import texts
+from include.coding.engine import open_engine
 from include.coding.results import PartSummary, read_model_id, read_results
 from tests.coding.conftest import CHEF, make_key
 
@@ -199,7 +200,18 @@ def test_unknown_members_are_ignored(read):
         ("a\x01b\n", "it is not a JSON object"),
         ("a\x00b\n", "it is not a JSON object"),
         ("a\rb\n", "it is not a JSON object"),
-        ("[" * 100_000 + "\n", "it is not a JSON object"),
+        ("[" * 60_000 + "\n", "it is not a JSON object"),
+        ("[" * 100_000 + "\n", "it is above 65536 bytes"),
+        ('{"recordId": "a", ' + line(1)[1:], "one of its names stands twice"),
+        (line(1).replace('"result": {', '"result": {"codeCategory": "7", '), "one of its names stands twice"),
+        (line(1).replace('"input": {', '"input": {"occp_text": "x", '), "one of its names stands twice"),
+        (line(1, result={**CHEF, "codeCategory": "3\n5"}), "its codeCategory has a control character"),
+        (line(1, result={**CHEF, "codeCategory": "3" * 101}), "its codeCategory is above 100 characters"),
+        (
+            line(1, result={**CHEF, "codeConfidence": 7}).replace(": 7}", ": 1e999}"),
+            "its codeConfidence is not a number",
+        ),
+        (line(1, recordId={"a": "b"}), "its recordId was not sent"),
         ("{}\n", "it has neither recordId nor input"),
         (line(1, recordId=None, input=None), "it has neither recordId nor input"),
         (line(1, recordId=None, input={"occp_text": "driver"}), "it has neither recordId nor input"),
@@ -313,3 +325,51 @@ def test_lines_keep_their_numbers_in_a_large_file(read):
 )
 def test_the_model_in_a_metadata_file_is_read_if_there_is_one(metadata, model):
     assert read_model_id(metadata) == model
+
+
+@pytest.mark.parametrize("size", [70_000, 1_900_000, 100_000_000])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_line_above_the_limit_costs_no_other_line_and_no_memory(tmp_path, size, place):
+    lines = [line(0), line(1)]
+    lines.insert(place, line(2, more="x" * size))
+    (tmp_path / "out.jsonl").write_text("".join(lines))
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(text) + "\n" for text in INPUTS))
+    with open_engine(tmp_path, "test", 64) as engine:  # it can use the files of its own folder only
+        assert read_results(engine, 3, "o", tmp_path / "in.jsonl", tmp_path / "out.jsonl") == PartSummary(2, 1)
+        assert read_discarded_lines(engine) == [(place + 1, "it is above 65536 bytes")]
+
+
+def test_a_line_just_below_the_limit_is_read(read):
+    text = line(0, more="")
+    padded = line(0, more="x" * (65_536 - len(text.encode()) + 1))
+    assert len(padded.encode()) == 65_537  # with its end
+    assert read(padded + line(1))[0] == PartSummary(usable=2)
+    assert read(padded.replace("x", "xx", 1) + line(1))[0] == PartSummary(usable=1, discarded=1)
+
+
+@pytest.mark.parametrize("deep", ["[" * 20_000 + "]" * 20_000, '{"a":' * 8_000 + "1" + "}" * 8_000])
+@pytest.mark.parametrize("member", ["more", "suggestions", "codeLabel"])
+def test_deep_members_are_read_or_discarded_alone(read, deep, member):
+    bad = line(1, more=7) if member != "codeLabel" else line(1, result={**CHEF, "codeLabel": 7})
+    bad = (
+        bad.replace(": 7", ": " + deep) if member != "suggestions" else line(1)[:-2] + f', "suggestions": {deep}}}\n'
+    )
+    summary, results, _ = read(line(0) + bad + line(2))
+    assert summary.usable + summary.discarded == 3
+    assert {INPUTS[0]["recordId"], INPUTS[2]["recordId"]} <= set(results)
+
+
+def test_labels_are_bounded_and_counted_in_one_warning(read, caplog):
+    labels = ["<script>alert(1)</script>", "a\x00b\nc", "x" * 20_000]
+    _, results, _ = read(
+        "".join(line(number, result={**CHEF, "codeLabel": text}) for number, text in enumerate(labels))
+    )
+    assert [results[INPUTS[number]["recordId"]]["label"] for number in range(3)] == [
+        "<script>alert(1)</script>", "a\ufffdb\ufffdc", "x" * 1000,
+    ]  # fmt: skip
+    assert "Part 3: 2 of 3 output lines have a label above 1000 characters or with control characters" in caplog.text
+
+
+def test_codes_that_are_not_digits_are_counted_in_one_warning(read, caplog):
+    read(line(0, result={**CHEF, "codeCategory": "abc"}) + line(1))
+    assert "Part 3: 1 of 2 output lines have a code that is not one to six digits" in caplog.messages

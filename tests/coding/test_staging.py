@@ -37,6 +37,11 @@ def remote(tmp_path, s3, bucket, place):
     return pipeline
 
 
+def name_run(base):
+    """Return a run id that is also a name that this deployment gives to the folder of a run in `base`."""
+    return add_checksum(base, "run-1").rpartition("/")[2]
+
+
 def upload_output(pipeline, part):
     """Put the output of a part where the download step puts it, and return the result."""
     folder = f"{pipeline.staging.uri}/operation-{part.part}"
@@ -59,9 +64,10 @@ def list_files(folder):
 
 
 def test_a_run_passes_through_a_bucket_and_leaves_no_local_files(remote, s3, bucket, tmp_path):
-    parts = remote.prepare(records_per_part=2).parts
+    run_id = name_run(f"s3://{bucket}/runs")
+    parts = remote.prepare(run_id=run_id, records_per_part=2).parts
     assert s3.keys(bucket) == sorted(
-        [*(part.input_uri.removeprefix(f"s3://{bucket}/") for part in parts), "runs/run-1/records.parquet"]
+        [*(part.input_uri.removeprefix(f"s3://{bucket}/") for part in parts), f"runs/{run_id}/records.parquet"]
     )
     assert list_files(tmp_path / "scratch") == []
     summary = remote.land([upload_output(remote, part) for part in parts])
@@ -71,11 +77,11 @@ def test_a_run_passes_through_a_bucket_and_leaves_no_local_files(remote, s3, buc
         (json.dumps({"modelId": remote.plan.model_id}),)
     ]
     uri = write_report(remote.plan, remote.prepared, summary, remote.warehouse, remote.staging)
-    assert uri == f"s3://{bucket}/runs/run-1/report.md"
-    assert s3.read(bucket, "runs/run-1/report.md").startswith(b"# Occupation coding")
+    assert uri == f"s3://{bucket}/runs/{run_id}/report.md"
+    assert s3.read(bucket, f"runs/{run_id}/report.md").startswith(b"# Occupation coding")
     assert list_files(tmp_path / "scratch") == []
     remote.staging.clear()
-    assert s3.keys(bucket) == ["runs/run-1/report.md"]
+    assert s3.keys(bucket) == [f"runs/{run_id}/report.md"]
 
 
 def test_texts_are_coded_again_through_a_bucket_and_leave_no_local_files(remote, tmp_path):
@@ -211,11 +217,11 @@ def test_a_sweep_of_recent_files_is_refused(tmp_path):
 
 def test_clearing_a_local_run_leaves_its_report_and_can_be_repeated(pipeline):
     pipeline.fill(*RECORDS)
-    summary = pipeline.run()
+    summary = pipeline.run(run_id=name_run(pipeline.folder.as_uri()))
     uri = write_report(pipeline.plan, pipeline.prepared, summary, pipeline.warehouse, pipeline.staging)
     report = path_from_uri(uri)
     pipeline.staging.clear()
     assert list(report.parent.iterdir()) == [report]
     pipeline.staging.clear()
-    Staging.in_folder(Path("/no/such/folder")).clear()
+    Staging(add_checksum("file:///no/such", "folder"), Path()).clear()
     assert report.is_file()

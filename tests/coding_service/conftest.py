@@ -205,6 +205,19 @@ class Reply:
         for block in blocks:
             self._handler.wfile.write(block)
 
+    def write_blocks(self, blocks, **headers):
+        """Send the blocks as they are, whatever the headers say."""
+        self._head(200, headers)
+        for block in blocks:
+            self._handler.wfile.write(block)
+        self.cut()
+
+    def write_raw(self, pieces):
+        """Send the pieces at once, without a head."""
+        for piece in pieces:
+            self._handler.wfile.write(piece)
+            self._handler.wfile.flush()
+
     def chunked(self, blocks, *, is_complete=True):
         """Send the blocks without a length; without the last chunk if the body is not to be complete."""
         self._head(200, {"Transfer-Encoding": "chunked", "ETag": '"big"'})
@@ -385,3 +398,9 @@ def start_python():
     for process in processes:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(autouse=True)
+def _no_known_secrets(monkeypatch):
+    """Forget the secrets of other tests, some of which are ordinary words."""
+    monkeypatch.setattr("coding_service.redaction._known_secrets", {})

@@ -2,13 +2,14 @@
 
 import json
 import stat
+from contextlib import suppress
 
 import pytest
 from airflow.sdk.definitions.retry_policy import RetryAction
 
 from coding_service import CodingServiceRetryPolicy
 from coding_service.call_budget import DAY_S, HOUR_S, CallBudget, Reservation
-from coding_service.errors import QuotaExceededError
+from coding_service.errors import QuotaExceededError, TooManyRequestsError
 from coding_service.shared_state import SharedFile
 from coding_service.tokens import TokenStore
 
@@ -347,3 +348,36 @@ def test_simultaneous_processes_reserve_different_moments(path, tmp_path, run_py
     moments = [float(line) for number in range(4) for line in (tmp_path / str(number)).read_text().split()]
     assert sorted(moments) == [0.5 * number for number in range(200)]
     assert sum(json.loads(path.read_text())["calls"].values()) == 200
+
+
+# ---- waits that are too long -------------------------------------------------------------------------------------
+
+
+def test_a_caller_that_cannot_wait_so_long_is_told_when_to_return_and_uses_no_call(budget, path, clock):
+    budget.slow_down(7200)
+    other = CallBudget(SharedFile(path, clock), per_second=2, per_day=1)
+    for _ in range(3):
+        with pytest.raises(TooManyRequestsError, match="is free for 7200 s: the service reported") as caught:
+            other.reserve(max_wait=60)
+        assert caught.value.retry_after == 7200
+    clock.now += 7200
+    assert other.reserve(max_wait=60) == Reservation(0)  # the only call of the day
+
+
+def test_callers_that_cannot_wait_leave_no_gap(budget):
+    waits = []
+    for _ in range(10):
+        with suppress(TooManyRequestsError):
+            waits.append(budget.reserve(max_wait=1).seconds)
+    assert waits == [0, 0.5, 1]
+    with pytest.raises(TooManyRequestsError, match="is free for 2 s: the calls of others come first"):
+        budget.reserve(max_wait=1)
+    assert budget.reserve().seconds == 1.5
+
+
+def test_a_caller_whose_moment_is_moved_too_far_is_told_when_to_return(budget):
+    budget.reserve()
+    budget.slow_down(600)
+    with pytest.raises(TooManyRequestsError) as caught:
+        budget.confirm(max_wait=60)
+    assert caught.value.retry_after == 600

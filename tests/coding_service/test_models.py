@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from coding_service.errors import ProtocolError
+from coding_service.errors import ProtocolError, UnknownStatusError
 from coding_service.models import (
     DownloadResult,
     Fingerprint,
@@ -18,8 +18,14 @@ from coding_service.models import (
     UploadGrant,
 )
 
+SHA256 = "5ec4e7" + 58 * "0"
+MODEL = "0b5b0000-0000-4000-8000-000000000000"
 LINK = "https://s3.example/out/1.jsonl?X-Amz-Signature=5ec4e7"
-GRANT = {"operationId": "op-1", "requestUploadUrl": LINK, "bucketKmsKeyArn": "arn:aws:kms:x:1:key/k"}
+GRANT = {
+    "operationId": "00000000-0000-4000-8000-000000000001",
+    "requestUploadUrl": LINK,
+    "bucketKmsKeyArn": "arn:aws:kms:x:1:key/k",
+}
 
 
 def test_a_topic_has_a_path_name_and_a_display_name():
@@ -33,7 +39,7 @@ def test_a_topic_without_a_display_name_uses_its_path_name():
 
 def test_a_model_is_read_with_all_its_fields():
     data = {
-        "modelId": "0b5b",
+        "modelId": MODEL,
         "modelVersion": 2,
         "modelReleaseDate": "2026-01-31",
         "modelType": "hsvm",
@@ -41,16 +47,16 @@ def test_a_model_is_read_with_all_its_fields():
         "topicStandard": "OSCA",
         "topicVersion": "1.0",
     }
-    assert Model.from_json(data) == Model("0b5b", 2.0, ("occp_text", "tasks_text"))
+    assert Model.from_json(data) == Model(MODEL, 2.0, ("occp_text", "tasks_text"))
 
 
 @pytest.mark.parametrize("version", [None, "2", [], {}])
 def test_a_model_version_that_is_not_a_number_is_none(version):
-    assert Model.from_json({"modelId": "0b5b", "modelVersion": version}).version is None
+    assert Model.from_json({"modelId": MODEL, "modelVersion": version}).version is None
 
 
 def test_a_model_needs_nothing_but_its_id():
-    assert Model.from_json({"modelId": "0b5b", "more": "ignored"}) == Model("0b5b")
+    assert Model.from_json({"modelId": MODEL, "more": "ignored"}) == Model(MODEL)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +70,7 @@ def test_a_model_needs_nothing_but_its_id():
     ],
 )
 def test_every_state_of_the_contract_is_known(status, is_terminal, is_successful):
-    operation = Operation.from_json("op-1", {"operationStatus": status})
+    operation = Operation.from_json("00000000-0000-4000-8000-000000000001", {"operationStatus": status})
     assert operation.status == status
     assert (operation.status.is_terminal, operation.status.is_successful) == (is_terminal, is_successful)
 
@@ -75,14 +81,14 @@ def test_the_contract_has_five_states():
 
 def test_links_of_a_complete_operation_are_read():
     data = {"operationStatus": "complete", "responseDownloadUrl": LINK, "metadataDownloadUrl": LINK + "m"}
-    operation = Operation.from_json("op-1", data)
+    operation = Operation.from_json("00000000-0000-4000-8000-000000000001", data)
     assert (operation.output_url, operation.metadata_url) == (LINK, LINK + "m")
 
 
 @pytest.mark.parametrize("empty", [None, ""])
 def test_empty_optional_fields_are_read_as_missing(empty):
     data = {"operationStatus": "complete", "responseDownloadUrl": empty, "metadataDownloadUrl": empty, "error": empty}
-    operation = Operation.from_json("op-1", data)
+    operation = Operation.from_json("00000000-0000-4000-8000-000000000001", data)
     assert (operation.output_url, operation.metadata_url, operation.error) == (None, None, None)
 
 
@@ -96,19 +102,27 @@ def test_empty_optional_fields_are_read_as_missing(empty):
     ],
 )
 def test_only_a_complete_operation_without_a_link_lacks_its_output(data, lacks_output):
-    assert Operation.from_json("op-1", data).lacks_output is lacks_output
+    assert Operation.from_json("00000000-0000-4000-8000-000000000001", data).lacks_output is lacks_output
 
 
 def test_a_grant_expires_when_its_url_says_so():
     query = "X-Amz-Date=20261126T145706Z&X-Amz-Expires=900"
-    assert UploadGrant("op-1", f"https://s3/in?{query}", "key").expiry_time == 1795705026.0 + 900
+    assert (
+        UploadGrant("00000000-0000-4000-8000-000000000001", f"https://s3/in?{query}", "key").expiry_time
+        == 1795705026.0 + 900
+    )
     for other in ("", "X-Amz-Date=20261126T145706Z", "X-Amz-Date=today&X-Amz-Expires=900"):
-        assert UploadGrant("op-1", f"https://s3/in?{other}", "key").expiry_time is None
+        assert (
+            UploadGrant("00000000-0000-4000-8000-000000000001", f"https://s3/in?{other}", "key").expiry_time is None
+        )
 
 
 def test_an_unknown_state_is_refused_with_a_list_of_states():
-    with pytest.raises(ProtocolError, match=r"'op-1' has the unknown status 'paused'; known: .*'complete'"):
-        Operation.from_json("op-1", {"operationStatus": "paused"})
+    with pytest.raises(
+        UnknownStatusError,
+        match=r"'00000000-0000-4000-8000-000000000001' has the unknown status 'paused'; known: .*'complete'",
+    ):
+        Operation.from_json("00000000-0000-4000-8000-000000000001", {"operationStatus": "paused"})
 
 
 @pytest.mark.parametrize(
@@ -120,14 +134,14 @@ def test_an_unknown_state_is_refused_with_a_list_of_states():
     ],
 )
 def test_a_status_that_is_spelled_differently_is_read_with_a_warning(text, status, caplog):
-    assert Operation.from_json("op-1", {"operationStatus": text}).status == status
-    assert caplog.messages == [f"The service spells the status {status!r} as {text!r}"]
+    assert Operation.from_json("00000000-0000-4000-8000-000000000001", {"operationStatus": text}).status == status
+    assert caplog.messages == [f"The service spells the status {status!r} as {text.strip()!r}"]
 
 
 @pytest.mark.parametrize("text", ["succeeded", "done", "incomplete", "queued", "complete_with_errors", "---"])
 def test_another_word_is_no_status(text):
-    with pytest.raises(ProtocolError, match="unknown status"):
-        Operation.from_json("op-1", {"operationStatus": text})
+    with pytest.raises(UnknownStatusError, match="unknown status"):
+        Operation.from_json("00000000-0000-4000-8000-000000000001", {"operationStatus": text})
 
 
 @pytest.mark.parametrize("change", [str.lower, str.upper, lambda name: name.replace("U", "_u").replace("I", "_i")])
@@ -141,7 +155,9 @@ def test_fields_that_are_spelled_differently_are_read_with_a_warning(change, cap
 
 def test_a_field_with_two_other_spellings_is_not_guessed():
     with pytest.raises(ProtocolError, match="no 'operationStatus'"):
-        Operation.from_json("op-1", {"operationstatus": "failed", "operation_status": "complete"})
+        Operation.from_json(
+            "00000000-0000-4000-8000-000000000001", {"operationstatus": "failed", "operation_status": "complete"}
+        )
 
 
 @pytest.mark.parametrize("value", [None, "", 5, ["osca"]])
@@ -150,7 +166,7 @@ def test_a_field_with_two_other_spellings_is_not_guessed():
     [
         (Topic.from_json, "uriName", {}),
         (Model.from_json, "modelId", {}),
-        (lambda data: Operation.from_json("op-1", data), "operationStatus", {}),
+        (lambda data: Operation.from_json("00000000-0000-4000-8000-000000000001", data), "operationStatus", {}),
         *((UploadGrant.from_json, field, GRANT) for field in GRANT),
     ],
 )
@@ -161,7 +177,13 @@ def test_a_required_field_that_is_missing_or_not_text_is_refused_by_name(read, f
 
 @pytest.mark.parametrize("data", [None, [], "text", 5])
 @pytest.mark.parametrize(
-    "read", [Topic.from_json, Model.from_json, lambda data: Operation.from_json("op-1", data), UploadGrant.from_json]
+    "read",
+    [
+        Topic.from_json,
+        Model.from_json,
+        lambda data: Operation.from_json("00000000-0000-4000-8000-000000000001", data),
+        UploadGrant.from_json,
+    ],
 )
 def test_anything_but_an_object_is_refused_by_its_type(read, data):
     with pytest.raises(ProtocolError, match=f"JSON {type(data).__name__}; expected an object"):
@@ -177,9 +199,12 @@ def test_the_error_for_an_incomplete_grant_does_not_contain_its_fields():
 
 def test_links_and_grants_are_not_part_of_a_repr():
     complete = {"operationStatus": "complete", "responseDownloadUrl": LINK, "metadataDownloadUrl": LINK}
-    for value in (Operation.from_json("op-1", complete), UploadGrant.from_json(GRANT)):
+    for value in (
+        Operation.from_json("00000000-0000-4000-8000-000000000001", complete),
+        UploadGrant.from_json(GRANT),
+    ):
         for text in (repr(value), str(value), f"{[value]}"):
-            assert "op-1" in text
+            assert "00000000-0000-4000-8000-000000000001" in text
             assert "http" not in text
             assert "arn:aws" not in text
 
@@ -197,15 +222,17 @@ def test_a_grant_can_be_converted_to_a_dict_and_back():
 # ---- hand-offs between tasks -------------------------------------------------------------------------------------
 
 
-FINGERPRINT = Fingerprint("osca", "0b5b", "5ec4e7")
+FINGERPRINT = Fingerprint("osca", MODEL, SHA256)
 
 
 @pytest.mark.parametrize(
     "value",
     [
         FINGERPRINT,
-        DownloadResult("op-1", "file:///in", "file:///out", None, 9, "ab", 3, FINGERPRINT),
-        OperationOutcome("op-1", "failed", "out of memory", 12.5, 1795705926.0),
+        DownloadResult(
+            "00000000-0000-4000-8000-000000000001", "file:///in", "file:///out", None, 9, "ab", 3, FINGERPRINT
+        ),
+        OperationOutcome("00000000-0000-4000-8000-000000000001", "failed", "out of memory", 12.5, 1795705926.0),
     ],
 )
 def test_a_hand_off_can_be_converted_to_json_and_back(value):
@@ -213,13 +240,11 @@ def test_a_hand_off_can_be_converted_to_json_and_back(value):
 
 
 def test_a_part_is_read_without_the_fields_that_operators_do_not_need():
-    fields = {"topic": "osca", "model_id": "0b5b", "input_uri": "file:///in", "sha256": "5ec4e7"}
+    fields = {"topic": "osca", "model_id": MODEL, "input_uri": "file:///in", "sha256": SHA256}
     part = InputPart.from_dict({**fields, "part": 7, "records": 3, "bytes": 9})
-    assert part == InputPart(
-        "osca", "0b5b", "file:///in", "5ec4e7", force_new=False, expected_seconds=None, records=3
-    )
+    assert part == InputPart("osca", MODEL, "file:///in", SHA256, force_new=False, expected_seconds=None, records=3)
     assert part.fingerprint == FINGERPRINT
 
 
 def test_a_fingerprint_that_version_0_1_stored_as_text_is_read():
-    assert Fingerprint.from_dict("osca/0b5b/5ec4e7") == FINGERPRINT
+    assert Fingerprint.from_dict(f"osca/{MODEL}/{SHA256}") == FINGERPRINT

@@ -129,7 +129,9 @@ def test_the_grant_is_pushed_and_stored_only_in_encrypted_form(create, context):
 
 
 def test_a_grant_is_encrypted_with_the_fernet_key_of_airflow(encrypted):
-    grant = UploadGrant("op-1", "https://s3/in?X-Amz-Signature=5ec4e7", "arn:aws:kms:x:1:key/k")
+    grant = UploadGrant(
+        "00000000-0000-4000-8000-000000000001", "https://s3/in?X-Amz-Signature=5ec4e7", "arn:aws:kms:x:1:key/k"
+    )
     assert decrypt_grant(encrypt_grant(grant)) == grant
     assert "Signature" not in encrypt_grant(grant)
 
@@ -689,8 +691,12 @@ def test_every_step_has_our_retry_policy_by_default():
     part = {"topic": "osca"}
     steps = [
         CodingServiceCreateOperator(task_id="create", part=part),
-        CodingServiceUploadOperator(task_id="upload", part=part, operation_id="op-1", grant="x"),
-        CodingServiceDownloadOperator(task_id="download", part=part, operation_id="op-1"),
+        CodingServiceUploadOperator(
+            task_id="upload", part=part, operation_id="00000000-0000-4000-8000-000000000001", grant="x"
+        ),
+        CodingServiceDownloadOperator(
+            task_id="download", part=part, operation_id="00000000-0000-4000-8000-000000000001"
+        ),
     ]
     assert all(isinstance(step.retry_policy, CodingServiceRetryPolicy) for step in steps)
     for step in steps:

@@ -121,6 +121,22 @@ def test_no_call_is_made_before_the_retry_after_of_the_service(kind):
     assert next_wait(10, None, 2000, kind("no", retry_after=1.0), no_jitter) >= 510
 
 
+def test_the_waits_in_numbers_with_and_without_an_error_and_with_the_largest_jitter():
+    def wait(elapsed, error=None, expected=None, chance=1.0):
+        return next_wait(10, expected, elapsed, error, lambda: chance)
+
+    assert [wait(0), wait(100), wait(DAY)] == [pytest.approx(seconds) for seconds in (11, 38.5, 990)]
+    assert wait(100, chance=0.5) == pytest.approx(36.75)
+    assert wait(0, NotFoundError("no")) == pytest.approx(11)
+    assert wait(DAY, NotFoundError("no")) == pytest.approx(82.5)
+    assert wait(DAY, CertificateError("no"), chance=0.5) == pytest.approx(78.75)
+    assert wait(0, TooManyRequestsError("no")) == pytest.approx(22)
+    assert wait(100, ServiceUnavailableError("no", retry_after=500.0)) == pytest.approx(503.5)
+    assert wait(0, expected=HOUR) == pytest.approx(0.8 * HOUR + 1)
+    assert wait(0, expected=DAY) == pytest.approx(2 * HOUR + 1)
+    assert wait(HOUR + 40, expected=HOUR) == pytest.approx(22)
+
+
 def test_while_calls_are_stopped_a_wait_asks_every_quarter_of_an_hour_whether_they_are_accepted_again():
     stop = QuotaExceededError("no", retry_after=3600.0, ends_after=50_000.0)
     assert next_wait(10, None, 0, stop, no_jitter) == MAX_INTERVAL_S
@@ -192,6 +208,19 @@ def test_an_error_that_is_not_retryable_uses_the_maximum_interval(error):
     assert next_wait(10, None, 0, error, no_jitter) == MAX_INTERVAL_S
 
 
-@pytest.mark.parametrize(("value", "seconds"), [(None, None), ("None", None), ("", None), ("1.5", 1.5), (2, 2.0)])
+@pytest.mark.parametrize(
+    ("value", "seconds"), [(None, None), ("None", None), ("", None), ("1.5", 1.5), (2, 2.0), ("0", 0.0)]
+)
 def test_a_rendered_expectation_is_a_number_or_none(value, seconds):
     assert seconds_or_none(value) == seconds
+
+
+@pytest.mark.parametrize("value", ["-0.5", "nan", "inf", "soon"])
+def test_a_rendered_expectation_that_is_no_number_of_seconds_is_refused(value):
+    with pytest.raises(ValueError, match=value):
+        seconds_or_none(value)
+
+
+@pytest.mark.parametrize("error", [QuotaExceededError("no"), ServiceUnavailableError("no")])
+def test_an_error_without_a_retry_after_does_not_delay_the_next_call(error):
+    assert next_wait(0.5, None, 0, error, no_jitter) == 0.5

@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coding_service import protocol
 from coding_service.errors import (
@@ -24,6 +26,7 @@ from coding_service.protocol import Answer
 
 DENY = "User is not authorized to access this resource with an explicit deny"
 TOPICS = protocol.list_topics()
+GUID = "0b5b0000-0000-4000-8000-000000000000"
 
 
 def answer(status=200, body=None, **headers):
@@ -140,7 +143,7 @@ def test_an_unknown_error_body_is_shown_as_it_is(body, message):
 
 
 def test_a_long_answer_is_shortened():
-    assert len(Answer(500, {}, b"x" * 100_000).message) == 500
+    assert len(Answer(500, {}, b"word " * 20_000).message) == 200
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -181,14 +184,11 @@ def test_long_credentials_are_encoded_without_a_line_break():
         (protocol.list_topics(), "GET", "/v1/topics"),
         (protocol.list_models("osca"), "GET", "/v1/topics/osca/models"),
         (protocol.latest_model("osca"), "GET", "/v1/topics/osca/models/latest"),
-        (protocol.create_operation("osca", "0b5b"), "POST", "/v1/topics/osca/models/0b5b/batch-code"),
-        (protocol.get_operation("osca", "op-1"), "GET", "/v1/topics/osca/batch-code/operations/op-1"),
-        (protocol.list_models("a/../b?c#d e"), "GET", "/v1/topics/a%2F..%2Fb%3Fc%23d%20e/models"),
-        (protocol.create_operation("ü", "x/y"), "POST", "/v1/topics/%C3%BC/models/x%2Fy/batch-code"),
-        (protocol.get_operation("osca", "../x"), "GET", "/v1/topics/osca/batch-code/operations/..%2Fx"),
+        (protocol.create_operation("osca", GUID), "POST", f"/v1/topics/osca/models/{GUID}/batch-code"),
+        (protocol.get_operation("osca", GUID), "GET", f"/v1/topics/osca/batch-code/operations/{GUID}"),
     ],
 )
-def test_a_call_has_its_method_and_a_quoted_path(call, method, path):
+def test_a_call_has_its_method_and_its_path(call, method, path):
     assert (call.method, call.path) == (method, path)
 
 
@@ -197,7 +197,7 @@ def test_a_call_has_its_method_and_a_quoted_path(call, method, path):
 
 def test_lists_are_read_as_tuples_of_models():
     assert protocol.read(TOPICS, answer(body=[{"uriName": "osca", "fullName": "OSCA"}])) == (Topic("osca", "OSCA"),)
-    assert protocol.read(protocol.list_models("osca"), answer(body=[{"modelId": "m"}])) == (Model("m"),)
+    assert protocol.read(protocol.list_models("osca"), answer(body=[{"modelId": GUID}])) == (Model(GUID),)
 
 
 @pytest.mark.parametrize("call", [TOPICS, protocol.list_models("osca")])
@@ -253,3 +253,31 @@ def test_the_error_for_wrong_credentials_says_what_to_check(status):
 def test_an_error_of_the_token_endpoint_is_retryable(status, error):
     with pytest.raises(error, match="the token request was answered with"):
         protocol.read_token(answer(status, {"message": "busy"}))
+
+
+# ---- waits -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("status", "message"), [(429, "Too Many Requests"), (503, "busy"), (403, DENY)])
+@pytest.mark.parametrize("value", ["7200", "1" + "0" * 30, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_no_wait_but_that_for_the_quota_is_longer_than_an_hour(status, message, value):
+    assert raise_error(status, message, retry_after=value).retry_after == 3600
+    assert raise_error(429, "Limit Exceeded", retry_after=value).retry_after >= 7200
+
+
+@given(st.text(max_size=60))
+def test_no_retry_after_raises_another_error(value):
+    seconds = answer(503, retry_after=value).retry_after
+    assert seconds is None or 0 <= seconds <= protocol.MAX_RETRY_AFTER_S
+
+
+@pytest.mark.parametrize("lifetime", ["1e308", "18446744073709551615"])
+def test_a_lifetime_that_is_too_long_is_not_believed(lifetime):
+    body = f'{{"access_token": "t0ken", "expires_in": {lifetime}}}'.encode()
+    assert protocol.read_token(Answer(200, {}, body)) == ("t0ken", 86400.0)
+
+
+@pytest.mark.parametrize("lifetime", ["true", "-1", "0", '"long"', "null", "[1]"])
+def test_a_lifetime_that_is_no_number_of_seconds_is_ignored(lifetime):
+    body = f'{{"access_token": "t0ken", "expires_in": {lifetime}}}'.encode()
+    assert protocol.read_token(Answer(200, {}, body)) == ("t0ken", protocol.TOKEN_LIFETIME_S)

@@ -19,7 +19,13 @@ def sensor_for(operation_id, **options):
 
 
 def event(**changes):
-    good = {"status": "success", "reason": "complete", "operation_id": "op-1", "message": "complete", "seconds": 12.5}
+    good = {
+        "status": "success",
+        "reason": "complete",
+        "operation_id": "00000000-0000-4000-8000-000000000001",
+        "message": "complete",
+        "seconds": 12.5,
+    }
     return {**good, **changes}
 
 
@@ -35,7 +41,7 @@ def grant(connected):
 def test_the_wait_is_deferred_with_ids_only(run, context):
     before = time.time()
     with pytest.raises(TaskDeferred) as caught:
-        run(sensor_for("op-1", timeout=timedelta(hours=2), poll_interval=5), context)
+        run(sensor_for("00000000-0000-4000-8000-000000000001", timeout=timedelta(hours=2), poll_interval=5), context)
     deferral = caught.value
     assert isinstance(deferral.trigger, BatchCodeTrigger)
     arguments = deferral.trigger.serialize()[1]
@@ -44,7 +50,7 @@ def test_the_wait_is_deferred_with_ids_only(run, context):
     assert arguments.pop("started") == deadline - 7200
     assert arguments == {
         "topic": "osca",
-        "operation_id": "op-1",
+        "operation_id": "00000000-0000-4000-8000-000000000001",
         "coding_service_conn_id": "coding_service_default",
         "poll_interval": 5,
         "expected_seconds": None,
@@ -56,7 +62,7 @@ def test_the_wait_is_deferred_with_ids_only(run, context):
 
 def test_the_default_timeout_is_a_day(run, context):
     with pytest.raises(TaskDeferred) as caught:
-        run(sensor_for("op-1"), context)
+        run(sensor_for("00000000-0000-4000-8000-000000000001"), context)
     assert caught.value.trigger.deadline == pytest.approx(time.time() + 86400, abs=60)
 
 
@@ -73,13 +79,15 @@ def take_outcome(context):
 )
 def test_the_expectation_can_come_from_a_template(run, context, rendered, seconds):
     with pytest.raises(TaskDeferred) as caught:
-        run(sensor_for("op-1", expected_seconds=rendered), context)
+        run(sensor_for("00000000-0000-4000-8000-000000000001", expected_seconds=rendered), context)
     assert caught.value.trigger.expected_seconds == seconds
 
 
 def test_topic_and_expectation_can_come_from_the_part(run, context):
     sensor = BatchCodeSensor(
-        task_id="poll", operation_id="op-1", part={"topic": "anzsco", "expected_seconds": 90.0, "uri": "file:///x"}
+        task_id="poll",
+        operation_id="00000000-0000-4000-8000-000000000001",
+        part={"topic": "anzsco", "expected_seconds": 90.0, "uri": "file:///x"},
     )
     with pytest.raises(TaskDeferred) as caught:
         run(sensor, context)
@@ -88,7 +96,7 @@ def test_topic_and_expectation_can_come_from_the_part(run, context):
 
 def test_a_later_attempt_polls_at_once_and_reports_no_duration(run, context):
     context["ti"].try_number = 2
-    sensor = sensor_for("op-1", expected_seconds=72000)
+    sensor = sensor_for("00000000-0000-4000-8000-000000000001", expected_seconds=72000)
     with pytest.raises(TaskDeferred) as caught:
         run(sensor, context)
     assert caught.value.trigger.expected_seconds is None
@@ -99,25 +107,39 @@ def test_a_later_attempt_polls_at_once_and_reports_no_duration(run, context):
 @pytest.mark.parametrize("rendered", ["soon", "-1", "nan", "inf"])
 def test_an_invalid_expectation_is_refused_with_its_value(run, context, rendered):
     with pytest.raises(ValueError, match=rendered):
-        run(sensor_for("op-1", expected_seconds=rendered), context)
+        run(sensor_for("00000000-0000-4000-8000-000000000001", expected_seconds=rendered), context)
 
 
 def test_the_outcome_of_a_complete_operation_is_pushed(context):
-    sensor_for("op-1").resume(context, event())
-    outcome = {"operation_id": "op-1", "state": "complete", "message": "complete", "seconds": 12.5}
+    sensor_for("00000000-0000-4000-8000-000000000001").resume(context, event())
+    outcome = {
+        "operation_id": "00000000-0000-4000-8000-000000000001",
+        "state": "complete",
+        "message": "complete",
+        "seconds": 12.5,
+    }
     assert take_outcome(context) == outcome
 
 
 def test_an_event_without_seconds_from_an_older_triggerer_is_accepted(context):
-    sensor_for("op-1").resume(context, {name: value for name, value in event().items() if name != "seconds"})
+    sensor_for("00000000-0000-4000-8000-000000000001").resume(
+        context, {name: value for name, value in event().items() if name != "seconds"}
+    )
     assert context["ti"].xcoms["operation"]["seconds"] is None
 
 
 @pytest.mark.parametrize("reason", ["failed", "timed_out", "deadline", "refused"])
 def test_any_other_outcome_is_pushed_and_fails_the_task(context, reason):
-    with pytest.raises(OperationFailedError, match="operation 'op-1': out of memory"):
-        sensor_for("op-1").resume(context, event(status="error", reason=reason, message="out of memory"))
-    outcome = {"operation_id": "op-1", "state": reason, "message": "out of memory", "seconds": 12.5}
+    with pytest.raises(OperationFailedError, match="operation '00000000-0000-4000-8000-000000000001': out of memory"):
+        sensor_for("00000000-0000-4000-8000-000000000001").resume(
+            context, event(status="error", reason=reason, message="out of memory")
+        )
+    outcome = {
+        "operation_id": "00000000-0000-4000-8000-000000000001",
+        "state": reason,
+        "message": "out of memory",
+        "seconds": 12.5,
+    }
     assert take_outcome(context) == outcome
 
 
@@ -128,7 +150,7 @@ def test_any_other_outcome_is_pushed_and_fails_the_task(context, reason):
         "complete",
         [],
         {},
-        event(operation_id="op-2"),
+        event(operation_id="00000000-0000-4000-8000-000000000002"),
         event(operation_id=None),
         event(reason="weird"),
         event(reason=None),
@@ -137,8 +159,10 @@ def test_any_other_outcome_is_pushed_and_fails_the_task(context, reason):
     ],
 )
 def test_an_event_that_is_invalid_or_for_another_operation_is_refused(context, bad):
-    with pytest.raises(ProtocolError, match="unexpected event for operation 'op-1': "):
-        sensor_for("op-1").resume(context, bad)
+    with pytest.raises(
+        ProtocolError, match="unexpected event for operation '00000000-0000-4000-8000-000000000001': "
+    ):
+        sensor_for("00000000-0000-4000-8000-000000000001").resume(context, bad)
     assert context["ti"].xcoms == {}
 
 
@@ -249,20 +273,22 @@ def test_a_status_call_that_succeeds_ends_the_series_of_404(connected, grant, co
 
 
 def test_404s_of_another_operation_do_not_count(connected, context):
-    other = {"operation_id": "op-0", "error": "NotFoundError", "count": 9, "start": 0}
+    other = {"operation_id": "00000000-0000-4000-8000-000000000000", "error": "NotFoundError", "count": 9, "start": 0}
     context["task_state_store"].set("status_errors", other)
     assert sensor_for(MISSING, deferrable=False).poke(context) is False
 
 
 def test_an_unknown_status_does_not_end_a_rescheduled_wait(serve, connect, context):
     connect(serve(lambda request, reply: reply(200, {"access_token": "t", "operationStatus": "paused"})).url)
-    assert [sensor_for("op-1", deferrable=False).poke(context) for _ in range(9)] == [False] * 9
+    assert [sensor_for("00000000-0000-4000-8000-000000000001", deferrable=False).poke(context) for _ in range(9)] == [
+        False
+    ] * 9
 
 
 def test_a_missing_connection_ends_a_rescheduled_wait_and_its_outcome_is_pushed(monkeypatch, context):
     monkeypatch.delenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT", raising=False)
     with pytest.raises(OperationFailedError, match="no Airflow connection 'coding_service_default'"):
-        sensor_for("op-1", deferrable=False).poke(context)
+        sensor_for("00000000-0000-4000-8000-000000000001", deferrable=False).poke(context)
     assert context["ti"].xcoms["operation"]["state"] == "refused"
 
 
@@ -282,9 +308,9 @@ def test_a_rescheduled_wait_ends_at_its_timeout(connected, grant, run, context):
 
 
 def test_the_retry_policy_is_ours_by_default():
-    assert isinstance(sensor_for("op-1").retry_policy, CodingServiceRetryPolicy)
+    assert isinstance(sensor_for("00000000-0000-4000-8000-000000000001").retry_policy, CodingServiceRetryPolicy)
     other = CodingServiceRetryPolicy(final=(ValueError,))
-    assert sensor_for("op-1", retry_policy=other).retry_policy is other
+    assert sensor_for("00000000-0000-4000-8000-000000000001", retry_policy=other).retry_policy is other
 
 
 def test_ids_and_the_expectation_can_be_templates():

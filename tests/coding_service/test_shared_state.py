@@ -220,7 +220,7 @@ async def test_a_missing_connection_is_refused_by_both_hooks(remote, connect):
     with pytest.raises(
         SettingsError, match="no Airflow connection 'nowhere', which the extra `budget_conn_id` names"
     ):
-        await CodingServiceAsyncHook().operation("osca", "op-1")
+        await CodingServiceAsyncHook().operation("osca", "00000000-0000-4000-8000-000000000001")
 
 
 def test_no_call_is_made_while_the_database_is_down(remote, connect, monkeypatch):

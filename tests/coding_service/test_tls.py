@@ -106,7 +106,7 @@ def call(request):
     """Return a function that makes a status call: with the synchronous hook, then with the asynchronous one."""
 
     async def get_status():
-        answer = request.param().operation("osca", "op-1")
+        answer = request.param().operation("osca", "00000000-0000-4000-8000-000000000001")
         return (await answer if inspect.isawaitable(answer) else answer).status
 
     return get_status
@@ -249,7 +249,9 @@ async def events_of(trigger):
 
 async def test_an_untrusted_certificate_ends_a_wait_after_a_few_attempts(secure, connect):
     connect(secure().url)
-    trigger = BatchCodeTrigger("osca", "op-1", CONN_ID, time.time() + 60, poll_interval=0.01)
+    trigger = BatchCodeTrigger(
+        "osca", "00000000-0000-4000-8000-000000000001", CONN_ID, time.time() + 60, poll_interval=0.01
+    )
     [payload] = await events_of(trigger)
     assert payload["reason"] == "refused"
     assert f"({MAX_CERTIFICATE_ERRORS} status calls in a row failed like this" in payload["message"]
@@ -257,7 +259,9 @@ async def test_an_untrusted_certificate_ends_a_wait_after_a_few_attempts(secure,
 
 async def test_a_missing_file_of_authorities_ends_a_wait_at_once(connect):
     connect("https://127.0.0.1:1", verify="/nowhere/ca.pem")
-    [payload] = await events_of(BatchCodeTrigger("osca", "op-1", CONN_ID, time.time() + 60))
+    [payload] = await events_of(
+        BatchCodeTrigger("osca", "00000000-0000-4000-8000-000000000001", CONN_ID, time.time() + 60)
+    )
     assert payload["reason"] == "refused"
     assert "'/nowhere/ca.pem'" in payload["message"]
 

@@ -310,7 +310,7 @@ def test_twenty_simultaneous_processes_with_wrong_credentials_make_one_token_req
 
 async def test_twenty_simultaneous_waits_make_one_token_request_that_fails(connected):
     connected.fault("access_denied", path_contains="/oauth2/token", count=100)
-    calls = [CodingServiceAsyncHook().operation("osca", "op-1") for _ in range(20)]
+    calls = [CodingServiceAsyncHook().operation("osca", "00000000-0000-4000-8000-000000000001") for _ in range(20)]
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(result) for result in results} == {AccessDeniedError}
     assert len(token_requests(connected)) == 1

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import re
 
 import pytest
@@ -334,10 +335,12 @@ def test_a_download_sends_no_authorization_from_netrc(serve, connect, target, mo
 
     server = serve(answer)
     connect(server.url)
-    CodingServiceHook().download("osca", "op-1", target, target.with_name("metadata.json"))
+    CodingServiceHook().download(
+        "osca", "00000000-0000-4000-8000-000000000001", target, target.with_name("metadata.json")
+    )
     authorized = {request.path.partition("?")[0]: request.header("Authorization") for request in server.requests}
     assert authorized["/out/1.jsonl"] is None
-    assert authorized["/v1/topics/osca/batch-code/operations/op-1"] == "t0ken"
+    assert authorized["/v1/topics/osca/batch-code/operations/00000000-0000-4000-8000-000000000001"] == "t0ken"
     assert authorized["/oauth2/token"].startswith("Basic ")
 
 
@@ -349,6 +352,36 @@ def test_an_interrupted_download_resumes_where_it_stopped(session, serve, target
         ("bytes=10000-", '"e1"'),
         ("bytes=15000-", '"e1"'),
     ]
+
+
+@pytest.fixture
+def open_umask():
+    """The umask with which everybody can access what is created without a mode."""
+    previous = os.umask(0)
+    yield
+    os.umask(previous)
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_download_is_for_its_owner_only_while_it_runs_and_afterwards(session, serve, target):
+    server, path = serve(Storage(cuts=[10_000, 0, 0, 0])), target.parent / "new" / "output.jsonl"
+    with pytest.raises(TransferError, match="was interrupted"):
+        download(session, server, path)
+    assert {each.name: each.stat().st_mode & 0o777 for each in path.parent.iterdir()} == {
+        "output.jsonl.partial": 0o600,
+        "output.jsonl.etag": 0o600,
+    }
+    download(session, server, path)
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_partial_file_that_others_could_access_is_replaced(session, serve, target):
+    partial = target.with_name(target.name + ".partial")
+    partial.parent.mkdir(exist_ok=True)
+    partial.write_text("left by an earlier version")
+    download(session, serve(Storage()), target)
+    assert target.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_later_attempt_resumes_the_download(session, serve, target):

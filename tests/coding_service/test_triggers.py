@@ -54,7 +54,9 @@ def uploaded(connected, input_file):
 
 @pytest.mark.parametrize("poll_interval", [None, 5.0])
 def test_a_trigger_can_be_stored_by_airflow_and_restored(encrypted, poll_interval):
-    trigger = BatchCodeTrigger("osca", "op-1", CONN_ID, 1_800_000_000.5, poll_interval, 90.5, 1_799_990_000.5)
+    trigger = BatchCodeTrigger(
+        "osca", "00000000-0000-4000-8000-000000000001", CONN_ID, 1_800_000_000.5, poll_interval, 90.5, 1_799_990_000.5
+    )
     path, arguments = trigger.serialize()
     stored = Trigger(path, arguments)
     again = BatchCodeTrigger(**stored.kwargs)
@@ -63,10 +65,12 @@ def test_a_trigger_can_be_stored_by_airflow_and_restored(encrypted, poll_interva
 
 
 def test_only_ids_and_times_are_stored():
-    _, arguments = BatchCodeTrigger("osca", "op-1", CONN_ID, 1_800_000_000.0, started=1_799_990_000.0).serialize()
+    _, arguments = BatchCodeTrigger(
+        "osca", "00000000-0000-4000-8000-000000000001", CONN_ID, 1_800_000_000.0, started=1_799_990_000.0
+    ).serialize()
     assert arguments == {
         "topic": "osca",
-        "operation_id": "op-1",
+        "operation_id": "00000000-0000-4000-8000-000000000001",
         "coding_service_conn_id": CONN_ID,
         "deadline": 1_800_000_000.0,
         "poll_interval": None,
@@ -141,8 +145,12 @@ async def test_a_restart_does_not_extend_the_deadline(connected, operation_id):
 )
 async def test_a_settings_error_gives_one_event(remote, connect, fields, words):
     connect(remote.url, **fields)
-    [payload] = await collect_events(trigger_for("op-1"))
-    assert (payload["status"], payload["reason"], payload["operation_id"]) == ("error", "refused", "op-1")
+    [payload] = await collect_events(trigger_for("00000000-0000-4000-8000-000000000001"))
+    assert (payload["status"], payload["reason"], payload["operation_id"]) == (
+        "error",
+        "refused",
+        "00000000-0000-4000-8000-000000000001",
+    )
     assert words in payload["message"]
 
 
@@ -152,7 +160,7 @@ async def test_a_settings_error_gives_one_event(remote, connect, fields, words):
 )
 async def test_a_refused_token_does_not_end_the_wait_before_the_deadline(remote, connect, fields, words):
     connect(remote.url, **fields)
-    [payload] = await collect_events(trigger_for("op-1", seconds=0.5))
+    [payload] = await collect_events(trigger_for("00000000-0000-4000-8000-000000000001", seconds=0.5))
     assert payload["reason"] == "deadline"
     assert words in payload["message"]
     assert "clear this task to continue waiting" in payload["message"]
@@ -160,7 +168,9 @@ async def test_a_refused_token_does_not_end_the_wait_before_the_deadline(remote,
 
 async def test_a_missing_connection_gives_one_event(monkeypatch):
     monkeypatch.delenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT", raising=False)
-    [payload] = await collect_events(BatchCodeTrigger("osca", "op-1", CONN_ID, time.time() + 60))
+    [payload] = await collect_events(
+        BatchCodeTrigger("osca", "00000000-0000-4000-8000-000000000001", CONN_ID, time.time() + 60)
+    )
     assert payload["reason"] == "refused"
     assert f"no Airflow connection '{CONN_ID}'" in payload["message"]
 
@@ -189,21 +199,23 @@ async def test_a_404_of_an_operation_that_exists_does_not_end_the_wait(serve, co
             reply(answers.pop(0), {"message": "busy", "operationStatus": "complete"})
 
     connect(serve(answer).url)
-    [payload] = await collect_events(trigger_for("op-1"))
+    [payload] = await collect_events(trigger_for("00000000-0000-4000-8000-000000000001"))
     assert payload["reason"] == "complete"
     assert answers == []
 
 
 async def test_an_unknown_state_gives_one_event(serve, connect):
     connect(serve(lambda request, reply: reply(200, {"access_token": "t", "operationStatus": "paused"})).url)
-    [payload] = await collect_events(trigger_for("op-1", seconds=0.5))
+    [payload] = await collect_events(trigger_for("00000000-0000-4000-8000-000000000001", seconds=0.5))
     assert payload["reason"] == "deadline"
     assert "unknown status 'paused'" in payload["message"]
 
 
 def test_every_event_can_be_stored_as_json_and_has_the_same_fields():
     for status in ("complete", "failed", "timed_out"):
-        payload = completion_event(Operation.from_json("op-1", {"operationStatus": status}), 12.5)
+        payload = completion_event(
+            Operation.from_json("00000000-0000-4000-8000-000000000001", {"operationStatus": status}), 12.5
+        )
         assert json.loads(json.dumps(payload)) == payload
         assert list(payload) == ["status", "reason", "operation_id", "message", "seconds"]
         assert payload["seconds"] == 12.5
@@ -212,7 +224,12 @@ def test_every_event_can_be_stored_as_json_and_has_the_same_fields():
 
 @pytest.mark.parametrize("status", ["awaiting_input", "in_progress"])
 def test_an_operation_that_continues_has_no_event(status):
-    assert completion_event(Operation.from_json("op-1", {"operationStatus": status}), 12.5) is None
+    assert (
+        completion_event(
+            Operation.from_json("00000000-0000-4000-8000-000000000001", {"operationStatus": status}), 12.5
+        )
+        is None
+    )
 
 
 # ---- faults of this machine ---------------------------------------------------------------------------------------
@@ -268,7 +285,7 @@ def fail_with(error):
 )
 async def test_a_fault_of_this_machine_that_lasts_ends_the_wait_with_a_sentence(damage, fault, words):
     damage(fault)
-    [payload] = await collect_events(trigger_for("op-1"))
+    [payload] = await collect_events(trigger_for("00000000-0000-4000-8000-000000000001"))
     assert payload["reason"] == "refused"
     assert re.search(words, payload["message"])
     assert "5ec4e7" not in payload["message"]
@@ -284,7 +301,7 @@ async def test_a_fault_of_this_machine_that_lasts_ends_the_wait_with_a_sentence(
 )
 async def test_a_fault_of_this_machine_that_can_pass_does_not_end_the_wait(damage, fault, words):
     damage(fault)
-    [payload] = await collect_events(trigger_for("op-1", seconds=0.5))
+    [payload] = await collect_events(trigger_for("00000000-0000-4000-8000-000000000001", seconds=0.5))
     assert payload["reason"] == "deadline"
     assert words in payload["message"]
     assert "5ec4e7" not in payload["message"]
@@ -359,7 +376,7 @@ async def test_a_service_that_is_down_for_a_while_does_not_end_the_wait(serve, c
 
     server = serve(answer)
     connect(server.url)
-    [payload] = await collect_events(trigger_for("op-1"))
+    [payload] = await collect_events(trigger_for("00000000-0000-4000-8000-000000000001"))
     assert payload["reason"] == "complete"
 
 
@@ -377,7 +394,7 @@ async def test_the_wait_respects_the_retry_after_of_the_service(serve, connect):
             reply(200, {"operationStatus": "complete"})
 
     connect(serve(answer).url)
-    [payload] = await collect_events(trigger_for("op-1"))
+    [payload] = await collect_events(trigger_for("00000000-0000-4000-8000-000000000001"))
     assert payload["reason"] == "complete"
     assert 1 <= moments[1] - moments[0] < 3
 

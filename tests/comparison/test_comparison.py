@@ -266,9 +266,13 @@ def test_an_empty_crosswalk_leaves_every_code_unmapped(crossed):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere", "'nowhere' is not a table or view of the warehouse"),
+        ("nowhere", "'nowhere' is not a table or view of the warehouse that runs may read"),
         ("nowhere.codes", "'nowhere.codes' is not a table or view"),
-        ("a..b", "'a..b' is not a table or view of the warehouse: a part of the name is empty"),
+        ("a..b", "'a..b' is not a table or view of the warehouse that runs may read"),
+        ("coding.coded_texts", "'coding.coded_texts' is not a table or view of the warehouse that runs may read"),
+        ("/etc/passwd", "'/etc/passwd' is not a table or view of the warehouse that runs may read"),
+        ("/etc/pass*", r"'/etc/pass\*' is not a table or view of the warehouse that runs may read"),
+        ("https://127.0.0.1:1/a.csv", "'https://127.0.0.1:1/a.csv' is not a table or view of the warehouse"),
         ("crosswalk", r"'crosswalk' has the columns \['old', 'to_code'\]. Create a view with \['from_code'\]"),
     ],
 )

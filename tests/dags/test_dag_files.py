@@ -40,6 +40,9 @@ print(json.dumps({
     "files": {dag_id: dag.fileloc for dag_id, dag in dag_bag.dags.items()},
     "python_files": list_py_file_paths(sys.argv[1], safe_mode=False),
     "import_errors": dag_bag.import_errors,
+    "tasks_without_timeout": [
+        task.task_id for dag in dag_bag.dags.values() for task in dag.tasks if task.execution_timeout is None
+    ],
 }))
 """
 
@@ -64,6 +67,10 @@ def parsed_folder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_airflow_finds_the_five_dags_without_an_import_error(parsed_folder: dict[str, Any]) -> None:
     assert parsed_folder["import_errors"] == {}
     assert sorted(parsed_folder["files"]) == sorted(DAG_FILES)
+
+
+def test_no_attempt_of_a_task_can_go_on_for_ever(parsed_folder: dict[str, Any]) -> None:
+    assert parsed_folder["tasks_without_timeout"] == []
 
 
 def test_every_python_file_in_the_folder_defines_a_dag(parsed_folder: dict[str, Any]) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from airflow.providers.standard.exceptions import HITLTimeoutError
 from airflow.sdk.definitions.retry_policy import RetryAction
+from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from coding_service import CodingServiceHook
 from coding_service import errors as service_errors
 from coding_service.operators import UPLOAD_GRANT_KEY
+from coding_service.transfer import MAX_INPUT_BYTES
 from include.coding import errors
 from include.pipeline import handoffs, names
 from include.warehouse.errors import WarehouseError, WarehouseSettingsError
@@ -58,6 +60,17 @@ def test_collect_runs_however_the_parts_ended_unless_there_are_none(dag: Any) ->
 
 def test_land_runs_without_collect_if_there_was_nothing_to_send_but_not_after_a_failure(dag: Any) -> None:
     assert dag.get_task("land").trigger_rule == "none_failed"
+
+
+@pytest.mark.parametrize("name", ["code.upload", "code.download"])
+def test_a_task_that_moves_a_file_has_time_for_the_largest_input(dag: Any, name: str) -> None:
+    assert dag.get_task(name).execution_timeout.total_seconds() * 120_000 > MAX_INPUT_BYTES
+
+
+def test_a_task_that_its_timeout_ends_is_retried(dag: Any) -> None:
+    for task in dag.tasks:
+        decision = task.retry_policy.evaluate(AirflowTaskTimeout("Timeout"), 1, task.retries)
+        assert (decision.action, task.retries > 0) == (RetryAction.DEFAULT, True)
 
 
 def test_the_ids_that_the_pipeline_reads_are_those_of_the_tasks(dag: Any) -> None:

@@ -142,3 +142,10 @@ def test_a_dry_run_is_reported_and_not_announced(run_tasks: RunTasks) -> None:
     states = run_tasks(0, {"land": SKIPPED})
     assert states["run"] == SUCCESS
     assert last_states(states) == [SKIPPED, SKIPPED, SUCCESS, SKIPPED, SUCCESS]
+
+
+def test_a_run_that_leaves_all_dates_to_another_run_is_reported_and_not_announced(run_tasks: RunTasks) -> None:
+    states = run_tasks(0, {"prepare": SKIPPED, "land": SKIPPED})
+    assert states["run"] == SUCCESS
+    assert [states["approve"], states["code.create"]] == [[SKIPPED], [SKIPPED]]
+    assert last_states(states) == [SKIPPED, SKIPPED, SUCCESS, SKIPPED, SUCCESS]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sqlite3
@@ -16,7 +15,7 @@ import duckdb
 import pytest
 import requests
 
-from include.pipeline.names import RECODE_DAG_ID
+from include.pipeline.names import CODING_SERVICE_CONN_ID, RECODE_DAG_ID
 from include.stack.airflow_api import FINAL_STATES
 from include.stack.processes import PROJECT, Stack, StackState, free_port
 
@@ -64,19 +63,18 @@ class FastStack(Stack):
         super().start(print_line)
 
     def environment(self, state: StackState) -> dict[str, str]:
-        environment = super().environment(state)
-        connection = json.loads(environment["AIRFLOW_CONN_CODING_SERVICE_DEFAULT"])
-        connection["extra"]["poll_interval"] = self._poll_interval_s
         return {
-            **environment,
-            "AIRFLOW_CONN_CODING_SERVICE_DEFAULT": json.dumps(connection),
+            **super().environment(state),
             "PYTHONPATH": f"{PROJECT}{os.pathsep}{self.folder / 'settings'}",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
-            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port(self._first_port + 2)),
-            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port(self._first_port + 3)),
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "12",
         }
+
+    def connections(self, state: StackState) -> dict[str, dict[str, Any]]:
+        connections = super().connections(state)
+        connections[CODING_SERVICE_CONN_ID]["extra"]["poll_interval"] = self._poll_interval_s
+        return connections
 
     def _choose_ports(self) -> tuple[int, int]:
         return free_port(self._first_port), free_port(self._first_port + 1)
@@ -196,9 +194,17 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
 
 
 @pytest.fixture
-def texts_file(tmp_path: Path) -> Path:
+def source_folder(harness: Harness, tmp_path: Path) -> Path:
+    """A folder of the test's own from which runs can read files."""
+    folder = harness.stack.source_files / tmp_path.name
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def texts_file(source_folder: Path) -> Path:
     """Fifty records of one day, each with a different text."""
-    path = tmp_path / "answers.parquet"
+    path = source_folder / "answers.parquet"
     duckdb.execute(
         "COPY (SELECT 'T' || i AS record_id, DATE '2026-09-01' AS response_date, 'job number ' || i AS occp_text,"
         f" 'tasks' AS tasks_text FROM range(50) AS numbers(i)) TO '{path}' (FORMAT parquet)"

@@ -15,7 +15,7 @@ import requests
 
 from include.local_service.http.server import LocalService
 from include.pipeline.names import POOL, RECODE_DAG_ID
-from include.stack.processes import PROJECT, StackState, free_port
+from include.stack.processes import PROJECT, Stack, StackState, free_port
 from tests.end_to_end.conftest import FastStack
 from tests.support.file_notifier import read_alerts
 
@@ -31,7 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(folder: Path) -> Iterator[LocalService]:
-    with LocalService(folder / "service", coder="stub") as service:
+    secret = Stack(folder / "stack").read_secret("client_secret")
+    with LocalService(folder / "service", coder="stub", client_secret=secret) as service:
         yield service
 
 
@@ -41,7 +42,8 @@ def run_dag(folder: Path, service: LocalService) -> RunDag:
     kwargs = {"path": str(folder / "alerts.jsonl"), "subject": "{{ subject }}", "message": "{{ message }}"}
     channel = {"notifier": "tests.support.file_notifier.FileNotifier", "kwargs": kwargs}
     stack = FastStack(folder / "stack", {"CODING_ALERTS": json.dumps(channel)})
-    (stack.folder / "airflow").mkdir(parents=True)
+    for path in (stack.folder / "airflow", stack.source_files):
+        path.mkdir(parents=True, exist_ok=True)
     port = urlsplit(service.url).port or 0
     environment = stack.environment(StackState(free_port(), port, {}))
     environment["PYTHONPATH"] = str(PROJECT)
@@ -59,7 +61,8 @@ def run_dag(folder: Path, service: LocalService) -> RunDag:
 @pytest.fixture(scope="module")
 def source(folder: Path) -> str:
     """The URI of a sample file: thirty records of one day, each with a different text."""
-    path = folder / "sample.csv"
+    path = folder / "stack" / "source-files" / "sample.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
     duckdb.execute(
         "COPY (SELECT 'S' || i AS record_id, DATE '2026-09-01' AS response_date, 'sample job ' || i AS occp_text,"
         f" 'tasks' AS tasks_text FROM range(30) AS numbers(i)) TO '{path}'"

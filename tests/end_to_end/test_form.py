@@ -17,9 +17,9 @@ pytestmark = pytest.mark.airflow
 
 
 @pytest.fixture
-def wave(tmp_path: Path) -> str:
+def wave(source_folder: Path) -> str:
     """The URI of a CSV file with thirty records without dates, each with a different text."""
-    path = tmp_path / "wave.csv"
+    path = source_folder / "wave.csv"
     duckdb.execute(
         "COPY (SELECT 'W' || i AS record_id, 'wave job ' || i AS occp_text, 'tasks' AS tasks_text"
         f" FROM range(30) AS numbers(i)) TO '{path}'"
@@ -126,8 +126,8 @@ def clear(harness: Harness, run_id: str, task_id: str) -> None:
     harness.api.request("POST", f"/dags/{RECODE_DAG_ID}/clearTaskInstances", json={**body, "only_failed": False})
 
 
-def test_an_approval_counts_for_the_texts_that_were_shown(harness: Harness, tmp_path: Path) -> None:
-    path, position = tmp_path / "growing.csv", harness.last_request()
+def test_an_approval_counts_for_the_texts_that_were_shown(harness: Harness, source_folder: Path) -> None:
+    path, position = source_folder / "growing.csv", harness.last_request()
     write_wave(path, 30)
     run_id = harness.api.trigger({"source": path.as_uri(), "response_date": "2026-06-27", "approve_above": 10})
     assert "**30 to send**" in wait_for_question(harness, run_id)

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from include.pipeline.names import POOL
+from include.pipeline.names import CODING_SERVICE_CONN_ID, POOL
 from include.stack.processes import PROJECT, StackState
 from tests.end_to_end.conftest import FastStack, Harness, copy_dags, run_stack, wait_until
 
@@ -78,11 +79,10 @@ class BudgetStack(FastStack):
             folder, {"AIRFLOW__CORE__DAGS_FOLDER": str(dags)}, ("--progression", "by_time", "--seconds", "3600")
         )
 
-    def environment(self, state: StackState) -> dict[str, str]:
-        environment = super().environment(state)
-        connection = json.loads(environment["AIRFLOW_CONN_CODING_SERVICE_DEFAULT"])
-        connection["extra"] |= {"requests_per_second": 1, "poll_interval": 2}
-        return {**environment, "AIRFLOW_CONN_CODING_SERVICE_DEFAULT": json.dumps(connection)}
+    def connections(self, state: StackState) -> dict[str, dict[str, Any]]:
+        connections = super().connections(state)
+        connections[CODING_SERVICE_CONN_ID]["extra"] |= {"requests_per_second": 1, "poll_interval": 2}
+        return connections
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def operations(budgeted: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """The ids of operations in progress, opened through a connection with another budget."""
     from coding_service import CodingServiceHook
 
-    connection = json.loads(budgeted.stack.environment(budgeted.stack.state)["AIRFLOW_CONN_CODING_SERVICE_DEFAULT"])
+    connection = budgeted.stack.connections(budgeted.stack.state)[CODING_SERVICE_CONN_ID]
     connection["extra"] |= {"requests_per_second": 1000, "state_dir": str(tmp_path / "state")}
     monkeypatch.setenv("AIRFLOW_CONN_OTHER_BUDGET", json.dumps(connection))
     hook, path = CodingServiceHook("other_budget"), tmp_path / "part.jsonl"

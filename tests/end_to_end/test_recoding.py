@@ -19,9 +19,9 @@ MARK = "the-answer-of-a-person-5ec4e7"
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
+def source(source_folder: Path) -> Path:
     """Forty records of one day, which no other test of the stack uses; one of them has a text with the mark."""
-    path = tmp_path / "answers.parquet"
+    path = source_folder / "answers.parquet"
     duckdb.execute(
         "COPY (SELECT 'M' || i AS record_id, DATE '2026-09-20' AS response_date, CASE i WHEN 17 THEN"
         f" '{MARK}' ELSE 'occupation number ' || i END AS occp_text, '' AS tasks_text FROM range(40) AS numbers(i))"

@@ -32,10 +32,10 @@ class FirstRun(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def first_run(harness: Harness, tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
+def first_run(harness: Harness) -> FirstRun:
     if not MAKE_RESPONSES.exists():
         pytest.skip(f"there is no {MAKE_RESPONSES.name} beside the project")
-    path = tmp_path_factory.mktemp("responses") / "responses.parquet"
+    path = harness.stack.source_files / "responses.parquet"
     command = [sys.executable, str(MAKE_RESPONSES), str(path), "--rows", "20000", "--days", "3"]
     subprocess.run(command, check=True, capture_output=True)
     dates = {"from_date": "2026-10-01", "to_date": "2026-10-02"}

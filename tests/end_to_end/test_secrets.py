@@ -1,49 +1,44 @@
-"""Nothing that a run stores or logs contains a secret or a person's text that could not be used."""
+"""Nothing that a run stores, logs or shows to the users of the machine contains a secret or an unusable text."""
 
 from __future__ import annotations
 
 import json
 import re
-import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from coding_service.settings import ServiceSettings
 from coding_service.tokens import TokenStore
-from include.pipeline.names import RECODE_DAG_ID
+from include.pipeline.names import CODING_SERVICE_CONN_ID, RECODE_DAG_ID
+from include.stack.processes import Stack
 from tests.end_to_end.conftest import Harness
+from tests.support.metadata import read_database
 
 pytestmark = pytest.mark.airflow
 
+SECRET_NAMES = ("client_secret", "fernet_key", "jwt_secret", "password", "secret_key")
 #: What only a presigned URL contains.
 PRESIGNED = re.compile(rb"X-Amz-(Signature|Credential|Security-Token|Algorithm)", re.IGNORECASE)
 
 
-def read_database(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield every value of every table of Airflow's metadata database, as (table.column, bytes)."""
-    with sqlite3.connect(path) as database:
-        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        for table in tables:
-            cursor = database.execute(f'SELECT * FROM "{table}"')
-            names = [column[0] for column in cursor.description]
-            for row in cursor:
-                for name, value in zip(names, row, strict=True):
-                    if isinstance(value, str | bytes):
-                        yield f"{table}.{name}", value.encode() if isinstance(value, str) else value
-
-
 def read_token(harness: Harness) -> bytes:
     """Return the access token that the tasks use, read as they do."""
-    environment = harness.stack.environment(harness.stack.state)
-    connection = json.loads(environment["AIRFLOW_CONN_CODING_SERVICE_DEFAULT"])
+    connection = harness.stack.connections(harness.stack.state)[CODING_SERVICE_CONN_ID]
     settings = ServiceSettings(connection["host"], "", connection["login"], connection["password"])
     path = harness.stack.folder / "airflow" / "coding_service" / f"{settings.account}.token"
     slot = TokenStore(path, settings.client_id, settings.client_secret).lock()
     token = slot.get() if slot else None
     assert token
     return token.encode()
+
+
+def read_secrets(stack: Stack) -> list[bytes]:
+    """Return the keys and passwords of a stack."""
+    return [stack.read_secret(name).encode() for name in SECRET_NAMES]
 
 
 #: What stands in every text, id and date that no run can use.
@@ -72,19 +67,19 @@ def read_pages(harness: Harness, run_id: str) -> Iterator[tuple[str, bytes]]:
 
 
 def test_no_text_of_a_broken_or_rejected_row_is_in_logs_metadata_database_reports_or_pages(
-    harness: Harness, tmp_path: Path
+    harness: Harness, source_folder: Path
 ) -> None:
     run_ids = []
     for name, content in BROKEN_SOURCES.items():
-        (tmp_path / name).write_text(content)
-        run_id, state = harness.run(source=(tmp_path / name).as_uri(), from_date="2026-09-01")
+        (source_folder / name).write_text(content)
+        run_id, state = harness.run(source=(source_folder / name).as_uri(), from_date="2026-09-01")
         assert state == "failed"
         assert "SourceError" in harness.log(run_id)
         run_ids.append(run_id)
     good = [f"G{number},2026-09-01,job {number},tasks" for number in range(90)]
     lines = ["record_id,response_date,occp_text,tasks_text", *good, *SET_ASIDE]
-    (tmp_path / "answers.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    run_id, state = harness.run(source=(tmp_path / "answers.csv").as_uri(), from_date="2026-09-01")
+    (source_folder / "answers.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run_id, state = harness.run(source=(source_folder / "answers.csv").as_uri(), from_date="2026-09-01")
     assert state == "success"
     run_ids.append(run_id)
 
@@ -122,11 +117,11 @@ def test_no_presigned_url_and_no_token_in_logs_metadata_database_warehouse_or_st
     contents += [(path.name, path.read_bytes()) for path in (harness.stack.folder / "airflow").glob("airflow.db*")]
     tables = ("coded_records", "coded_texts", "coding_operations")
     contents += [(table, str(harness.query(f"SELECT * FROM coding.{table}")).encode()) for table in tables]
-    token = read_token(harness)
+    secrets = [read_token(harness), *read_secrets(harness.stack)]
     leaks = [
         name
         for name, content in contents
-        if token in content or b"local-secret" in content or PRESIGNED.search(content)
+        if PRESIGNED.search(content) or any(secret in content for secret in secrets)
     ]
     assert leaks == []
 
@@ -135,3 +130,38 @@ def test_no_presigned_url_and_no_token_in_logs_metadata_database_warehouse_or_st
     }
     assert {"xcom.value", "task_state_store.value"} <= matches, "the search misses values of the database"
     assert any("upload" in name for name in matches), "the search misses the task logs"
+
+
+def test_the_files_of_the_stack_are_for_their_owner_only(harness: Harness, texts_file: Path) -> None:
+    _, state = harness.run(source=texts_file.as_uri(), from_date="2026-09-01")
+    assert state == "success"
+    folder, source_files = harness.stack.folder, harness.stack.source_files
+    assert source_files.stat().st_mode & 0o077 == 0
+    others = {folder / "settings", source_files}  # what is in them was written by tests
+    files = [path for path in (folder, *folder.rglob("*")) if others.isdisjoint((path, *path.parents))]
+    modes = {str(path): path.lstat().st_mode for path in files if not path.is_symlink()}
+    assert {name: oct(mode) for name, mode in modes.items() if mode & 0o077} == {}
+    for part in (
+        "warehouse.duckdb",
+        "sample.parquet",
+        "logs",
+        "airflow/logs/dag_id=",
+        "staging/",
+        "service/",
+        "secrets/",
+    ):
+        assert any(name.startswith(f"{folder}/{part}") for name in modes), f"the search misses {part}"
+
+
+def test_no_process_of_the_stack_listens_on_other_than_loopback_or_shows_a_secret(harness: Harness) -> None:
+    leaders = [harness.stack.process(name) for name in harness.stack.state.processes]
+    processes = [process for leader in leaders for process in (leader, *leader.children(recursive=True))]
+    sockets, shown = [], []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # a task can end meanwhile
+            sockets += [each.laddr for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN]
+            shown.append(f"{process.cmdline()} {process.environ()}".encode())
+    assert {address.ip for address in sockets} == {"127.0.0.1"}
+    assert len({address.port for address in sockets}) >= 2, "the search misses the API server or the local service"
+    assert len(shown) >= 5
+    assert [text for text in shown if any(secret in text for secret in read_secrets(harness.stack))] == []

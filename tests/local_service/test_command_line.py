@@ -84,6 +84,23 @@ def test_the_client_secret_is_shown_on_a_terminal_only(tmp_path, terminal):
         assert "  secret       local-secret" in read_greeting(stream)
 
 
+def test_the_client_secret_can_be_read_from_a_file_so_that_no_command_line_shows_it(tmp_path, session):
+    (tmp_path / "secret").write_text("kept-in-a-file\n")
+    with run_service(
+        *STUB, "--data", str(tmp_path / "data"), "--client-secret-file", str(tmp_path / "secret")
+    ) as process:
+        url = read_greeting(process.stdout)[0].removeprefix("local coding service listening on ")
+        assert [
+            session.post(
+                f"{url}/oauth2/token", auth=("local-client", secret), data={"grant_type": "client_credentials"}
+            ).status_code
+            for secret in ("kept-in-a-file", "local-secret")
+        ] == [200, 400]
+    process = run("serve", "--client-secret-file", str(tmp_path / "missing"), "--data", str(tmp_path / "data"))
+    assert process.returncode == 1
+    assert "cannot read the client secret" in process.stderr
+
+
 def test_the_example_command_in_the_greeting_works(tmp_path, terminal):
     writer, stream = terminal
     with run_service(*STUB, "--data", str(tmp_path / "data"), stdout=writer):

@@ -27,10 +27,13 @@ PASSWORD, TOKEN = "the-password-of-the-user", "the-token-of-the-user"
 class TaskInstance:
     """A task instance that has only the XComs of other tasks, as JSON values.
 
+    It belongs to the run `run-1`.
+
     :param values: by task id, or by task id and key. Those of a mapped task have an index: `code.poll[2]`.
     """
 
-    def __init__(self, values: Mapping[Any, Any] = MappingProxyType({})) -> None:
+    def __init__(self, values: Mapping[Any, Any] = MappingProxyType({}), run_id: str = "run-1") -> None:
+        self.run_id = run_id
         self._values = {
             name if isinstance(name, tuple) else (name, "return_value"): value for name, value in values.items()
         }
@@ -147,14 +150,14 @@ def session() -> Iterator[Session]:
 
 
 @pytest.fixture
-def make_plan(tmp_path: Path) -> Callable[..., Plan]:
-    """Make the plan of a run whose files are in `tmp_path / "run"`."""
+def make_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
+    """Make the plan of a run whose files are below `tmp_path`."""
+    monkeypatch.setenv("CODING_STAGING", tmp_path.as_uri())
 
     def make(**changes: Any) -> Plan:
         fields = {
             "run_id": "run-1", "topic": "osca", "model_id": "11111111-1111-4111-8111-111111111111",
             "model_version": 2.0, "from_date": "2026-10-05", "to_date": "2026-10-06", "source": "survey_responses",
-            "staging": (tmp_path / "run").as_uri(),
         }  # fmt: skip
         return Plan.from_dict({**fields, **changes})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -16,8 +15,10 @@ from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
 
 from include.coding.estimate import Estimate
+from include.coding.files import path_from_uri
 from include.coding.plan import Plan
 from include.pipeline.approval import ApprovalError, ApproveSendingOperator
+from include.pipeline.settings import run_folder
 from tests.pipeline.conftest import Store, TaskInstance
 
 
@@ -74,9 +75,12 @@ def respond(context: dict[str, Any], answer: str) -> Any:
 
 @pytest.mark.parametrize(
     ("form", "setting", "limit"),
-    [(None, "", None), (None, "5000", 5000), (7, "5000", 7), (0, "", 0), (0, "5000", 0)],
-)
-def test_the_limit_of_the_form_comes_before_that_of_the_setting(
+    [
+        (None, "", None), (None, "5000", 5000), (7, "5000", 7), (0, "", 0), (0, "5000", 0), (9000, "5000", 5000),
+        (10**18, "0", 0), (7, "", 7),
+    ],
+)  # fmt: skip
+def test_the_lower_one_of_the_limits_of_the_form_and_of_the_setting_counts(
     monkeypatch: pytest.MonkeyPatch,
     requests_to_approve: list[Any],
     make_plan: Callable[..., Plan],
@@ -165,15 +169,16 @@ def test_a_question_without_a_response_in_time_ends_as_such(make_plan: Callable[
     [("Approve", ["part-0.jsonl", "report.md"]), ("Reject", ["report.md"])],
 )
 def test_a_rejection_removes_the_files_of_the_run(
-    answer: str, remaining_files: list[str], make_plan: Callable[..., Plan], tmp_path: Path
+    answer: str, remaining_files: list[str], make_plan: Callable[..., Plan]
 ) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
+    plan = make_plan()
+    folder = path_from_uri(run_folder("run-1"))
+    folder.mkdir(parents=True)
     for name in ("part-0.jsonl", "report.md"):
         (folder / name).touch()
     store = Store()
-    assert needs_approval(make_context(make_plan(), 30, 0, store))
-    assert respond(make_context(make_plan(), 30, 0, store), answer)["chosen_options"] == [answer]
+    assert needs_approval(make_context(plan, 30, 0, store))
+    assert respond(make_context(plan, 30, 0, store), answer)["chosen_options"] == [answer]
     assert sorted(path.name for path in folder.iterdir()) == remaining_files
 
 

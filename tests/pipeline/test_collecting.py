@@ -21,6 +21,7 @@ from coding_service import CodingServiceHook
 from coding_service.models import InputPart, OperationStatus
 from coding_service.part_operation import PartOperation
 from include.coding.errors import IncompleteError
+from include.coding.files import path_from_uri
 from include.coding.landing import LandingSummary, land
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared, prepare
@@ -28,7 +29,7 @@ from include.coding.recoding import CollectSummary
 from include.coding.staging import Staging
 from include.local_service.http.server import LocalService
 from include.pipeline.collecting import CollectResultsOperator
-from include.pipeline.settings import open_warehouse
+from include.pipeline.settings import open_warehouse, run_folder
 from include.stack.processes import coding_connection
 from tests.pipeline.conftest import TaskInstance
 
@@ -70,8 +71,8 @@ class Night:
     :param texts: job titles of the source, one for each record
     """
 
-    def __init__(self, folder: Path, service: LocalService, texts: list[str]) -> None:
-        self.folder, self.url = folder, service.url
+    def __init__(self, service: LocalService, texts: list[str]) -> None:
+        self.url = service.url
         self.warehouse = open_warehouse()
         self.hook = CodingServiceHook()
         with self.warehouse.session() as session, session.transaction():
@@ -116,10 +117,10 @@ class Night:
         fields = {
             "run_id": run_id, "topic": "osca", "model_id": self.hook.latest_model("osca").model_id,
             "model_version": 1.0, "from_date": DAY, "to_date": DAY, "source": "survey_responses",
-            "staging": (self.folder / run_id).as_uri(), **changes,
+            **changes,
         }  # fmt: skip
         self.plan = Plan.from_dict(fields)
-        self.staging = Staging.in_folder(self.folder / run_id)
+        self.run_id, self.staging = run_id, Staging.in_folder(path_from_uri(run_folder(run_id)))
         self.prepared = prepare(self.plan, self.warehouse, self.staging)
         self.xcoms: dict[Any, Any] = {
             "plan": self.plan.to_dict(), ("prepare", "prepared"): self.prepared.to_dict(),
@@ -152,7 +153,7 @@ class Night:
         operator = CollectResultsOperator(task_id="collect", poll_interval=0.01, **options)
         store = store or Store()
         mark = {f"{type(operator).__name__}__sentinel": ExecutorSafeguard.sentinel_value}
-        context = {"ti": TaskInstance(self.xcoms), "task_state_store": store}
+        context = {"ti": TaskInstance(self.xcoms, self.run_id), "task_state_store": store}
         run: Callable[[], Any] = lambda: operator.execute(context, **mark)  # noqa: E731
         self.attempts = 0
         while True:
@@ -183,13 +184,14 @@ async def _first_event(trigger: Any) -> Mapping[str, Any]:
 def make_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[str]], Night]]:
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", Fernet.generate_key().decode())
     get_fernet.cache_clear()
+    monkeypatch.setenv("CODING_STAGING", (tmp_path / "staging").as_uri())
     warehouse = {"conn_type": "duckdb", "host": str(tmp_path / "warehouse.duckdb")}
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps(warehouse))
     with LocalService(tmp_path / "service", coder="stub", progression="immediate") as service:
         connection = coding_connection(service.url)
         connection["extra"] |= {"requests_per_second": 10_000, "state_dir": str(tmp_path / "state")}
         monkeypatch.setenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT", json.dumps(connection))
-        yield lambda texts: Night(tmp_path / "runs", service, texts)
+        yield lambda texts: Night(service, texts)
     get_fernet.cache_clear()
 
 
@@ -360,15 +362,16 @@ def test_several_runs_of_the_same_dates_send_a_text_that_has_a_result_only_once(
     assert night.prepared.parts == ()
 
 
-def test_nothing_is_collected_if_nothing_was_sent(tmp_path: Path) -> None:
+def test_nothing_is_collected_if_nothing_was_sent() -> None:
     operator = CollectResultsOperator(task_id="collect")
     mark = {"CollectResultsOperator__sentinel": ExecutorSafeguard.sentinel_value}
     part = {
-        "part": 0, "topic": "osca", "model_id": "m", "force_new": False, "input_uri": "file:///s/part-0.jsonl",
-        "records": 3, "bytes": 120, "sha256": "abc",
+        "part": 0, "topic": "osca", "model_id": "11111111-1111-4111-8111-111111111111", "force_new": False,
+        "input_uri": f"{run_folder('run-1')}/part-0000-{'a' * 12}.jsonl", "records": 3, "bytes": 120,
+        "sha256": "a" * 64,
     }  # fmt: skip
     prepared = Prepared("2026-10-07T01:02:03", "checksum", False, None, (), 9, 1, 2, 6, 1).to_dict()
-    for xcoms in ({}, {("prepare", "prepared"): {**prepared, "parts": [part]}}):
+    for xcoms in ({("prepare", "prepared"): {**prepared, "parts": parts}} for parts in ([], [part])):
         context = SimpleNamespace(ti=TaskInstance(xcoms))
         with pytest.raises(AirflowSkipException, match="nothing was sent"):
             operator.execute(vars(context), **mark)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 import pytest
@@ -21,16 +21,21 @@ from include.coding.prepare import Prepared
 from include.coding.recoding import CollectSummary, RecodingState
 from include.coding.results import PartResult
 from include.coding.run_log import DateCounts, DateOverLimit
-from include.pipeline import handoffs
+from include.pipeline import handoffs, settings
 from include.pipeline.run_metadata import PoolSize, RunMetadata
 from tests.pipeline.conftest import TaskInstance
 
-PART = Part(0, "osca", "model-1", False, "file:///s/part-0.jsonl", 3, 120, "abc", 61.5)
-LAST_PART = Part(1, "osca", "model-1", True, "file:///s/part-1.jsonl", 2, 80, "def")
+MODEL, OPERATION, OTHER_OPERATION = (f"{digit * 8}-1111-4111-8111-111111111111" for digit in "123")
+HASH, LAST_HASH, OUTPUT_HASH = (letter * 64 for letter in "abc")
+FOLDER = "file:///s"
+INPUT, LAST_INPUT = (f"{FOLDER}/part-000{number}-{'ab'[number] * 12}.jsonl" for number in range(2))
+OUTPUT, METADATA_FILE = (f"{FOLDER}/{OPERATION}/{name}" for name in ("output.jsonl", "metadata.json"))
+PART = Part(0, "osca", MODEL, False, INPUT, 3, 120, HASH, 61.5)
+LAST_PART = Part(1, "osca", MODEL, True, LAST_INPUT, 2, 80, LAST_HASH)
 PLAN = Plan(
-    "run-1", "osca", "model-1", 2.0, "2026-10-05", "2026-10-06", "answers", "file:///s", {"occp_text": "job_title"},
+    "run-1", "osca", MODEL, 2.0, "2026-10-05", "2026-10-06", "answers", {"occp_text": "job_title"},
     selection="all", response_date="2026-10-05", max_records=10, dry_run=True, changed_only=True, records_per_part=2,
-    clean=False, max_uncoded_share=0.25, max_rejected_share=1.0, force_new=True, schema="codes", memory_mb=1024,
+    clean=False, max_uncoded_share=0.25, max_rejected_share=1.0, force_new=True, schema="coding_trial", memory_mb=512,
     max_characters=200, min_records_for_limits=20, excluded_dates=("2026-10-05",), unreachable_dates=("2025-01-01",),
 )  # fmt: skip
 PREPARED = Prepared(
@@ -46,19 +51,19 @@ SUMMARY = LandingSummary(
 )  # fmt: skip
 COLLECTED = CollectSummary(5, 3, 2, 1, 1, 1, 1, "file:///s/unresolved.jsonl", 1, ("part 1 (operation op-1): lost",))
 PIECE = Piece(
-    1, Kind.SPLIT, 0, 2, 3, 2, 7, "complete", "lost", "file:///s/piece.jsonl", 120, "abc", "op-1", 1.5,
-    "file:///s/output.jsonl", "file:///s/metadata.json", 2, 1, "file:///s/unanswered.jsonl", True,
+    1, Kind.SPLIT, 0, 2, 3, 2, 7, "complete", "lost", INPUT, 120, HASH, OPERATION, 1.5, OUTPUT,
+    METADATA_FILE, 2, 1, "file:///s/piece-0123456789abcdef.jsonl", True,
 )  # fmt: skip
-STATE = RecodingState("abc", 3, 1, ("part 1 (operation op-1): lost",), (PIECE,))
+FIRST_PIECE = replace(PIECE, number=0, kind=Kind.PART, parent=None)
+STATE = RecodingState("abc", 3, 1, ("part 1 (operation op-1): lost",), (FIRST_PIECE, PIECE))
 RESULT = PartResult(
-    0, "op-1", "complete", None, "file:///s/output.jsonl", "file:///s/metadata.json", "file:///s/part-0.jsonl",
-    PartFingerprint("osca", "model-1", "abc"), 61.5,
+    0, OPERATION, "complete", None, OUTPUT, METADATA_FILE, INPUT, PartFingerprint("osca", MODEL, HASH), 61.5,
 )  # fmt: skip
 METADATA = RunMetadata("3 of 2026-10-07T00:00:00+00:00", PoolSize(4, True), ("2026-10-04",), ("2026-09-30",))
 
 EXAMPLES = [
     PLAN,
-    Plan("run-1", "osca", "model-1", None, "2026-10-05", "2026-10-05", "answers", "file:///s"),
+    Plan("run-1", "osca", MODEL, None, "2026-10-05", "2026-10-05", "answers"),
     PART,
     LAST_PART,
     PREPARED,
@@ -76,6 +81,11 @@ EXAMPLES = [
     RunMetadata(None, None),
 ]
 FULL_EXAMPLES = [PLAN, PART, PREPARED, ESTIMATE, COLLECTED, PIECE, STATE, SUMMARY, RESULT, METADATA]
+
+
+@pytest.fixture(autouse=True)
+def _run_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "run_folder", lambda run_id: FOLDER)
 
 
 def name_type(example: Handoff) -> str:
@@ -165,9 +175,8 @@ def test_a_run_whose_parts_were_not_collected_cannot_land() -> None:
 
 OUTCOME_KEY = ("code.poll[1]", "operation")
 FILES = DownloadResult(
-    "op-1", "file:///s/part-1.jsonl", "file:///s/op-1/output.jsonl", None, 200, "123", 2,
-    Fingerprint("osca", "model-1", "def"),
-).to_dict()  # fmt: skip
+    OPERATION, LAST_INPUT, OUTPUT, None, 200, OUTPUT_HASH, 2, Fingerprint("osca", MODEL, LAST_HASH)
+).to_dict()
 
 
 def pull_last_part(xcoms: dict[Any, Any]) -> PartResult:
@@ -181,46 +190,57 @@ def pull_last_part(xcoms: dict[Any, Any]) -> PartResult:
     ("xcoms", "state", "message"),
     [
         ({}, "unknown", None),
-        ({"code.create[1]": "op-1"}, "unknown", None),
+        ({"code.create[1]": OPERATION}, "unknown", None),
         (
-            {"code.upload[1]": "op-1", OUTCOME_KEY: OperationOutcome("op-1", "failed", "out of memory", 7).to_dict()},
+            {
+                "code.upload[1]": OPERATION,
+                OUTCOME_KEY: OperationOutcome(OPERATION, "failed", "out of memory", 7).to_dict(),
+            },
             "failed",
             "out of memory",
         ),
         (
-            {"code.upload[1]": "op-1", OUTCOME_KEY: OperationOutcome("op-1", "complete", "complete", 7).to_dict()},
+            {
+                "code.upload[1]": OPERATION,
+                OUTCOME_KEY: OperationOutcome(OPERATION, "complete", "complete", 7).to_dict(),
+            },
             "complete",
-            "its output was not downloaded; see the log of code.download[1]",
+            "its output was not downloaded; see the log of code.download[1], or clear it if it was marked",
         ),
     ],
     ids=["not created", "not uploaded", "failed", "not downloaded"],
 )
 def test_the_result_of_a_part_without_output_says_why(xcoms: dict[Any, Any], state: str, message: str | None) -> None:
-    assert pull_last_part(xcoms) == PartResult(1, "op-1" if xcoms else None, state, message)
+    assert pull_last_part(xcoms) == PartResult(1, OPERATION if xcoms else None, state, message)
 
 
 def test_the_operation_of_a_part_is_the_one_that_its_input_was_uploaded_to() -> None:
-    assert pull_last_part({"code.create[1]": "op-0", "code.upload[1]": "op-1"}).operation_id == "op-1"
+    assert pull_last_part({"code.create[1]": OTHER_OPERATION, "code.upload[1]": OPERATION}).operation_id == OPERATION
 
 
 def test_a_part_with_output_has_its_files_and_what_was_coded() -> None:
-    outcome = OperationOutcome("op-1", "complete", "complete", 61.5).to_dict()
-    xcoms = {"code.create[1]": "op-0", "code.upload[1]": "op-1", OUTCOME_KEY: outcome, "code.download[1]": FILES}
+    outcome = OperationOutcome(OPERATION, "complete", "complete", 61.5).to_dict()
+    xcoms = {
+        "code.create[1]": OTHER_OPERATION,
+        "code.upload[1]": OPERATION,
+        OUTCOME_KEY: outcome,
+        "code.download[1]": FILES,
+    }
     assert pull_last_part(xcoms) == PartResult(
         1,
-        "op-1",
+        OPERATION,
         "complete",
-        output_uri="file:///s/op-1/output.jsonl",
-        input_uri="file:///s/part-1.jsonl",
-        fingerprint=PartFingerprint("osca", "model-1", "def"),
+        output_uri=OUTPUT,
+        input_uri=LAST_INPUT,
+        fingerprint=PartFingerprint("osca", MODEL, LAST_HASH),
         seconds=61.5,
     )
 
 
 def test_a_part_whose_poll_was_marked_as_success_in_the_ui_is_landed_like_any_other() -> None:
-    result = pull_last_part({"code.upload[1]": "op-1", "code.download[1]": FILES})
-    assert (result.state, result.output_uri, result.metadata_uri) == ("unknown", "file:///s/op-1/output.jsonl", None)
+    result = pull_last_part({"code.upload[1]": OPERATION, "code.download[1]": FILES})
+    assert (result.state, result.output_uri, result.metadata_uri) == ("unknown", OUTPUT, None)
     assert (result.input_uri, result.fingerprint) == (
-        "file:///s/part-1.jsonl",
-        PartFingerprint("osca", "model-1", "def"),
+        LAST_INPUT,
+        PartFingerprint("osca", MODEL, LAST_HASH),
     )

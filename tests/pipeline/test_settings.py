@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from coding_service.errors import InputFileError
+from include.coding.engine import copy_to_file, open_engine
 from include.coding.errors import PlanError
+from include.coding.files import path_from_uri
 from include.pipeline.settings import (
+    PROJECT,
     open_staging,
     qualified_table,
     read_approval_limit,
     read_setting,
+    read_source_access,
     run_folder,
     staging_base,
 )
@@ -38,10 +43,38 @@ def test_the_folder_of_a_run_with_a_long_id_has_a_name_that_fits() -> None:
     assert len(run_folder("r" * 250).rpartition("/")[2]) < 100
 
 
-def test_a_local_staging_area_needs_no_scratch_folder(tmp_path: Path) -> None:
-    uri = (tmp_path / "run").as_uri()
-    with open_staging(uri) as staging:
-        assert (staging.uri, staging.scratch, staging.fs) == (uri, tmp_path / "run", None)
+def test_a_local_staging_area_needs_no_scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODING_STAGING", tmp_path.as_uri())
+    with open_staging("run-1") as staging:
+        assert (staging.uri, staging.scratch.as_uri(), staging.fs) == (run_folder("run-1"), run_folder("run-1"), None)
+
+
+def test_the_folder_of_a_run_is_below_the_staging_area_whatever_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODING_STAGING", tmp_path.as_uri())
+    for run_id in ("../../etc", "/etc", "..", "", "a/../../b", "file:///etc", "x\0"):
+        folder = run_folder(run_id)
+        assert folder.rpartition("/")[0] == f"{tmp_path.as_uri()}/occupation-coding-runs"
+
+
+def test_what_a_task_writes_to_a_local_staging_area_is_for_its_owner_only_whatever_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODING_STAGING", (tmp_path / "base").as_uri())
+    folder = path_from_uri(run_folder("run-1"))
+    previous = os.umask(0)
+    try:
+        with open_staging("run-1") as staging, open_engine(staging.scratch, "prepare", 100) as engine:
+            engine.execute("CREATE TABLE texts AS SELECT 'chef' AS occp_text; CHECKPOINT")
+            copy_to_file(engine, "SELECT * FROM texts", folder / "part.jsonl", "FORMAT json")
+            (folder / "report.md").write_text("# Report")
+            modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "base").rglob("*")}
+            assert modes.keys() >= {folder.name, "prepare.duckdb", "part.jsonl", "report.md"}
+            assert {name: oct(mode) for name, mode in modes.items() if mode & 0o077} == {}
+        assert os.umask(0) == 0, "the umask of the process is as before"
+    finally:
+        os.umask(previous)
 
 
 @pytest.mark.parametrize(
@@ -69,3 +102,29 @@ def test_a_number_of_texts_that_is_not_a_whole_number_is_refused(
     monkeypatch.setenv("CODING_APPROVE_ABOVE", setting)
     with pytest.raises(PlanError, match=f"CODING_APPROVE_ABOVE is '{setting}'; expected a whole number of texts"):
         read_approval_limit()
+
+
+def test_what_runs_may_read_is_a_setting_and_no_file_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (read_source_access().tables, read_source_access().folders) == ((), ())
+    monkeypatch.setenv("CODING_SOURCE_FOLDERS", str(tmp_path))
+    monkeypatch.setenv("CODING_SOURCE_TABLES", "public.*")
+    monkeypatch.setenv("CODING_SCHEMA", "codes")
+    access = read_source_access()
+    assert (access.tables, access.folders, access.project_schema) == (("public.*",), (tmp_path,), "codes")
+
+
+@pytest.mark.parametrize("name", ["project", "run", "airflow", "staging", "parent of staging"])
+def test_the_projects_own_folders_cannot_be_allowed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CODING_STAGING", (tmp_path / "files" / "staging").as_uri())
+    folder = {
+        "project": PROJECT, "run": PROJECT / ".run", "airflow": tmp_path / "home",
+        "staging": tmp_path / "files" / "staging", "parent of staging": tmp_path / "files",
+    }[name]  # fmt: skip
+    monkeypatch.setenv("CODING_SOURCE_FOLDERS", f"{tmp_path / 'data'},{folder}")
+    with pytest.raises(PlanError, match=f"CODING_SOURCE_FOLDERS names '{folder}', which is or contains"):
+        read_source_access()

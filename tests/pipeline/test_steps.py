@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -15,15 +16,18 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
 from coding_service.errors import AuthorizationError, InputFileError, ServiceUnavailableError, SettingsError
-from include.coding.errors import DataError, PlanError
+from include.coding.abandoned import FILE_PREFIX
+from include.coding.errors import DataError, PlanError, SourceError
+from include.coding.files import path_from_uri
 from include.coding.landing import LandingSummary
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
-from include.coding.run_log import DateCounts, DateOverLimit
+from include.coding.run_log import DateCounts, DateOverLimit, PublishedRun, record_run
 from include.coding.tables import create_tables
 from include.local_service.http.server import LocalService
 from include.pipeline import steps
 from include.pipeline.run_metadata import PoolSize, RunMetadata
+from include.pipeline.settings import run_folder
 from include.stack.processes import coding_connection, free_port
 from include.warehouse.errors import WarehouseSettingsError
 from tests.pipeline.conftest import TaskInstance
@@ -65,9 +69,9 @@ def read_param_names() -> list[str]:
 
 @pytest.fixture
 def plan_with(
-    service: LocalService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    service: LocalService, warehouse: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., dict[str, Any]]:
-    """Make a plan with changes to a connection that works."""
+    """Make a plan with changes to a connection that works, and an empty warehouse."""
 
     def make(extra: Mapping[str, Any] = MappingProxyType({}), **changes: Any) -> dict[str, Any]:
         connection = {**coding_connection(service.url), **changes}
@@ -85,7 +89,6 @@ def test_a_working_connection_gives_a_plan_for_the_day_before_in_sydney(
     plan = Plan.from_dict(plan_with())
     assert (plan.from_date, plan.to_date) == ("2026-11-23", "2026-11-23")  # it is the 24th in Sydney
     assert (plan.run_id, plan.topic, plan.schema, plan.changed_only) == ("run-1", "osca", "coding", False)
-    assert plan.staging.startswith(f"{tmp_path.as_uri()}/occupation-coding-runs/run-1-")
     models = service.service.catalogue.models(service.service.catalogue.topic("osca"))
     assert (plan.model_id, plan.model_version) == (models[-1].model_id, models[-1].version)
 
@@ -101,6 +104,12 @@ def test_a_trial_has_tables_of_its_own(plan_with: Callable[..., dict[str, Any]])
         ("max_record", r"'max_record' \(did you mean 'max_records'\?\)\."),
         ("dryrun", r"'dryrun' \(did you mean 'dry_run'\?\)\."),
         ("DRY-RUN", r"'DRY-RUN' \(did you mean 'dry_run'\?\)\."),
+        ("max_characters", r"'max_characters'"),
+        ("memory_mb", r"'memory_mb'"),
+        ("schema", r"'schema'"),
+        ("staging", r"'staging'"),
+        ("run_id", r"'run_id'"),
+        ("changed_only", r"'changed_only'"),
         ("zzz", r"'zzz'\. .*the DAG has \['approve_above', 'clean', "),
     ],
 )
@@ -116,6 +125,12 @@ def test_a_key_that_the_form_does_not_have_is_refused_before_any_call(
             read_form(), make_run(conf={key: 30}), read_param_names()
         )  # Airflow does not merge the conf into the params
     assert len(service.service.store.entries(0)) == before
+
+
+def test_a_plan_takes_from_the_form_only_what_the_form_has() -> None:
+    assert set(steps.PLAN_PARAMS) <= set(read_param_names())
+    own_fields = {field.name for field in fields(Plan)} - set(steps.PLAN_PARAMS)
+    assert own_fields & set(read_param_names()) == {"from_date", "to_date"}, "resolve_dates checks them"
 
 
 def test_keys_that_airflow_adds_are_no_params(plan_with: Callable[..., dict[str, Any]]) -> None:
@@ -210,6 +225,29 @@ def plan_run(run_type: str, metadata: RunMetadata | None = None, **changes: Any)
     return Plan.from_dict(steps.make_plan(read_form(**changes), run, read_param_names()))
 
 
+def test_a_file_that_runs_may_not_read_is_refused_by_plan_before_any_call_and_by_prepare_if_the_plan_was_edited(
+    plan_with: Callable[..., dict[str, Any]],
+    warehouse: Path,
+    service: LocalService,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path_factory.mktemp("source") / "data"
+    secret = folder.with_name("secret.csv")
+    secret.write_text("record_id,response_date,occp_text,tasks_text\n1,2026-10-05,secret,\n")
+    plan, before = plan_with(), len(service.service.store.entries(0))
+    for folders in ("", str(folder)):
+        monkeypatch.setenv("CODING_SOURCE_FOLDERS", folders)
+        for source in (secret.as_uri(), str(secret), f"{folder}/../secret.csv"):
+            with pytest.raises(SourceError, match="is not in a folder from which runs may read files"):
+                plan_run("manual", source=source)
+            edited = {**plan, "source": source}
+            with pytest.raises(SourceError, match="is not in a folder from which runs may read files"):
+                steps.prepare_parts(TaskInstance({"plan": edited}), make_run())
+    assert len(service.service.store.entries(0)) == before
+    assert plan_run("manual", source=(folder / "answers.csv").as_uri()).source.endswith("/data/answers.csv")
+
+
 POOL_SIZE = PoolSize(4, True)
 
 
@@ -260,11 +298,13 @@ def test_a_dry_run_skips_landing(make_plan: Callable[..., Plan]) -> None:
 
 
 def test_landing_is_refused_if_nothing_was_sent(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan()
     part = {
-        "part": 0, "topic": "osca", "model_id": MODELS[0], "force_new": False, "input_uri": "file:///s/part-0.jsonl",
-        "records": 3, "bytes": 120, "sha256": "abc",
+        "part": 0, "topic": "osca", "model_id": MODELS[0], "force_new": False,
+        "input_uri": f"{run_folder('run-1')}/part-0000-{'a' * 12}.jsonl", "records": 3, "bytes": 120,
+        "sha256": "a" * 64,
     }  # fmt: skip
-    xcoms = {"plan": make_plan().to_dict(), ("prepare", "prepared"): {**PREPARED.to_dict(), "parts": [part]}}
+    xcoms = {"plan": plan.to_dict(), ("prepare", "prepared"): {**PREPARED.to_dict(), "parts": [part]}}
     with pytest.raises(DataError, match="nothing was sent, so there is nothing to land: see the log"):
         steps.land_results(TaskInstance(xcoms))
 
@@ -323,23 +363,70 @@ def test_the_event_of_a_run_of_many_dates_has_no_counts_of_dates(make_plan: Call
 
 def test_no_event_is_emitted_for_a_trial_or_if_nothing_was_published(make_plan: Callable[..., Plan]) -> None:
     with pytest.raises(AirflowSkipException, match="nothing was published"):
-        announce(make_plan(max_records=10), ("2026-10-05",), None)
+        announce(make_plan(max_records=10, schema="coding_trial"), ("2026-10-05",), None)
     with pytest.raises(AirflowSkipException, match="nothing was published"):
         announce(make_plan(), (), None)
 
 
-@pytest.mark.parametrize(("setting", "is_kept"), [("", False), ("false", False), ("TRUE", True), ("1", True)])
-def test_the_files_of_a_landed_run_are_removed_unless_a_setting_keeps_them(
-    setting: str, is_kept: bool, make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CODING_KEEP_STAGING", setting)
-    folder = tmp_path / "run"
-    folder.mkdir()
+def clean_up(plan: Plan, warehouse: Path | None = None) -> list[str]:
+    """Clean up a run, and return the names of the files that remain.
+
+    :param warehouse: where it is recorded as published; None: nowhere
+    """
+    folder = path_from_uri(run_folder(plan.run_id))
+    folder.mkdir(parents=True)
     for name in ("output.jsonl", "report.md"):
         (folder / name).touch()
-    steps.clean_up(TaskInstance({"plan": make_plan().to_dict()}))
-    assert (folder / "output.jsonl").exists() == is_kept
-    assert (folder / "report.md").exists()
+    if warehouse:
+        with open_warehouse(warehouse).session() as session:
+            record_run(session, plan, PREPARED.read_at, "checksum", PublishedRun(plan.run_id, 9, 5, 2, 2, 6))
+    steps.clean_up(TaskInstance({"plan": plan.to_dict(), ("prepare", "prepared"): PREPARED.to_dict()}))
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(("setting", "is_kept"), [("", False), ("false", False), ("TRUE", True), ("1", True)])
+def test_the_files_of_a_published_run_are_removed_unless_a_setting_keeps_them(
+    setting: str,
+    is_kept: bool,
+    make_plan: Callable[..., Plan],
+    warehouse: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CODING_KEEP_STAGING", setting)
+    files = clean_up(make_plan(), warehouse)
+    assert files == (["output.jsonl", "report.md"] if is_kept else ["report.md"])
+
+
+def test_the_files_of_a_run_that_opened_an_operation_are_kept_even_if_its_plan_says_that_it_sends_nothing(
+    make_plan: Callable[..., Plan], warehouse: Path
+) -> None:
+    folder = path_from_uri(run_folder("run-1"))
+    folder.mkdir(parents=True)
+    (folder / f"{FILE_PREFIX}1.json").touch()
+    plan = make_plan(dry_run=True)
+    with open_warehouse(warehouse).session() as session:
+        create_tables(session, plan.schema)
+    with pytest.raises(DataError, match="it is not recorded as published"):
+        steps.clean_up(TaskInstance({"plan": plan.to_dict(), ("prepare", "prepared"): PREPARED.to_dict()}))
+    assert (folder / f"{FILE_PREFIX}1.json").exists()
+
+
+def test_the_files_of_a_dry_run_are_removed(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    assert clean_up(make_plan(dry_run=True)) == ["report.md"]
+
+
+@pytest.mark.parametrize("read_at", [None, "2026-10-06T01:02:03"], ids=["never", "before it was cleared"])
+def test_the_files_of_a_run_that_is_not_published_are_kept_and_its_task_says_why(
+    read_at: str | None, make_plan: Callable[..., Plan], warehouse: Path, tmp_path: Path
+) -> None:
+    plan, run = make_plan(), PublishedRun("run-1", 9, 5, 2, 2, 6)
+    if read_at:
+        with open_warehouse(warehouse).session() as session:
+            record_run(session, plan, read_at, "checksum", run)
+    with pytest.raises(DataError, match=r"files of run 'run-1' are kept, .* clear 'land' with downstream tasks$"):
+        clean_up(plan)
+    assert (path_from_uri(run_folder(plan.run_id)) / "output.jsonl").exists()
 
 
 # ---- compare_models, sweep_staging -------------------------------------------------------------------------------

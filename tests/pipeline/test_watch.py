@@ -262,3 +262,15 @@ def test_no_backfill_is_started_unless_it_is_switched_on(
     model_watch.look("second")
     assert model_watch.recode_history() is None
     assert airflow_api.backfills == []
+
+
+@pytest.mark.parametrize("topic", ["anzsco", "../models", "", ["osca"], {"osca": 1}, None], ids=repr)
+def test_a_topic_that_the_deployment_does_not_watch_is_refused(topic: Any) -> None:
+    store = Store()
+    for act in (
+        lambda: watch.detect_new_model(topic, "run-1", store, SimpleNamespace(extra=None)),
+        lambda: watch.recode_history(topic, store),
+    ):
+        with pytest.raises(SettingsError, match="not one that CODING_WATCH_TOPICS lists. Clear the task 'topics'"):
+            act()
+    assert store == {}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from airflow.cli.cli_parser import get_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text(encoding="utf-8"))
@@ -99,7 +100,23 @@ def test_ports_are_published_on_this_machine_only(name: str) -> None:
 @every
 def test_images_are_pinned(name: str) -> None:
     image = re.sub(r"\$\{\w+:-(.+)\}", r"\1", SERVICES[name]["image"])
-    assert re.search(r":\d[\w.]*$", image), image
+    assert re.search(r":\d+(\.\d+)+(@sha256:[0-9a-f]{64})?$", image), image
+
+
+AIRFLOW = [name for name, service in SERVICES.items() if service.get("command", [""])[0] == "airflow"]
+
+
+@pytest.mark.parametrize("name", AIRFLOW)
+def test_no_log_server_starts_and_logs_are_for_their_owner_only(name: str) -> None:
+    arguments = get_parser().parse_args(SERVICES[name]["command"][1:])
+    assert getattr(arguments, "skip_serve_logs", True) is True
+    environment = read_environment(SERVICES[name])
+    assert environment["AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FILE_PERMISSIONS"] == "0o600"
+    assert environment["AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FOLDER_PERMISSIONS"] == "0o700"
+
+
+def test_every_airflow_process_is_started_by_the_entry_point_as_a_command_with_arguments() -> None:
+    assert len(AIRFLOW) == 5
 
 
 @every

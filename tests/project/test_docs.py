@@ -28,7 +28,7 @@ CONFIGURATION = (
 )
 PYTHON_FILES = sorted(path for folder in (*CODE_FOLDERS, "tests") for path in (ROOT / folder).rglob("*.py"))
 PAGES = [
-    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 #: Files that may cite the contract.
@@ -225,3 +225,18 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
         reachable.add(page)
         queue += [target for _, target, _ in relative_links(page) if target in PAGES and target not in reachable]
     assert sorted(relative(page) for page in PAGES if page not in reachable) == []
+
+
+#: A file of tests that a page names, perhaps with one of its tests.
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    tests = {match for page in PAGES for match in NAMED_TEST.findall(page.read_text(encoding="utf-8"))}
+    assert len(tests) > 20
+    missing = [
+        f"{file}::{name}"
+        for file, name in sorted(tests)
+        if not (ROOT / file).exists() or (name and f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8"))
+    ]
+    assert missing == []

@@ -30,33 +30,38 @@ coding_service            -> coding_service
 """
 #: The same inside the provider, where every module has a row.
 PROVIDER = """
-operators                 -> part_operation, hooks, retry, models
-sensors                   -> triggers, hooks, polling, retry, models, errors
+operators                 -> part_operation, hooks, retry, upstream, models
+sensors                   -> triggers, hooks, polling, retry, upstream, models, errors
 part_operation            -> hooks, polling, storage, models, errors
-triggers                  -> hooks, polling, models, errors
-hooks                     -> calls, tls, transfer, storage, shared_state, settings, protocol, clock, models, errors
+triggers                  -> hooks, polling, models, errors, redaction
+hooks                     -> calls, tls, transfer, storage, shared_state, settings, protocol, clock, answer_limits, bounded_connections, models, errors, redaction
 calls                     -> tokens, call_budget, shared_state, settings, protocol, errors
-transfer                  -> partial_download, storage, storage_answers, models, errors
+transfer                  -> partial_download, storage, storage_answers, bounded_connections, models, errors, redaction
 partial_download          -> storage
-tls                       -> settings, errors
+tls                       -> settings, bounded_connections, errors, redaction
 tokens                    -> shared_state, errors
 call_budget               -> shared_state, errors
 shared_state              -> errors
 polling                   -> models, errors
 retry                     -> errors
+upstream                  ->
 storage                   -> errors
-settings                  -> errors
-protocol                  -> models, errors
-models                    -> errors
-storage_answers           ->
+settings                  -> addresses, errors, redaction
+protocol                  -> answer_limits, models, errors, redaction
+models                    -> errors, redaction
+storage_answers           -> redaction
+bounded_connections       ->
+answer_limits             ->
 clock                     ->
-errors                    ->
+errors                    -> redaction
+addresses                 ->
+redaction                 ->
 """
 #: Rooms and modules that can import Airflow, and modules in them that cannot.
 AIRFLOW = [
     "dags", "occupation_coding_plugin", "include.pipeline", "include.warehouse.connect", "coding_service.hooks",
     "coding_service.operators", "coding_service.sensors", "coding_service.triggers", "coding_service.part_operation",
-    "coding_service.retry", "coding_service.storage",
+    "coding_service.retry", "coding_service.storage", "coding_service.upstream",
 ]  # fmt: skip
 WITHOUT_AIRFLOW = ["include.pipeline.names"]
 

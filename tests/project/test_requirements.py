@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
@@ -74,12 +75,22 @@ def test_an_image_installs_only_the_locks_of_its_purpose(stage: str, locks: list
     assert re.findall(r"^USER (\S+)$", "\n".join(STAGES[stage]), re.MULTILINE)[-1] == "airflow"
 
 
+def test_the_entry_point_creates_files_for_the_owner_only_and_runs_the_command() -> None:
+    (line,) = re.findall(r"^ENTRYPOINT (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    init, separator, base, *command = json.loads(line)
+    assert (init, separator, base) == ("/usr/bin/dumb-init", "--", "/entrypoint"), "as in the base image"
+    assert command[0] == "bash", "which the entry point of the base image runs as it stands"
+    shown = subprocess.run([*command, "sh", "-c", "umask; echo $1", "-", "a b"], capture_output=True, text=True)
+    assert shown.stdout.split("\n")[:2] == ["0077", "a b"]
+    assert re.findall(r"--mode=(\d+) \\\n\s+(.+) \\", (ROOT / "Dockerfile").read_text())[0][0] == "0700"
+
+
 def test_the_image_for_airflow_is_the_default_target() -> None:
     assert list(STAGES)[-1] == "airflow"
 
 
 def test_the_base_image_has_the_airflow_version_of_the_lock_and_the_python_version_of_the_tests() -> None:
-    (base,) = re.findall(r"^FROM (\S+:\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    (base,) = re.findall(r"^FROM (\S+:[^\s@]+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     (setup,) = (step for step in workflow["jobs"]["check"]["steps"] if "setup-python" in step.get("uses", ""))
     (airflow,) = PRODUCTION["apache-airflow"]

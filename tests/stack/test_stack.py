@@ -8,12 +8,18 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
+import requests
+from airflow.cli.cli_parser import get_parser
 
-from include.stack.processes import Stack, StackError, StackState, free_port
+from include.stack.processes import Stack, StackError, StackState, _is_listening, free_port
+from tests.local_service.conftest import Caller
+
+STATE = StackState(api_port=1, service_port=2, processes={})
 
 
 def test_a_port_in_use_is_not_chosen() -> None:
@@ -79,7 +85,7 @@ def test_airflow_settings_in_the_environment_of_the_caller_do_not_reach_the_stac
 ) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
     monkeypatch.setenv("AIRFLOW_CONN_OTHER", "{}")
-    environment = Stack(tmp_path).environment(StackState(1, 2, {}))
+    environment = Stack(tmp_path).environment(STATE)
     assert environment["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
     assert "AIRFLOW_CONN_OTHER" not in environment
 
@@ -87,8 +93,101 @@ def test_airflow_settings_in_the_environment_of_the_caller_do_not_reach_the_stac
 def test_keys_and_password_are_generated_once_and_readable_by_their_owner_only(tmp_path: Path) -> None:
     first = Stack(tmp_path).login
     assert Stack(tmp_path).login == first
-    for name in ("secrets.json", "passwords.json"):
-        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+    Stack(tmp_path).environment(STATE)
+    files = list((tmp_path / "secrets").iterdir())
+    assert {path.name for path in files} >= {"fernet_key", "client_secret", "passwords.json", "connections.json"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
+
+
+def test_no_secret_is_in_the_environment_or_on_the_command_line_of_a_process(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    shown = json.dumps([stack.environment(STATE), stack._commands(STATE)])
+    contents = {path.name: path.read_text() for path in stack.secrets.iterdir()}
+    assert len(set(contents.values())) == len(contents) == 7
+    assert [name for name, secret in contents.items() if secret in shown] == []
+
+
+def test_airflow_reads_its_keys_and_connections_from_the_files_of_the_secrets(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    stack = Stack(folder)
+    script = """
+import json
+from airflow.configuration import conf
+from airflow.sdk import Connection
+options = [conf.get(*option) for option in (("core", "fernet_key"), ("api", "secret_key"), ("api_auth", "jwt_secret"))]
+connection = Connection.get("coding_service_default")
+print(json.dumps([*options, connection.password, connection.extra_dejson["auth_host"]]))
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", script], env=stack.environment(STATE), capture_output=True, text=True, check=True
+    )
+    names = ("fernet_key", "secret_key", "jwt_secret", "client_secret")
+    assert json.loads(process.stdout.splitlines()[-1]) == [*map(stack.read_secret, names), "http://127.0.0.1:2"]
+
+
+def test_a_setting_replaces_a_connection_of_the_stack(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, {"AIRFLOW_CONN_WAREHOUSE_DEFAULT": '{"conn_type": "postgres"}'})
+    assert stack.environment(STATE)["AIRFLOW_CONN_WAREHOUSE_DEFAULT"] == '{"conn_type": "postgres"}'
+    assert json.loads((stack.secrets / "connections.json").read_text()).keys() == {"coding_service_default"}
+
+
+def test_every_server_of_the_stack_listens_on_loopback_and_the_log_servers_do_not_start(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    environment, commands = stack.environment(STATE), stack._commands(STATE)
+    assert environment["AIRFLOW__API__HOST"] == "127.0.0.1"
+    assert environment["AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK"] == "False"
+    assert "--host" not in commands["local-service"], "its default is loopback"
+    for name in ("scheduler", "triggerer"):
+        assert get_parser().parse_args(commands[name][1:]).skip_serve_logs is True
+
+
+class ServiceStack(Stack):
+    """A stack of the local coding service only."""
+
+    def _commands(self, state: StackState) -> dict[str, list[str]]:
+        command = super()._commands(state)["local-service"]
+        return {"local-service": [*command, "--coder", "stub"]}
+
+    def _run_once(self, command: list[str], environment: dict[str, str]) -> None:
+        """There is no Airflow."""
+
+    def _wait_until_ready(self) -> None:
+        self._wait_for("local-service", time.monotonic() + 60, lambda: _is_listening(self.state.service_port))
+
+
+def find_open_files(folder: Path) -> list[str]:
+    """Return the files and folders that the group or others can access."""
+    return [str(path) for path in (folder, *folder.rglob("*")) if path.lstat().st_mode & 0o077]
+
+
+def test_files_of_the_stack_are_for_their_owner_only_whatever_the_umask(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o755)  # as an earlier version left it
+    stack = ServiceStack(folder)
+    previous = os.umask(0)
+    try:
+        stack.start()
+        code_a_text(stack)
+        process = stack.process("local-service")
+        process.kill()
+        process.wait()
+        stack.restart("local-service")
+    finally:
+        stack.stop()
+        os.umask(previous)
+    parts = {path.relative_to(folder).parts[0] for path in folder.rglob("*")}
+    assert parts >= {"airflow", "logs", "sample.parquet", "secrets", "service", "warehouse.duckdb"}
+    assert list((folder / "service").rglob("complete/*")), "the service stored the files of an operation"
+    assert find_open_files(folder) == []
+
+
+def code_a_text(stack: Stack) -> None:
+    """Code a text with the running local service, so that it stores an input file and an output file."""
+    with requests.Session() as session:
+        session.trust_env = False
+        caller = Caller(stack.service_url, session, ("local-client", stack.read_secret("client_secret")))
+        caller.output(caller.submit(b'{"recordId": "1", "occp_text": "chef", "tasks_text": "cooks"}\n'))
 
 
 @pytest.mark.airflow

@@ -6,10 +6,16 @@ import threading
 import time
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse
-from include.warehouse.errors import WarehouseBusyError, WarehouseError
+from include.warehouse.errors import (
+    NoSuchTableError,
+    WarehouseBusyError,
+    WarehouseError,
+    WarehouseSettingsError,
+)
 from tests.support.warehouses import open_warehouse
 
 #: Locks a file until the standard input is closed. The arguments are the path and `read` or `write`.
@@ -122,10 +128,11 @@ def test_all_rows_arrive_in_a_table_created_in_the_same_transaction(warehouse, t
     # DuckDB 2.0.0 silently lost all of them above one row group and with several threads
     many = tmp_path / "many.parquet"
     duckdb.execute(f"COPY (SELECT i AS a FROM range(300000) t(i)) TO '{many}'")
+    rows = pq.read_table(many)
     with warehouse.session() as session:
-        with session.transaction():
-            session.execute(f"CREATE TABLE many AS FROM '{many}' LIMIT 0")
-            session.execute(f"INSERT INTO many FROM '{many}'")
+        with session.transaction(), session.staged("rows", rows):
+            session.execute("CREATE TABLE many AS FROM rows LIMIT 0")
+            session.execute("INSERT INTO many FROM rows")
         assert session.execute("SELECT count(DISTINCT a) FROM many") == [(300_000,)]
 
 
@@ -134,3 +141,46 @@ def test_a_session_has_its_memory_limit(path):
     with warehouse.session() as session:
         ((limit,),) = session.execute("SELECT current_setting('memory_limit')")
     assert limit == "95.3 MiB"
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("FROM read_csv('{file}')", WarehouseSettingsError),
+        ("FROM '{file}'", WarehouseSettingsError),
+        ('FROM "{file}"', WarehouseSettingsError),
+        ('FROM "/etc/passwd"', NoSuchTableError),
+        ('FROM "[{file[0]}]{rest}"', WarehouseSettingsError),
+        ("SELECT * FROM glob('/etc/*')", WarehouseSettingsError),
+        ("COPY (SELECT 1) TO '{file}.copy'", WarehouseSettingsError),
+        ("ATTACH '{file}.duckdb'", WarehouseSettingsError),
+        ("INSTALL httpfs", WarehouseSettingsError),
+        ("LOAD httpfs", WarehouseSettingsError),
+        ("SET enable_external_access = true", WarehouseError),
+        ("SET allowed_directories = ['/']", WarehouseError),
+        ("SET lock_configuration = false", WarehouseError),
+        ("FROM local_variable", NoSuchTableError),
+    ],
+)
+def test_a_session_uses_no_files_but_its_own_and_keeps_its_settings(warehouse, tmp_path, read_only, statement, error):
+    file = tmp_path / "a.csv"
+    file.write_text("a,b\n1,2\n")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    local_variable = duckdb.sql("SELECT 1")  # noqa: F841 - DuckDB would find it by its name
+    with warehouse.session(read_only=read_only) as first, warehouse.session(read_only=read_only) as second:
+        for session in (first, second):
+            with pytest.raises(error) as excinfo:
+                session.execute(statement.format(file=str(file), rest=str(file)[1:]))
+            assert type(excinfo.value) is error
+        assert first.execute("SELECT a FROM t") == second.execute("SELECT a FROM t") == [(1,)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_session_that_is_restricted_still_spills_to_disk_and_saves_memory(path):
+    warehouse = DuckDBWarehouse(lambda read_only: duckdb.connect(str(path)), str(path), memory_mb=48)
+    with warehouse.session() as session:
+        session.execute(
+            "CREATE TABLE many AS SELECT i, md5(CAST(i AS VARCHAR)) AS h FROM range(1000000) t(i) ORDER BY h"
+        )
+        assert session.execute("SELECT count(DISTINCT h) FROM many") == [(1_000_000,)]

@@ -209,3 +209,23 @@ def test_rows_staged_in_a_failed_transaction_are_removed(warehouse):
             fail(session)
         with session.staged("numbers", pa.table({"i": [2]})):
             assert session.execute("SELECT i FROM numbers") == [(2,)]
+
+
+def test_the_catalogue_has_tables_and_views_but_no_temporary_ones(warehouse):
+    with warehouse.session() as session:
+        for statement in (
+            "CREATE SCHEMA other", "CREATE TABLE other.answers (a INTEGER)", "CREATE VIEW other.v AS SELECT a FROM other.answers",
+            "CREATE TEMP TABLE hidden (a INTEGER)",
+        ):  # fmt: skip
+            session.execute(statement)
+        ((schema,),) = session.execute("SELECT CAST(current_schema() AS VARCHAR)")
+        assert session.look_up_table("other", "answers") == ("other", "answers")
+        assert session.look_up_table("other", "v") == ("other", "v")
+        for name in (
+            (schema, "answers"),
+            (schema, "hidden"),
+            ("nowhere", "answers"),
+            ("", ""),
+            ("other", "answers' OR ''='"),
+        ):
+            assert session.look_up_table(*name) is None

@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", type=int, default=8070, help="port to listen on; 0 means any free port")
     add("--data", type=Path, default=DEFAULT_DATA_DIR, metavar="DIR", help="data folder; stores all state")
     add("--client-id", default=Settings.client_id, metavar="ID", help="client id that the token endpoint accepts")
-    add("--client-secret", default=Settings.client_secret, metavar="SECRET", help="its secret")
+    add("--client-secret", default=Settings.client_secret, metavar="SECRET",
+        help="its secret; all users of the machine can see it on the command line")  # fmt: skip
+    add("--client-secret-file", type=Path, metavar="FILE", help="file with its secret, in place of --client-secret")
     add("--progression", choices=list(map(str, Progression)), default=str(Settings.progression),
         help="when status calls show that an operation has ended")  # fmt: skip
     add("--polls", type=int, default=Settings.polls, metavar="N",
@@ -66,8 +68,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _make_settings(options: argparse.Namespace) -> Settings:
-    names = ("client_id", "client_secret", "progression", "polls", "seconds", "throttle", "tls", "coder")
-    return Settings(**{name: getattr(options, name) for name in names})
+    names = ("client_id", "progression", "polls", "seconds", "throttle", "tls", "coder")
+    return Settings(client_secret=_read_client_secret(options), **{name: getattr(options, name) for name in names})
+
+
+def _read_client_secret(options: argparse.Namespace) -> str:
+    if options.client_secret_file is None:
+        return str(options.client_secret)
+    try:
+        return str(options.client_secret_file.read_text(encoding="utf-8").strip())
+    except OSError as error:
+        sys.exit(f"cannot read the client secret from {options.client_secret_file}: {os.strerror(error.errno or 0)}")
 
 
 def _log_to_stderr() -> None:

@@ -70,7 +70,7 @@ class ObjectFiles:
         self.complete = root / "complete"
         self.incoming = root / "incoming"
         for folder in (self.complete, self.incoming):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def adopt(self, path: Path) -> None:
         """Move a complete file from `incoming` to `complete` and sync that to disk."""

@@ -130,7 +130,7 @@ class Store:
         row = _to_row(operation)
         changes = ", ".join(f"{name} = :{name}" for name in row)
         with self._lock:
-            self._connection.execute(f"UPDATE operations SET {changes} WHERE operation_id = :operation_id", row)
+            self._connection.execute(f"UPDATE operations SET {changes} WHERE operation_id = :operation_id", row)  # noqa: S608
 
     def operation(self, operation_id: str) -> Operation | None:
         """Return an operation, or None."""
@@ -154,7 +154,7 @@ class Store:
         return self._select_operations("NOT files_deleted AND finished_at <= ?", finished_before)
 
     def _select_operations(self, condition: str, *values: Any) -> list[Operation]:
-        sql = f"SELECT * FROM operations WHERE {condition} ORDER BY number"
+        sql = f"SELECT * FROM operations WHERE {condition} ORDER BY number"  # noqa: S608
         return [_from_row(row) for row in self._run(sql, *values)]
 
     # objects
@@ -192,7 +192,7 @@ class Store:
         """Delete all state."""
         with self.transaction():
             for table in RESET_TABLES:
-                self._run(f"DELETE FROM {table}")
+                self._run(f"DELETE FROM {table}")  # noqa: S608
 
     def _insert(self, verb: str, table: str, row: Mapping[str, Any]) -> None:
         placeholders = ", ".join(f":{name}" for name in row)

@@ -21,7 +21,7 @@ def make_certificates(folder: Path, host: str) -> Path:
     :param host: name or address that the service listens on; `localhost` and 127.0.0.1 are always included.
     :return: the file of the certificate authority, which clients have to trust.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name, name = _name("local coding service CA"), _name("local coding service")
     ca_key_id = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())

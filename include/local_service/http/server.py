@@ -59,7 +59,7 @@ def open_service(data_dir: Path, settings: Settings) -> Iterator[CodingService]:
 
     :raises BlockingIOError: if another service uses the folder.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (data_dir / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         service = CodingService(data_dir, settings)

@@ -1,6 +1,6 @@
 """Look for sizes and memory limits with which a step fails: 60 runs of `prepare`, `land` and a comparison.
 
-    python -m bench.soak [--first 1] [--last 60]
+    python -m bench.sizes [--first 1] [--last 60]
 
 At any memory limit the most critical numbers of records are those whose hash tables just fit. So the numbers grow by
 8 % from 100,000 to 10 million, and the limits alternate. Each step runs in a process of its own. The exit status is 1
@@ -111,7 +111,7 @@ def add_model(warehouse: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.sizes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--first", type=int, default=1, help="number of the first run, from 1 (default %(default)s)")
     parser.add_argument("--last", type=int, default=RUNS, help="number of the last run (default %(default)s)")
@@ -120,7 +120,7 @@ def main() -> None:
     rows, problems = [], []
     for number, point in enumerate(points, options.first):
         cells = dict.fromkeys(STEPS, "")
-        for step, one in run_point(source, point, data.FOLDER / "soak"):
+        for step, one in run_point(source, point, data.FOLDER / "sizes"):
             cells[step] = "failed" if one.problem else f"{one.seconds:.1f} s, {one.memory_mb:.0f} MB"
             print(f"{number} of {RUNS}: {point}: {step} {one.problem or cells[step]}", flush=True)
             if one.problem:

@@ -1,0 +1,145 @@
+"""Runs that compete for the same dates: who gets them, and what a run that has ended or was deleted holds."""
+
+import pytest
+
+from include.coding.claims import claim_dates
+from tests.coding.conftest import (
+    DAY,
+    LATER_DAY,
+    NEXT_DAY,
+    OTHER_MODEL,
+    PROCESSES,
+    make_plan,
+    on_all_warehouses,
+    on_duckdb_and_postgres,
+)
+from tests.support.warehouses import open_warehouse
+
+FIRST = {"run_id": "first"}
+
+
+class Runs:
+    """Runs that plan one after the other.
+
+    :param ended: ids of those that are not in progress any more
+    """
+
+    def __init__(self, place):
+        self.warehouse, self.ended, self.questions = open_warehouse(place), set(), []
+
+    def is_in_progress(self, run_id):
+        self.questions.append(run_id)
+        return run_id not in self.ended
+
+    def plan(self, **changes):
+        return claim_dates(self.warehouse, make_plan(**changes), self.is_in_progress)
+
+    def query(self, sql):
+        with self.warehouse.session() as session:
+            return session.execute(sql)
+
+
+@pytest.fixture
+def runs(place):
+    return Runs(place)
+
+
+@on_all_warehouses
+def test_a_second_run_leaves_the_dates_of_the_first_and_names_it(runs):
+    assert runs.plan(**FIRST) == make_plan(**FIRST)
+    plan = runs.plan(from_date=NEXT_DAY, to_date=LATER_DAY)
+    assert plan.excluded_dates == (NEXT_DAY,)
+    (sentence,) = plan.competing_runs
+    assert sentence.startswith(f"The dates {NEXT_DAY} are left to run 'first', which is in progress with the same")
+    third = runs.plan(run_id="third", to_date=LATER_DAY)
+    assert (third.days, len(third.competing_runs)) == ([], 2)
+
+
+def test_a_run_that_is_alone_asks_airflow_nothing(runs):
+    runs.plan(**FIRST)
+    runs.plan(**FIRST)
+    runs.plan(from_date=LATER_DAY, to_date=LATER_DAY)
+    assert runs.questions == []
+
+
+@on_duckdb_and_postgres
+def test_a_run_that_has_ended_or_was_deleted_holds_nothing(runs):
+    runs.plan(**FIRST)
+    runs.ended.add("first")
+    assert runs.plan() == make_plan()
+    assert runs.query("SELECT run_id FROM coding.date_claims") == [("run-1",)]
+    runs.ended.clear()  # it was cleared, and continues
+    assert runs.plan(**FIRST).days == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"topic": "anzsco"}, {"model_id": OTHER_MODEL}, {"source": "other_responses"}, {"clean": False},
+        {"columns": {"occp_text": "job_title"}}, {"max_records": 10, "schema": "coding_trial"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_runs_of_other_texts_and_trials_do_not_compete(runs, changes):
+    runs.plan(**FIRST)
+    assert runs.plan(**changes) == make_plan(**changes)
+    assert runs.plan(run_id="third", **changes).days == []
+
+
+def test_a_run_that_codes_every_text_again_competes_like_any_other(runs):
+    runs.plan(**FIRST, selection="all")
+    assert runs.plan().days == runs.plan(selection="all").days == []
+
+
+def test_a_dry_run_holds_no_dates_and_leaves_none(runs):
+    runs.plan(**FIRST, dry_run=True)
+    assert runs.plan() == make_plan()
+    assert runs.plan(**FIRST, dry_run=True) == make_plan(**FIRST, dry_run=True)
+
+
+def test_a_person_can_insist_with_force_new(runs):
+    runs.plan(**FIRST)
+    plan = runs.plan(force_new=True)
+    assert plan.excluded_dates == ()
+    assert plan.competing_runs[0].startswith(
+        f"Texts of {DAY} to {NEXT_DAY} can be sent twice, because force_new is set"
+    )
+    assert runs.plan(run_id="third").days == []
+
+
+def test_a_night_holds_its_own_date_and_those_that_are_not_published_yet(runs):
+    night = {"changed_only": True, "to_date": LATER_DAY}
+    runs.plan(**FIRST, **night)
+    runs.query(
+        "INSERT INTO coding.coded_records (record_id, occurrence, response_date, topic, model_id, outcome, run_id,"
+        f" coded_at) SELECT '1', 1, day, topic, model_id, 'coded', 'old', claimed_at FROM coding.date_claims,"
+        f" (VALUES (DATE '{DAY}'), (DATE '{LATER_DAY}')) AS days(day)"
+    )
+    runs.plan(**FIRST, **night)
+    plan = runs.plan(to_date=LATER_DAY)
+    assert [day.isoformat() for day in plan.days] == [DAY]
+    assert runs.plan(run_id="night", **night, excluded_dates=[DAY]).days == []
+
+
+def plan_when_ready(barrier, plans, place, run_id):
+    """Plan in a process of its own, at the same time as another one."""
+    warehouse = open_warehouse(place, lock_timeout_s=60)
+    barrier.wait(60)
+    plans.put(claim_dates(warehouse, make_plan(run_id=run_id), lambda run_id: True))
+
+
+@on_duckdb_and_postgres
+def test_of_two_runs_that_plan_at_the_same_time_exactly_one_gets_a_date(place):
+    Runs(place).plan(run_id="another", topic="anzsco")  # the tables exist
+    barrier, plans = PROCESSES.Barrier(3), PROCESSES.Queue()
+    run_ids = ["a", "b", "c"]
+    processes = [
+        PROCESSES.Process(target=plan_when_ready, args=(barrier, plans, place, run_id), daemon=True)
+        for run_id in run_ids
+    ]
+    for process in processes:
+        process.start()
+    days = [len(plans.get(timeout=120).days) for _ in processes]
+    for process in processes:
+        process.join(60)
+    assert sorted(days) == [0, 0, 2]

@@ -1,0 +1,1 @@
+"""What must hold after every crash and every fault, checked by one function over matrices of cases."""
