@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from include.coding.abandoned import list_abandoned_operations
 from include.coding.errors import IncompleteError
 from include.coding.estimate import Estimate
 from include.coding.limits import describe_unchecked_limits, format_reasons
+from include.coding.markdown import escape_cell
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
 from include.coding.response_dates import describe_skipped_rows
@@ -32,8 +32,7 @@ log = logging.getLogger(__name__)
 
 #: Mean of the confidences that can be one; a sum of others can be out of the range of the warehouse.
 _MEAN_CONFIDENCE = "avg(CASE WHEN confidence BETWEEN 0 AND 1 THEN confidence END)"
-#: Longest value of a cell, and the characters of Markdown and HTML that have a meaning in it.
-_MAX_CELL_CHARACTERS, _MARKDOWN_CHARACTERS = 100, re.compile(r"[\\`*\[\]<>|~&!]")
+MAX_CELL_CHARACTERS = 100
 #: Columns and queries over the run's rows of `coded_records`; none of them contains a person's text.
 _SECTIONS = {
     "Outcomes": (("outcome", "records"), "SELECT outcome, count(*) FROM rows GROUP BY outcome ORDER BY 2 DESC, 1"),
@@ -119,15 +118,8 @@ def _query_rows(session: Session, plan: Plan, run_id: str, query: str) -> list[t
 def _format_table(frame: pd.DataFrame) -> str:
     if frame.empty:
         return "None."
-    cells = frame.round(3).map(lambda value: "" if pd.isna(value) else _escape_cell(str(value)))
+    cells = frame.round(3).map(lambda value: "" if pd.isna(value) else escape_cell(str(value), MAX_CELL_CHARACTERS))
     return str(cells.to_markdown(index=False, disable_numparse=True))
-
-
-def _escape_cell(value: str) -> str:
-    """Return a value, such as a label that the service gave, as text of a Markdown table that can be no markup."""
-    text = " ".join("".join(character if character.isprintable() else " " for character in value).split())
-    short_text = text if len(text) <= _MAX_CELL_CHARACTERS else text[: _MAX_CELL_CHARACTERS - 1] + "…"
-    return _MARKDOWN_CHARACTERS.sub(lambda match: f"&#{ord(match[0])};", short_text)
 
 
 def _explain_no_sending(prepared: Prepared, summary: LandingSummary) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from html import escape
 from textwrap import shorten
 
 import pandas as pd
 
+from include.coding.markdown import escape_cell
 from include.coding.source_access import DEFAULT_ACCESS, SourceAccess
 from include.coding.staging import REPORT, Staging
 from include.comparison.changes import MAX_TABLE_ROWS, Changes, find_changes
@@ -172,5 +172,5 @@ def _render_table(frame: pd.DataFrame) -> str:
         lambda cell: "" if pd.isna(cell) else f"{cell:,}" if isinstance(cell, int) else str(cell)
     )
     cells = cells.rename(columns=lambda name: name.replace("_", " "))
-    cells = cells.map(lambda cell: escape(" ".join(cell.split()), quote=False).replace("|", "\\|"))
+    cells = cells.map(escape_cell)
     return str(cells.to_markdown(index=False, disable_numparse=True))

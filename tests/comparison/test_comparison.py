@@ -302,7 +302,7 @@ def test_texts_of_the_samples_are_in_the_report_only_on_request_and_never_in_the
     text, picture = coded.write()
     assert "hushed" not in text + picture
     text, picture = coded.write(with_texts=True)
-    assert "| hushed \\| &lt;b&gt;title | hushed tasks |" in text.replace("  ", "")
+    assert "| hushed &#124; &#60;b&#62;title | hushed tasks |" in text.replace("  ", "")
     assert "another model" not in text
     assert "hushed" not in picture + caplog.text
     assert "# What changed between two models" in caplog.text
@@ -316,6 +316,14 @@ def test_the_report_states_what_was_compared_and_the_outcomes_of_the_records(cod
     assert "- Coded by both models: 6. Kept their code: 2 (33.3%); moved to another one: 4 (66.7%).\n" in text
     assert "- Gained a code: 1; lost their code: 1.\n" in text
     assert "crosswalk" not in text
+
+
+def test_a_label_of_the_service_can_be_no_link_and_no_image_in_the_report(coded):
+    label = "![](https://attacker.example/pixel) [Cook](https://attacker.example)"
+    coded.run("UPDATE coding.coded_records SET label = ? WHERE code = '351411'", label)
+    text, _ = coded.write()
+    assert "&#33;&#91;&#93;(https://attacker.example/pixel)" in text
+    assert "](https://attacker" not in text
 
 
 def test_the_picture_is_svg_with_bars_as_long_as_the_shares(coded):
