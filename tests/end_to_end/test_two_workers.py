@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,19 +31,13 @@ class Cluster(FastStack):
         self.bucket, self._postgres = s3.create_bucket(), postgres
         metadata, self.coding = postgres.create_database(), postgres.create_database()
         address = f"postgres@/{metadata}?host={postgres.socket_folder}"
-        warehouse = {
-            "conn_type": "postgres",
-            "host": postgres.socket_folder,
-            "schema": self.coding,
-            "login": "postgres",
-        }
         settings = {
             "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{address}",
             "AIRFLOW__CELERY__BROKER_URL": f"sqla+postgresql+psycopg2://{address}",
             "AIRFLOW__CELERY__RESULT_BACKEND": f"db+postgresql+psycopg2://{address}",
             "AIRFLOW__CELERY__WORKER_CONCURRENCY": "1",
-            "AIRFLOW_CONN_WAREHOUSE_DEFAULT": json.dumps(warehouse),
+            "AIRFLOW_CONN_WAREHOUSE_DEFAULT": postgres.connection(self.coding),
             "AIRFLOW_CONN_STAGING_DEFAULT": s3.connection(),
             "CODING_STAGING": f"s3://{self.bucket}/team",
         }

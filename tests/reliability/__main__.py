@@ -1,6 +1,7 @@
-"""Run the matrices of crashes and faults, and write docs/reliability.md.
+"""Run many operations at once, then the matrices of crashes and faults, and write docs/reliability.md.
 
-    python -m tests.reliability [--minutes 45] [--seed 1] [--singles N] [--pairs N] [--crashes N] [--page FILE]
+    python -m tests.reliability [--minutes 60] [--seed 1] [--no-load] [--crashes N] [--singles N] [--pairs N]
+                                [--only TEXT] [--page FILE]
 
 After each case the same invariants are checked. The exit status is 1 if one of them does not hold.
 """
@@ -27,6 +28,7 @@ import requests
 from tests import conftest  # noqa: F401  sets up an Airflow of its own, and so has to be first
 from tests.reliability.crashes import list_crashes, open_crash_lab
 from tests.reliability.faults import Case, FaultLab, choose_pairs, list_single_cases
+from tests.reliability.load import Load, run_load
 from tests.reliability.page import write_page
 from tests.reliability.results import Result
 from tests.support.postgres import run_postgres
@@ -39,9 +41,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--minutes",
         type=float,
-        default=45,
-        help="start no case after this time, no crash after half of it (default %(default)s)",
+        default=60,
+        help="start no case after this time, and no crash after half of what the load leaves of it (%(default)s)",
     )
+    parser.add_argument("--load", action=argparse.BooleanOptionalAction, default=True, help="measure the load")
     parser.add_argument("--seed", type=int, default=1, help="of everything random (default %(default)s)")
     parser.add_argument("--singles", type=int, help="run only so many single faults, chosen by the seed")
     parser.add_argument("--pairs", type=int, default=60, help="pairs of faults (default %(default)s)")
@@ -96,6 +99,14 @@ def run_faults(
     return results
 
 
+def measure_load(folder: Path, show: Callable[[str], None]) -> Load:
+    """Run many operations at once, and print what did not hold."""
+    with run_postgres() as postgres:
+        load = run_load(folder / "load", postgres, show)
+    show(f"load: {'; '.join(load.violations) or 'holds'}")
+    return load
+
+
 def run_crashes(
     options: argparse.Namespace, folder: Path, deadline: float, show: Callable[[str], None]
 ) -> list[Result]:
@@ -133,12 +144,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(name)
         log = folder / "output.log"
         with redirect_output(log) as show:
-            half = time.monotonic() + 30 * options.minutes
+            load = measure_load(folder, show) if options.load else None
+            half = (time.monotonic() + deadline) / 2
             crashes = run_crashes(options, folder, half, show)
             faults = run_faults(options, folder, deadline, show, log)
     if options.page:
-        write_page(options.page, options.seed, crashes, faults)
-    if violations := [f"{result.name}: {text}" for result in [*crashes, *faults] for text in result.violations]:
+        write_page(options.page, options.seed, load, crashes, faults)
+    violations = [f"{result.name}: {text}" for result in [*crashes, *faults] for text in result.violations]
+    violations += [f"load: {text}" for text in (load.violations if load else [])]
+    if violations:
         sys.exit("\n".join(violations))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -93,15 +92,9 @@ class CrashStack(FastStack):
     def __init__(self, folder: Path, postgres: Postgres) -> None:
         self._database, self._postgres = postgres.create_database(), postgres
         self._proxy: UnreliableProxy | None = None
-        warehouse = {
-            "conn_type": "postgres",
-            "host": postgres.socket_folder,
-            "schema": self._database,
-            "login": "postgres",
-        }
         scheduler = "AIRFLOW__SCHEDULER__"
         settings = {
-            "AIRFLOW_CONN_WAREHOUSE_DEFAULT": json.dumps(warehouse),
+            "AIRFLOW_CONN_WAREHOUSE_DEFAULT": postgres.connection(self._database),
             f"{scheduler}ORPHANED_TASKS_CHECK_INTERVAL": "5",
             f"{scheduler}SCHEDULER_HEALTH_CHECK_THRESHOLD": "8",
             f"{scheduler}TASK_INSTANCE_HEARTBEAT_SEC": "2",

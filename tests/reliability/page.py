@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 
+from bench.measure import MEGABYTE
 from bench.page import table
 from tests.reliability.crashes import list_crashes
 from tests.reliability.faults import OUTAGE_WAITS, TIMEOUT_S, list_single_cases
+from tests.reliability.load import CALLS_PER_SECOND, HOLD_S, PARTS, RUNS, Load, split_hold
 from tests.reliability.results import Result
 
 INTRODUCTION = """# Reliability
 
-`make soak` runs the cases below again and writes this page; no figure is typed in. A sample of the faults runs in
+`make soak` runs the cases below again and writes this page; no figure is typed in. A sample of them runs in
 `make test`. Every case is a whole run of `recode_occupations`: from a source to published records, against the local
 coding service over HTTP.
 
@@ -29,6 +32,11 @@ After every case the same invariants are checked by one function (`tests/reliabi
 - No token, signature of a link, client secret or text of a person stands in logs, in Airflow's metadata database (its
   XComs, trigger arguments and task states included, and deleted rows), or in the reports.
 - No file of the run is left in the staging area, and no descriptor is left open.
+"""
+LOAD = f"""## Load
+
+A backfill of {RUNS} days, all at once, with {PARTS} operations each: {RUNS * PARTS} operations in progress, held for
+{HOLD_S} s, through one triggerer, with {CALLS_PER_SECOND} calls a second, and PostgreSQL for warehouse and metadata.
 """
 CRASHES = """## Crashes
 
@@ -47,7 +55,7 @@ have passed. If a run fails, the next run of the same date, without faults, has 
 """
 
 
-def write_page(path: Path, seed: int, crashes: Sequence[Result], faults: Sequence[Result]) -> None:
+def write_page(path: Path, seed: int, load: Load | None, crashes: Sequence[Result], faults: Sequence[Result]) -> None:
     """Write the page: totals, and one row for each case."""
     singles = {case.name for case in list_single_cases()}
     single = [result for result in faults if result.name in singles]
@@ -70,9 +78,34 @@ def write_page(path: Path, seed: int, crashes: Sequence[Result], faults: Sequenc
         f" {psutil.virtual_memory().total / 10**9:.0f} GB of memory, {platform.system()}, Python"
         f" {platform.python_version()}."
     )
-    sections = [INTRODUCTION, machine, totals, CRASHES, _rows(crashes), FAULTS, _rows(single)]
+    sections = [INTRODUCTION, machine, totals, *(describe_load(load) if load else [])]
+    sections += [CRASHES, _rows(crashes), FAULTS, _rows(single)]
     sections += ["### Pairs, chosen at random", _rows(pairs)]
     path.write_text("\n\n".join(section.strip() for section in sections) + "\n", encoding="utf-8")
+
+
+def describe_load(load: Load) -> list[str]:
+    """Return the part of the page about the load."""
+    first, last = split_hold(load.hold)
+    quarter = max(1, len(load.creations) // 4)
+    waits = [
+        f"{statistics.median(part):.1f} s, at most {max(part):.1f} s"
+        for part in (load.creations[:quarter], load.creations[-quarter:])
+    ]
+    triggerer = table(
+        ["triggerer, with all operations in progress", "first third", "last third"],
+        [
+            ["memory", *(f"{sample.memory_bytes / MEGABYTE:.0f} MB" for sample in (first, last))],
+            ["open files and sockets", first.descriptors, last.descriptors],
+        ],
+    )
+    calls = table(["call", "number"], [[f"`{name}`", count] for name, count in sorted(load.calls.items())])
+    figures = f"""\
+All {load.published:,} records were published, and {load.sends[0]:,} texts sent, {load.sends[1]:,} of them distinct. At
+most {load.peak_calls} calls were made within ten seconds. A task `create` took {waits[0]} in the first quarter of the
+operations, and {waits[1]} in the last quarter, beside the status calls of all others. {load.retries} attempts of tasks
+failed and were repeated. Expectations that did not hold: {"; ".join(load.violations) or "none"}."""
+    return [LOAD, triggerer, calls, figures]
 
 
 def _rows(results: Sequence[Result]) -> str:

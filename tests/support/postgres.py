@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,11 @@ class Postgres:
         """Return the connection string of libpq for a database."""
         fields = {"host": self.socket_folder, "dbname": database, "user": user, **options}
         return " ".join(f"{name}={value}" for name, value in fields.items())
+
+    def connection(self, database: str) -> str:
+        """Return the Airflow connection to a database that is the warehouse, as JSON."""
+        fields = {"conn_type": "postgres", "host": self.socket_folder, "schema": database, "login": "postgres"}
+        return json.dumps(fields)
 
     def execute(self, statement: str, database: str = "postgres") -> None:
         """Run a statement outside any transaction."""
