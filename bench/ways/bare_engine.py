@@ -72,7 +72,8 @@ FROM read_parquet('{}') AS records LEFT JOIN coded_texts USING (text_key)
 def prepare(job: Job) -> dict[str, int]:
     """Run the statements of the step in order."""
     with _connect(job, "prepare") as engine:
-        texts.install_macros(engine)
+        texts.install_text_key(engine)
+        texts.install_rules(engine)
         engine.execute(f"CREATE VIEW source AS FROM read_parquet('{job.source}')")
         engine.execute(_ANSWERS)
         engine.execute(

@@ -12,7 +12,7 @@ import duckdb
 
 from include.coding.errors import EngineError, StagingError
 from include.coding.files import escape_glob
-from include.coding.texts import install_macros
+from include.coding.texts import install_text_key
 from include.warehouse.duckdb_warehouse import is_out_of_memory, restrict_access, save_memory
 from include.warehouse.warehouse import quote_literal
 
@@ -41,7 +41,7 @@ def open_engine(folder: Path, name: str, memory_mb: int, source_file: Path | Non
         with duckdb.connect(str(database), config=config) as engine:  # type: ignore[arg-type]
             restrict_access(engine, [str(folder), escape_glob(folder)], patterns)
             engine.execute("SET enable_progress_bar = false")  # it would be drawn into the log of the task
-            install_macros(engine)
+            install_text_key(engine)
             yield engine
     except duckdb.Error as error:  # not chained, because the text of an engine can quote the values of a row
         raise _describe_failure(error, folder, memory_mb) from None

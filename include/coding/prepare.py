@@ -38,7 +38,7 @@ from include.coding.source_access import DEFAULT_ACCESS, SourceAccess
 from include.coding.source_files import find_file
 from include.coding.staging import Staging
 from include.coding.tables import create_tables, table
-from include.coding.texts import MACROS
+from include.coding.texts import RULES
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.warehouse import Session, Warehouse
 
@@ -172,7 +172,7 @@ def compute_checksum(engine: Engine, plan: Plan) -> tuple[int, str]:
         "SELECT count(*), sum(hash(record_id, response_date, occp_text, tasks_text)) FROM source"
     ).fetchall()
     # Another version of the engine can hash differently; then the run does its work again.
-    rules = f"{MACROS} {plan.clean} {plan.max_characters} {plan.model_version}"
+    rules = f"{RULES} {plan.clean} {plan.max_characters} {plan.model_version}"
     content = f"{records} {total} {duckdb.__version__} {rules}"
     return records, hashlib.sha256(content.encode()).hexdigest()
 

@@ -25,6 +25,7 @@ from include.coding.source_files import (
     find_lines,
     scan_file,
 )
+from include.coding.texts import install_rules
 from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
 from include.warehouse.warehouse import Session, Warehouse, quote_column, quote_date, utc_now
 
@@ -67,6 +68,7 @@ def open_source(
     :raises SourceError: the source cannot be read, a needed column is missing or unsuitable, or too many of its dates
         cannot be read
     """
+    install_rules(engine)
     source = _open_table(plan, engine, warehouse, access) if file is None else _open_file(plan, engine, file)
     with source as snapshot:
         yield snapshot

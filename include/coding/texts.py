@@ -29,12 +29,9 @@ def _read_spellings() -> dict[str, str]:
     return spellings
 
 
-def _list_literals(values: Iterable[str]) -> str:
-    return ", ".join(map(quote_literal, values))
-
-
-def _map_items(values: dict[str, str]) -> str:
-    return ", ".join(f"{quote_literal(key)}: {quote_literal(value)}" for key, value in values.items())
+def _list_values(values: Iterable[str]) -> str:
+    """Return a list in SQL. It is split from one literal, because many literals take long to parse."""
+    return f"string_split({quote_literal(_SEPARATOR.join(values))}, {quote_literal(_SEPARATOR)})"
 
 
 def _character_class(characters: Iterable[str]) -> str:
@@ -48,21 +45,29 @@ def _character_class(characters: Iterable[str]) -> str:
     return "[" + "".join(rf"\x{{{first:x}}}-\x{{{last:x}}}" for first, last in ranges) + "]"
 
 
+#: A character that is in none of the lists.
+_SEPARATOR = "\x1f"
 _SPELLINGS = _read_spellings()
 #: `&name;` of HTML 5. Without the semicolon, an entity cannot be told from an ampersand between words.
-_ENTITIES = {f"&{name}": characters for name, characters in html.entities.html5.items() if name.endswith(";")}
+_ENTITIES = {f"&{name}": text for name, text in html.entities.html5.items() if name.endswith(";")}
 _ENTITY = "&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);"
 #: Characters that show nothing of their own: accents (of letters that are not composed), soft hyphens, zero-width
 #: characters, byte order marks, marks of direction, of variation and of emoji.
 _INVISIBLE = r"[\p{M}\p{Cf}\x{115f}\x{1160}\x{2065}\x{3164}\x{ffa0}\x{fff0}-\x{fff8}\x{e0000}-\x{e0fff}]"
 
-# Spellings are looked up at the code of an enumeration, which is a hash table: `translate` builds its table again for
-# each text. A cast that fails is slow, so the class matches no other character. Entities are rare enough for a map,
-# which is searched from its beginning. Both are variables, because a macro is parsed for each of its uses.
-MACROS = rf"""
-CREATE OR REPLACE TEMP TYPE spelled_character AS ENUM ({_list_literals(_SPELLINGS)});
-SET VARIABLE spellings = [{_list_literals(_SPELLINGS.values())}];
-SET VARIABLE html_entities = MAP {{{_map_items(_ENTITIES)}}};
+_KEY_MACRO = """
+-- 0x1f does not occur in a printable text, so two different pairs never give the hash the same input
+CREATE OR REPLACE TEMP MACRO text_key(occp_text, tasks_text) AS
+    sha256(occp_text || chr(31) || tasks_text)[:32];
+"""
+# Spellings and entities are looked up at the code of an enumeration, which is a hash table: `translate` builds its
+# table again for each text, and a map is searched from its beginning. A cast that fails is slow, so the class of
+# spelled characters matches no other one. The lists are variables, because a macro is parsed for each of its uses.
+RULES = rf"""
+CREATE OR REPLACE TEMP TYPE spelled_character AS ENUM (SELECT unnest({_list_values(_SPELLINGS)}));
+SET VARIABLE spellings = {_list_values(_SPELLINGS.values())};
+CREATE OR REPLACE TEMP TYPE html_entity AS ENUM (SELECT unnest({_list_values(_ENTITIES)}));
+SET VARIABLE entity_texts = {_list_values(_ENTITIES.values())};
 
 CREATE OR REPLACE TEMP MACRO is_printable(t) AS regexp_full_match(t, '[ -~]*');
 CREATE OR REPLACE TEMP MACRO squeeze_spaces(t) AS trim(regexp_replace(t, ' +', ' ', 'g'));
@@ -73,7 +78,8 @@ CREATE OR REPLACE TEMP MACRO code_point(entity) AS TRY_CAST(
 CREATE OR REPLACE TEMP MACRO unicode_character(code) AS
     CASE WHEN code BETWEEN 1 AND 55295 OR code BETWEEN 57344 AND 1114111 THEN chr(code::INTEGER) ELSE ' ' END;
 CREATE OR REPLACE TEMP MACRO decode_entity(entity) AS CASE
-    WHEN entity[2] = '#' THEN unicode_character(code_point(entity)) ELSE getvariable('html_entities')[entity] END;
+    WHEN entity[2] = '#' THEN unicode_character(code_point(entity))
+    ELSE getvariable('entity_texts')[enum_code(TRY_CAST(entity AS html_entity)) + 1] END;
 CREATE OR REPLACE TEMP MACRO has_entity(t) AS regexp_matches(t, '{_ENTITY}');
 CREATE OR REPLACE TEMP MACRO list_entities(t) AS list_distinct(regexp_extract_all(t, '{_ENTITY}'));
 -- the ampersand first, so that text that was encoded several times is decoded completely: &amp;amp;lt; is <
@@ -106,9 +112,6 @@ CREATE OR REPLACE TEMP MACRO clean_text(t) AS CASE
     WHEN t IS NULL THEN ''
     WHEN is_printable(t) AND NOT has_entity(t) THEN squeeze_spaces(t)
     ELSE clean_unusual_text(t) END;
--- 0x1f does not occur in a printable text, so two different pairs never give the hash the same input
-CREATE OR REPLACE TEMP MACRO text_key(occp_text, tasks_text) AS
-    sha256(occp_text || chr(31) || tasks_text)[:32];
 CREATE OR REPLACE TEMP MACRO reject_reason(occp_text, tasks_text, max_characters) AS CASE
     WHEN trim(occp_text) = '' AND trim(tasks_text) = '' THEN 'blank'
     WHEN NOT (is_printable(occp_text) AND is_printable(tasks_text)) THEN 'not_printable_ascii'
@@ -117,14 +120,19 @@ CREATE OR REPLACE TEMP MACRO reject_reason(occp_text, tasks_text, max_characters
 """
 
 
-def install_macros(engine: duckdb.DuckDBPyConnection) -> None:
-    """Define the rules as macros of `engine`.
+def install_text_key(engine: duckdb.DuckDBPyConnection) -> None:
+    """Define the macro `text_key(occp_text, tasks_text)`: 32 hexadecimal digits (128 bits of SHA-256), the same for
+    equal pairs. It is the `recordId` that the service sees: identifiers of the source are not sent
+    (docs/service-contract.md 8.29)."""
+    engine.execute(_KEY_MACRO)
+
+
+def install_rules(engine: duckdb.DuckDBPyConnection) -> None:
+    """Define the rules for texts of a source as macros. It takes more time than the rest of a small step.
 
     * `clean_text(text)`: the text in printable ASCII where possible (docs/architecture.md, "How texts are cleaned"),
       with single spaces and none at either end; `''` for NULL. It is never truncated; cleaning it twice is the same.
-    * `text_key(occp_text, tasks_text)`: 32 hexadecimal digits (128 bits of SHA-256), the same for equal pairs. It is
-      the `recordId` that the service sees: identifiers of the source are not sent (docs/service-contract.md 8.29).
     * `reject_reason(occp_text, tasks_text, max_characters)`: NULL for texts that can be sent, else `blank` (both),
       `not_printable_ascii` or `too_long` (docs/service-contract.md 6, 8.16, 8.17, 8.18).
     """
-    engine.execute(MACROS)
+    engine.execute(RULES)

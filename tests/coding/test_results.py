@@ -30,7 +30,7 @@ def read(tmp_path):
     input_file, output_file = tmp_path / "part.jsonl", tmp_path / "output.jsonl"
     input_file.write_text("".join(json.dumps(text) + "\n" for text in INPUTS))
     with duckdb.connect() as engine:
-        texts.install_macros(engine)
+        texts.install_text_key(engine)
 
         def read_output(data):
             output_file.write_bytes(data if isinstance(data, bytes) else data.encode())

@@ -13,7 +13,7 @@ from anyascii import anyascii
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from include.coding.texts import MACROS, TRANSLITERATION, install_macros
+from include.coding.texts import TRANSLITERATION, install_rules, install_text_key
 from tests.coding.conftest import make_key
 from tests.support.transliteration import make_table, read_ranges, spell_characters
 
@@ -34,7 +34,8 @@ NUMBER_AND_WIDTH_FORMS = "00B2-00B3 00B9 00BC-00BE 2070-209C 2150-218B FF01-FF5E
 def evaluate():
     """A function that evaluates an SQL expression with the rules."""
     with duckdb.connect() as engine:
-        install_macros(engine)
+        install_text_key(engine)
+        install_rules(engine)
         yield lambda sql, *values: engine.execute(f"SELECT {sql}", values).fetchall()[0][0]
 
 
@@ -42,7 +43,7 @@ def evaluate():
 def clean():
     """A function that cleans many texts and returns pairs: the cleaned text, and the reason why it is rejected."""
     with duckdb.connect() as engine:
-        install_macros(engine)
+        install_rules(engine)
 
         def clean_texts(texts):
             engine.register("texts", pa.table({"n": range(len(texts)), "t": pa.array(texts, pa.string())}))
@@ -132,8 +133,16 @@ def test_the_table_is_what_the_library_gives(clean):
     assert TRANSLITERATION.read_text(encoding="utf-8") == make_table()
 
 
-def test_the_rules_contain_the_table():
-    assert all(f"'{character}'" in MACROS for character in spell_characters())
+def test_the_rules_contain_the_table(evaluate):
+    characters = evaluate("list_transform(enum_range(NULL::spelled_character), lambda c: CAST(c AS VARCHAR))")
+    spellings = dict(zip(characters, evaluate("getvariable('spellings')"), strict=True))
+    assert spell_characters().items() <= spellings.items()
+
+
+def test_every_named_entity_is_decoded(evaluate):
+    names = [name for name in html.entities.html5 if name.endswith(";")]
+    decoded = evaluate("list_transform(?, lambda name: decode_entity('&' || name))", names)
+    assert decoded == [html.entities.html5[name] for name in names]
 
 
 @pytest.mark.parametrize("pattern", ["{}", "a{}b", "12{}", "Chef {}, {}", "é{}ø"])
