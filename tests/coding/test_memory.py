@@ -9,6 +9,7 @@ import pytest
 from include.coding.engine import copy_to_file, execute_within_memory, open_engine
 from include.coding.errors import StagingError
 from include.coding.prepare import PAIR_HASH, validate_answers, write_records
+from include.coding.texts import install_rules
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse, save_memory
 from include.warehouse.errors import WarehouseError
 from tests.coding.conftest import DAY, make_plan, open_test_source
@@ -83,6 +84,7 @@ def test_each_record_has_the_key_of_its_own_texts_even_if_hashes_are_equal(tmp_p
     source, path = write_source(20_000), tmp_path / "records.parquet"
     write_validated_records(path, source, 20_000, 256, pair_hash=WEAK_HASH)
     with open_engine(tmp_path, "check", 256) as engine:
+        install_rules(engine)
         # ids that occur once
         wrong = engine.execute(
             f"""
