@@ -48,8 +48,8 @@ def copy_dags(folder: Path) -> Path:
 class FastStack(Stack):
     """A stack that starts while another one does, in another process of the tests: they prefer different ports.
 
-    To save time, tasks are forked from processes with loaded libraries, retries do not wait, a dead triggerer is
-    noticed soon, DAG files are parsed once, and all such stacks start with a copy of one migrated metadata database.
+    To save time, tasks are forked from processes with loaded libraries, retries and calls do not wait, a dead triggerer
+    is noticed soon, DAG files are parsed once, and all such stacks start with a copy of one migrated metadata database.
     """
 
     _first_port = 8100 + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
@@ -73,7 +73,10 @@ class FastStack(Stack):
 
     def connections(self, state: StackState) -> dict[str, dict[str, Any]]:
         connections = super().connections(state)
-        connections[CODING_SERVICE_CONN_ID]["extra"]["poll_interval"] = self._poll_interval_s
+        connections[CODING_SERVICE_CONN_ID]["extra"] |= {
+            "poll_interval": self._poll_interval_s,
+            "requests_per_second": 100,
+        }
         return connections
 
     def _choose_ports(self) -> tuple[int, int]:
