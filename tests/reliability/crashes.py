@@ -26,8 +26,8 @@ from tests.support.unreliable_proxy import NetworkFault, UnreliableProxy
 AIRFLOW_PROCESSES = ("api-server", "scheduler", "dag-processor", "triggerer")
 RECORDS = 40
 FIRST_DAY = date(2020, 1, 1)
-#: Seconds within which a run has to end after a crash.
-RECOVERY_TIMEOUT_S = 240
+#: Seconds within which a moment has to be reached, and a run has to end after a crash.
+MOMENT_TIMEOUT_S, RECOVERY_TIMEOUT_S = 300, 300
 
 
 @dataclass(frozen=True)
@@ -192,14 +192,14 @@ class CrashLab:
         with self._lock(moment.table if lock_early else "") as is_waiting:
             run_id = stack.api.trigger({"from_date": str(day)})
             if lock_early:
-                wait_until(is_waiting, f"{moment.step} waits for the lock")
+                wait_until(is_waiting, f"{moment.step} waits for the lock", MOMENT_TIMEOUT_S)
                 stack.kill(crash.victim)
         if not lock_early:
-            wait_until(hold.was_hit.is_set, f"{moment.name} is reached")
+            wait_until(hold.was_hit.is_set, f"{moment.name} is reached", MOMENT_TIMEOUT_S)
             with self._lock(moment.table) as is_waiting:
                 if moment.table:
                     hold.is_released.set()
-                    wait_until(is_waiting, f"{moment.step} waits for the lock")
+                    wait_until(is_waiting, f"{moment.step} waits for the lock", MOMENT_TIMEOUT_S)
                 stack.kill(crash.victim)
             hold.is_released.set()
         state = self._wait(run_id)
