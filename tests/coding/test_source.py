@@ -756,7 +756,6 @@ def test_values_of_a_file_without_a_header_are_not_shown(read, tmp_path):
         ".answers",
         "answers.",
         "a..b",
-        "",
         "self",
         "engine",
         "values",

@@ -116,24 +116,30 @@ async def test_a_call_that_is_cancelled_while_it_waits_for_the_budget_delays_no_
     assert len(arrivals(remote)) == 1
 
 
+@pytest.fixture
+def slow_budget(remote, connect, budget_extra):
+    """One call a second, so that a refusal arrives before the next call is due, also on a busy machine."""
+    connect(remote.url, requests_per_second=1, **budget_extra)
+
+
 async def test_calls_that_wait_for_their_moment_are_not_sent_after_limit_exceeded(
-    remote, budget_state, forty_operations
+    remote, slow_budget, forty_operations
 ):
     remote.fault("limit_exceeded", path_contains="/operations/")
-    results = await asyncio.gather(*map(get_operation, forty_operations[:10]), return_exceptions=True)
+    results = await asyncio.gather(*map(get_operation, forty_operations[:4]), return_exceptions=True)
     assert {type(result) for result in results} == {QuotaExceededError}
     assert len(arrivals(remote)) == 1
 
 
-async def test_too_many_requests_delays_calls_that_wait_for_their_moment(remote, budget_state, forty_operations):
-    remote.fault("too_many_requests", path_contains="/operations/", retry_after=2)
-    results = await asyncio.gather(*map(get_operation, forty_operations[:6]), return_exceptions=True)
+async def test_too_many_requests_delays_calls_that_wait_for_their_moment(remote, slow_budget, forty_operations):
+    remote.fault("too_many_requests", path_contains="/operations/", retry_after=3)
+    results = await asyncio.gather(*map(get_operation, forty_operations[:4]), return_exceptions=True)
     assert [type(result) for result in results].count(TooManyRequestsError) == 1
     refused, *others = arrivals(remote)
-    assert len(others) == 5
-    assert others[0] - refused >= 2 - JITTER
+    assert len(others) == 3
+    assert others[0] - refused >= 3 - JITTER
     for earlier, later in pairwise(others):
-        assert later - earlier >= 1 / PER_SECOND - JITTER
+        assert later - earlier >= 1 - JITTER
 
 
 async def test_too_many_requests_delays_all_callers(remote, budget_state, forty_operations):
