@@ -95,6 +95,15 @@ def test_other_errors_wait_for_the_retry_after_of_the_service(status, message):
     assert raise_error(status, message, retry_after="7").retry_after == 7
 
 
+@pytest.mark.parametrize(
+    ("status", "is_admitted"),
+    [(200, True), (400, True), (404, True), (401, False), (403, False), (429, False), (499, True), (500, False),
+     (501, False), (503, False)],
+)  # fmt: skip
+def test_only_an_answer_about_the_call_itself_shows_that_calls_are_accepted_again(status, is_admitted):
+    assert answer(status).is_admitted == is_admitted
+
+
 def test_retry_after_may_be_a_date():
     moment = datetime.now(UTC) + timedelta(seconds=90)
     assert answer(retry_after=format_datetime(moment, usegmt=True)).retry_after == pytest.approx(90, abs=5)

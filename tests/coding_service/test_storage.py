@@ -103,7 +103,7 @@ def test_a_file_uri_can_contain_localhost():
 def test_an_unsupported_uri_is_refused_with_its_value(uri):
     with pytest.raises(InputFileError, match="unsupported file URI .*: use file:///... or s3://bucket/...") as caught:
         storage_path(uri)
-    assert repr(uri.replace("?q", "?***")) in str(caught.value)
+    assert repr(uri) in str(caught.value)
 
 
 def test_a_part_is_uploaded_from_s3_and_its_output_downloaded_to_s3(s3, bucket, part, uploaded, step, context):
