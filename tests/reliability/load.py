@@ -157,8 +157,8 @@ def run_load(folder: Path, postgres: Postgres, show: Callable[[str], None]) -> L
         assert isinstance(stack, LoadStack)
         wait_until(lambda: _count_runs(stack, "scheduled") != {}, "a new deployment starts its scheduled run")
         wait_until(lambda: not set(_count_runs(stack, "scheduled")) - set(FINAL_STATES), "the scheduled run ends")
-        stack.api.request("PATCH", f"/pools/{POOL}", json={"slots": 2 * RUNS * PARTS, "include_deferred": True},
-                          params={"update_mask": ["slots"]})  # fmt: skip
+        pool = {"pool": POOL, "slots": 2 * RUNS * PARTS, "include_deferred": True}
+        stack.api.request("PATCH", f"/pools/{POOL}", json=pool, params={"update_mask": ["slots"]})
         stack.control("progression", progression="by_time", seconds=HELD_OPERATION_S)
         _start_backfill(stack)
         samples: list[Sample] = []
