@@ -398,9 +398,3 @@ def start_python():
     for process in processes:
         process.kill()
         process.communicate()
-
-
-@pytest.fixture(autouse=True)
-def _no_known_secrets(monkeypatch):
-    """Forget the secrets of other tests, some of which are ordinary words."""
-    monkeypatch.setattr("coding_service.redaction._known_secrets", {})
