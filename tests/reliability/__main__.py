@@ -42,7 +42,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--minutes",
         type=float,
         default=60,
-        help="start no case after this time, and no crash after half of what the load leaves of it (%(default)s)",
+        help="start no case after this time, and no crash in the last third of it (default %(default)s)",
     )
     parser.add_argument("--load", action=argparse.BooleanOptionalAction, default=True, help="measure the load")
     parser.add_argument("--seed", type=int, default=1, help="of everything random (default %(default)s)")
@@ -145,8 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log = folder / "output.log"
         with redirect_output(log) as show:
             load = measure_load(folder, show) if options.load else None
-            half = (time.monotonic() + deadline) / 2
-            crashes = run_crashes(options, folder, half, show)
+            crashes = run_crashes(options, folder, deadline - 20 * options.minutes, show)
             faults = run_faults(options, folder, deadline, show, log)
     if options.page:
         write_page(options.page, options.seed, load, crashes, faults)
