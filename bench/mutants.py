@@ -38,7 +38,12 @@ MODULES: dict[str, tuple[str, ...]] = {
     "include/coding/results.py": ("tests/coding/test_results.py", "tests/coding/test_recoding.py"),
     "include/coding/collect.py": ("tests/coding/test_recoding.py", "tests/coding/test_landing.py"),
     "include/coding/isolation.py": ("tests/coding/test_isolation.py",),
-    "include/pipeline/handoffs.py": ("tests/pipeline/test_handoffs.py", "tests/pipeline/test_steps.py"),
+    "include/coding/handoff.py": ("tests/pipeline/test_edited_xcoms.py", "tests/pipeline/test_handoffs.py"),
+    "include/pipeline/handoffs.py": (
+        "tests/pipeline/test_handoffs.py",
+        "tests/pipeline/test_edited_xcoms.py",
+        "tests/pipeline/test_steps.py",
+    ),
     "plugins/coding_service/polling.py": ("tests/coding_service/test_polling.py",),
     "plugins/coding_service/protocol.py": ("tests/coding_service/test_protocol.py",),
 }

@@ -225,7 +225,13 @@ def test_every_operator_of_a_part_checks_its_inputs() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "name"),
-    [({"run_id": "run-2"}, "run_id"), ({"schema": "public"}, "schema"), ({"max_records": 5}, "schema")],
+    [
+        ({"run_id": "run-2"}, "run_id"),
+        ({"run_id": "an earlier run"}, "run_id"),
+        ({"schema": "public"}, "schema"),
+        ({"schema": "archive"}, "schema"),
+        ({"max_records": 5}, "schema"),
+    ],
 )
 def test_the_plan_of_another_run_or_for_another_schema_is_refused(
     make_plan: Callable[..., Plan], changes: dict[str, Any], name: str
