@@ -127,13 +127,16 @@ class CrashStack(FastStack):
         with self.connect() as connection:
             return connection.execute(sql, values).fetchall()
 
-    def kill(self, victim: str) -> None:
-        """Kill a part of the system with SIGKILL, and start it again as its supervisor would."""
+    def kill(self, victim: str, run_id: str, step: str) -> None:
+        """Kill a part of the system with SIGKILL, and start it again as its supervisor would.
+
+        :param run_id, step: the run, and its task that waits
+        """
         match victim:
             case "task":
-                self._find_task().kill()
+                self._find_task(run_id, step).kill()
             case "supervisor":
-                parent = self._find_task().parent()
+                parent = self._find_task(run_id, step).parent()
                 assert parent is not None
                 parent.kill()
             case "warehouse":
@@ -145,11 +148,16 @@ class CrashStack(FastStack):
             case _:
                 self._kill_and_restart(victim)
 
-    def _find_task(self) -> psutil.Process:
-        """Return the process of the only running task: the child of a worker of the executor."""
+    def _find_task(self, run_id: str, step: str) -> psutil.Process:
+        """Return the process of a running task: its title has the id of the task instance, as that of its supervisor, the
+        worker of the executor."""
+        (instance,) = (
+            instance["id"]
+            for instance in self.api.task_instances(run_id)
+            if instance["task_id"].rpartition(".")[2] == step and instance["state"] == "running"
+        )
         workers = self.process("scheduler").children()
-        tasks = [child for worker in workers for child in worker.children() if "LocalExecutor" in _title(worker)]
-        (task,) = tasks
+        (task,) = (child for worker in workers for child in worker.children() if instance in _title(child))
         return task
 
     def _kill_and_restart(self, *names: str) -> None:
@@ -193,14 +201,14 @@ class CrashLab:
             run_id = stack.api.trigger({"from_date": str(day)})
             if lock_early:
                 wait_until(is_waiting, f"{moment.step} waits for the lock", MOMENT_TIMEOUT_S)
-                stack.kill(crash.victim)
+                stack.kill(crash.victim, run_id, moment.step)
         if not lock_early:
             wait_until(hold.was_hit.is_set, f"{moment.name} is reached", MOMENT_TIMEOUT_S)
             with self._lock(moment.table) as is_waiting:
                 if moment.table:
                     hold.is_released.set()
                     wait_until(is_waiting, f"{moment.step} waits for the lock", MOMENT_TIMEOUT_S)
-                stack.kill(crash.victim)
+                stack.kill(crash.victim, run_id, moment.step)
             hold.is_released.set()
         state = self._wait(run_id)
         violations = find_violations(self._collect_evidence(day))
