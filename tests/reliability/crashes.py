@@ -177,7 +177,11 @@ class CrashStack(FastStack):
 
 
 def _title(process: psutil.Process) -> str:
-    return " ".join(process.cmdline())
+    """Return the title of a process; empty if it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
 
 
 class CrashLab:
