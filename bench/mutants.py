@@ -38,7 +38,11 @@ MODULES: dict[str, tuple[str, ...]] = {
     "include/coding/results.py": ("tests/coding/test_results.py", "tests/coding/test_recoding.py"),
     "include/coding/collect.py": ("tests/coding/test_recoding.py", "tests/coding/test_landing.py"),
     "include/coding/isolation.py": ("tests/coding/test_isolation.py",),
-    "include/coding/handoff.py": ("tests/pipeline/test_edited_xcoms.py", "tests/pipeline/test_handoffs.py"),
+    "include/coding/handoff.py": (
+        "tests/coding/test_handoff.py",
+        "tests/pipeline/test_edited_xcoms.py",
+        "tests/pipeline/test_handoffs.py",
+    ),
     "include/pipeline/handoffs.py": (
         "tests/pipeline/test_handoffs.py",
         "tests/pipeline/test_edited_xcoms.py",
