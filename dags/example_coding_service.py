@@ -26,9 +26,9 @@ from coding_service import (
 )
 
 HOME = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
-#: Folder of the files of a run. With workers on several machines, use one that all of them share. The operators also
-#: take `s3://` URIs, with the argument `storage_conn_id`. The files contain people's texts.
-FOLDER = str(HOME / "example_coding_service" / "{{ run_id }}")
+#: Folder of the files of a run, which all workers have to share. The operators also take `s3://` URIs, with the
+#: argument `storage_conn_id`. The files contain people's texts.
+FOLDER = str(HOME / "staging" / "example_coding_service" / "{{ run_id }}")
 INPUT_FILE = f"{FOLDER}/texts.jsonl"
 
 #: Job title and tasks of made-up answers. One of the two can be empty.

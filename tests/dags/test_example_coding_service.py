@@ -41,7 +41,7 @@ def test_both_ways_code_the_file(example: ModuleType, runner: DagRunner, tmp_pat
     example.dag.get_task("poll").deferrable = is_deferrable
     run = example.dag.test()
     assert run.state == "success"
-    folder = tmp_path / "home" / "example_coding_service" / run.run_id
+    folder = tmp_path / "home" / "staging" / "example_coding_service" / run.run_id
     inputs = read_lines(folder / "texts.jsonl")
     for name in ("one_task.jsonl", "four_tasks.jsonl"):
         assert [line["recordId"] for line in read_lines(folder / name)] == [line["recordId"] for line in inputs]

@@ -31,7 +31,7 @@ def test_one_task_and_four_tasks_code_a_file_and_send_it_once_each(harness: Harn
     assert harness.wait(run_id, DAG_ID) == "success"
 
     airflow_home = harness.stack.folder / "airflow"
-    folder = airflow_home / DAG_ID / run_id
+    folder = airflow_home / "staging" / DAG_ID / run_id
     ids = [line["recordId"] for line in read_lines(folder / "texts.jsonl")]
     outputs = {"one_task.jsonl": "code", "four_tasks.jsonl": "download"}
     for name, task_id in outputs.items():
