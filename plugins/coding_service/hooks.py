@@ -101,8 +101,11 @@ class CodingServiceHook(HttpHook):
             raise errors.NotFoundError(f"topic {topic!r} has no model {model!r}; use 'latest' or one of {choices}")
         return _check_input_fields(models[model])
 
-    def create_operation(self, topic: str, model_id: str) -> UploadGrant:
-        """Open a new operation, which is charged for: store its id before doing anything else."""
+    def create_operation(self, topic: str, model_id: str | None = None) -> UploadGrant:
+        """Open a new operation, which is charged for: store its id before doing anything else.
+
+        :param model_id: GUID of the model; None: the latest one
+        """
         grant = self._call(protocol.create_operation(topic, model_id))
         _mask_links(grant.url, grant.kms_key_arn)
         return grant
@@ -131,7 +134,7 @@ class CodingServiceHook(HttpHook):
         topic: str,
         operation_id: str,
         output_path: FilePath,
-        metadata_path: FilePath,
+        metadata_path: FilePath | None,
         expected_lines: int | None = None,
         input_bytes: int | None = None,
     ) -> tuple[transfer.Download, transfer.Download | None]:
@@ -141,6 +144,7 @@ class CodingServiceHook(HttpHook):
         more. A metadata file that is not offered or cannot be downloaded is returned as None, because it must not
         cost the output file (docs/service-contract.md 8.28).
 
+        :param metadata_path: None: the metadata file is not downloaded
         :param expected_lines: number of lines that the output should have; None if unknown
         :param input_bytes: size of the input file, which limits that of the output; None if unknown
         :raises ProtocolError: the output is larger than it can be
@@ -161,7 +165,7 @@ class CodingServiceHook(HttpHook):
 
         def fetch(name: str, path: FilePath, max_bytes: int, lines: int | None = None) -> transfer.Download:
             options: dict[str, Any] = {"timeout": self.settings.timeout, "sleep": self.clock.sleep}
-            options |= {"max_bytes": max_bytes, "expected_lines": lines}
+            options |= {"max_bytes": max_bytes, "expected_lines": lines, "operation_id": operation_id}
             return transfer.download(self._storage, lambda: fresh_link(name), path, **options)
 
         try:
@@ -170,7 +174,7 @@ class CodingServiceHook(HttpHook):
             raise errors.OutputNotReadyError(
                 f"operation {operation_id!r} is complete, but {error}", status_code=error.status_code
             ) from None
-        if "metadata" not in links:
+        if metadata_path is None or "metadata" not in links:
             return output, None
         try:
             return output, fetch("metadata", metadata_path, transfer.MAX_METADATA_BYTES)

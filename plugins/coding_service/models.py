@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -45,6 +46,24 @@ def check_topic(value: Any) -> str:
     :raises ProtocolError: it is not a name that can be part of a path
     """
     return _check_form(value, TOPIC_NAME, "the topic", "expected letters, digits and .-_~, 100 at most")
+
+
+def check_model(value: Any) -> str | None:
+    """Return the GUID of a model; None for the latest one, which is also called `latest`.
+
+    :raises ProtocolError: it is neither
+    """
+    return None if value in (None, "latest") else check_guid(value, "the model")
+
+
+def check_file(value: Any, name: str) -> str:
+    """Return the URI of a file that is named by its URI or by its absolute path on this machine.
+
+    :param name: what the file is for, for the error message
+    :raises ProtocolError: it is neither, or leads out of its folder
+    """
+    uri = PurePosixPath(value).as_uri() if isinstance(value, str) and value.startswith("/") else value
+    return _check_form(uri, FILE_URI, name, "expected an absolute path, or a file:// or s3:// URI, without '..'")
 
 
 def _check_form(value: Any, form: re.Pattern[str], name: str, expected: str) -> str:
@@ -227,14 +246,18 @@ class Operation:
 
 @dataclass(frozen=True)
 class UploadGrant(DictMixin):
-    """The right to upload one input file (docs/service-contract.md 2.7). URL and key are secrets."""
+    """The right to upload one input file (docs/service-contract.md 2.7). URL and key are secrets.
+
+    :param model_id: the model that the operation was opened for; None: the latest one
+    """
 
     operation_id: str
     url: str = field(repr=False)
     kms_key_arn: str = field(repr=False)
+    model_id: str | None = None
 
     @classmethod
-    def from_json(cls, data: Any) -> Self:
+    def from_json(cls, data: Any, model_id: str | None = None) -> Self:
         source = "the answer to a batch-code request"
         data = _object(data, source)
         names = ("operationId", "requestUploadUrl", "bucketKmsKeyArn")
@@ -244,7 +267,7 @@ class UploadGrant(DictMixin):
                 f"'bucketKmsKeyArn' in {source} cannot be sent in a header; expected the ARN of a key"
             )
         check_guid(operation_id, f"the operation id in {source}")
-        return cls(operation_id, _check_link(url, "requestUploadUrl"), key)
+        return cls(operation_id, _check_link(url, "requestUploadUrl"), key, model_id)
 
     @property
     def expiry_time(self) -> float | None:
@@ -259,11 +282,15 @@ class UploadGrant(DictMixin):
 
 @dataclass(frozen=True)
 class Fingerprint(DictMixin):
-    """The purpose of an operation: topic, model and input file. An operation is resumed only for an equal one."""
+    """The purpose of an operation: topic, model and input file. An operation is resumed only for an equal one.
+
+    :param model_id: None: the latest model
+    :param input_sha256: None: the step that opened the operation does not know the input file
+    """
 
     topic: str
-    model_id: str
-    input_sha256: str
+    model_id: str | None
+    input_sha256: str | None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any] | str) -> Self:
@@ -275,16 +302,18 @@ class Fingerprint(DictMixin):
 class InputPart(DictMixin):
     """One input file, coded by one operation: the fields of a part that the operators use.
 
-    :param input_uri, sha256: the input file (JSONL; `file://` or `s3://`) and its hash, hexadecimal
+    :param model_id: GUID of the model; None: the latest one
+    :param input_uri, sha256: the input file (JSONL; `file://` or `s3://`) and its hash, hexadecimal; empty and None
+        for a step that does not use the file
     :param force_new: whether every attempt opens a new operation instead of resuming an earlier one
     :param expected_seconds: expected duration of the operation; None if unknown
     :param records: number of lines of the input file; None if unknown
     """
 
     topic: str
-    model_id: str
-    input_uri: str
-    sha256: str
+    model_id: str | None = None
+    input_uri: str = ""
+    sha256: str | None = None
     force_new: bool = False
     expected_seconds: float | None = None
     records: int | None = None
@@ -295,10 +324,10 @@ class InputPart(DictMixin):
 
         :raises ProtocolError: a field is missing, or is not what it has to be
         """
-        try:
-            part = super().from_dict(data)
-        except TypeError:
-            raise ProtocolError(f"the part lacks a field; it needs {[entry.name for entry in fields(cls)]}") from None
+        names = ("topic", "model_id", "input_uri", "sha256")
+        if not all(name in data for name in names):
+            raise ProtocolError(f"the part lacks a field; it needs {', '.join(names)}")
+        part = super().from_dict(data)
         check_topic(part.topic)
         check_guid(part.model_id, "the model of the part")
         _check_form(part.sha256, SHA256, "the sha256 of the part", "expected 64 hexadecimal digits")

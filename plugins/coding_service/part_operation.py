@@ -64,6 +64,7 @@ class OperationHistory(DictMixin):
     :param not_found_count, not_found_since: number of status calls in a row that did not find it, and time of the
         first of them
     :param interruptions, interrupted_at: number of uploads to it that broke off, and time of the last of them
+    :param input_sha256: hash of the input file that was sent to it, or may have been; None: none was
     :param output_missing_since: time of the first attempt that did not find its files
     """
 
@@ -71,6 +72,7 @@ class OperationHistory(DictMixin):
     not_found_since: float | None = None
     interruptions: int = 0
     interrupted_at: float | None = None
+    input_sha256: str | None = None
     output_missing_since: float | None = None
 
 
@@ -127,8 +129,8 @@ class PartOperation:
 
         The status is checked first, so an operation that already has its input is not sent another. A new operation
         is opened only when the first one cannot have the input: it has timed out or is gone, or it still awaits its
-        input and its grant has expired, or uploads to it break off. The returned id can therefore differ from
-        `operation_id`.
+        input and its grant has expired, or uploads to it break off, or this task sent it another content of the file
+        earlier. The returned id can therefore differ from `operation_id`.
 
         :param operation_id, grant: what :meth:`open` returned, possibly in another task
         :raises GrantExpiredError: the grant of a new operation is refused as well
@@ -141,6 +143,9 @@ class PartOperation:
             if operation is None or operation.status is OperationStatus.TIMED_OUT:
                 continue
             if operation.status is not OperationStatus.AWAITING_INPUT:
+                if self._has_other_input(operation.operation_id):
+                    log.warning("The input file has changed since operation %s received it", operation.operation_id)
+                    continue
                 log.info("Operation %s is %s: it has its input", operation.operation_id, operation.status)
                 return operation.operation_id
             if not self._must_replace(candidate):
@@ -150,20 +155,30 @@ class PartOperation:
                     log.warning("%s: opening a new operation", error)
             self._check_input_is_missing(candidate.operation_id)
             replaced = candidate.operation_id
-        return self._send_input(self._open_new(replaced))
+        return self._send_input(self._open_new(replaced, decrypt_grant(grant).model_id))
 
-    def download(self, operation_id: str, ended_at: float | None = None) -> DownloadResult:
-        """Download output and metadata file of a complete operation to a folder beside the input file of the part.
+    def download(
+        self,
+        operation_id: str,
+        ended_at: float | None = None,
+        output_uri: str | None = None,
+        metadata_uri: str | None = None,
+    ) -> DownloadResult:
+        """Download output and metadata file of a complete operation.
 
         :param ended_at: when the operation was seen to be complete, in seconds since the epoch; None: at the first
             attempt of this task that does not find its files
+        :param output_uri: where the output file is written; None: both files are written to a folder beside the input
+            file of the part
+        :param metadata_uri: where the metadata file is written; None: it is not downloaded
         :raises OutputNotReadyError: its links or files are missing, but cannot have been deleted yet
         :raises OutputExpiredError: the files have been deleted; the next run codes the texts of the part again
         """
         part = self._part
-        folder = f"{part.input_uri.rpartition('/')[0]}/{operation_id}"
-        output_uri, metadata_uri = f"{folder}/output.jsonl", f"{folder}/metadata.json"
-        paths = self._path(output_uri), self._path(metadata_uri)
+        if output_uri is None:
+            folder = f"{part.input_uri.rpartition('/')[0]}/{operation_id}"
+            output_uri, metadata_uri = f"{folder}/output.jsonl", f"{folder}/metadata.json"
+        paths = self._path(output_uri), None if metadata_uri is None else self._path(metadata_uri)
         try:
             output, metadata = self._hook.download(
                 part.topic, operation_id, *paths, part.records, self._input_bytes()
@@ -182,10 +197,11 @@ class PartOperation:
             fingerprint=part.fingerprint,
         )
 
-    def _open_new(self, replaced: str | None = None) -> UploadGrant:
+    def _open_new(self, replaced: str | None = None, model_id: str | None = None) -> UploadGrant:
         """Open a new operation and store its id at once, because the service cannot list operations.
 
         :param replaced: the operation whose upload did not succeed, which the new one replaces
+        :param model_id: the model, if the part does not name it
         """
         cipher = get_fernet()
         if not cipher.is_encrypted:
@@ -195,17 +211,18 @@ class PartOperation:
                 " print(Fernet.generate_key().decode())'` prints"
             )
         part = self._part
-        grant = self._hook.create_operation(part.topic, part.model_id)
+        grant = self._hook.create_operation(part.topic, part.model_id or model_id)
         state = {
             "operation_id": grant.operation_id,
             "fingerprint": part.fingerprint.to_dict(),
             "grant": encrypt_grant(grant),
+            "records": part.records,
             "opened_at": self._clock.now(),
             "replaces": replaced,
         }
         self._store.set(self._state_key, state)
         self._write_record(grant.operation_id, is_sent=False)
-        log.info("Opened operation %s for %s", grant.operation_id, part.input_uri)
+        log.info("Opened operation %s for %s", grant.operation_id, part.input_uri or f"topic {part.topic}")
         return grant
 
     def _resumable_state(self) -> dict[str, Any] | None:
@@ -260,6 +277,10 @@ class PartOperation:
             log.info("Operation %s is not found; asking again in %.0f s", operation_id, pause)
             self._clock.sleep(pause)
 
+    def _has_other_input(self, operation_id: str) -> bool:
+        """Return whether this task sent another content of the input file to an operation."""
+        return self._history(operation_id).input_sha256 not in (None, self._part.sha256)
+
     def _must_replace(self, grant: UploadGrant) -> bool:
         """Return whether another upload with this grant would be useless (docs/service-contract.md 10.5)."""
         if grant.expiry_time is not None and self._clock.now() >= grant.expiry_time:
@@ -290,7 +311,9 @@ class PartOperation:
             )
 
     def _send_input(self, grant: UploadGrant) -> str:
-        part = self._part
+        part, history = self._part, self._history(grant.operation_id)
+        if history.input_sha256 != part.sha256:
+            self._save_history(grant.operation_id, replace(history, input_sha256=part.sha256))
         self._write_record(grant.operation_id, is_sent=True)
         try:
             size = self._hook.upload(grant, self._path(part.input_uri), part.sha256)
@@ -353,6 +376,8 @@ class PartOperation:
 
     def _input_bytes(self) -> int | None:
         """Return the size of the input file; None if it cannot be read, which must not cost the output."""
+        if not self._part.input_uri:
+            return None
         try:
             return file_size(self._path(self._part.input_uri))
         except STORAGE_ERRORS:

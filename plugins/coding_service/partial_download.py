@@ -68,11 +68,15 @@ class PartialDownload(ABC):
 
 
 class PartialFile(PartialDownload):
-    """A local file beside its final path. Its ETag is kept as well, so that a later attempt can resume."""
+    """A local file beside its final path. Its ETag is kept as well, so that a later attempt can resume.
 
-    def __init__(self, path: Path) -> None:
+    :param name: part of the names of both, which distinguishes them from those of other downloads to this path
+    """
+
+    def __init__(self, path: Path, name: str = "") -> None:
         super().__init__(path)
-        self._data, self._etag_file = path.with_name(path.name + ".partial"), path.with_name(path.name + ".etag")
+        stem = f"{path.name}.{name}" if name else path.name
+        self._data, self._etag_file = path.with_name(f"{stem}.partial"), path.with_name(f"{stem}.etag")
         if self._data.exists() and self._etag_file.exists():
             self.etag = _read_etag(self._etag_file)
             with self._data.open("rb") as file:
@@ -137,9 +141,9 @@ class PartialObject(PartialDownload):
             self._file.closed = True  # otherwise garbage collection would complete the upload
 
 
-def open_partial_download(path: FilePath) -> PartialDownload:
-    """Return the download to `path` that an earlier attempt began, or a new one."""
-    return PartialFile(path) if isinstance(path, Path) else PartialObject(path)
+def open_partial_download(path: FilePath, name: str = "") -> PartialDownload:
+    """Return the download of this name to `path` that an earlier attempt began, or a new one."""
+    return PartialFile(path, name) if isinstance(path, Path) else PartialObject(path)
 
 
 def _write_for_owner_only(path: Path, text: str) -> None:

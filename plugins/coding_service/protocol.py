@@ -122,10 +122,13 @@ def latest_model(topic: str) -> Call[Model]:
     return Call("GET", f"{_topic(topic)}/models/latest", Model.from_json)
 
 
-def create_operation(topic: str, model_id: str) -> Call[UploadGrant]:
-    """Open an operation for this model; every call opens another one (docs/service-contract.md 2.7)."""
-    path = f"{_topic(topic)}/models/{check_guid(model_id, 'the model')}/batch-code"
-    return Call("POST", path, UploadGrant.from_json)
+def create_operation(topic: str, model_id: str | None = None) -> Call[UploadGrant]:
+    """Open an operation for this model; every call opens another one (docs/service-contract.md 2.7).
+
+    :param model_id: None: the model that is the latest one when the service receives the call
+    """
+    model = "" if model_id is None else f"/models/{check_guid(model_id, 'the model')}"
+    return Call("POST", f"{_topic(topic)}{model}/batch-code", lambda data: UploadGrant.from_json(data, model_id))
 
 
 def get_operation(topic: str, operation_id: str) -> Call[Operation]:

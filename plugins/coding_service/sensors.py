@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import BaseSensorOperator, XComArg
+from airflow.sdk.configuration import conf
 
 from coding_service.errors import CodingServiceError, OperationFailedError, ProtocolError
 from coding_service.hooks import CONN_ID, CodingServiceHook
@@ -30,9 +31,9 @@ TIMEOUT_MARGIN_S = 600.0
 class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
     """Waits until a batch coding operation ends, and succeeds if it is complete.
 
-    By default it is deferred: it waits in the triggerer and does not occupy a worker. With `deferrable=False` it is
-    rescheduled between status calls (`mode="reschedule"`), for deployments without a triggerer. The outcome is pushed
-    as XCom `operation` (:class:`coding_service.models.OperationOutcome`), also when the operation has failed.
+    If it is deferrable, it waits in the triggerer and does not occupy a worker. Otherwise it is rescheduled between
+    status calls (`mode="reschedule"`), for deployments without a triggerer. The outcome is pushed as XCom `operation`
+    (:class:`coding_service.models.OperationOutcome`), also when the operation has failed.
 
     :param operation_id: GUID of the operation
     :param topic: uriName of the topic; None: the topic of the part
@@ -43,7 +44,7 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
         the connection (rescheduled: 60)
     :param expected_seconds: how long the operation is expected to take; the first status call (rescheduled: the
         second) is made a little earlier. None: the value of the part, if any. Not used by later attempts
-    :param deferrable: whether to wait in the triggerer
+    :param deferrable: whether to wait in the triggerer; None: as Airflow's `[operators] default_deferrable` says
     :raises OperationFailedError: the operation failed, timed out, or did not end before the timeout (rescheduled:
         Airflow raises AirflowSensorTimeout after the timeout)
     """
@@ -63,9 +64,11 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
         timeout: float | timedelta = timedelta(hours=24),
         poll_interval: float | None = None,
         expected_seconds: float | str | XComArg | None = None,
-        deferrable: bool = True,
+        deferrable: bool | None = None,
         **kwargs: Any,
     ) -> None:
+        if topic is None and part is None:
+            raise TypeError("a wait for an operation needs its topic: set `topic`")
         kwargs.setdefault("retry_policy", CodingServiceRetryPolicy())
         kwargs.setdefault("mode", "reschedule")
         kwargs.setdefault("poke_interval", poll_interval or 60.0)
@@ -78,7 +81,7 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
         self.poll_interval = poll_interval
         self.expected_seconds: Any = expected_seconds
         self._last_error: CodingServiceError | None = None
-        self.deferrable = deferrable
+        self.deferrable = read_deferrable(deferrable)
 
     def execute(self, context: Any) -> None:
         if not self.deferrable:
@@ -96,9 +99,7 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
             expected_seconds=self._expected_seconds if context["ti"].try_number == 1 else None,
             started=now,
         )
-        # Airflow's own timeout must come later, because it would end the task without the state of the operation
-        limit = self.timeout + MAX_EXTENSION_S + TIMEOUT_MARGIN_S
-        self.defer(trigger=trigger, method_name="resume", timeout=timedelta(seconds=limit))
+        self.defer(trigger=trigger, method_name="resume", timeout=airflow_timeout(self.timeout))
 
     @property
     def _topic(self) -> str:
@@ -159,15 +160,40 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
 
     def resume(self, context: Any, event: dict[str, Any] | None = None) -> None:
         """Handle the trigger's event: push the outcome, and fail unless the operation is complete."""
-        try:
-            if event is None or event["operation_id"] != self.operation_id:
-                raise KeyError(self.operation_id)
-            reason, message, seconds = Reason(event["reason"]), event["message"], event.get("seconds")
-        except (KeyError, TypeError, ValueError):
-            raise ProtocolError(f"unexpected event for operation {self.operation_id!r}: {event!r}") from None
-        if context["ti"].try_number > 1:
-            seconds = None  # it covers this attempt only
-        outcome = OperationOutcome(self.operation_id, reason.value, message, seconds, ended_at=time.time())
-        context["ti"].xcom_push(key=OPERATION_KEY, value=outcome.to_dict())
-        if reason is not Reason.COMPLETE:
-            raise OperationFailedError(f"operation {self.operation_id!r}: {message}")
+        end_wait(context["ti"], self.operation_id, event)
+
+
+def read_deferrable(value: bool | None) -> bool:
+    """Return whether a task waits in the triggerer; None: as Airflow's `[operators] default_deferrable` says."""
+    return conf.getboolean("operators", "default_deferrable", fallback=False) if value is None else value
+
+
+def airflow_timeout(seconds: float) -> timedelta:
+    """Return the time after which Airflow ends a wait that has so many seconds.
+
+    It must come later than the end of the wait itself, because it would end the task without the state of the
+    operation.
+    """
+    return timedelta(seconds=seconds + MAX_EXTENSION_S + TIMEOUT_MARGIN_S)
+
+
+def end_wait(ti: Any, operation_id: str | None, event: dict[str, Any] | None) -> None:
+    """Push how the wait for an operation ended as XCom, and fail unless the operation is complete.
+
+    :param ti: task instance of the wait
+    :param event: payload of the trigger's event
+    :raises ProtocolError: it is not the event of this operation
+    :raises OperationFailedError: the operation is not complete
+    """
+    try:
+        if operation_id is None or event is None or event["operation_id"] != operation_id:
+            raise KeyError(operation_id)
+        reason, message, seconds = Reason(event["reason"]), event["message"], event.get("seconds")
+    except (KeyError, TypeError, ValueError):
+        raise ProtocolError(f"unexpected event for operation {operation_id!r}: {event!r}") from None
+    if ti.try_number > 1:
+        seconds = None  # it covers this attempt only
+    outcome = OperationOutcome(operation_id, reason.value, message, seconds, ended_at=time.time())
+    ti.xcom_push(key=OPERATION_KEY, value=outcome.to_dict())
+    if reason is not Reason.COMPLETE:
+        raise OperationFailedError(f"operation {operation_id!r}: {message}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,20 @@ def translate_storage_errors(path: Any, action: str) -> Iterator[None]:
         raise StagingError(
             f"{path} cannot be {action} ({type(error).__name__}: {error}): check free space and worker permissions"
         ) from None  # the text of an error of the object storage can contain an address
+
+
+def check_output_path(path: FilePath) -> None:
+    """Check that a file can be written, as far as that can be known before; on this machine its folder is created.
+
+    :raises InputFileError: the path is that of a folder, or its folder does not allow new files
+    :raises StagingError: its folder cannot be created
+    """
+    if not isinstance(path, Path):
+        return
+    with translate_storage_errors(path, "written"):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputFileError(f"the output file '{path}' cannot be written: name a file in a folder that allows it")
 
 
 def file_size(path: FilePath) -> int:

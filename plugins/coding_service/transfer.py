@@ -30,14 +30,13 @@ from coding_service.errors import (
     TransferError,
     UploadInterruptedError,
 )
+from coding_service.input_file import MAX_INPUT_BYTES, check_size
 from coding_service.models import UploadGrant
 from coding_service.partial_download import PartialDownload, open_partial_download
 from coding_service.redaction import redact, redact_library_logs
-from coding_service.storage import BLOCK_BYTES, FilePath, file_size, open_for_reading, translate_storage_errors
+from coding_service.storage import BLOCK_BYTES, FilePath, open_for_reading
 from coding_service.storage_answers import Meaning, StorageRefusal
 
-#: The service accepts "5 GB"; 5 * 10^9 is the smaller interpretation (docs/service-contract.md 8.31).
-MAX_INPUT_BYTES = 5_000_000_000
 #: An output file has at most so many bytes for each byte of its input file, and at least the minimum is allowed. The
 #: shortest input line has about 90 bytes, and an output line repeats it and adds a code, its label and alternatives:
 #: less than 50 times as much.
@@ -182,7 +181,7 @@ def upload(
     :raises TransferError: no connection, or a refusal that is retryable
     :raises ProtocolError: any other answer
     """
-    size = _checked_size(path)
+    size = check_size(path)
     place = redact(grant.url.partition("?")[0])
     headers = {
         "x-amz-server-side-encryption": "aws:kms",
@@ -230,19 +229,6 @@ def output_limit(input_bytes: int | None) -> int:
     return max(size * MAX_OUTPUT_RATIO, MIN_OUTPUT_LIMIT_BYTES)
 
 
-def _checked_size(path: FilePath) -> int:
-    with translate_storage_errors(path, "read"):
-        try:
-            size, is_file = file_size(path), path.is_file()
-        except FileNotFoundError:
-            raise InputFileError(f"the input file {path} does not exist; prepare it again") from None
-    if not is_file:
-        raise InputFileError(f"the input file {path} is not a file")
-    if not 0 < size <= MAX_INPUT_BYTES:
-        raise InputFileError(f"the input file {path} has {size} bytes; the service accepts 1 to {MAX_INPUT_BYTES}")
-    return size
-
-
 def download(
     session: requests.Session,
     fresh_link: Callable[[], str],
@@ -253,6 +239,7 @@ def download(
     max_bytes: int | None = None,
     slow_period: float = SLOW_PERIOD_S,
     sleep: Callable[[float], None] = time.sleep,
+    operation_id: str = "",
 ) -> Download:
     """Download a file to `path`, where it appears once it is complete (docs/service-contract.md 2.10, 10.6).
 
@@ -268,12 +255,14 @@ def download(
     :param max_bytes: size above which the file cannot be right; None: the largest of any operation
     :param slow_period: seconds in which `MIN_PERIOD_BYTES` have to arrive, unless the file ends before
     :param sleep: waits for a number of seconds
+    :param operation_id: the operation that the file belongs to, so that downloads from two operations to one path
+        never mix
     :raises TransferError: several links in a row brought no new bytes, or storage is too slow
     :raises StagingError: `path` cannot be written, or has no room for the file
     :raises ProtocolError: the file is larger than `max_bytes`; nothing of it is kept
     :raises LinkExpiredError: storage refuses fresh links as well, or has no such file
     """
-    partial = open_partial_download(path)
+    partial = open_partial_download(path, operation_id)
     limits = _Limits(timeout, output_limit(None) if max_bytes is None else max_bytes, slow_period, expected_lines)
     try:
         _download_all(session, fresh_link, partial, limits, sleep)

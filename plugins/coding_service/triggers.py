@@ -114,6 +114,17 @@ class BatchCodeTrigger(BaseTrigger):
             payload = make_event(Reason.REFUSED, self.operation_id, message, self._elapsed())
         yield TriggerEvent(payload)
 
+    def run_in_worker(self) -> dict[str, Any]:
+        """Wait here, for a task that occupies its worker meanwhile, and return the payload of the event."""
+
+        async def first_payload() -> dict[str, Any]:
+            async for event in self.run():
+                payload: dict[str, Any] = event.payload
+                return payload
+            raise AssertionError("a wait ends with an event")
+
+        return asyncio.run(first_payload())
+
     async def _wait(self) -> dict[str, Any]:
         check_topic(self.topic)
         check_guid(self.operation_id, "the operation id of the wait")

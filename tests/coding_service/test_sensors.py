@@ -14,8 +14,8 @@ from coding_service.shared_state import SharedFile
 MISSING = "c0ffee00-0000-4000-8000-000000000000"
 
 
-def sensor_for(operation_id, **options):
-    return BatchCodeSensor(task_id="poll", topic="osca", operation_id=operation_id, **options)
+def sensor_for(operation_id, deferrable=True, **options):
+    return BatchCodeSensor(task_id="poll", topic="osca", operation_id=operation_id, deferrable=deferrable, **options)
 
 
 def event(**changes):
@@ -88,6 +88,7 @@ def test_topic_and_expectation_can_come_from_the_part(run, context):
         task_id="poll",
         operation_id="00000000-0000-4000-8000-000000000001",
         part={"topic": "anzsco", "expected_seconds": 90.0, "uri": "file:///x"},
+        deferrable=True,
     )
     with pytest.raises(TaskDeferred) as caught:
         run(sensor, context)
@@ -305,6 +306,20 @@ def test_a_rescheduled_wait_ends_at_its_timeout(connected, grant, run, context):
 
 
 # ---- options -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("setting", "is_deferrable"), [("True", True), ("False", False), (None, False)])
+def test_whether_it_is_deferrable_follows_the_configuration_of_airflow(monkeypatch, setting, is_deferrable):
+    monkeypatch.delenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", setting)
+    assert sensor_for(MISSING, deferrable=None).deferrable is is_deferrable
+    assert sensor_for(MISSING, deferrable=not is_deferrable).deferrable is not is_deferrable
+
+
+def test_a_wait_without_a_topic_is_refused_when_it_is_defined():
+    with pytest.raises(TypeError, match="needs its topic: set `topic`"):
+        BatchCodeSensor(task_id="poll", operation_id=MISSING)
 
 
 def test_the_retry_policy_is_ours_by_default():

@@ -30,14 +30,15 @@ coding_service            -> coding_service
 """
 #: The same inside the provider, where every module has a row.
 PROVIDER = """
-operators                 -> part_operation, hooks, retry, upstream, models
+operators                 -> sensors, part_operation, triggers, hooks, input_file, storage, retry, upstream, models, errors
 sensors                   -> triggers, hooks, polling, retry, upstream, models, errors
 part_operation            -> hooks, polling, storage, models, errors
 triggers                  -> hooks, polling, models, errors, redaction
 hooks                     -> calls, tls, transfer, storage, shared_state, settings, protocol, clock, answer_limits, bounded_connections, models, errors, redaction
 calls                     -> tokens, call_budget, shared_state, settings, protocol, errors
-transfer                  -> partial_download, storage, storage_answers, bounded_connections, models, errors, redaction
+transfer                  -> partial_download, input_file, storage, storage_answers, bounded_connections, models, errors, redaction
 partial_download          -> storage
+input_file                -> storage, errors
 tls                       -> settings, bounded_connections, errors, redaction
 tokens                    -> shared_state, errors
 call_budget               -> shared_state, errors
