@@ -45,6 +45,7 @@ def make_run(run_type: str = "manual", **fields: Any) -> SimpleNamespace:
     run_after = datetime(2026, 11, 23, 14, tzinfo=UTC)
     return SimpleNamespace(
         **{
+            "dag_id": "recode_occupations",
             "run_id": "run-1",
             "partition_key": None,
             "run_after": run_after,
@@ -349,7 +350,7 @@ def test_the_event_of_the_asset_has_the_counts_the_model_and_the_run(make_plan: 
     assert announce(make_plan(), ("2026-10-05",), None).extra == {
         "read": 9, "coded": 5, "uncoded": 2, "rejected": 2, "texts": 6, "texts_sent": 5, "operations": 2,
         "from_date": "2026-10-05", "to_date": "2026-10-06", "topic": "osca", "model_id": MODELS[0],
-        "model_version": 2.0, "run_id": "run-1",
+        "model_version": 2.0, "run_id": "run-1", "schema": "coding",
         "dates": {"2026-10-05": {"read": 4, "coded": 3, "uncoded": 1, "rejected": 0}},
         "dates_over_limit": {"2026-10-01": "since 2026-10-02: 9 of 9 records are rejected"}, "unread_dates": [],
     }  # fmt: skip
