@@ -21,8 +21,8 @@ from coding_service.errors import SettingsError
 from include.coding.errors import PlanError
 from include.coding.misspellings import suggest_names
 from include.coding.plan import Plan
-from include.pipeline import names
 from include.pipeline.dag_arguments import MAX_RECORDS_PER_PART, SELECTIONS
+from include.pipeline.names import MAX_LOOK_BACK_DAYS, MAX_TRIAL_RECORDS
 
 _SCOPE, _SOURCE, _TRIAL, _LIMITS, _SENDING = (
     "What to code", "Source", "Try it first", "Limits for publishing", "Sending",
@@ -46,7 +46,7 @@ PARAMS = {
         " a backfill: there, set the To of the backfill itself to 23:59 of its last day.",
     ),
     "look_back_days": Param(
-        7, type="integer", minimum=0, maximum=names.MAX_LOOK_BACK_DAYS, title="Look back", section=_SCOPE,
+        7, type="integer", minimum=0, maximum=MAX_LOOK_BACK_DAYS, title="Look back", section=_SCOPE,
         description="Earlier days that a **scheduled** run checks for late answers; others code only their dates. It"
         " looks back further to dates that are not published yet.",
     ),
@@ -80,7 +80,7 @@ PARAMS = {
         description="Send nothing: the report counts the records and texts, and estimates calls and time.",
     ),
     "max_records": Param(
-        None, type=["null", "integer"], minimum=1, maximum=names.MAX_TRIAL_RECORDS, title="Trial: maximum records",
+        None, type=["null", "integer"], minimum=1, maximum=MAX_TRIAL_RECORDS, title="Trial: maximum records",
         section=_TRIAL,
         description="Code only this many records, sampled from all. Their rows go to separate tables (schema"
         " `..._trial`); nothing is published.",
@@ -166,9 +166,9 @@ def make_params(defaults: Mapping[str, Any], place: str) -> dict[str, Param]:
     }
 
 
-def _check_names(unknown: Iterable[str], known: Iterable[str], place: str, kind: str) -> None:
-    known = list(known)
-    unknown = set(unknown).difference(known)
+def _check_names(unknown: Iterable[str], choices: Iterable[str], place: str, kind: str) -> None:
+    choices = list(choices)
+    unknown = set(unknown).difference(choices)
     if single_run := sorted(
         name for name in unknown if name.removeprefix(DEFAULT_PREFIX).lower() in SINGLE_RUN_PARAMS
     ):
@@ -176,7 +176,8 @@ def _check_names(unknown: Iterable[str], known: Iterable[str], place: str, kind:
             f"{place} sets {single_run}, but these say what a single run is for: set them in the form of a run"
         )
     if unknown:
-        raise SettingsError(f"{place} has unknown {kind}: {suggest_names(unknown, known)}. There are {sorted(known)}")
+        names = suggest_names(unknown, choices)
+        raise SettingsError(f"{place} has unknown {kind}: {names}. There are {sorted(choices)}")
 
 
 def _parse_default(name: str, text: str) -> Any:
