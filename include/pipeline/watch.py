@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -22,13 +23,15 @@ from include.pipeline.backfills import (
     list_recode_dags,
     start_backfill,
 )
+from include.pipeline.form import PARAMS, name_default
 from include.pipeline.names import RECODE_DAG_ID, TIMEZONE
 from include.pipeline.settings import read_setting
 
 
 def list_topics() -> list[str]:
-    """Return the topics to watch (`CODING_WATCH_TOPICS`)."""
-    topics = (topic.strip() for topic in read_setting("CODING_WATCH_TOPICS", "osca").split(","))
+    """Return the topics to watch (`CODING_WATCH_TOPICS`), by default that of the nightly run."""
+    nightly = os.environ.get(name_default("topic")) or str(PARAMS["topic"].value)
+    topics = (topic.strip() for topic in read_setting("CODING_WATCH_TOPICS", nightly).split(","))
     return list(dict.fromkeys(filter(None, topics)))
 
 

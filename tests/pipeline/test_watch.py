@@ -70,6 +70,15 @@ def test_the_topics_to_watch_are_a_setting(setting: str, topics: list[str], monk
     assert watch.list_topics() == topics
 
 
+def test_the_topic_of_the_nightly_run_is_watched_if_no_setting_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CODING_DEFAULT_TOPIC", "anzsco")
+    assert watch.list_topics() == ["anzsco"]
+    monkeypatch.setenv("CODING_WATCH_TOPICS", "osca")
+    assert watch.list_topics() == ["osca"]
+
+
 def test_the_event_of_a_new_model_names_the_one_before_it_and_only_the_run_that_noticed_it_emits_it(
     model_watch: ModelWatch, service: LocalService
 ) -> None:
