@@ -8,6 +8,7 @@ when whoever made it still looks, and not in the first night that needs it.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -161,7 +162,7 @@ def make_params(defaults: Mapping[str, Any], place: str) -> dict[str, Param]:
     for name, value in defaults.items():
         _check_default(name, value, f"{place}: `{name}`")
     return {
-        name: Param(defaults.get(name, param.value), param.description, **param.schema)
+        name: Param(copy.deepcopy(defaults.get(name, param.value)), param.description, **param.schema)
         for name, param in PARAMS.items()
     }
 
