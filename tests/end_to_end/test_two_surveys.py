@@ -10,6 +10,7 @@ import duckdb
 import pendulum
 import pytest
 
+from include.coding.run_keys import make_run_key
 from include.pipeline.names import RECODE_DAG_ID, TIMEZONE
 from tests.end_to_end.conftest import SERVICE_OPTIONS, FastStack, Harness, copy_dags, run_stack, wait_until
 from tests.support.file_notifier import read_alerts
@@ -66,36 +67,34 @@ def test_two_surveys_and_two_classifications_are_coded_in_one_night_on_one_budge
     wait_until(
         lambda: all(night.runs(dag_id, run_type="scheduled") for dag_id in dag_ids), "a night of each DAG", 300
     )
-    runs = {dag_id: night.runs(dag_id, run_type="scheduled")[0] for dag_id in dag_ids}
-    run_ids = {run["dag_run_id"] for run in runs.values()}
-    assert len(run_ids) == 1, "Airflow gives the runs of all DAGs the same id"
-    for dag_id, run in runs.items():
+    keys = {}
+    for dag_id in dag_ids:
+        run = night.runs(dag_id, run_type="scheduled")[0]
         assert night.wait(run["dag_run_id"], dag_id, 900) == "success", dag_id
         assert run["partition_key"] == yesterday()
+        keys[dag_id] = make_run_key(dag_id, run["dag_run_id"])
+    assert keys[LABOUR_FORCE].startswith(f"{LABOUR_FORCE}/scheduled__")
 
-    (run_id,) = run_ids
     count = "SELECT run_id, topic, count(*), count(code) FROM {}.coded_records WHERE response_date = ? GROUP BY ALL"
     rows = [
         *night.query(count.format("coding"), yesterday()),
         *night.query(count.format("coding_graduates"), yesterday()),
     ]
     assert {(key, topic, records) for key, topic, records, _ in rows} == {
-        (run_id, "osca", 10),
-        (f"{LABOUR_FORCE}/{run_id}", "anzsco", 20),
-        (f"{GRADUATES}/{run_id}", "osca", 30),
+        (keys[RECODE_DAG_ID], "osca", 10),
+        (keys[LABOUR_FORCE], "anzsco", 20),
+        (keys[GRADUATES], "osca", 30),
     }
-    for schema, keys in (
-        ("coding", {run_id, f"{LABOUR_FORCE}/{run_id}"}),
-        ("coding_graduates", {f"{GRADUATES}/{run_id}"}),
-    ):
-        assert {key for (key,) in night.query(f"SELECT run_id FROM {schema}.coding_runs")} == keys
+    for schema, dag_ids_of_schema in (("coding", [RECODE_DAG_ID, LABOUR_FORCE]), ("coding_graduates", [GRADUATES])):
+        runs = {key for (key,) in night.query(f"SELECT run_id FROM {schema}.coding_runs")}
+        assert runs == {keys[dag_id] for dag_id in dag_ids_of_schema}
         assert night.query(f"SELECT count(*) FROM {schema}.date_claims") == [(0,)]
 
     # one event for each DAG, of its own asset
     for dag_id, asset in ((LABOUR_FORCE, f"coded_records_{LABOUR_FORCE}"), (GRADUATES, f"coded_records_{GRADUATES}")):
         events = night.api.request("GET", "/assets/events", params={"name_pattern": asset})["asset_events"]
         assert [(event["source_dag_id"], event["partition_key"]) for event in events] == [(dag_id, yesterday())]
-        assert events[0]["extra"]["run_id"] == f"{dag_id}/{run_id}"
+        assert events[0]["extra"]["run_id"] == keys[dag_id]
 
     # one token and one budget, so that no call came too early for the service
     entries = night.journal()
@@ -108,7 +107,7 @@ def test_two_surveys_and_two_classifications_are_coded_in_one_night_on_one_budge
     counts = json.loads(budget.read_text())["calls"]
     assert sum(counts.values()) >= len(calls), "the one budget has counted the calls of all DAGs"
 
-    # the files of the three runs, which have the same id, were in folders of their own
+    # the files of each run were in a folder of its own
     folders = list((night.stack.folder / "staging" / "occupation-coding-runs").iterdir())
     assert [len(list(folder.iterdir())) for folder in folders] == [1] * 3, "their reports"
 
