@@ -1,8 +1,8 @@
 """Keys of runs: what the tables and the staging area know a run by.
 
 Airflow's run ids are unique within a DAG only: whoever starts a run can choose its id. So the key of a run is its id
-with its DAG in front, such as `recode_labour_force/manual__2026-10-05`. The key of a run of `recode_occupations` is its
-id alone, as it was when there was no other DAG.
+with its DAG in front, such as `recode_labour_force/manual__2026-10-05`. The key of a run of `recode_occupations` is
+its id alone, as it was when there was no other DAG.
 """
 
 from __future__ import annotations
