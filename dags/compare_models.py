@@ -36,6 +36,11 @@ PARAMS = {
         None, type=["null", "string"], format="date", title="To", section="What to compare",
         description="Last response date, inclusive. Empty: the latest.",
     ),
+    "schema": Param(
+        None, type=["null", "string"], pattern=r"^[A-Za-z0-9_]{1,50}$", title="Schema", section="What to compare",
+        description="For a DAG with tables of its own: the `schema` that its file names. Empty: the tables of"
+        " `recode_occupations`.",
+    ),
     "topic_after": Param(
         None, type=["null", "string"], title="Topic after", section="Another classification",
         description="uriName of the classification of the second model, if it differs. Then set the model before"

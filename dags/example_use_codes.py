@@ -62,7 +62,8 @@ def count_codes(*, params: Any = None, dag_run: Any = None, triggering_asset_eve
         counts = event.extra["dates"].get(day, "not in the event")
         log.info("Run %s, model %s, records of %s: %s", run_id, model_id, day, counts)
 
-    codes = qualified_table("current_codes")
+    # The tables of the DAG that emitted the event. Other DAGs than `recode_occupations` can have their own.
+    codes = qualified_table("current_codes", event.extra.get("schema") if event else None)
     with open_warehouse().session(read_only=True) as session:
         # The partition key of the event is the response date, and the run that it starts has the same key.
         if day := dag_run.partition_key or params["response_date"]:

@@ -1,5 +1,5 @@
 """
-Remove the staged files of abandoned runs of `recode_occupations`, every day.
+Remove the staged files of abandoned runs of `recode_occupations` and further DAGs, every day.
 
 A run that lands removes its own files. The files of a run that never landed stay for `CODING_STAGING_DAYS` (14) days
 after their last change, so that the run can be resumed; they contain people's texts. Reports stay.

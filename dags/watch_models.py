@@ -2,11 +2,12 @@
 Check once a day whether the coding service has a new model, with one call for each watched topic.
 
 A new model emits an event of the asset `coding_models`, which can start other DAGs. If `CODING_RECODE_HISTORY_FROM`
-is a response date, the run also starts a backfill of `recode_occupations` with the new model, from that date to
-yesterday. The first run for a topic only stores its model.
+is a response date, the run also starts a backfill with the new model, from that date to yesterday: of every DAG that
+has the topic in its form and a schedule, or else of `recode_occupations`. The first run for a topic only stores its
+model.
 
-`recode_history` fails once, so that there is an alert, if `recode_occupations` is paused, or if the backfill was
-cancelled or ended with failed runs. Its log says what to do; later runs skip.
+`recode_history` fails once, so that there is an alert, if such a DAG is paused, or if its backfill was cancelled or
+ended with failed runs. Its log says what to do; later runs skip.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def look(
     return watch.detect_new_model(topic, run_id, asset_state_store[CODING_MODELS], outlet_events[CODING_MODELS])
 
 
-@task(inlets=[CODING_MODELS], trigger_rule=TriggerRule.NONE_FAILED)
-def recode_history(topic: str, *, asset_state_store: Any = None) -> int:
-    """Start the backfill with the newest model, unless it was started already, and return its id."""
+@task(inlets=[CODING_MODELS], trigger_rule=TriggerRule.NONE_FAILED, multiple_outputs=False)
+def recode_history(topic: str, *, asset_state_store: Any = None) -> dict[str, int]:
+    """Start the backfills with the newest model that were not started already, and return their ids by DAG."""
     from include.pipeline import watch
 
     return watch.recode_history(topic, asset_state_store[CODING_MODELS])

@@ -1,4 +1,5 @@
 """Which run in progress codes which dates, so that two runs of the same dates do not pay for the same texts.
+And which DAG codes which topic, so that two surveys do not replace each other's rows.
 
 A run claims its dates in the table `date_claims` when it plans. A claim counts as long as its run is in progress,
 also while the run waits for an approval; a run that has ended, or that was deleted, holds nothing. A run that is
@@ -6,6 +7,9 @@ queued has not planned, so it holds nothing either.
 
 Runs compete if they would send the same texts: those of the same source, topic and model. A dry run sends nothing, so
 it neither holds dates nor leaves them; trials compete with trials only, because they have tables of their own.
+
+The first run of a topic takes it for its DAG. Runs of other DAGs with the same topic need a schema of their own, with
+tables of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import date
 
+from include.coding.errors import PlanError
 from include.coding.plan import Plan
+from include.coding.run_keys import split_run_key
 from include.coding.run_log import Span, format_dates, merge_into_spans, run_filter, select_dates
 from include.coding.tables import create_tables, table
 from include.warehouse.warehouse import Session, Warehouse
@@ -31,7 +37,8 @@ def claim_dates(warehouse: Warehouse, plan: Plan, is_in_progress: Callable[[str]
     Of two runs that plan at the same time, exactly one gets a date. With `force_new`, the run gets its dates even if
     another run holds them too.
 
-    :param is_in_progress: returns whether the run with this id is queued or running
+    :param is_in_progress: returns whether the run with this key is queued or running
+    :raises PlanError: the topic is that of another DAG
     """
     if plan.dry_run:
         return plan
@@ -40,6 +47,7 @@ def claim_dates(warehouse: Warehouse, plan: Plan, is_in_progress: Callable[[str]
         with warehouse.session() as session:
             create_tables(session, plan.schema)
             with session.transaction(lock=table(plan.schema, "date_claims")):
+                claim_topic(session, plan)
                 claims = _find_claims(session, plan)
                 unknown = claims.keys() - states.keys()
                 if not unknown:
@@ -48,6 +56,25 @@ def claim_dates(warehouse: Warehouse, plan: Plan, is_in_progress: Callable[[str]
                     return _claim_dates(session, plan, ended, holders)
         # Asked outside the transaction, because nobody else can plan while it is open.
         states |= {run_id: is_in_progress(run_id) for run_id in sorted(unknown)}
+
+
+def claim_topic(session: Session, plan: Plan) -> None:
+    """Record that the DAG of a run codes its topic, within a transaction of `session`.
+
+    :raises PlanError: the topic is that of another DAG
+    """
+    owners, dag_id = table(plan.schema, "topic_owners"), split_run_key(plan.run_id)[0]
+    rows = session.execute(f"SELECT dag_id FROM {owners} WHERE topic = ?", [plan.topic])  # noqa: S608
+    if not rows:
+        session.execute(f"INSERT INTO {owners} VALUES (?, ?, ?)", [plan.topic, dag_id, session.now()])  # noqa: S608
+    elif (dag_id,) not in rows:
+        ((owner,), *_) = rows
+        raise PlanError(
+            f"topic {plan.topic!r} of schema {plan.schema!r} is coded by the DAG {owner!r}, and a run of {dag_id!r}"
+            f" would replace its rows. Nothing was sent. Give {dag_id!r} tables of its own, with the argument"
+            f" `schema` of recode_dag, or use another topic. If {dag_id!r} takes the place of {owner!r}, delete the"
+            " row of the topic from the table topic_owners"
+        )
 
 
 def release_dates(session: Session, plan: Plan) -> None:

@@ -81,10 +81,10 @@ def _check_input_file(uri: str, info: ValidationInfo) -> str:
     return uri
 
 
-#: Texts: a sentence for people, a name or a key, the run id, and the source or a column as a person names it.
+#: Texts: a sentence for people, a name or a key, the key of a run, and the source or a column as a person names it.
 Text = Annotated[str, StringConstraints(max_length=20_000)]
 ShortText = Annotated[str, StringConstraints(max_length=200)]
-RunId = Annotated[str, StringConstraints(min_length=1, max_length=250)]
+RunId = Annotated[str, StringConstraints(min_length=1, max_length=501)]
 SourceName = Annotated[str, StringConstraints(max_length=2_000, pattern=r"^[^\x00-\x1f\x7f]+$")]
 #: uriName of a classification, GUID of a model or an operation, and an id of an operation as part of a file name.
 Topic = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,99}$")]

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from include.coding.claims import release_dates
+from include.coding.claims import claim_topic, release_dates
 from include.coding.collect import NO_RESULT, set_texts_aside
 from include.coding.engine import Engine, open_engine
 from include.coding.errors import IncompleteError
@@ -90,6 +90,7 @@ def land(
             _remember_dates_over_limit(session, plan),
             session.transaction(lock=runs),
         ):
+            claim_topic(session, plan)
             check_sources(session, plan)
             later_spans = find_later_spans(session, plan, prepared.read_at)
             if records is None:

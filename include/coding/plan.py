@@ -40,6 +40,7 @@ MIN_MEMORY_MB = 384
 class Plan(Handoff):
     """What a run codes, with which model, and from which source.
 
+    :param run_id: key of the run (:mod:`include.coding.run_keys`)
     :param topic: uriName of the classification
     :param model_id, model_version: GUID of the model of the whole run, and its number if the service states one
     :param from_date, to_date: response dates, ISO 8601, both inclusive

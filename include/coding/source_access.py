@@ -63,8 +63,9 @@ class SourceAccess:
         :param current_schema: schema of the connection
         """
         is_system = schema.lower() in _SYSTEM_SCHEMAS or schema.lower().startswith(_SYSTEM_PREFIXES)
-        project_schemas = (self.project_schema.lower(), f"{self.project_schema}_trial".lower())
-        if is_system or (schema.lower() in project_schemas and is_project_table(name.lower())):
+        # The schemas of trials, and of DAGs with tables of their own, begin with that of the project.
+        is_of_project = f"{schema}_".lower().startswith(f"{self.project_schema}_".lower())
+        if is_system or (is_of_project and is_project_table(name.lower())):
             return False
         if not self.tables:
             return schema == current_schema

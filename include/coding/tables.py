@@ -57,15 +57,24 @@ MIGRATIONS: tuple[str, ...] = (
         from_date DATE NOT NULL, to_date DATE NOT NULL, claimed_at TIMESTAMP NOT NULL
     )
     """,
+    # Until here there was one DAG, so all codes are those of its runs.
+    """
+    CREATE TABLE {schema}.topic_owners (
+        topic VARCHAR NOT NULL, dag_id VARCHAR NOT NULL, since TIMESTAMP NOT NULL
+    );
+    INSERT INTO {schema}.topic_owners
+    SELECT topic, 'recode_occupations', min(landed_at) FROM {schema}.coding_runs GROUP BY topic
+    """,
 )
 #: Tables that version 1 did not have.
-_LATER_TABLES = ("schema_version", "pinned_models", "dates_over_limit", "date_claims")
+_LATER_TABLES = ("schema_version", "pinned_models", "dates_over_limit", "date_claims", "topic_owners")
 #: For each entry of `MIGRATIONS`, in order, a table and a column that only tables with that migration have.
 _NEW_COLUMNS = (
     ("coding_operations", "seconds"),
     ("coding_runs", "published_by_run"),
     ("coding_runs", "excluded_dates"),
     ("date_claims", "run_id"),
+    ("topic_owners", "dag_id"),
 )
 
 

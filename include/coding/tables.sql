@@ -25,7 +25,8 @@ CREATE TABLE IF NOT EXISTS {schema}.coded_texts (
     level         INTEGER,            -- digits of the code, 1 to 6; NULL for a code of another form
     suggestions   VARCHAR,            -- JSON array of codeCategory, codeLabel, codeConfidence; NULL if none
     operation_id  VARCHAR NOT NULL,   -- GUID of the operation
-    run_id        VARCHAR NOT NULL,   -- Airflow run that stored it
+    run_id        VARCHAR NOT NULL,   -- Airflow run that stored it; `dag_id/run_id` if it is of another DAG than
+                                      -- recode_occupations. So it is in all tables
     coded_at      TIMESTAMP NOT NULL, -- when it was stored, UTC
     reason        VARCHAR             -- why it has no result: no_result, refused_by_service; NULL if it has one
 );
@@ -121,6 +122,14 @@ CREATE TABLE IF NOT EXISTS {schema}.date_claims (
     from_date     DATE NOT NULL,      -- first response date
     to_date       DATE NOT NULL,      -- last response date
     claimed_at    TIMESTAMP NOT NULL  -- when the run planned, UTC
+);
+
+-- One row per topic: the DAG that codes it. Runs of other DAGs are refused, because they would replace the rows of another
+-- survey. Delete a row to hand the topic over: the next run that plans then takes it.
+CREATE TABLE IF NOT EXISTS {schema}.topic_owners (
+    topic         VARCHAR NOT NULL,
+    dag_id        VARCHAR NOT NULL,   -- Airflow DAG
+    since         TIMESTAMP NOT NULL  -- when its first run planned, UTC
 );
 
 -- One row per backfill and requested model: the model that all its runs use.

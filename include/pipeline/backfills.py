@@ -10,9 +10,9 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from coding_service.errors import SettingsError
 from coding_service.transfer import NoAuth
-from include.pipeline.names import AIRFLOW_API_CONN_ID, RECODE_DAG_ID
+from include.pipeline.names import AIRFLOW_API_CONN_ID, RECODE_TAG
 
-#: Maximum number of backfills in one response of the API.
+#: Maximum number of backfills, runs or DAGs in one response of the API.
 PAGE_SIZE = 100
 TIMEOUT_S = 60
 
@@ -26,8 +26,20 @@ class BackfillConflictError(BackfillError):
 
 
 @dataclass(frozen=True)
+class RecodeDag:
+    """A DAG that `recode_dag` made and that can have a backfill, because it has a run for each date.
+
+    :param topic: default of its form
+    """
+
+    dag_id: str
+    topic: str
+    is_paused: bool
+
+
+@dataclass(frozen=True)
 class Backfill:
-    """A backfill of `recode_occupations`.
+    """A backfill of a DAG.
 
     :param is_complete: whether it has no run to start any more; Airflow also marks a cancelled backfill so
     :param is_paused: whether it starts no runs at present; Airflow leaves a cancelled backfill paused
@@ -42,37 +54,52 @@ class Backfill:
         return self.is_complete and self.is_paused
 
 
-def find_backfill(conf: dict[str, Any]) -> Backfill | None:
-    """Return the newest backfill of `recode_occupations` with this conf; None if there is none."""
-    page = _call("GET", f"backfills?dag_id={RECODE_DAG_ID}&order_by=-id&limit={PAGE_SIZE}")
+def list_recode_dags() -> list[RecodeDag]:
+    """Return the DAGs that `recode_dag` made, except those without a schedule for each date."""
+    dags: list[dict[str, Any]] = []
+    total = 1
+    while len(dags) < total:
+        path = f"dags?tags={RECODE_TAG}&order_by=dag_id&limit={PAGE_SIZE}&offset={len(dags)}"
+        page = _call("GET", path)
+        dags, total = [*dags, *page["dags"]], page["total_entries"] if page["dags"] else 0
+    return [
+        RecodeDag(dag["dag_id"], _read_topic(dag["dag_id"]), bool(dag["is_paused"]))
+        for dag in dags
+        if dag["is_backfillable"] and dag["timetable_partitioned"]
+    ]
+
+
+def _read_topic(dag_id: str) -> str:
+    return str(_call("GET", f"dags/{dag_id}/details")["params"]["topic"]["value"])
+
+
+def find_backfill(dag_id: str, conf: dict[str, Any]) -> Backfill | None:
+    """Return the newest backfill of a DAG with this conf; None if there is none."""
+    page = _call("GET", f"backfills?dag_id={dag_id}&order_by=-id&limit={PAGE_SIZE}")
     backfills = (item for item in page["backfills"] if item["dag_run_conf"] == conf)
     newest = next(backfills, None)
     return newest and Backfill(newest["id"], newest["completed_at"] is not None, bool(newest["is_paused"]))
 
 
-def count_failed_runs(conf: dict[str, Any]) -> int:
+def count_failed_runs(dag_id: str, conf: dict[str, Any]) -> int:
     """Return how many runs of backfills with this conf have failed: those of the last `PAGE_SIZE` failed ones."""
-    path = f"dags/{RECODE_DAG_ID}/dagRuns?run_type=backfill&state=failed&order_by=-id&limit={PAGE_SIZE}"
+    path = f"dags/{dag_id}/dagRuns?run_type=backfill&state=failed&order_by=-id&limit={PAGE_SIZE}"
     runs = _call("GET", path)["dag_runs"]
     return sum(conf.items() <= (run["conf"] or {}).items() for run in runs)
 
 
-def is_recoding_paused() -> bool:
-    """Return whether `recode_occupations` is paused, so that a backfill would wait indefinitely."""
-    return bool(_call("GET", f"dags/{RECODE_DAG_ID}")["is_paused"])
-
-
-def start_backfill(conf: dict[str, Any], from_date: str, to_date: str, max_active_runs: int) -> int:
-    """Start a backfill of `recode_occupations` with this conf, newest date first, and return its id.
+def start_backfill(dag_id: str, conf: dict[str, Any], from_date: str, to_date: str, max_active_runs: int) -> int:
+    """Start a backfill of a DAG with this conf, newest date first, and return its id.
 
     :param from_date, to_date: response dates, ISO 8601, both inclusive; dates that are coded already are coded again
     :raises BackfillConflictError: another backfill is running
     """
     body = {
-        "dag_id": RECODE_DAG_ID,
-        # Airflow takes midnight UTC for midnight in the timezone of the DAG
+        "dag_id": dag_id,
+        # Airflow takes a time in UTC for the same time in the timezone of the DAG. The last day belongs to the
+        # backfill only if it ends after the time of the schedule.
         "from_date": f"{from_date}T00:00:00Z",
-        "to_date": f"{to_date}T00:00:00Z",
+        "to_date": f"{to_date}T23:59:00Z",
         "run_backwards": True,
         "reprocess_behavior": "completed",
         "max_active_runs": max_active_runs,

@@ -76,7 +76,7 @@ class CollectResultsOperator(BaseOperator):
         from include.coding.abandoned import record_abandoned_operations
         from include.coding.recoding import Recoding
         from include.pipeline import handoffs
-        from include.pipeline.settings import open_staging, open_warehouse
+        from include.pipeline.settings import open_staging, open_warehouse, read_run_key
 
         end = None if event is None else handoffs.WaitEvent.from_dict(event, task=handoffs.COLLECT)
         if not handoffs.has_operations(context["ti"]):
@@ -84,7 +84,7 @@ class CollectResultsOperator(BaseOperator):
         plan, prepared = handoffs.pull_plan(context["ti"]), handoffs.pull_prepared(context["ti"])
         part_results = handoffs.pull_part_results(context["ti"], prepared.parts)
         hook, store = CodingServiceHook(self.coding_service_conn_id), context["task_state_store"]
-        with open_staging(context["ti"].run_id) as staging:
+        with open_staging(read_run_key(context["ti"])) as staging:
             warehouse = open_warehouse(plan.engine_memory_mb)
             recoding = Recoding(
                 plan, prepared, part_results, warehouse, staging, store,
@@ -98,7 +98,7 @@ class CollectResultsOperator(BaseOperator):
                 end = None
                 self._wait(recoding, hook)
             summary = recoding.finish()
-            record_abandoned_operations(lambda: warehouse, plan.schema, staging)
+            record_abandoned_operations(lambda: warehouse, plan.schema, staging, plan.run_id)
             return summary.to_dict()
 
     def _advance(

@@ -1,8 +1,8 @@
-"""What passes between the tasks of `recode_occupations`: dataclasses, with their task ids and XCom keys.
+"""What passes between the tasks of a DAG of `recode_dag`: dataclasses, with their task ids and XCom keys.
 
 Each `pull` function returns what a task left, and raises :class:`DataError` if that task has not succeeded, or if its
 XCom is not what that task can have written. People who may edit XComs are no more trusted than those who may start a
-run: files are only taken from the folder of the run that reads them, which is computed from its id.
+run: files are only taken from the folder of the run that reads them, which is computed from its DAG and its id.
 """
 
 from __future__ import annotations
@@ -112,10 +112,11 @@ def push_prepared(ti: Any, prepared: Prepared, estimate: Estimate) -> None:
 def pull_plan(ti: Any) -> Plan:
     """Return the plan of the run. What the deployment decides is taken from its settings.
 
-    :raises PlanError: it is the plan of another run, or for another schema than that of the deployment
+    :raises PlanError: it is the plan of another run, or for another schema than that of its DAG
     """
     plan = _pull(ti, PLAN, RETURN_KEY, Plan)
-    expected = {"run_id": ti.run_id, "schema": settings.read_schema(is_trial=plan.max_records is not None)}
+    schema = settings.read_dag_schema(ti.dag_id, is_trial=plan.max_records is not None)
+    expected = {"run_id": settings.read_run_key(ti), "schema": schema}
     for name, value in expected.items():
         if getattr(plan, name) != value:
             raise PlanError(
@@ -144,7 +145,7 @@ def pull_collect_summary(ti: Any) -> CollectSummary:
 
 def pull_parts(ti: Any) -> list[Part]:
     """Return the parts that the task group `code` is mapped over."""
-    folder = settings.run_folder(ti.run_id)
+    folder = settings.run_folder(settings.read_run_key(ti))
     parts = ti.xcom_pull(task_ids=PREPARE, key=RETURN_KEY)
     return [Part.from_dict(part, task=PREPARE, folder=folder) for part in (parts if isinstance(parts, list) else [])]
 
@@ -176,13 +177,13 @@ def _pull(ti: Any, task_id: str, key: str, kind: type[H]) -> H:
             f"the result of task {task_id!r} is missing, because it did not succeed or was marked as success by hand:"
             f" clear {task_id!r} with downstream tasks"
         )
-    return kind.from_dict(value, task=task_id, folder=settings.run_folder(ti.run_id))
+    return kind.from_dict(value, task=task_id, folder=settings.run_folder(settings.read_run_key(ti)))
 
 
 def _pull_part_result(ti: Any, part: int) -> PartResult:
     from include.coding.results import PartResult
 
-    folder = settings.run_folder(ti.run_id)
+    folder = settings.run_folder(settings.read_run_key(ti))
 
     def pull(task_id: str, kind: type[H], key: str = RETURN_KEY) -> H | None:
         value = ti.xcom_pull(task_ids=task_id, key=key, map_indexes=part)

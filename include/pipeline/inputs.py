@@ -18,7 +18,7 @@ def check_inputs(context: Any) -> None:
     from include.coding.parts import Part
     from include.pipeline import handoffs, settings
 
-    task, folder = context["task"], settings.run_folder(context["ti"].run_id)
+    task, folder = context["task"], settings.run_folder(settings.read_run_key(context["ti"]))
     part = Part.from_dict(task.part, task=handoffs.PREPARE, folder=folder)
     name = part.input_uri.rpartition("/")[2]
     if not name.startswith(f"part-{part.part:04}-{part.sha256[:12]}."):

@@ -11,7 +11,8 @@ from typing import Any
 from airflow.listeners import hookimpl
 
 from include.coding.handoff import Day, Handoff, ShortText, WholeNumber
-from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL, RECODE_DAG_ID
+from include.coding.run_keys import split_run_key
+from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL
 
 #: Entry of the conf that holds the metadata.
 CONF_KEY = "_airflow"
@@ -56,11 +57,12 @@ def read_metadata(dag_run: Any) -> RunMetadata | None:
     return None if data is None else RunMetadata.from_dict(data)
 
 
-def is_in_progress(run_id: str) -> bool:
-    """Return whether a run of `recode_occupations` is queued or running; False if it was deleted."""
+def is_in_progress(run_key: str) -> bool:
+    """Return whether a run is queued or running; False if it was deleted."""
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-    count = RuntimeTaskInstance.get_dr_count(RECODE_DAG_ID, run_ids=[run_id], states=["queued", "running"])
+    dag_id, run_id = split_run_key(run_key)
+    count = RuntimeTaskInstance.get_dr_count(dag_id, run_ids=[run_id], states=["queued", "running"])
     return count > 0
 
 

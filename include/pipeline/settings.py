@@ -19,6 +19,7 @@ from airflow.sdk import Variable
 from coding_service.errors import InputFileError
 from coding_service.storage import storage_path
 from include.coding.errors import PlanError
+from include.coding.run_keys import make_run_key
 from include.pipeline.names import STAGING_CONN_ID, WAREHOUSE_CONN_ID
 from include.warehouse.folder_names import add_checksum
 
@@ -30,7 +31,12 @@ if TYPE_CHECKING:
 #: Folders of the staging area: files of runs, rows exchanged with Redshift, and (never swept) reports of comparisons.
 RUNS, EXCHANGE = "occupation-coding-runs", "occupation-coding-exchange"
 COMPARISONS = "occupation-coding-comparisons"
+#: A schema that leaves room for the end of the name of its trials, because PostgreSQL cuts off what is above 63.
+SCHEMA_NAME, TRIAL = r"[A-Za-z_][A-Za-z0-9_]{0,56}", "_trial"
 PROJECT = Path(__file__).resolve().parents[2]
+#: Schemas of the DAGs with tables of their own, without the part that all schemas begin with. `recode_dag` adds them
+#: when a process imports a DAG file, and every task has imported that of its DAG.
+SCHEMA_SUFFIXES: dict[str, str] = {}
 
 
 def read_setting(name: str, default: str = "") -> str:
@@ -43,26 +49,57 @@ def read_memory_mb() -> int:
     return int(read_setting("CODING_MEMORY_MB", "512"))
 
 
-def read_schema(*, is_trial: bool = False) -> str:
-    """Return the schema of the project's tables in the warehouse (`CODING_SCHEMA`).
+def read_schema(suffix: str | None = None, *, is_trial: bool = False) -> str:
+    """Return a schema of the project's tables in the warehouse (`CODING_SCHEMA`).
 
+    :param suffix: the argument `schema` of `recode_dag`, for the tables of a DAG that has its own
     :param is_trial: whether that of trials is needed, whose rows must never be mistaken for published ones
     :raises PlanError: it is not a plain name
     """
     schema = read_setting("CODING_SCHEMA", "coding")
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,56}", schema):
+    if not re.fullmatch(SCHEMA_NAME, schema):
         raise PlanError(
             f"CODING_SCHEMA is {schema!r}; expected the name of a schema with letters, digits and underscores only,"
             " at most 57 of them"
         )
-    return schema + ("_trial" if is_trial else "")
+    if suffix is not None:
+        schema = f"{schema}_{check_schema_suffix(suffix)}"
+        if not re.fullmatch(SCHEMA_NAME, schema):
+            raise PlanError(
+                f"the name of the schema {schema!r} is too long: shorten the argument `schema` of recode_dag"
+            )
+    return schema + (TRIAL if is_trial else "")
 
 
-def qualified_table(name: str) -> str:
-    """Return the SQL name of one of the project's tables or views, with its schema."""
+def check_schema_suffix(suffix: str) -> str:
+    """Return the end of the name of a schema.
+
+    :raises PlanError: it is not a plain name, or that of the schema for trials of another DAG
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,50}", suffix) or f"_{suffix}".lower().endswith(TRIAL):
+        raise PlanError(
+            f"`schema` is {suffix!r}; expected letters, digits and underscores, at most 50 of them, that do not end"
+            " with 'trial', such as 'labour_force': the schema is CODING_SCHEMA with an underscore and these"
+        )
+    return suffix
+
+
+def read_dag_schema(dag_id: str, *, is_trial: bool = False) -> str:
+    """Return the schema of the tables of a DAG, in a process that has imported its file.
+
+    :raises PlanError: it is not a plain name
+    """
+    return read_schema(SCHEMA_SUFFIXES.get(dag_id), is_trial=is_trial)
+
+
+def qualified_table(name: str, schema: str | None = None) -> str:
+    """Return the SQL name of one of the project's tables or views, with its schema.
+
+    :param schema: None for that of `recode_occupations`
+    """
     from include.coding.tables import table
 
-    return table(read_schema(), name)
+    return table(schema or read_schema(), name)
 
 
 def read_approval_limit() -> int | None:
@@ -110,10 +147,15 @@ def staging_base() -> str:
     return base
 
 
-def run_folder(run_id: str, area: str = RUNS) -> str:
+def read_run_key(run: Any) -> str:
+    """Return the key of a DAG run, or of the run of a task instance."""
+    return make_run_key(run.dag_id, run.run_id)
+
+
+def run_folder(run_key: str, area: str = RUNS) -> str:
     """Return the URI of the folder of a run."""
-    # The hash distinguishes run ids that differ only in special characters.
-    name = f"{re.sub(r'[^A-Za-z0-9._-]', '-', run_id)[:70]}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
+    # The hash distinguishes keys that differ only in special characters.
+    name = f"{re.sub(r'[^A-Za-z0-9._-]', '-', run_key)[:70]}-{hashlib.sha256(run_key.encode()).hexdigest()[:8]}"
     return add_checksum(f"{staging_base()}/{area}", name)
 
 
@@ -140,8 +182,8 @@ def open_warehouse(memory_mb: int | None = None) -> Warehouse:
 
 
 @contextmanager
-def open_staging(run_id: str, area: str = RUNS) -> Iterator[Staging]:
-    """Yield the files of a run. Their folder is computed from the id of the run, never taken from another task.
+def open_staging(run_key: str, area: str = RUNS) -> Iterator[Staging]:
+    """Yield the files of a run. Their folder is computed from the key of the run, never taken from another task.
     In the block, new files are for their owner only.
 
     Files in progress are in the same folder if it is local, else in a temporary folder of this attempt below
@@ -151,7 +193,7 @@ def open_staging(run_id: str, area: str = RUNS) -> Iterator[Staging]:
     from include.coding.scratch import open_scratch, remove_stale_scratch
     from include.coding.staging import Staging
 
-    uri = run_folder(run_id, area)
+    uri = run_folder(run_key, area)
     path = storage_path(uri, STAGING_CONN_ID)
     if isinstance(path, Path):
         with create_files_for_owner_only():

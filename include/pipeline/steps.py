@@ -1,4 +1,4 @@
-"""The bodies of the tasks of `recode_occupations`, `compare_models` and `sweep_staging`.
+"""The bodies of the tasks of the DAGs of `recode_dag`, and of `compare_models` and `sweep_staging`.
 
 Each one imports the data work that it needs, so that a small task loads no engine.
 """
@@ -21,7 +21,7 @@ from include.pipeline import handoffs, settings
 from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL, TIMEZONE
 from include.pipeline.params import check_params
 from include.pipeline.run_metadata import RunMetadata, is_in_progress, read_metadata
-from include.pipeline.settings import open_staging, open_warehouse
+from include.pipeline.settings import open_staging, open_warehouse, read_run_key
 
 if TYPE_CHECKING:
     from include.coding.prepare import Prepared
@@ -58,7 +58,8 @@ def make_plan(
 
     :param param_names: params of the DAG; the configuration of the run can name no others
     :param is_in_progress: returns whether another run is in progress
-    :raises PlanError: the params of the run are impossible, or Airflow is not set up for it
+    :raises PlanError: the params of the run are impossible, Airflow is not set up for it, or the topic is that of
+        another DAG
     :raises SourceError: the source is a file that runs may not read
     :raises CodingServiceError: the service does not know the topic or the model, or cannot be reached
     """
@@ -76,13 +77,13 @@ def make_plan(
     plan = Plan.from_dict(
         {
             **{name: params[name] for name in PLAN_PARAMS},
-            "run_id": dag_run.run_id,
+            "run_id": read_run_key(dag_run),
             "model_id": UNKNOWN_MODEL,
             "model_version": None,
             "from_date": first,
             "to_date": last,
             "changed_only": look_back_days > 0,
-            "schema": settings.read_schema(is_trial=params["max_records"] is not None),
+            "schema": settings.read_dag_schema(dag_run.dag_id, is_trial=params["max_records"] is not None),
             "memory_mb": settings.read_memory_mb(),
         }
     )
@@ -163,6 +164,7 @@ def prepare_parts(
     :param is_in_progress: returns whether another run is in progress
     :raises DataError: another run has claimed dates of the plan since, because this run had ended
     """
+    from include.coding.abandoned import write_owner
     from include.coding.claims import claim_dates
     from include.coding.prepare import prepare
 
@@ -175,7 +177,8 @@ def prepare_parts(
             " that remain, clear 'plan' with downstream tasks"
         )
     access = settings.read_source_access()  # the plan is not trusted: users can edit it in Airflow
-    with open_staging(ti.run_id) as staging:
+    with open_staging(read_run_key(ti)) as staging:
+        write_owner(plan, staging)
         prepared = prepare(plan, open_warehouse(plan.engine_memory_mb), staging, access)
     handoffs.push_prepared(ti, prepared, _estimate_run(prepared, dag_run))
     return [] if plan.dry_run else [part.to_dict() for part in prepared.parts]
@@ -209,7 +212,7 @@ def land_results(ti: Any) -> dict[str, Any]:
     if prepared.parts and not handoffs.has_operations(ti):
         raise DataError("nothing was sent, so there is nothing to land: see the log of the first task that failed")
     collected = handoffs.pull_collect_summary(ti)
-    with open_staging(ti.run_id) as staging:
+    with open_staging(read_run_key(ti)) as staging:
         return land(plan, prepared, collected, open_warehouse(plan.engine_memory_mb), staging).to_dict()
 
 
@@ -218,7 +221,7 @@ def report_run(ti: Any) -> str:
     from include.coding.report import write_estimate, write_report, write_skip_report
 
     plan = handoffs.pull_plan(ti)
-    with open_staging(ti.run_id) as staging:
+    with open_staging(read_run_key(ti)) as staging:
         if plan.dry_run:
             return write_estimate(plan, handoffs.pull_estimate(ti), staging)
         if not plan.days:
@@ -243,7 +246,7 @@ def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> Non
     counts = summary.dates if len(summary.dates) <= MAX_COUNTED_DATES else ()
     outlet_events[asset].extra = {
         **{name: getattr(summary, name) for name in ANNOUNCED_FIELDS},
-        **{name: getattr(plan, name) for name in ("topic", "model_id", "model_version", "run_id")},
+        **{name: getattr(plan, name) for name in ("topic", "model_id", "model_version", "run_id", "schema")},
         "dates": {entry.day: {name: getattr(entry, name) for name in COUNTS} for entry in counts},
         "dates_over_limit": {entry.day: f"since {entry.since}: {entry.limits}" for entry in summary.dates_over_limit},
         "unread_dates": [*plan.excluded_dates, *plan.unreachable_dates],
@@ -258,7 +261,7 @@ def clean_up(ti: Any) -> None:
     from include.coding.abandoned import FILE_PREFIX
 
     plan = handoffs.pull_plan(ti)
-    with open_staging(ti.run_id) as staging:
+    with open_staging(read_run_key(ti)) as staging:
         has_operations = bool(staging.find(FILE_PREFIX))  # whatever the plan says, which users can edit in Airflow
     if has_operations or (plan.days and not plan.dry_run):
         _check_published(plan, handoffs.pull_prepared(ti))
@@ -286,8 +289,8 @@ def remove_files(ti: Any) -> None:
     from include.coding.abandoned import record_abandoned_operations
 
     plan = handoffs.pull_plan(ti)
-    with open_staging(ti.run_id) as staging:
-        record_abandoned_operations(lambda: open_warehouse(plan.engine_memory_mb), plan.schema, staging)
+    with open_staging(read_run_key(ti)) as staging:
+        record_abandoned_operations(lambda: open_warehouse(plan.engine_memory_mb), plan.schema, staging, plan.run_id)
         staging.clear()
 
 
@@ -304,7 +307,8 @@ def compare_models(params: Mapping[str, Any], dag_run: Any, param_names: Collect
     from include.comparison.report import write_comparison
 
     check_params(params, dag_run.conf, param_names)
-    comparison = Comparison(**{name: params[name] for name in param_names}, schema=settings.read_schema())
+    fields = {name: params[name] for name in param_names}
+    comparison = Comparison(**{**fields, "schema": settings.read_schema(params["schema"] or None)})
     # A quarter is left for what an engine uses beyond its limit.
     warehouse = open_warehouse(settings.read_memory_mb() * 3 // 4)
     with open_staging(dag_run.run_id, settings.COMPARISONS) as staging:
@@ -314,11 +318,13 @@ def compare_models(params: Mapping[str, Any], dag_run: Any, param_names: Collect
 def sweep_staging() -> list[str]:
     """Clear the folders of abandoned runs and exchanges, record the operations that such runs opened and never used,
     and return the URIs of the folders."""
-    from include.coding.abandoned import record_abandoned_operations
+    from include.coding.abandoned import read_owner, record_abandoned_operations
     from include.coding.staging import Staging, sweep
 
     def record_operations(staging: Staging) -> None:
-        record_abandoned_operations(open_warehouse, settings.read_schema(), staging)
+        owner = read_owner(staging)
+        schema, run_key = (owner.schema, owner.run_id) if owner else (settings.read_schema(), None)
+        record_abandoned_operations(open_warehouse, schema, staging, run_key)
 
     base, min_age = settings.staging_base(), timedelta(days=float(settings.read_setting("CODING_STAGING_DAYS", "14")))
     fs, now = settings.open_file_system(base), pendulum.now("UTC")

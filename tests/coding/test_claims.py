@@ -3,6 +3,7 @@
 import pytest
 
 from include.coding.claims import claim_dates
+from include.coding.errors import PlanError
 from tests.coding.conftest import (
     DAY,
     LATER_DAY,
@@ -143,3 +144,53 @@ def test_of_two_runs_that_plan_at_the_same_time_exactly_one_gets_a_date(place):
     for process in processes:
         process.join(60)
     assert sorted(days) == [0, 0, 2]
+
+
+# ---- topics --------------------------------------------------------------------------------------------------------
+
+SAME_ID = "scheduled__2026-10-05T14:00:00+00:00"
+OTHER_DAG = f"recode_labour_force/{SAME_ID}"
+
+
+@on_all_warehouses
+def test_a_run_of_another_dag_cannot_replace_the_rows_of_a_topic(runs):
+    runs.plan(run_id=SAME_ID)
+    message = (
+        "topic 'osca' of schema 'coding' is coded by the DAG 'recode_occupations', and a run of 'recode_labour_force'"
+        " would replace its rows. Nothing was sent. Give 'recode_labour_force' tables of its own"
+    )
+    with pytest.raises(PlanError, match=message):
+        runs.plan(run_id=OTHER_DAG, source="labour_force")
+    assert runs.query("SELECT run_id FROM coding.date_claims") == [(SAME_ID,)]
+
+
+def test_a_run_of_another_dag_can_have_another_topic_or_a_schema_of_its_own(runs):
+    runs.plan(run_id=SAME_ID)
+    for changes in ({"topic": "anzsco"}, {"schema": "coding_labour_force"}):
+        plan = runs.plan(run_id=OTHER_DAG, **changes)
+        assert (plan.excluded_dates, plan.competing_runs) == ((), ())
+    with pytest.raises(
+        PlanError, match="topic 'anzsco' of schema 'coding' is coded by the DAG 'recode_labour_force'"
+    ):
+        runs.plan(run_id=SAME_ID, topic="anzsco")
+
+
+def test_the_scheduled_runs_of_two_dags_with_the_same_id_do_not_take_each_others_dates(runs):
+    runs.plan(run_id=SAME_ID)
+    runs.plan(run_id=OTHER_DAG, topic="anzsco")
+    assert runs.query("SELECT run_id, topic FROM coding.date_claims ORDER BY 1") == [
+        (OTHER_DAG, "anzsco"),
+        (SAME_ID, "osca"),
+    ]
+
+
+def test_a_topic_is_handed_over_by_deleting_its_row(runs):
+    runs.plan(run_id=SAME_ID)
+    runs.query("DELETE FROM coding.topic_owners WHERE topic = 'osca'")
+    runs.plan(run_id=OTHER_DAG)
+    assert runs.query("SELECT topic, dag_id FROM coding.topic_owners") == [("osca", "recode_labour_force")]
+
+
+def test_a_dry_run_takes_no_topic(runs):
+    runs.plan(run_id=OTHER_DAG, dry_run=True)
+    runs.plan(run_id=SAME_ID)

@@ -9,7 +9,7 @@ from datetime import date
 import duckdb
 import pytest
 
-from include.coding.errors import AuditError, IncompleteError
+from include.coding.errors import AuditError, IncompleteError, PlanError
 from include.coding.files import path_from_uri
 from include.coding.landing import LandingSummary
 from include.coding.plan import MIN_MEMORY_MB
@@ -1042,3 +1042,24 @@ def test_the_duration_of_an_operation_is_stored(survey):
     survey.prepare()
     survey.land([replace(survey.code_part(part), seconds=41.5) for part in survey.prepared.parts])
     assert survey.query("SELECT seconds FROM coding.coding_operations") == [(41.5,)]
+
+
+# ---- runs of other DAGs --------------------------------------------------------------------------------------------
+
+
+def test_the_scheduled_runs_of_two_dags_with_the_same_id_are_two_runs(survey):
+    survey.run(run_id="night")
+    counts = survey.query("SELECT texts_sent, operations FROM coding.coding_runs")
+    survey.run(run_id="recode_labour_force/night", topic="anzsco")
+    rows = survey.query("SELECT run_id, topic, texts_sent, operations FROM coding.coding_runs ORDER BY 1")
+    assert rows == [("night", "osca", *counts[0]), ("recode_labour_force/night", "anzsco", *counts[0])]
+    topics = survey.query("SELECT DISTINCT run_id, topic FROM coding.coded_records ORDER BY 1")
+    assert topics == [("night", "osca"), ("recode_labour_force/night", "anzsco")]
+
+
+def test_a_run_whose_plan_was_edited_cannot_replace_the_rows_of_another_dag(survey):
+    survey.run(run_id="night")
+    rows = survey.query("SELECT * FROM coding.coded_records ORDER BY 1, 2")
+    with pytest.raises(PlanError, match="topic 'osca' of schema 'coding' is coded by the DAG 'recode_occupations'"):
+        survey.run(run_id="recode_labour_force/night", selection="all")
+    assert survey.query("SELECT * FROM coding.coded_records ORDER BY 1, 2") == rows

@@ -264,3 +264,11 @@ def test_a_folder_that_is_or_contains_a_private_one_is_refused_even_behind_a_lin
     with pytest.raises(PlanError, match="which is in the staging area, where texts of all runs are"):
         parse(folders=str(staging / "runs"), private=[home], staging=staging)
     assert parse(folders=str(home / "data"), private=[home], staging=staging).folders == (home / "data",)
+
+
+@pytest.mark.parametrize("schema", ["coding", "coding_trial", "coding_labour_force", "CODING_labour_force_trial"])
+def test_the_tables_of_no_dag_are_a_source(schema):
+    access = SourceAccess(tables=(f"{schema}.*", "codings.*"))
+    assert not access.allows_table(schema, "coded_texts", "main")
+    assert access.allows_table(schema, "answers", "main"), "a table of people, in the same schema"
+    assert access.allows_table("codings", "coded_texts", "main"), "another schema, whose name only begins alike"

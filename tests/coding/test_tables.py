@@ -192,6 +192,8 @@ def test_tables_of_version_2_get_the_columns_of_a_new_schema_and_keep_their_rows
     assert read_view(old_pipeline, "coding") == read_view(old_pipeline, "fresh")
     assert old_pipeline.query("SELECT max(version) FROM coding.schema_version") == [(VERSION,)]
     assert read_rows(old_pipeline) == rows
+    owners = "SELECT topic, dag_id FROM coding.topic_owners"
+    assert old_pipeline.query(owners) == [("osca", "recode_occupations")], "until then there was one DAG"
     operations = "SELECT operation_id, discarded_lines FROM coding.coding_operations ORDER BY 1"
     assert old_pipeline.query(operations) == [("run-1-operation-0", 2), ("run-1-operation-1", 0)]
     runs = "SELECT run_id, published_by_run FROM coding.coding_runs ORDER BY 1"

@@ -177,7 +177,7 @@ def test_a_new_model_emits_an_event_and_starts_one_backfill_whose_runs_are_never
     states, events, backfills = watch()
     assert (states["watch.look"], states["watch.recode_history"]) == ("skipped", "success")
     assert (len(events), len(backfills)) == (1, 1)
-    assert night.api.request("GET", path)["value"]["backfill"] == backfill["id"]
+    assert night.api.request("GET", path)["value"]["backfills"] == {RECODE_DAG_ID: backfill["id"]}
 
     wait_until(lambda: len(night.runs(run_type="backfill")) == len(days), "the backfill has all runs")
     runs = night.runs(run_type="backfill")

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.airflow
 
 FIRST_DAY, LAST_DAY = "2026-10-01", "2026-10-07"
 DAY_COUNT, MAX_ACTIVE_RUNS = 7, 3
-#: Copies of the DAG that catch up on the nights around a clock change: DAG id, first midnight, last midnight.
+#: Further DAGs that catch up on the nights around a clock change: DAG id, first midnight, last midnight.
 CATCH_UP = {
     "october": ("2026-10-04", "2026-10-05"),  # 4 October has 23 hours
     "april": ("2026-04-05", "2026-04-06"),  # 5 April has 25 hours
@@ -31,30 +31,28 @@ def yesterday() -> str:
     return pendulum.yesterday(TIMEZONE).to_date_string()
 
 
-def make_catch_up_dag(text: str, dag_id: str, first: str, last: str) -> str:
-    """Return the text of the DAG file with another id, and with runs for all nights from `first` to `last`."""
-    changes = {
-        "names.RECODE_DAG_ID,": f'"{dag_id}",',
-        '"osca", type="string"': '"anzsco", type="string"',
-        "pendulum.datetime(2026, 1, 1, tz=names.TIMEZONE)": f"pendulum.parse('{first}', tz=names.TIMEZONE)",
-        "catchup=False": f"catchup=True, end_date=pendulum.parse('{last}', tz=names.TIMEZONE)",
-    }
-    for old, new in changes.items():
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    return text
+def make_catch_up_dag(dag_id: str, first: str, last: str) -> str:
+    """Return the text of the file of a DAG like the main one, with tables of its own, and with runs for all nights from
+    `first` to `last`."""
+    return f"""
+import pendulum
+from include.pipeline.airflow_dags import recode_dag
+from include.pipeline.names import TIMEZONE
+dag = recode_dag("{dag_id}", topic="anzsco", schema="{dag_id}", schedule="0 0 * * *")
+dag.catchup = True
+dag.start_date, dag.end_date = (pendulum.parse(day, tz=TIMEZONE) for day in ("{first}", "{last}"))
+"""
 
 
 class HistoryStack(FastStack):
-    """A stack with copies of the DAG that catch up, and with records of the day before."""
+    """A stack with further DAGs that catch up, and with records of the day before."""
 
     _poll_interval_s = 6.0  # seven runs at once slow the scheduler down
 
     def __init__(self, folder: Path) -> None:
         dags = copy_dags(folder / "dags")
-        text = (dags / f"{RECODE_DAG_ID}.py").read_text()
         for dag_id, nights in CATCH_UP.items():
-            (dags / f"{dag_id}.py").write_text(make_catch_up_dag(text, dag_id, *nights))
+            (dags / f"{dag_id}.py").write_text(make_catch_up_dag(dag_id, *nights))
         options = ("--coder", "stub", "--progression", "by_time", "--seconds", "4")
         super().__init__(folder, {"AIRFLOW__CORE__DAGS_FOLDER": str(dags)}, options)
 
@@ -194,7 +192,7 @@ def test_each_night_around_a_clock_change_is_for_one_day(history: Harness) -> No
         runs = [run for dag_id in CATCH_UP for run in history.runs(dag_id)]
         return len(runs) == 4 and all(run["state"] in FINAL_STATES for run in runs)
 
-    wait_until(have_ended, "two nights of each copy", 300)
+    wait_until(have_ended, "two nights of each DAG", 300)
     runs = {
         dag_id: [(run["partition_key"], run["run_after"][:16], run["state"]) for run in history.runs(dag_id)]
         for dag_id in CATCH_UP
@@ -204,7 +202,7 @@ def test_each_night_around_a_clock_change_is_for_one_day(history: Harness) -> No
         "april": [("2026-04-04", "2026-04-04T13:00", "success"), ("2026-04-05", "2026-04-05T14:00", "success")],
     }
     count = "SELECT CAST(response_date AS VARCHAR), count(*) FROM {} AND response_date BETWEEN ? AND ? GROUP BY 1"
-    rows = history.query(count.format("coding.coded_records WHERE topic = 'anzsco'"), FIRST_DAY, "2026-10-04")
+    rows = history.query(count.format("coding_october.coded_records WHERE topic = 'anzsco'"), FIRST_DAY, "2026-10-04")
     assert dict(rows) == dict(history.query(count.format("survey_responses WHERE true"), FIRST_DAY, "2026-10-04"))
 
 

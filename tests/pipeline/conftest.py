@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from airflow.models import import_all_models
@@ -32,8 +33,13 @@ class TaskInstance:
     :param values: by task id, or by task id and key. Those of a mapped task have an index: `code.poll[2]`.
     """
 
-    def __init__(self, values: Mapping[Any, Any] = MappingProxyType({}), run_id: str = "run-1") -> None:
-        self.run_id = run_id
+    def __init__(
+        self,
+        values: Mapping[Any, Any] = MappingProxyType({}),
+        run_id: str = "run-1",
+        dag_id: str = "recode_occupations",
+    ) -> None:
+        self.run_id, self.dag_id = run_id, dag_id
         self._values = {
             name if isinstance(name, tuple) else (name, "return_value"): value for name, value in values.items()
         }
@@ -55,7 +61,7 @@ class Store(dict[str, Any]):
 
 
 class FakeAirflowApi(ThreadingHTTPServer):
-    """The part of Airflow's API that deals with backfills of `recode_occupations`."""
+    """The part of Airflow's API that deals with DAGs of `recode_dag` and their backfills."""
 
     daemon_threads = True
 
@@ -63,13 +69,20 @@ class FakeAirflowApi(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _RequestHandler)
         self.backfills: list[dict[str, Any]] = []
         self.failed_runs: list[dict[str, Any]] = []
-        self.runs_another = self.is_paused = False
+        #: Topics of the DAGs that have a schedule, by DAG id, and the ids of those without one and of paused ones.
+        self.topics = {"recode_occupations": "osca"}
+        self.unscheduled: dict[str, str] = {}
+        self.paused: set[str] = set()
+        #: DAGs of which another backfill is running, and those of which Airflow can start none at present.
+        self.conflicts: set[str] = set()
+        self.broken: set[str] = set()
 
     def end_backfill(self, failed_runs: int = 0, is_cancelled: bool = False) -> None:
         """End the newest backfill; some of its runs have failed."""
         backfill = self.backfills[0]
         backfill |= {"completed_at": "2026-11-26T00:00:00Z", "is_paused": is_cancelled}
-        self.failed_runs += [{"conf": {**backfill["dag_run_conf"], "_airflow": {}}} for _ in range(failed_runs)]
+        conf = {**backfill["dag_run_conf"], "_airflow": {}}
+        self.failed_runs += [{"dag_id": backfill["dag_id"], "conf": conf} for _ in range(failed_runs)]
 
     def connection(self, password: str = PASSWORD) -> str:
         host, port = self.server_address[:2]
@@ -81,13 +94,27 @@ class _RequestHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, _, query = self.path.removeprefix("/api/v2/").partition("?")
-        responses = {
-            "backfills": {"backfills": self.server.backfills},
-            "dags/recode_occupations": {"is_paused": self.server.is_paused},
-            "dags/recode_occupations/dagRuns": {
-                "dag_runs": self.server.failed_runs if "state=failed" in query else []
+        params = parse_qs(query)
+        topics = {**self.server.topics, **self.server.unscheduled}
+        dags = [
+            {
+                "dag_id": dag_id, "is_paused": dag_id in self.server.paused,
+                "is_backfillable": dag_id in self.server.topics, "timetable_partitioned": dag_id in self.server.topics,
+            }
+            for dag_id in topics
+            if params.get("tags") == ["recode_dag"]
+        ]  # fmt: skip
+        page = slice(int(params.get("offset", ["0"])[0]), int(params.get("offset", ["0"])[0]) + 2)
+        responses: dict[str, Any] = {
+            "backfills": {
+                "backfills": [item for item in self.server.backfills if [item["dag_id"]] == params.get("dag_id")]
             },
+            "dags": {"dags": dags[page], "total_entries": len(dags)},
         }
+        for dag_id, topic in topics.items():
+            runs = [run for run in self.server.failed_runs if run["dag_id"] == dag_id]
+            responses[f"dags/{dag_id}/details"] = {"params": {"topic": {"value": topic}}}
+            responses[f"dags/{dag_id}/dagRuns"] = {"dag_runs": runs if params.get("state") == ["failed"] else []}
         self._respond(*self._authorize(lambda: (200, responses[path])))
 
     def do_POST(self) -> None:
@@ -97,7 +124,9 @@ class _RequestHandler(BaseHTTPRequestHandler):
         return self._respond(*self._authorize(lambda: self._create(body)))
 
     def _create(self, body: dict[str, Any]) -> tuple[int, Any]:
-        if self.server.runs_another:
+        if body["dag_id"] in self.server.broken:
+            return 500, {}
+        if body["dag_id"] in self.server.conflicts:
             return 409, {"detail": "There is already a running backfill"}
         state = {"id": 7 + len(self.server.backfills), "completed_at": None, "is_paused": False}
         self.server.backfills.insert(0, {**state, **body})

@@ -83,7 +83,14 @@ class Runs:
 
 def make_run(run_id: str) -> SimpleNamespace:
     run_after = datetime(2026, 11, 23, 14, tzinfo=UTC)
-    return SimpleNamespace(run_id=run_id, partition_key=None, run_after=run_after, run_type="manual", conf={})
+    return SimpleNamespace(
+        dag_id="recode_occupations",
+        run_id=run_id,
+        partition_key=None,
+        run_after=run_after,
+        run_type="manual",
+        conf={},
+    )
 
 
 @pytest.fixture(params=["duckdb", "postgres"])

@@ -152,7 +152,11 @@ def make_context(folder: str, task_id: str = "code.upload", dry_run: bool = Fals
         "task_id": task_id, "part": part, "operation_id": OPERATION, "grant": "encrypted", "outcome": OUTCOME.to_dict(),
     }  # fmt: skip
     task = SimpleNamespace(**{**values, **changes})
-    return {"task": task, "ti": SimpleNamespace(run_id="run-1"), "params": {"dry_run": dry_run}}
+    return {
+        "task": task,
+        "ti": SimpleNamespace(dag_id="recode_occupations", run_id="run-1"),
+        "params": {"dry_run": dry_run},
+    }
 
 
 def test_what_the_tasks_of_a_part_wrote_is_accepted(run_folder_of_run_1: str) -> None:

@@ -13,6 +13,7 @@ from airflow.models.dag_version import DagVersion
 from airflow.models.dagrun import DagRun
 from airflow.models.log import Log
 from airflow.models.pool import Pool
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -40,6 +41,23 @@ def test_the_metadata_is_an_entry_of_the_conf(metadata: RunMetadata) -> None:
 def test_metadata_of_another_form_is_refused() -> None:
     with pytest.raises(PlanError, match="RunMetadata .*: pool"):
         read_metadata(SimpleNamespace(conf={"_airflow": {"backfill": None, "pool": 4, "earlier": 0}}))
+
+
+@pytest.mark.parametrize(
+    ("key", "dag_id"),
+    [("night", "recode_occupations"), ("recode_labour_force/night", "recode_labour_force")],
+)
+def test_airflow_is_asked_about_the_run_of_the_dag_that_the_key_names(
+    monkeypatch: pytest.MonkeyPatch, key: str, dag_id: str
+) -> None:
+    runs = {(dag_id, "night")}
+
+    def count(dag_id: str, run_ids: list[str], states: list[str]) -> int:
+        return sum((dag_id, run_id) in runs for run_id in run_ids)
+
+    monkeypatch.setattr(RuntimeTaskInstance, "get_dr_count", count)
+    assert run_metadata.is_in_progress(key)
+    assert not run_metadata.is_in_progress(f"recode_graduates/{key.rpartition('/')[2]}")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,8 @@ from include.pipeline.settings import (
     open_staging,
     qualified_table,
     read_approval_limit,
+    read_run_key,
+    read_schema,
     read_setting,
     read_source_access,
     run_folder,
@@ -128,3 +131,22 @@ def test_the_projects_own_folders_cannot_be_allowed(
     monkeypatch.setenv("CODING_SOURCE_FOLDERS", f"{tmp_path / 'data'},{folder}")
     with pytest.raises(PlanError, match=f"CODING_SOURCE_FOLDERS names '{folder}', which is or contains"):
         read_source_access()
+
+
+def test_the_folders_of_two_runs_with_the_same_id_differ_if_their_dags_do() -> None:
+    runs = [SimpleNamespace(dag_id=dag_id, run_id="night") for dag_id in ("recode_occupations", "recode_graduates")]
+    assert [read_run_key(run) for run in runs] == ["night", "recode_graduates/night"]
+    assert len({run_folder(read_run_key(run)) for run in runs}) == 2
+
+
+@pytest.mark.parametrize("suffix", ["", "a.b", "x" * 51, 'x"; DROP TABLE y; --', "trial", "a_Trial"])
+def test_the_end_of_the_name_of_a_schema_is_plain_and_not_that_of_trials(suffix: str) -> None:
+    with pytest.raises(PlanError, match="expected letters, digits and underscores"):
+        read_schema(suffix)
+
+
+def test_a_schema_with_a_name_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_schema("labour_force", is_trial=True) == "coding_labour_force_trial"
+    monkeypatch.setenv("CODING_SCHEMA", "c" * 40)
+    with pytest.raises(PlanError, match="is too long: shorten the argument `schema` of recode_dag"):
+        read_schema("l" * 20)

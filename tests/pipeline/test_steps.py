@@ -16,7 +16,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
 from coding_service.errors import AuthorizationError, InputFileError, ServiceUnavailableError, SettingsError
-from include.coding.abandoned import FILE_PREFIX
+from include.coding.abandoned import FILE_PREFIX, write_owner
 from include.coding.errors import DataError, PlanError, SourceError
 from include.coding.files import path_from_uri
 from include.coding.landing import LandingSummary
@@ -25,9 +25,11 @@ from include.coding.prepare import Prepared
 from include.coding.run_log import DateCounts, DateOverLimit, PublishedRun, record_run
 from include.coding.tables import create_tables
 from include.local_service.http.server import LocalService
-from include.pipeline import steps
+from include.pipeline import handoffs, settings, steps
+from include.pipeline.airflow_dags import recode_dag
+from include.pipeline.form import PARAMS
 from include.pipeline.run_metadata import PoolSize, RunMetadata
-from include.pipeline.settings import run_folder
+from include.pipeline.settings import open_staging, run_folder
 from include.stack.processes import coding_connection, free_port
 from include.warehouse.errors import WarehouseSettingsError
 from tests.pipeline.conftest import TaskInstance
@@ -45,6 +47,7 @@ def make_run(run_type: str = "manual", **fields: Any) -> SimpleNamespace:
     run_after = datetime(2026, 11, 23, 14, tzinfo=UTC)
     return SimpleNamespace(
         **{
+            "dag_id": "recode_occupations",
             "run_id": "run-1",
             "partition_key": None,
             "run_after": run_after,
@@ -349,7 +352,7 @@ def test_the_event_of_the_asset_has_the_counts_the_model_and_the_run(make_plan: 
     assert announce(make_plan(), ("2026-10-05",), None).extra == {
         "read": 9, "coded": 5, "uncoded": 2, "rejected": 2, "texts": 6, "texts_sent": 5, "operations": 2,
         "from_date": "2026-10-05", "to_date": "2026-10-06", "topic": "osca", "model_id": MODELS[0],
-        "model_version": 2.0, "run_id": "run-1",
+        "model_version": 2.0, "run_id": "run-1", "schema": "coding",
         "dates": {"2026-10-05": {"read": 4, "coded": 3, "uncoded": 1, "rejected": 0}},
         "dates_over_limit": {"2026-10-01": "since 2026-10-02: 9 of 9 records are rejected"}, "unread_dates": [],
     }  # fmt: skip
@@ -467,3 +470,113 @@ def test_a_comparison_refuses_a_key_that_its_form_does_not_have() -> None:
     params = {**compare_models.dag.params.validate(), "sample": 10, "openlineage": {}}
     with pytest.raises(PlanError, match=r"unknown keys: 'sample' \(did you mean 'samples'\?\)"):
         steps.compare_models(params, make_run(conf={"sample": 10}), compare_models.PARAMS)
+
+
+def test_a_comparison_reads_the_tables_of_the_dag_that_its_form_names(
+    warehouse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import compare_models
+
+    monkeypatch.setenv("CODING_STAGING", (tmp_path / "staging").as_uri())
+    params = {**compare_models.dag.params.validate(), "schema": "graduates"}
+    with pytest.raises(PlanError, match='"coding_graduates".coded_records does not exist'):
+        steps.compare_models(params, make_run(), compare_models.PARAMS)
+    with pytest.raises(PlanError, match="`schema` is 'a.b'; expected letters"):
+        steps.compare_models({**params, "schema": "a.b"}, make_run(), compare_models.PARAMS)
+
+
+# ---- further DAGs --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def graduates(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A further DAG with tables of its own."""
+    monkeypatch.setattr(settings, "SCHEMA_SUFFIXES", {})
+    return recode_dag("recode_graduates", schema="graduates", source="graduate_responses")
+
+
+def test_the_plan_of_a_further_dag_has_its_source_its_schema_and_its_own_key(
+    plan_with: Callable[..., dict[str, Any]], graduates: Any
+) -> None:
+    plan_with()
+    run = make_run(dag_id="recode_graduates")
+    plan = Plan.from_dict(steps.make_plan(graduates.params.validate(), run, list(PARAMS)))
+    assert (plan.run_id, plan.schema, plan.source) == (
+        "recode_graduates/run-1",
+        "coding_graduates",
+        "graduate_responses",
+    )
+    trial = steps.make_plan({**graduates.params.validate(), "max_records": 10}, run, list(PARAMS))
+    assert trial["schema"] == "coding_graduates_trial"
+    ti = TaskInstance({"plan": plan.to_dict()}, dag_id="recode_graduates")
+    assert handoffs.pull_plan(ti) == plan
+    with pytest.raises(PlanError, match="Plan is invalid: run_id: it is not 'run-1'"):
+        handoffs.pull_plan(TaskInstance({"plan": plan.to_dict()}))
+    edited = {**plan.to_dict(), "schema": "coding"}
+    with pytest.raises(PlanError, match="Plan is invalid: schema: it is not 'coding_graduates'"):
+        handoffs.pull_plan(TaskInstance({"plan": edited}, dag_id="recode_graduates"))
+
+
+@pytest.mark.usefixtures("graduates")
+def test_two_dags_without_tables_of_their_own_cannot_code_the_same_topic(
+    plan_with: Callable[..., dict[str, Any]],
+) -> None:
+    plan_with()
+    with pytest.raises(PlanError, match="topic 'osca' of schema 'coding' is coded by the DAG 'recode_occupations'"):
+        steps.make_plan(read_form(), make_run(dag_id="recode_labour_force"), read_param_names())
+    assert steps.make_plan(read_form(), make_run(dag_id="recode_graduates"), read_param_names())
+
+
+@pytest.mark.usefixtures("graduates")
+def test_the_event_of_a_further_dag_says_where_its_codes_are(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(run_id="recode_graduates/run-1", schema="coding_graduates")
+    summary = LandingSummary(9, 5, 2, 2, 6, 5, 2, "2026-10-05", "2026-10-06", None)
+    ti = TaskInstance({"plan": plan.to_dict(), "land": summary.to_dict()}, dag_id="recode_graduates")
+    event = OutletEvent()
+    steps.announce_dates(ti, make_run(partition_key="2026-10-05"), {"asset": event}, "asset")
+    assert (event.extra["run_id"], event.extra["schema"]) == ("recode_graduates/run-1", "coding_graduates")
+
+
+def test_the_sweep_records_abandoned_operations_in_the_tables_of_their_dag(
+    make_plan: Callable[..., Plan], warehouse: Path, tmp_path: Path
+) -> None:
+    operation_ids = [f"{number}1111111-1111-4111-8111-111111111111" for number in range(3)]
+    plans = [
+        make_plan(),  # its folder does not say whose it is, as those of earlier versions
+        make_plan(run_id="recode_graduates/run-1", schema="coding_graduates"),
+        make_plan(run_id="trial", schema="coding_trial"),
+    ]
+    for plan, operation_id in zip(plans, operation_ids, strict=True):
+        with open_staging(plan.run_id) as staging:
+            if plan is not plans[0]:
+                write_owner(plan, staging)
+            staging.scratch.mkdir(parents=True, exist_ok=True)
+            content = {
+                "operation_id": operation_id, "run_id": "run-1", "part": 0, "topic": "osca", "model_id": MODELS[0],
+                "records": 3, "is_sent": True,
+            }  # fmt: skip
+            (staging.scratch / f"{FILE_PREFIX}{operation_id}.json").write_text(json.dumps(content))
+            for path in staging.scratch.iterdir():
+                os.utime(path, (0, 0))
+    assert len(steps.sweep_staging()) == 3
+    with open_warehouse(warehouse).session() as session:
+        rows = [
+            session.execute(f"SELECT operation_id, run_id, state FROM {plan.schema}.coding_operations")
+            for plan in plans
+        ]
+    run_keys = ["run-1", "recode_graduates/run-1", "trial"]
+    assert rows == [
+        [(operation_id, key, "abandoned")] for operation_id, key in zip(operation_ids, run_keys, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"run_id": "x", "schema": "a.b"}'])
+def test_a_folder_that_does_not_say_whose_it_is_is_swept_all_the_same(
+    make_plan: Callable[..., Plan], warehouse: Path, content: str
+) -> None:
+    make_plan()
+    with open_staging("run-1") as staging:
+        staging.scratch.mkdir(parents=True)
+        (staging.scratch / "run.json").write_text(content)
+        os.utime(staging.scratch / "run.json", (0, 0))
+    assert len(steps.sweep_staging()) == 1

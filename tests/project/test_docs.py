@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from include.pipeline.form import DEFAULT_PARAMS, PARAMS, name_default
+
 ROOT = Path(__file__).resolve().parents[2]
 CONTRACT, SETTINGS = ROOT / "docs" / "service-contract.md", ROOT / "docs" / "settings.md"
 COMPOSE_FILE, ENV_TEMPLATE = ROOT / "docker-compose.yaml", ROOT / ".env.example"
@@ -118,6 +120,7 @@ def settings_of_code() -> dict[str, str]:
         for node in ast.walk(ast.parse(read(path))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 places |= dict.fromkeys(SETTING.findall(node.value), relative(path))
+    places |= {name_default(param): "include/pipeline/form.py" for param in DEFAULT_PARAMS}
     for path in CONFIGURATION:
         places |= dict.fromkeys(SETTING.findall(read(path)), relative(path))
     return places
@@ -178,6 +181,15 @@ def test_every_param_is_documented_with_its_default(dag_id: str) -> None:
     params = importlib.import_module(dag_id).dag.params.dump()
     rows = re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", section(SETTINGS, f"Params of {dag_id}"), re.MULTILINE)
     assert dict(rows) == {name: as_cell(default) for name, default in params.items()}
+
+
+def test_every_setting_of_the_nightly_run_is_documented_with_the_default_of_its_param() -> None:
+    rows = re.findall(r"^\| `(CODING_DEFAULT_\w+)` \| ([^|]+) \| as `(\w+)` \|", read(SETTINGS), re.MULTILINE)
+    documented = {name: (cell, param) for name, cell, param in rows}
+    for param in DEFAULT_PARAMS:
+        default = PARAMS[param].value
+        cell = "none" if default is None else f"`{as_cell(default)}`"
+        assert documented[name_default(param)] == (cell, param)
 
 
 # ---- links ---------------------------------------------------------------------------------------------------------
