@@ -33,7 +33,13 @@ from include.pipeline import names
 from include.pipeline.alerts import DeadlineDAG, alert_on_failure, landing_deadline
 from include.pipeline.approval import ApproveSendingOperator
 from include.pipeline.collecting import CollectResultsOperator
-from include.pipeline.dag_arguments import MAX_RECORDS_PER_PART, PERMANENT_ERRORS, SELECTIONS
+from include.pipeline.dag_arguments import (
+    MAX_RECORDS_PER_PART,
+    PERMANENT_ERRORS,
+    READ_OPTION_NAMES,
+    READ_OPTION_SCHEMA,
+    SELECTIONS,
+)
 from include.pipeline.inputs import check_inputs
 
 #: Set it to False for a deployment without a triggerer: the wait is then rescheduled between status calls.
@@ -72,14 +78,27 @@ PARAMS = {
     ),
     "source": Param(
         "survey_responses", type="string", title="Source", section=_SOURCE, minLength=1,
-        description="Table or view of the warehouse, or a file: `file:///path/answers.parquet` (.csv, .jsonl, .xlsx),"
-        " if the settings of the deployment allow it. It must contain all records of the dates, because records from"
+        description="Table or view of the warehouse, or a file: `file:///path/answers.parquet` (.csv, .jsonl, .xlsx,"
+        " others: docs/sources.md), a folder of Parquet files, or `s3://bucket/answers.csv`, if the settings of the"
+        " deployment allow it. It must contain all records of the dates, because records from"
         " other sources are replaced.",
     ),
     "columns": Param(
         {}, type="object", title="Columns", section=_SOURCE,
         description='Columns that have other names in the source: `{"occp_text": "job_title"}`. The names to map are'
-        " `record_id`, `response_date`, `occp_text`, `tasks_text`.",
+        " `record_id`, `response_date`, `occp_text`, `tasks_text`. `null` says that the source does not have one:"
+        ' `{"tasks_text": null}`; without a record id, the rows of a file are numbered.',
+        additionalProperties={"type": ["string", "null"], "minLength": 1},
+    ),
+    "read_options": Param(
+        {}, type=["object", "null"], title="Read options", section=_SOURCE,
+        description='How the source is read: `{"sheet": "Data", "header_row": 5, "date_format": "%d/%m/%Y"}`.'
+        " `sheet`: name or number of a sheet of Excel; `header_row`: number of the row with the names of the columns;"
+        " `delimiter` and `encoding` (`cp1252`, `latin-1`, `utf-16`) of a text file; `date_format`: form of dates"
+        " that are texts; `timezone`: whose days are the response dates, for times with an offset or Z;"
+        " `connection`: Airflow connection of an `s3://` source.",
+        propertyNames={"enum": list(READ_OPTION_NAMES)},
+        properties=READ_OPTION_SCHEMA,
     ),
     "response_date": Param(
         None, type=["null", "string"], format="date", title="Single response date", section=_SOURCE,

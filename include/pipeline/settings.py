@@ -89,7 +89,8 @@ def read_source_access() -> SourceAccess:
         read_setting("CODING_SOURCE_FOLDERS"),
         read_schema(),
         private_folders=(PROJECT, PROJECT / ".run", _airflow_home()),
-        staging=staging if isinstance(staging, Path) else None,
+        staging=staging if isinstance(staging, Path) else staging_base(),
+        open_storage=lambda uri, connection: storage_path(uri, connection or STAGING_CONN_ID).fs,  # type: ignore[union-attr]
     )
 
 

@@ -1,0 +1,95 @@
+"""Messages about the columns of a source: which are missing, which names come near, and what to set."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+
+from include.coding.file_scan import FileScan
+from include.coding.plan import Plan
+
+#: Names of columns in a message: how many, and how long.
+_MAX_NAMES, _MAX_NAME_CHARACTERS = 50, 60
+_DATE = re.compile(r"\s*[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]")
+
+
+def describe_missing_columns(plan: Plan, names: Sequence[str], scan: FileScan | None) -> str | None:
+    """Return why the columns of a source do not suffice, and what to do; None if all are there.
+
+    :param names: columns of the source
+    :param scan: how the file is read; None for a table
+    """
+    missing = {name: plan.source_column(name) for name in plan.required_columns}
+    missing = {name: column for name, column in missing.items() if column not in names}
+    if not missing:
+        return None
+    place = scan.place if scan else "it"
+    columns = list(dict.fromkeys(missing.values()))
+    return f"lacks the columns {columns}; {_list_names(names, place)}. {_suggest(plan, missing, names, scan)}"
+
+
+def _suggest(plan: Plan, missing: Mapping[str, str], names: Sequence[str], scan: FileScan | None) -> str:
+    """Return the action that most probably helps."""
+    if scan and scan.sheets:
+        sheets = " and ".join(map(repr, scan.sheets))
+        has = "has" if len(scan.sheets) == 1 else "have"
+        return f"The sheet {sheets} {has} these names: set `sheet` in `read_options` to {scan.sheets[0]!r}"
+    if scan and scan.header_row:
+        return f"Row {scan.header_row} has these names: set `header_row` in `read_options` to {scan.header_row}"
+    if nearest := _find_nearest(missing, names):
+        pairs = " and ".join(
+            f"{nearest[name]!r} is not {column!r}" for name, column in missing.items() if name in nearest
+        )
+        case = " (they differ in case only)" if all(nearest[n].lower() == missing[n].lower() for n in nearest) else ""
+        return f"Names are compared exactly, and {pairs}{case}: set `columns` to {_write(plan, nearest)}"
+    if scan and len(names) == 1 and "," not in names[0] and scan.place.startswith("line"):
+        return "If another character separates its values, set `delimiter` in `read_options`"
+    example = {name: "job_title" if name == "occp_text" else "..." for name in missing}
+    action = f"Name the ones to use in `columns`, such as {_write(plan, example)}"
+    if "response_date" in missing:
+        action += "; if there are no dates, set one for all records in `response_date`"
+    if optional := [name for name in missing if _can_be_missing(name, missing, scan)]:
+        action += f"; {_write({}, dict.fromkeys(optional[:1]))} says that there is none"
+        if optional[0] == "record_id":
+            action += ", and numbers the rows"
+    return action
+
+
+def _can_be_missing(name: str, missing: Mapping[str, str], scan: FileScan | None) -> bool:
+    if name == "record_id":
+        return scan is not None
+    return name in ("tasks_text", "occp_text") and not {"tasks_text", "occp_text"} <= missing.keys()
+
+
+def _find_nearest(missing: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    """Return for each missing column the column whose name comes nearest, if all have one and no two the same."""
+    spellings = {_simplify(name): name for name in reversed(names)}
+    nearest = {}
+    for name, column in missing.items():
+        matches = get_close_matches(_simplify(column), spellings, n=1, cutoff=0.9)
+        if matches:
+            nearest[name] = spellings[matches[0]]
+    is_clear = len(nearest) == len(missing) == len(set(nearest.values()))
+    return nearest if is_clear else {}
+
+
+def _simplify(name: str) -> str:
+    return re.sub(r"[\s_\-.\u00a0\u200b\ufeff]+", "", name).casefold()
+
+
+def _write(plan: Plan | Mapping[str, None], columns: Mapping[str, str | None]) -> str:
+    """Return a value for the param `columns`."""
+    own = plan.columns if isinstance(plan, Plan) else {}
+    return json.dumps({**own, **columns}, ensure_ascii=False)
+
+
+def _list_names(names: Sequence[str], place: str) -> str:
+    """Return a clause with the names of the columns that a source has. In a file without a header, they would be the
+    values of a person."""
+    if any(_DATE.match(name) for name in names):
+        row = "its first row" if place == "it" else place
+        return f"{row} contains values, not names, so it is not shown here: add a row with names"
+    short_names = [name[:_MAX_NAME_CHARACTERS] for name in names[:_MAX_NAMES]]
+    return f"{place} has {short_names}" + (" and others" if len(names) > _MAX_NAMES else "")
