@@ -33,34 +33,40 @@ def describe_missing_columns(plan: Plan, names: Sequence[str], scan: FileScan | 
 def _suggest(plan: Plan, missing: Mapping[str, str], names: Sequence[str], scan: FileScan | None) -> str:
     """Return the action that most probably helps."""
     if scan and scan.sheets:
-        sheets = " and ".join(map(repr, scan.sheets))
-        has = "has" if len(scan.sheets) == 1 else "have"
-        return f"The sheet {sheets} {has} these names: set `sheet` in `read_options` to {scan.sheets[0]!r}"
+        sheet, row = next(iter(scan.sheets.items()))
+        options = (
+            {"sheet": sheet} if row == (plan.read_options.header_row or 1) else {"sheet": sheet, "header_row": row}
+        )
+        others = f", and so have {list(scan.sheets)[1:]}" if len(scan.sheets) > 1 else ""
+        setting = json.dumps(options, ensure_ascii=False)
+        return f"Row {row} of the sheet {sheet!r} has these names{others}: set `read_options` to {setting}"
     if scan and scan.header_row:
         return f"Row {scan.header_row} has these names: set `header_row` in `read_options` to {scan.header_row}"
     if nearest := _find_nearest(missing, names):
-        pairs = " and ".join(
+        pairs = ", ".join(
             f"{nearest[name]!r} is not {column!r}" for name, column in missing.items() if name in nearest
         )
         case = " (they differ in case only)" if all(nearest[n].lower() == missing[n].lower() for n in nearest) else ""
         return f"Names are compared exactly, and {pairs}{case}: set `columns` to {_write(plan, nearest)}"
-    if scan and len(names) == 1 and "," not in names[0] and scan.place.startswith("line"):
-        return "If another character separates its values, set `delimiter` in `read_options`"
+    if scan and len(names) == 1 < len(missing) and scan.place.startswith("line"):
+        return "If another character separates its values, set `delimiter` in `read_options` to it"
+    if any(map(_DATE.match, names)):
+        return "Add a row with the names of the columns"
     example = {name: "job_title" if name == "occp_text" else "..." for name in missing}
     action = f"Name the ones to use in `columns`, such as {_write(plan, example)}"
     if "response_date" in missing:
         action += "; if there are no dates, set one for all records in `response_date`"
-    if optional := [name for name in missing if _can_be_missing(name, missing, scan)]:
-        action += f"; {_write({}, dict.fromkeys(optional[:1]))} says that there is none"
-        if optional[0] == "record_id":
-            action += ", and numbers the rows"
+    if len(missing) == 1 and (nothing := _describe_nothing(plan, *missing, scan)):
+        action += f"; {nothing}"
     return action
 
 
-def _can_be_missing(name: str, missing: Mapping[str, str], scan: FileScan | None) -> bool:
+def _describe_nothing(plan: Plan, name: str, scan: FileScan | None) -> str | None:
+    """Return how to say that the source does not have a column; None if it needs it."""
+    setting = _write(plan, {name: None})
     if name == "record_id":
-        return scan is not None
-    return name in ("tasks_text", "occp_text") and not {"tasks_text", "occp_text"} <= missing.keys()
+        return f"{setting} numbers the rows, if there is no record id" if scan else None
+    return f"{setting} says that there is none" if name in ("tasks_text", "occp_text") else None
 
 
 def _find_nearest(missing: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
@@ -79,10 +85,9 @@ def _simplify(name: str) -> str:
     return re.sub(r"[\s_\-.\u00a0\u200b\ufeff]+", "", name).casefold()
 
 
-def _write(plan: Plan | Mapping[str, None], columns: Mapping[str, str | None]) -> str:
+def _write(plan: Plan, columns: Mapping[str, str | None]) -> str:
     """Return a value for the param `columns`."""
-    own = plan.columns if isinstance(plan, Plan) else {}
-    return json.dumps({**own, **columns}, ensure_ascii=False)
+    return json.dumps({**plan.columns, **columns}, ensure_ascii=False)
 
 
 def _list_names(names: Sequence[str], place: str) -> str:
@@ -90,6 +95,8 @@ def _list_names(names: Sequence[str], place: str) -> str:
     values of a person."""
     if any(_DATE.match(name) for name in names):
         row = "its first row" if place == "it" else place
-        return f"{row} contains values, not names, so it is not shown here: add a row with names"
+        return f"{row} contains values, not names, so it is not shown here"
+    if not names:
+        return f"{place} has no names"
     short_names = [name[:_MAX_NAME_CHARACTERS] for name in names[:_MAX_NAMES]]
     return f"{place} has {short_names}" + (" and others" if len(names) > _MAX_NAMES else "")

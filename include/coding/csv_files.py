@@ -144,9 +144,9 @@ def read_layout(path: Path, plan: Plan) -> Layout:
         delimiters = "\t" if _is_tab_separated(plan) else DELIMITERS
     skipped_rows = separator_rows + (options.header_row or 1) - 1
     rows = {delimiter: _read_row(start, delimiter, skipped_rows) for delimiter in delimiters}
-    widths = {delimiter: len(row[1]) if row else 0 for delimiter, row in rows.items()}
-    best = max(delimiters, key=lambda delimiter: widths[delimiter])
-    ties = [delimiter for delimiter in delimiters if widths[delimiter] == widths[best] > 1]
+    counts = {delimiter: _count_outside_quotes(row[2], delimiter) if row else 0 for delimiter, row in rows.items()}
+    best = max(delimiters, key=lambda delimiter: counts[delimiter])
+    ties = [delimiter for delimiter in delimiters if counts[delimiter] == counts[best] > 0]
     if len(ties) > 1:
         raise refuse(
             plan,
@@ -172,15 +172,20 @@ def _read_start(path: Path) -> str:
         return file.read(max(_START_CHARACTERS, len(line)))
 
 
-def _read_row(start: str, delimiter: str, position: int) -> tuple[int, list[str]] | None:
-    """Return a row of the beginning of a file, with the number of its first line."""
+def _read_row(start: str, delimiter: str, position: int) -> tuple[int, list[str], str] | None:
+    """Return a row of the beginning of a file, with the number of its first line before it and its text after it."""
     rows = csv.reader(io.StringIO(start, newline=""), delimiter=delimiter)
     line = 1
     for number, row in enumerate(rows):
         if number == position:
-            return line, row
+            lines = io.StringIO(start, newline="")
+            return line, row, "".join(islice(lines, line - 1, rows.line_num))
         line = rows.line_num + 1
     return None
+
+
+def _count_outside_quotes(text: str, delimiter: str) -> int:
+    return sum(part.count(delimiter) for part in text.split('"')[::2])
 
 
 def _find_header_row(path: Path, plan: Plan, layout: Layout) -> int | None:
@@ -190,7 +195,7 @@ def _find_header_row(path: Path, plan: Plan, layout: Layout) -> int | None:
         with suppress(csv.Error):
             rows = csv.reader(io.StringIO(start, newline=""), delimiter=delimiter)
             row = find_header_row(plan, islice(rows, layout.separator_rows, MAX_TITLE_ROWS), 1)
-            if row is not None:
+            if row not in (None, plan.read_options.header_row or 1):
                 return row
     return None
 

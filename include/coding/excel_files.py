@@ -66,7 +66,8 @@ def _scan_workbook(workbook: Workbook, plan: Plan, engine: Engine, all_columns: 
         raise WorkbookError("it has no sheet with cells")
     sheet_name = _find_sheet(workbook, plan)
     others = [] if plan.read_options.sheet is not None else [name for name in workbook.tables if name != sheet_name]
-    sheets = tuple(name for name in others if _has_columns(workbook, name, plan))
+    header_rows = {name: _find_header_row(workbook, name, plan) for name in others}
+    sheets = {name: number for name, number in header_rows.items() if number is not None}
     row = plan.read_options.header_row or 1
     with workbook.open_sheet(sheet_name) as sheet:
         labels = sheet.read_names(row)
@@ -86,7 +87,7 @@ def _scan_workbook(workbook: Workbook, plan: Plan, engine: Engine, all_columns: 
             needed = range(len(labels)) if all_columns else [positions.index(name) for name in names.values()]
             _copy_cells(engine, plan, sheet, sorted(set(needed)), row, labels)
         else:
-            header_row = _find_header_row(sheet, plan)
+            header_row = find_header_row(plan, _read_first_rows(sheet), 1)
     return FileScan(
         "sheet", pa.schema([(label, pa.string()) for label in labels]), names, tuple(positions), quote_column("row"),
         place=f"row {row} of the sheet {sheet_name!r}", header_row=header_row, sheets=sheets,
@@ -100,12 +101,12 @@ def _find_sheet(workbook: Workbook, plan: Plan) -> str:
         return workbook.tables[0]
     if isinstance(sheet, int):
         if sheet > len(workbook.names):
-            raise refuse(plan, f"it has no sheet {sheet}, but {len(workbook.names)}", _list_sheets(workbook))
+            raise refuse(plan, f"it has no sheet {sheet}", _list_sheets(workbook))
         sheet = workbook.names[sheet - 1]
     if sheet not in workbook.names:
         raise refuse(
             plan,
-            f"it has no sheet {suggest_names([sheet], workbook.names)}, but {workbook.names}",
+            f"it has no sheet {suggest_names([sheet], workbook.names)}",
             _list_sheets(workbook),
         )
     if sheet not in workbook.tables:
@@ -123,16 +124,17 @@ def _suggest_sheet(workbook: Workbook, plan: Plan) -> str:
     return "check the program that writes it"
 
 
-def _has_columns(workbook: Workbook, name: str, plan: Plan) -> bool:
-    """Return whether another sheet has the needed columns."""
+def _find_header_row(workbook: Workbook, name: str, plan: Plan) -> int | None:
+    """Return the number of the row of another sheet that has the needed columns."""
     with workbook.open_sheet(name) as sheet:
-        names = sheet.read_names(plan.read_options.header_row or 1)
-    return all(plan.source_column(column) in names for column in plan.required_columns)
+        if plan.read_options.header_row is None:
+            return find_header_row(plan, _read_first_rows(sheet), 1)
+        row = plan.read_options.header_row
+        return find_header_row(plan, [sheet.read_names(row)], row)
 
 
-def _find_header_row(sheet: Sheet, plan: Plan) -> int | None:
-    rows = ([format_cell(cell) or "" for cell in row] for _, row in islice(sheet.read_rows(), MAX_TITLE_ROWS))
-    return find_header_row(plan, rows, 1)
+def _read_first_rows(sheet: Sheet) -> Iterator[list[str]]:
+    return ([format_cell(cell) or "" for cell in row] for _, row in islice(sheet.read_rows(), MAX_TITLE_ROWS))
 
 
 def _copy_cells(

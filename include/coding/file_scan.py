@@ -52,7 +52,7 @@ class FileScan:
     :param part: SQL expression of the name of the file in which the row is; None for a single file
     :param place: where the names of the columns are, for a message
     :param header_row: number of the row with the names, if another one below has those that are needed
-    :param sheets: sheets that have the needed columns, other than the one that is read
+    :param sheets: other sheets that have the needed columns, with the numbers of the rows of their names
     """
 
     relation: str
@@ -63,7 +63,7 @@ class FileScan:
     part: str | None = None
     place: str = "it"
     header_row: int | None = None
-    sheets: tuple[str, ...] = field(default=())
+    sheets: dict[str, int] = field(default_factory=dict)
 
 
 def refuse(plan: Plan, problem: str, action: str = REWRITE_HINT) -> SourceError:

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 
 from include.coding.engine import Engine
 from include.coding.file_scan import (
-    REWRITE_HINT,
     FileScan,
     LocalFile,
     check_width,
@@ -34,6 +33,7 @@ MAX_ROWS_PER_BYTE = 100
 #: Number of rows that the engine has in memory at once, beside its limit, and the largest size of their texts. A text
 #: that is stored once for all rows, in a dictionary of a Parquet file, has a copy for each of them.
 BLOCK_ROWS, MAX_BLOCK_BYTES = 2048, 64 << 20
+_ACTION = "write the file again, completely"
 
 
 def scan_parquet(file: LocalFile, plan: Plan, engine: Engine, all_columns: bool = False) -> FileScan:
@@ -77,7 +77,7 @@ def _check_same_columns(path: Path, file: LocalFile, plan: Plan, engine: Engine,
     try:
         other, _, _ = _read_schema(path, plan, engine, _read_names(path, plan, part))
     except duckdb.Error:
-        raise refuse(plan, f"{part} is not a complete Parquet file") from None
+        raise refuse(plan, f"{part} is not a complete Parquet file", _ACTION) from None
     if other.names != schema.names:
         difference = sorted(set(other.names) ^ set(schema.names))[:5] or "the same ones in another order"
         raise refuse(
@@ -105,14 +105,14 @@ def _read_names(path: Path, plan: Plan, part: str) -> list[str]:
     if size == 0:
         raise refuse(plan, f"{part} is empty", "check the program that writes it")
     if footer_bytes > MAX_FOOTER_BYTES and mark == b"PAR1":
-        raise refuse(plan, f"the description of {part} has {footer_bytes} bytes, above {MAX_FOOTER_BYTES}")
+        raise refuse(plan, f"the description of {part} has {footer_bytes} bytes, above {MAX_FOOTER_BYTES}", _ACTION)
     try:
         metadata = pq.read_metadata(path)
         names = list(metadata.schema.to_arrow_schema().names)
     except (pa.ArrowException, OSError):
-        raise refuse(plan, f"{part} is not a complete Parquet file") from None
+        raise refuse(plan, f"{part} is not a complete Parquet file", _ACTION) from None
     if metadata.num_rows > MAX_ROWS_PER_BYTE * size:
-        raise refuse(plan, f"{part} says that it has {metadata.num_rows} rows in {size} bytes")
+        raise refuse(plan, f"{part} says that it has {metadata.num_rows} rows in {size} bytes", _ACTION)
     return names
 
 
@@ -139,4 +139,4 @@ def describe_parquet_error(error: duckdb.Error) -> tuple[str, str]:
         return "it has a time that is outside the engine's range", "correct it"
     if "not valid UTF8" in str(error):
         return "it has a text that is not in UTF-8", "write it again with texts in UTF-8"
-    return "it is not a complete Parquet file", REWRITE_HINT
+    return "it is not a complete Parquet file", _ACTION

@@ -68,7 +68,7 @@ def describe_value(value: str, date_format: str | None = None) -> str:
     shape = "".join(map(_mask_character, value[:_MAX_SHAPE_CHARACTERS]))
     if len(value) > _MAX_SHAPE_CHARACTERS:
         shape += "..."
-    problem = " (a number: format the cells as dates)" if re.fullmatch(r"\s*[0-9]+([.][0-9]+)?\s*", value) else ""
+    problem = " (a number)" if re.fullmatch(r"\s*[0-9]+([.][0-9]+)?\s*", value) else ""
     if date_format:
         return f"'{shape}'{problem}"
     if _NAMED_ZONE_PATTERN.fullmatch(value):

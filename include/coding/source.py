@@ -428,8 +428,14 @@ def _check_dates(plan: Plan, snapshot: SourceSnapshot, examples: list[str], reco
 
 
 def _suggest_date_format(plan: Plan) -> str:
+    """Return what to do about dates that cannot be read."""
     if plan.read_options.date_format:
         return f"All dates need the form {plan.read_options.date_format!r} of `date_format` in `read_options`"
+    if plan.source.lower().endswith(".xlsx"):
+        return (
+            "Format numbers as dates in Excel; if the dates are texts of one form, set `date_format` in"
+            " `read_options`, such as '%d/%m/%Y'"
+        )
     return (
         "Set `date_format` in `read_options`, such as '%d/%m/%Y', if all dates have one other form than 2026-10-31;"
         " else correct the values"

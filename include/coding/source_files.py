@@ -183,11 +183,11 @@ def open_local_file(file: SourceFile, plan: Plan, engine: Engine, access: Source
 
 def _check_options(plan: Plan, kind: str) -> None:
     """Refuse an option that would have no effect on the file."""
-    formats = {"csv": "text with columns", "jsonl": "JSON", "xlsx": "Excel", "parquet": "Parquet"}
+    formats = {"csv": "text file with columns", "jsonl": "JSON file", "xlsx": "Excel file", "parquet": "Parquet file"}
     for name in plan.read_options.names:
         if name in FORMATS and formats[kind] not in FORMATS[name]:
             raise SourceError(
-                f"source {plan.source!r} is a file of type {formats[kind]}, for which `{name}` in `read_options` has"
+                f"source {plan.source!r} is a {formats[kind]}, for which `{name}` in `read_options` has"
                 " no meaning: remove it"
             )
     if plan.read_options.connection and not is_object(plan.source):

@@ -159,6 +159,8 @@ def check_text(plan: Plan, path: Path) -> None:
         start = file.read(4)
     if not start:
         raise refuse(plan, "it is empty", "check the program that writes it")
+    if start.startswith(b"\x1f\x8b") and plan.source.lower().endswith(".gz"):
+        raise refuse(plan, "it is compressed twice", "unpack it once")
     for signature, (problem, action) in _SIGNATURES.items():
         if start.startswith(signature):
             raise refuse(plan, problem, action)

@@ -38,9 +38,9 @@ _BLOCK_BYTES = 4 << 20
 
 _NAME = rb"<(?:[\w.-]+:)?"
 _CELL = re.compile(_NAME + rb"c[\s/>]")
-_ROW = re.compile(_NAME + rb"row[\s/>]")
+_ROW = re.compile(_NAME + rb"row(?=[\s/>])(?:[^<>]*?\sr\s*=\s*[\"']([0-9]{1,20})[\"'])?")
 _VALUE = re.compile(_NAME + rb"(?:v|is)[\s/>]")
-_POSITION = re.compile(_NAME + rb"(?:c|row)\s[^<]*?\br\s*=\s*[\"']([A-Za-z]*)([0-9]+)[\"']")
+_POSITION = re.compile(_NAME + rb"c\s[^<]*?\br\s*=\s*[\"']([A-Za-z]*)([0-9]+)[\"']")
 _SHARED = re.compile(rb"\bt\s*=\s*[\"']s[\"'][^<]*" + _NAME + rb"v[^>]*>\s*([0-9]{1,9})\s*<")
 _MARKUP = re.compile(rb"<[^>]*>")
 _ITEM_END = re.compile(rb"</(?:[\w.-]+:)?si>|" + _NAME + rb"si\s*/>")
@@ -160,14 +160,9 @@ class _Bounds:
     """Upper bounds of what the blocks of a sheet contain."""
 
     def __init__(self) -> None:
-        self.values = self.text_bytes = 0
-        self._last_row = self._last_column = 0
-        self._rows_without_number = 0
+        self.values = self.text_bytes = self.rows = 0
+        self._row = self._last_column = 0
         self._cells_in_row = self._most_cells_in_row = 0
-
-    @property
-    def rows(self) -> int:
-        return self._last_row + self._rows_without_number
 
     @property
     def columns(self) -> int:
@@ -175,23 +170,21 @@ class _Bounds:
         return self._last_column + self._most_cells_in_row
 
     def add(self, block: bytes) -> None:
+        for number in _ROW.findall(block):
+            self._row = int(number) if number else self._row + 1
+            self.rows = max(self.rows, self._row)
         positions = _POSITION.findall(block)
-        letters = {letters for letters, _ in positions if letters}
-        cells = sum(1 for letters, _ in positions if letters)
-        numbers = {number for _, number in positions}
-        self._last_row = max([self._last_row, *(int(number[:10]) for number in numbers)])
-        self._last_column = max([self._last_column, *map(_count_columns, letters)])
-        self._rows_without_number += len(_ROW.findall(block)) - (len(positions) - cells)
+        self.rows = max([self.rows, *(int(number[:20]) for number in {number for _, number in positions})])
+        self._last_column = max([self._last_column, *map(_count_columns, {letters for letters, _ in positions})])
         self.values += len(_VALUE.findall(block))
-        longest = max(map(len, _MARKUP.split(block)), default=0)
-        if longest > MAX_ROW_CHARACTERS:
+        if max(map(len, _MARKUP.split(block))) > MAX_ROW_CHARACTERS:
             raise WorkbookError(f"it has a text above {MAX_ROW_CHARACTERS} characters")
         self.text_bytes += len(_MARKUP.sub(b"", block))
-        if len(_CELL.findall(block)) > cells:
+        if len(_CELL.findall(block)) > len(positions):
             self._count_cells_of_rows(block)
 
     def _count_cells_of_rows(self, block: bytes) -> None:
-        for number, row in enumerate(_ROW.split(block)):
+        for number, row in enumerate(_ROW.split(block)[::2]):  # between its groups
             self._cells_in_row = (0 if number else self._cells_in_row) + len(_CELL.findall(row))
             self._most_cells_in_row = max(self._most_cells_in_row, self._cells_in_row)
 

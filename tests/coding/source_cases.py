@@ -38,6 +38,7 @@ class Case:
     :param write: writes it
     :param expected: its records, or what the refusal says after the name of the source
     :param snapshot: expected numbers of rows that no run codes
+    :param independent: what another reader has to be told to find the values
     """
 
     trait: str
@@ -48,6 +49,7 @@ class Case:
     options: dict = field(default_factory=dict)
     plan: dict = field(default_factory=dict)
     snapshot: dict = field(default_factory=dict)
+    independent: dict = field(default_factory=dict)
 
     def __str__(self):
         return f"{self.name}: {self.trait}"
@@ -93,7 +95,7 @@ CSV = [
     C("comma in names", "a.csv", rows(CHEF, names=("record_id", "response_date", "Job title, main", "Tasks, all"), delimiter=";"),
       [CHEF], columns={"occp_text": "Job title, main", "tasks_text": "Tasks, all"}),
     C("more commas than semicolons", "a.csv", text('record_id;response_date;"Q1, a, b, c";"Q2, d, e, f"', f"1;{DAY};chef;cooks"),
-      [CHEF], columns={"occp_text": "Q1, a, b, c", "tasks_text": "Q2, d, e, f"}),
+      [CHEF], columns={"occp_text": "Q1, a, b, c", "tasks_text": "Q2, d, e, f"}, independent={"delimiter": ";"}),
     C("line break in a name", "a.csv", rows(CHEF, names=("record_id", "response_date", "job\n(main)", "tasks_text")), [CHEF],
       columns={"occp_text": "job\n(main)"}),
     C("semicolons", "a.csv", rows(CHEF, delimiter=";"), [CHEF]),
@@ -101,7 +103,7 @@ CSV = [
     C("bars", "a.csv", rows(CHEF, delimiter="|"), [CHEF]),
     C("carets", "a.csv", rows(CHEF, delimiter="^")),
     C("carets, named", "a.csv", rows(CHEF, delimiter="^"), [CHEF], options={"delimiter": "^"}),
-    C("delimiter of two kinds", "a.csv", text("record_id;response_date;occp_text,tasks_text,x,y", "1")),
+    C("delimiter of two kinds", "a.csv", text("record_id;response_date;occp_text,tasks_text,x", "1")),
     C("delimiter of two kinds, named", "a.csv", text("record_id;response_date;occp_text;tasks_text,x,y,z", f"1;{DAY};chef;a,b"),
       REFUSED, options={"delimiter": ";"}),
     C("wrong delimiter", "a.csv", rows(CHEF), options={"delimiter": ";"}),
@@ -174,7 +176,7 @@ ENCODINGS = [
     C("UTF-16 without a mark, named", "a.csv", rows(CHEF, encoding="utf-16-le"), [CHEF], options={"encoding": "utf-16-le"}),
     C("shift-jis, named", "a.csv", rows(job("1", "看護", "x"), encoding="shift_jis"), [job("1", "看護", "x")], options={"encoding": "shift_jis"}),
     C("UTF-8, named", "a.csv", rows(CHEF), [CHEF], options={"encoding": "UTF8"}),
-    C("not what was named", "a.csv", rows(CHEF, job("2", "caf\udce9", "x"), encoding="latin-1") if False else text(HEADER, ",".join(CHEF), "2,x,\udc81,y"),
+    C("not what was named", "a.csv", text(HEADER, ",".join(CHEF), "2,x,\udc81,y"),
       options={"encoding": "cp1252"}),
     C("half of a character", "a.csv", raw(HEADER.encode("utf-16") + b"\n"), options={"encoding": "utf-16"}),
     C("encoding with an own delimiter", "a.txt", rows(job("1", "café", "x"), delimiter="^", encoding="cp1252"), [job("1", "café", "x")],
@@ -217,7 +219,7 @@ JSON = [
     C("byte order mark", "a.jsonl", lines(record(), encoding="utf-8-sig"), [CHEF]),
     C("other members", "a.jsonl", lines({**record(), "age": 30, "deep": {"a": [1]}}), [CHEF]),
     C("missing member", "a.jsonl", lines(record(), {"record_id": "2", "response_date": DAY}), [CHEF, job("2", None, None)]),
-    C("long number", "a.jsonl", lines('{"record_id":12345678901234567890123,"response_date":"2026-10-05","occp_text":"chef"}')),
+    C("long number", "a.jsonl", lines('{"record_id":12345678901234567890123,"response_date":"2026-10-05","occp_text":"chef","tasks_text":""}')),
     C("number as id", "a.jsonl", lines(record(record_id=7)), [job("7", "chef", "cooks")]),
     C("fraction as id", "a.jsonl", lines(record(record_id=1.0))),
     C("no tasks", "a.jsonl", lines({"record_id": "1", "response_date": DAY, "occp_text": "chef"})),
@@ -230,7 +232,7 @@ JSON = [
     C("blank date", "a.jsonl", lines(record(), record("2", "", "nurse", "x")), [CHEF], snapshot={"undated": 1}),
     C("array in a line", "a.jsonl", text('[{"record_id": "1"}]')),
     C("object over several lines", "a.jsonl", text("{", '"record_id": "1"', "}")),
-    C("name twice", "a.jsonl", lines('{"record_id": "1", "record_id": "2"}')),
+    C("name twice", "a.jsonl", lines('{"record_id":"1","record_id":"2","response_date":"2026-10-05","occp_text":"chef","tasks_text":""}')),
     C("cut", "a.jsonl", lines(record(), '{"record_id": "2", "resp')),
     C("empty", "a.jsonl", text()),
     C("only blank lines", "a.jsonl", text("", "")),
@@ -253,7 +255,7 @@ JSON = [
     C("array without a comma", "a.json", text('[{"record_id": "1"} {"record_id": "2"}]')),
     C("text after an array", "a.json", text('[{"record_id": "1"}] x')),
     C("deep array", "a.json", text('[{"a": ' + "[" * 50_000 + "]" * 50_000 + "}]")),
-    C("array, name twice", "a.json", text('[{"record_id": "1"},', '{"record_id": "2", "record_id": "3"}]')),
+    C("array, name twice", "a.json", text('[{"record_id":"1","record_id":"2","response_date":"2026-10-05","occp_text":"chef","tasks_text":""}]')),
     C("array, date not readable", "a.json", text('[{"record_id":"1","response_date":"05/10/2026","occp_text":"chef","tasks_text":""}]')),
     C("array, other encoding", "a.json", text('[{"record_id": "caf\udce9"}]')),
 ]
@@ -318,6 +320,9 @@ EXCEL = [
     C("empty second sheet", "a.xlsx", sheets(("Data", [NAMES, EXCEL_CHEF]), ("Empty", [])), [CHEF]),
     C("title row and second sheet", "a.xlsx", sheets(("Notes", [["x"]]), ("Data", [["Title"], NAMES, EXCEL_CHEF])), [CHEF],
       options={"sheet": "Data", "header_row": 2}),
+    C("title row in the second sheet", "a.xlsx", sheets(("Notes", [["x"]]), ("Data", [["Title"], NAMES, EXCEL_CHEF]))),
+    C("second sheet of the same columns below a title", "a.xlsx", sheets(("Oct", [NAMES, EXCEL_CHEF]), ("Nov", [["Title"], NAMES, EXCEL_NURSE]))),
+    C("three sheets", "a.xlsx", sheets(("Notes", [["x"]]), ("Oct", [NAMES, EXCEL_CHEF]), ("Nov", [NAMES, EXCEL_NURSE]))),
     C("chart first", "a.xlsx", sheets(("Chart", None), ("Data", [NAMES, EXCEL_CHEF])), [CHEF]),
     C("chart, named", "a.xlsx", sheets(("Chart", None), ("Data", [NAMES, EXCEL_CHEF])), options={"sheet": "Chart"}),
     C("chart, numbered", "a.xlsx", sheets(("Chart", None), ("Data", [NAMES, EXCEL_CHEF])), options={"sheet": 1}),

@@ -9,6 +9,7 @@ from datetime import date, datetime
 import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from openpyxl.chart import BarChart
 from openpyxl.utils.datetime import CALENDAR_MAC_1904
 from openpyxl.worksheet.worksheet import Worksheet
 
@@ -38,6 +39,7 @@ def packed(write):
         write(path)
         path.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
 
+    write_packed.delimiter = getattr(write, "delimiter", ",")
     return write_packed
 
 
@@ -50,6 +52,7 @@ def rows(*records, names=NAMES, delimiter=",", above=(), encoding="utf-8", end="
         writer.writerows([names, *records])
         path.write_bytes(("".join(line + end for line in above) + buffer.getvalue()).encode(encoding))
 
+    write.delimiter, write.skipped_lines = delimiter, sum(line.startswith("sep=") for line in above)
     return write
 
 
@@ -83,7 +86,7 @@ def sheets(first, *others, edit=None):
         for number, sheet in enumerate((first, *others), 1):
             title, content = sheet if isinstance(sheet, tuple) else (f"Sheet{number}", sheet)
             if content is None:
-                workbook.create_chartsheet(title)
+                workbook.create_chartsheet(title).add_chart(BarChart())
                 continue
             worksheet = workbook.create_sheet(title)
             for row in content:
