@@ -27,6 +27,8 @@ def describe_missing_columns(plan: Plan, names: Sequence[str], scan: FileScan | 
         return None
     place = scan.place if scan else "it"
     columns = list(dict.fromkeys(missing.values()))
+    if scan and (scan.sheets or scan.header_row):  # what is there are no names, but can be the answers of a person
+        return f"lacks the columns {columns} in {place}. {_suggest(plan, missing, names, scan)}"
     return f"lacks the columns {columns}; {_list_names(names, place)}. {_suggest(plan, missing, names, scan)}"
 
 

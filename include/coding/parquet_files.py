@@ -49,8 +49,6 @@ def scan_parquet(file: LocalFile, plan: Plan, engine: Engine, all_columns: bool 
     paths = ", ".join(map(path_literal, file.paths))
     relation = f"read_parquet([{paths}], binary_as_string=true, hive_partitioning=false)"
     part = "parse_filename(filename)" if len(file.paths) > 1 else None
-    if part:
-        relation = f"(SELECT *, file_row_number, filename FROM {relation})"  # noqa: S608
     _check_blocks(plan, engine, relation, list(dict.fromkeys(matches.values())), part)
     return FileScan(relation, schema, matches, engine_names, "file_row_number + 1", part)
 

@@ -173,6 +173,12 @@ class Plan(Handoff):
         return self.columns.get(name) or name
 
     @property
+    def source_name(self) -> str:
+        """The source as runs are recorded: with its sheet, because two sheets have different records."""
+        sheet = self.read_options.sheet
+        return self.source if sheet is None else f"{self.source}#sheet={sheet}"
+
+    @property
     def zone(self) -> str:
         """Timezone of the response dates."""
         return self.read_options.timezone or self.timezone

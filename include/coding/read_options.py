@@ -18,10 +18,10 @@ from include.coding.misspellings import suggest_names
 
 #: Formats of files for which each option has a meaning; the others have one for every source, tables included.
 FORMATS = {
-    "sheet": ("Excel file",),
-    "header_row": ("Excel file", "text file with columns"),
-    "delimiter": ("text file with columns",),
-    "encoding": ("text file with columns", "JSON file"),
+    "sheet": ("Excel files",),
+    "header_row": ("Excel files", "text files with columns"),
+    "delimiter": ("text files with columns",),
+    "encoding": ("text files with columns", "JSON files"),
 }
 #: Text encodings of Python that are no encodings of files.
 _OTHER_CODECS = ("idna", "punycode", "raw_unicode_escape", "unicode_escape", "undefined", "mbcs", "oem", "utf_7")

@@ -183,12 +183,17 @@ def open_local_file(file: SourceFile, plan: Plan, engine: Engine, access: Source
 
 def _check_options(plan: Plan, kind: str) -> None:
     """Refuse an option that would have no effect on the file."""
-    formats = {"csv": "text file with columns", "jsonl": "JSON file", "xlsx": "Excel file", "parquet": "Parquet file"}
+    files = {
+        "csv": "text files with columns",
+        "jsonl": "JSON files",
+        "xlsx": "Excel files",
+        "parquet": "Parquet files",
+    }
     for name in plan.read_options.names:
-        if name in FORMATS and formats[kind] not in FORMATS[name]:
+        if name in FORMATS and files[kind] not in FORMATS[name]:
             raise SourceError(
-                f"source {plan.source!r} is a {formats[kind]}, for which `{name}` in `read_options` has"
-                " no meaning: remove it"
+                f"source {plan.source!r}: `{name}` in `read_options` has no meaning for {files[kind]}, but only for"
+                f" {' and '.join(FORMATS[name])}: remove it"
             )
     if plan.read_options.connection and not is_object(plan.source):
         raise SourceError(

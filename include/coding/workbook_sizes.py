@@ -12,6 +12,7 @@ import io
 import posixpath
 import re
 import zipfile
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,8 @@ MAX_MEMBERS, MAX_DIRECTORY_BYTES = 10_000, 4 << 20
 MAX_ROWS, MAX_COLUMNS = 1_048_576, 16_384
 #: Longest tag or text in the XML. Excel's own cells have at most 32,767 characters.
 MAX_ROW_CHARACTERS = 1 << 20
+#: Largest number of texts that cells share. A full sheet of a million rows with four columns has a quarter of it.
+MAX_SHARED_TEXTS = 1 << 24
 #: Largest list of sheets, of their files and of styles.
 MAX_LIST_BYTES = 8 << 20
 #: Bytes that the reader needs (measured with python-calamine 0.9.1): for each cell that has a value, for each cell
@@ -70,6 +73,8 @@ class WorkbookSizes:
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
         _check_directory(archive)
+        # The reader of workbooks ignores the case of these names.
+        self._paths = {_normalize(member.filename): member.filename for member in archive.infolist()}
         relations = self._read_xml("xl/_rels/workbook.xml.rels")
         targets: dict[str, tuple[str, str]] = {}
         for relation in relations:
@@ -99,14 +104,13 @@ class WorkbookSizes:
         :raises WorkbookError: it is missing, or above the limits of Excel
         """
         member = self._members.get(sheet)
-        if member is None or member not in self._archive.NameToInfo:
+        if member is None or _normalize(member) not in self._paths:
             raise WorkbookError(f"it has no data for its sheet {sheet!r}")
         bounds = _Bounds()
-        shared, texts = 0, np.zeros(len(self._text_bytes) + 1, np.int64)
+        texts = np.zeros(len(self._text_bytes) + 1, np.int64)
         for block in self._read_blocks(member):
             bounds.add(block)
             numbers = np.array(_SHARED.findall(block), dtype=np.int64)
-            shared += len(numbers)
             texts += np.bincount(np.minimum(numbers, len(self._text_bytes)), minlength=len(texts))
         text_bytes = bounds.text_bytes + int(texts[:-1] @ self._text_bytes) + _TEXT_BYTES * bounds.values
         rows, columns = bounds.rows, bounds.columns
@@ -120,28 +124,31 @@ class WorkbookSizes:
     def _measure_shared_texts(self) -> Any:
         """Return the number of bytes of each text that cells share."""
         member = "xl/sharedStrings.xml"
-        sizes = [0]
-        if member in self._archive.NameToInfo:
+        sizes = array("q", [0])
+        if _normalize(member) in self._paths:
             for block in self._read_blocks(member):
                 for item in re.split(_ITEM_END, block):
                     sizes[-1] += len(_MARKUP.sub(b"", item))
                     sizes.append(0)
                 sizes.pop()  # the last item goes on in the next block
+                if len(sizes) > MAX_SHARED_TEXTS:
+                    raise WorkbookError(f"it has more than {MAX_SHARED_TEXTS} texts")
         return np.array(sizes, dtype=np.int64)
 
     def _read_xml(self, member: str) -> ElementTree.Element:
-        if member not in self._archive.NameToInfo:
+        path = self._paths.get(_normalize(member))
+        if path is None:
             raise WorkbookError("it is not a complete workbook (.xlsx)")
-        if self._archive.getinfo(member).file_size > MAX_LIST_BYTES:
+        if self._archive.getinfo(path).file_size > MAX_LIST_BYTES:
             raise WorkbookError(f"its list of sheets is above {MAX_LIST_BYTES} bytes")
-        data = self._archive.read(member)
+        data = self._archive.read(path)
         _check_markup(data)
         return ElementTree.fromstring(data)
 
     def _read_blocks(self, member: str) -> Iterator[bytes]:
         """Yield an XML file in blocks that end between two elements."""
         rest = b""
-        with self._archive.open(member) as file:
+        with self._archive.open(self._paths[_normalize(member)]) as file:
             while block := file.read(_BLOCK_BYTES):
                 _check_markup(block)
                 data = rest + block
@@ -201,6 +208,10 @@ def _resolve(target: str) -> str:
     return posixpath.normpath(target.lstrip("/") if target.startswith("/") else posixpath.join("xl", target))
 
 
+def _normalize(name: str) -> str:
+    return name.lower().replace("\\", "/")
+
+
 def _check_markup(block: bytes) -> None:
     if b"<!DOCTYPE" in block or b"<!ENTITY" in block:
         raise WorkbookError("its XML defines entities")
@@ -224,7 +235,7 @@ def _check_directory(archive: zipfile.ZipFile) -> None:
     members = archive.infolist()
     if len(members) > MAX_MEMBERS:
         raise WorkbookError(f"its zip archive has {len(members)} files, above {MAX_MEMBERS}")
-    if len({member.filename.lower() for member in members}) < len(members):
+    if len({_normalize(member.filename) for member in members}) < len(members):
         raise WorkbookError("its zip archive has two files of the same name")
     if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
         raise WorkbookError("its zip archive has another compression than that of Excel")

@@ -146,5 +146,7 @@ def test_a_prefix_that_cannot_be_used_is_refused(entry):
 def test_the_staging_area_in_object_storage_cannot_be_allowed(entry):
     with pytest.raises(PlanError, match="which is in the staging area or contains it"):
         SourceAccess.from_settings("", entry, "coding", (), "s3://bucket/staging")
-    access = SourceAccess.from_settings("", f"/data,s3://bucket/staging-not,{DAY and 's3://b/c/'}", "coding", (), "s3://bucket/staging")
+    access = SourceAccess.from_settings(
+        "", f"/data,s3://bucket/staging-not,{DAY and 's3://b/c/'}", "coding", (), "s3://bucket/staging"
+    )
     assert access.prefixes == ("s3://bucket/staging-not", "s3://b/c")

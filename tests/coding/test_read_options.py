@@ -63,17 +63,26 @@ def test_options_pass_through_the_plan(options):
     [
         ({"delimiter": ";;"}, "`delimiter` in `read_options` is ';;'; expected one character, such as ';'"),
         ({"delimiter": '"'}, "`delimiter` in `read_options` is '\"'; expected one character"),
-        ({"encoding": "ansi-x"}, "`encoding` in `read_options` is 'ansi-x'; expected the name of an encoding, such as"),
+        (
+            {"encoding": "ansi-x"},
+            "`encoding` in `read_options` is 'ansi-x'; expected the name of an encoding, such as",
+        ),
         ({"encoding": "base64"}, "`encoding` in `read_options` is 'base64'; expected"),
         ({"encoding": "unicode_escape"}, "`encoding` in `read_options` is 'unicode_escape'; expected"),
-        ({"date_format": "dd/mm/yyyy"}, "`date_format` in `read_options` is 'dd/mm/yyyy'; expected a form with year,"),
+        (
+            {"date_format": "dd/mm/yyyy"},
+            "`date_format` in `read_options` is 'dd/mm/yyyy'; expected a form with year,",
+        ),
         ({"date_format": "%d/%m"}, "`date_format` in `read_options` is '%d/%m'; expected"),
         ({"date_format": "%d/%d/%Y"}, "`date_format` in `read_options` is '%d/%d/%Y'; expected"),
         ({"date_format": "%x"}, "`date_format` in `read_options` is '%x'; expected"),
         ({"date_format": "%d/%m/%Y %p"}, "`date_format` in `read_options` is '%d/%m/%Y %p'; expected"),
         ({"date_format": "%d/%m/%Y %y"}, "`date_format` in `read_options` is '%d/%m/%Y %y'; expected"),
         ({"timezone": "Sydney"}, "`timezone` in `read_options` is 'Sydney'"),
-        ({"timezone": "Australia/Sidney"}, "'Australia/Sidney' (did you mean 'Australia/Sydney'?); expected a name such"),
+        (
+            {"timezone": "Australia/Sidney"},
+            "'Australia/Sidney' (did you mean 'Australia/Sydney'?); expected a name such",
+        ),
         ({"timezone": "../../etc/passwd"}, "`timezone` in `read_options` is '../../etc/passwd'"),
         ({"header_row": 0}, "read_options.header_row: "),
         ({"header_row": "5"}, "read_options.header_row: "),
@@ -118,8 +127,14 @@ def test_a_column_can_be_said_to_be_missing(name):
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
-        ({"tasks_text": ""}, "`columns` gives 'tasks_text' an empty name; write null for a column that the source does not"),
-        ({"occp_text": None, "tasks_text": None}, "the source has neither 'occp_text' nor 'tasks_text', so there is nothing"),
+        (
+            {"tasks_text": ""},
+            "`columns` gives 'tasks_text' an empty name; write null for a column that the source does not",
+        ),
+        (
+            {"occp_text": None, "tasks_text": None},
+            "the source has neither 'occp_text' nor 'tasks_text', so there is nothing",
+        ),
         ({"response_date": None}, "has no 'response_date': set the date of all its records in `response_date`"),
         ({"tasks": None}, "`columns` names 'tasks' (did you mean 'tasks_text'?)"),
     ],
@@ -132,6 +147,11 @@ def test_columns_that_make_no_sense_are_refused(columns, sentence):
 def test_no_dates_can_be_said_beside_the_single_date():
     plan = make_plan(columns={"response_date": None}, response_date=DAY)
     assert plan.required_columns == ("record_id", "occp_text", "tasks_text")
+
+
+def test_two_sheets_are_two_sources_where_runs_are_recorded():
+    names = {make_plan(read_options=options).source_name for options in ({}, {"sheet": "Oct"}, {"sheet": "Nov"})}
+    assert names == {"survey_responses", "survey_responses#sheet=Oct", "survey_responses#sheet=Nov"}
 
 
 def test_options_without_a_value_are_the_default():

@@ -285,7 +285,9 @@ def test_both_dates_are_inclusive_and_the_time_of_day_does_not_matter(read_table
 @on_all_warehouses
 def test_a_time_with_a_time_zone_is_the_day_in_the_zone_of_the_dates(read_table, define):
     times = {"a": "2026-10-04 13:00:00+00", "b": "2026-10-04 12:59:59+00", "c": "2026-10-05 12:59:59+00"}
-    rows = [select_answer(record_id=f"'{name}'", response_date=f"TIMESTAMPTZ '{time}'") for name, time in times.items()]
+    rows = [
+        select_answer(record_id=f"'{name}'", response_date=f"TIMESTAMPTZ '{time}'") for name, time in times.items()
+    ]
     define(f"CREATE TABLE t AS {' UNION ALL '.join(rows)}")
     dates = {"from_date": DAY, "to_date": DAY, "timezone": "Australia/Sydney"}
     assert [record[0] for record in read_table("t", **dates)[0]] == ["a", "c"]
@@ -411,7 +413,9 @@ def assert_missing_columns_are_named(read_source, source, place="it"):
     with pytest.raises(SourceError) as excinfo:
         read_source(source)
     assert f"source {source!r} lacks the columns ['record_id', 'tasks_text']" in str(excinfo.value)
-    assert f"{place} has ['id', 'response_date', 'occp_text']. Name the ones to use in `columns`" in str(excinfo.value)
+    assert f"{place} has ['id', 'response_date', 'occp_text']. Name the ones to use in `columns`" in str(
+        excinfo.value
+    )
 
 
 @pytest.mark.parametrize(
@@ -867,7 +871,10 @@ def test_an_unsupported_uri_is_refused(read, source):
 
 def test_a_missing_file_and_an_empty_folder_are_refused(read, tmp_path):
     (tmp_path / "empty").mkdir()
-    for path, problem in ((tmp_path / "none.csv", "there is no file"), (tmp_path / "empty", "there is no Parquet file")):
+    for path, problem in (
+        (tmp_path / "none.csv", "there is no file"),
+        (tmp_path / "empty", "there is no Parquet file"),
+    ):
         with pytest.raises(SourceError, match=problem) as excinfo:
             read(path)
         assert repr(str(path)) in str(excinfo.value)

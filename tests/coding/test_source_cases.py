@@ -35,7 +35,9 @@ def read(engine, case):
     path = folder / case.name
     case.write(path)
     source = str(path) if "*" in case.name else path.as_uri()
-    plan = make_plan(**{"source": source, "columns": case.columns, "read_options": case.options, **MONTH, **case.plan})
+    plan = make_plan(
+        **{"source": source, "columns": case.columns, "read_options": case.options, **MONTH, **case.plan}
+    )
     access = SourceAccess(folders=(folder,))
     engine.execute("DROP VIEW IF EXISTS source")
     try:
@@ -67,29 +69,15 @@ def assert_same_values(path, case, records):
         delimiter = case.independent.get("delimiter") or getattr(case.write, "delimiter", ",")
         encoding, skipped_lines = case.options.get("encoding", "utf-8"), getattr(case.write, "skipped_lines", 0)
         values = read_csv_values(path, encoding, delimiter, header_row, skipped_lines)
-    ours = {index: name for index, name in enumerate(NAMES) if case.columns.get(name, name) and name != "response_date"}
+    ours = {
+        index: name for index, name in enumerate(NAMES) if case.columns.get(name, name) and name != "response_date"
+    }
     others = [tuple(row.get(case.columns.get(name, name)) or None for name in ours.values()) for row in values]
-    assert [row for row in (tuple(record[index] or None for index in ours) for record in records) if row not in others] == []
+    assert [
+        row for row in (tuple(record[index] or None for index in ours) for record in records) if row not in others
+    ] == []
 
 
 def test_the_table_has_enough_cases_of_every_kind():
     assert len(CASES) >= 150
     assert {type(case.expected) for case in CASES} == {list, str}
-
-
-if __name__ == "__main__":
-    import pathlib
-    import tempfile
-
-    with open_engine(pathlib.Path(tempfile.mkdtemp()), "test", 256) as engine:
-        for number, case in enumerate(CASES):
-            try:
-                path, got, snapshot = read(engine, case)
-                if isinstance(got, list) and path.suffix in (".csv", ".tsv", ".txt", ".gz", ".xlsx") and "*" not in case.name:
-                    assert_same_values(path, case, got)
-            except BaseException as error:
-                got, snapshot = f"CRASH {type(error).__name__} {str(error)[:600]}", None
-            ok = got == case.expected and all(getattr(snapshot, k) == v for k, v in case.snapshot.items())
-            kind = "ok  " if ok else "REF " if case.expected is None and isinstance(got, str) else "DIFF"
-            if kind != "ok  ":
-                print(kind, number, case, "|", got, "" if kind == "REF " else f"| expected {case.expected} {case.snapshot} {snapshot}", flush=True)

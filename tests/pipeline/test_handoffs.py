@@ -46,7 +46,23 @@ PREPARED = Prepared(
     ("a note",),
 )  # fmt: skip
 ESTIMATE = Estimate(
-    9, 1, 2, 6, 1, 5, 200, 2, 12, 12.0, 61.5, {"blank": 2}, ("a warning",), 3, ("line 11: '99/99/99'",), 4, ("a note",)
+    9,
+    1,
+    2,
+    6,
+    1,
+    5,
+    200,
+    2,
+    12,
+    12.0,
+    61.5,
+    {"blank": 2},
+    ("a warning",),
+    3,
+    ("line 11: '99/99/99'",),
+    4,
+    ("a note",),
 )
 SUMMARY = LandingSummary(
     9, 5, 2, 2, 6, 5, 2, "2026-10-05", "2026-10-06", None, (DateCounts("2026-10-05", 9, 5, 2, 2),),
