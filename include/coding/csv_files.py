@@ -34,7 +34,7 @@ from include.coding.file_scan import (
     refuse,
 )
 from include.coding.plan import Plan
-from include.coding.text_files import MAX_LINE_BYTES, check_text, find_undecodable_line, refuse_encoding
+from include.coding.text_files import MAX_LINE_BYTES, check_text, describe_encoding, find_undecodable_line
 from include.warehouse.warehouse import quote_literal
 
 #: Characters that can separate values, unless `read_options` names another one.
@@ -81,7 +81,7 @@ def scan_csv(file: LocalFile, plan: Plan, engine: Engine, all_columns: bool = Fa
     except (UnicodeDecodeError, csv.Error):
         line = find_undecodable_line(file.path)
         if line is not None:
-            raise refuse_encoding(plan, line) from None
+            raise refuse(plan, *describe_encoding(plan, line)) from None
         raise refuse(plan, "its header cannot be read") from None
     check_width(plan, layout.names)
     positions = [f"column{position}" for position in range(len(layout.names))]
@@ -230,9 +230,7 @@ def describe_csv_error(file: LocalFile, plan: Plan, error: duckdb.Error) -> tupl
         problem = "its lines do not all end in the same way, or a value with a line break is not quoted"
         return problem, REWRITE_HINT
     if marker == "Invalid unicode":
-        refusal = str(refuse_encoding(plan, find_undecodable_line(file.path)))
-        problem, _, action = refusal.partition(" cannot be read: ")[2].partition("; ")
-        return problem, action
+        return describe_encoding(plan, find_undecodable_line(file.path))
     return f"line {_find_line_of_row(file.path, plan, int(match[1]))} {problem}", _find_action(marker)
 
 

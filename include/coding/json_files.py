@@ -20,7 +20,7 @@ from include.coding.engine import Engine
 from include.coding.errors import SourceError
 from include.coding.file_scan import MAX_COLUMNS, FileScan, LocalFile, define_text_columns, path_literal, refuse
 from include.coding.plan import Plan
-from include.coding.text_files import MAX_LINE_BYTES, check_text, find_undecodable_line, refuse_encoding
+from include.coding.text_files import MAX_LINE_BYTES, check_text, describe_encoding, find_undecodable_line
 from include.warehouse.warehouse import quote_literal
 
 #: Number of lines in which the names of the columns are looked for, for a message.
@@ -130,9 +130,7 @@ def describe_json_error(file: LocalFile, plan: Plan) -> tuple[str, str]:
         return "one of its lines cannot be read", "write the file again, completely"
     number, line = broken
     if _is_not_utf8(line):
-        refusal = str(refuse_encoding(plan, find_undecodable_line(file.path)))
-        problem, _, action = refusal.partition(" cannot be read: ")[2].partition("; ")
-        return problem, action
+        return describe_encoding(plan, find_undecodable_line(file.path))
     start = line.strip()
     if start.startswith(b"[") and file.place == "line":
         return f"line {number} is an array, not an object", "give the file the ending .json"

@@ -29,7 +29,6 @@ def copy_object(uri: str, plan: Plan, access: SourceAccess, target: Path) -> Non
         fs = access.open_storage(uri, connection)
         before = _identify(fs, uri)
         fs.get_file(uri, str(target))
-        fs.invalidate_cache()
         if _identify(fs, uri) != before:
             raise refuse_change(plan)
     except FileNotFoundError:
@@ -47,5 +46,6 @@ def copy_object(uri: str, plan: Plan, access: SourceAccess, target: Path) -> Non
 
 
 def _identify(fs: Any, uri: str) -> tuple[Any, ...]:
+    fs.invalidate_cache()
     info = fs.info(uri)
     return tuple(info.get(name) for name in _VERSION_FIELDS)

@@ -25,7 +25,7 @@ from include.coding.handoff import (
     WholeNumber,
 )
 from include.coding.misspellings import suggest_names
-from include.coding.read_options import ReadOptions, ReadOptionsField
+from include.coding.read_options import ReadOptions, ReadOptionsField, check_timezone
 
 #: Columns that a source must have, under these names or under those that `columns` gives them.
 COLUMNS = ("record_id", "response_date", "occp_text", "tasks_text")
@@ -102,6 +102,7 @@ class Plan(Handoff):
         if unknown := sorted(set(self.columns) - set(COLUMNS)):
             raise PlanError(f"`columns` names {suggest_names(unknown, COLUMNS)}; it can name {list(COLUMNS)}")
         self._check_columns()
+        check_timezone(self.timezone, "`timezone`")
         if self.response_date and self.columns.get("response_date"):
             raise PlanError(
                 f"`columns` names {self.columns['response_date']!r} as the date of each record, but `response_date`"

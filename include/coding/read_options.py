@@ -63,7 +63,7 @@ class ReadOptions(Handoff):
         if self.date_format is not None:
             _check_date_format(self.date_format)
         if self.timezone is not None:
-            _check_timezone(self.timezone)
+            check_timezone(self.timezone, "`timezone` in `read_options`")
 
     @property
     def names(self) -> list[str]:
@@ -148,12 +148,17 @@ def _check_date_format(date_format: str) -> None:
 
 @cache
 def _list_timezones() -> frozenset[str]:
-    return frozenset(available_timezones())
+    return frozenset(available_timezones()) - {"localtime"}  # which differs between machines
 
 
-def _check_timezone(timezone: str) -> None:
+def check_timezone(timezone: str, name: str) -> None:
+    """Check the name of a timezone.
+
+    :param name: of the value, for the message
+    :raises PlanError: there is no such timezone
+    """
     if timezone not in _list_timezones():
         raise PlanError(
-            f"`timezone` in `read_options` is {suggest_names([timezone], _list_timezones())}; expected a name such as"
+            f"{name} is {suggest_names([timezone], _list_timezones())}; expected a name such as"
             " 'Australia/Sydney' or 'UTC'"
         )

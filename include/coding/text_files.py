@@ -129,21 +129,20 @@ def _decode(plan: Plan, decoder: codecs.IncrementalDecoder, block: bytes, line_e
     except UnicodeDecodeError as error:
         before = error.object[: error.start].decode(encoding, errors="ignore")
         line = line_ends + before.count("\n") + 1
-        raise refuse_encoding(plan, line) from None
+        raise refuse(plan, *describe_encoding(plan, line)) from None
     except UnicodeError:
-        raise refuse_encoding(plan, line_ends + 1) from None
+        raise refuse(plan, *describe_encoding(plan, line_ends + 1)) from None
 
 
-def refuse_encoding(plan: Plan, line: int | None) -> SourceError:
-    """Return the error about a text that is not in the encoding in which it should be.
+def describe_encoding(plan: Plan, line: int | None) -> tuple[str, str]:
+    """Return that a text is not in the encoding in which it should be, and what to do.
 
     :param line: None if a reader has not found it
     """
     place = "a line of it" if line is None else f"line {line}"
     if encoding := plan.read_options.encoding:
-        return refuse(plan, f"{place} is not in {encoding}", "correct `encoding` in `read_options`")
-    return refuse(
-        plan,
+        return f"{place} is not in {encoding}", "correct `encoding` in `read_options`"
+    return (
         f"{place} is not in UTF-8",
         "set `encoding` in `read_options` to that of the file, such as 'cp1252' for files of Windows",
     )
@@ -219,7 +218,7 @@ def _split_array(plan: Plan, path: Path, target: Path) -> None:
             for text in _read_objects(plan, source):
                 copy.write(text.replace("\r", " ").replace("\n", " ").encode("utf-8") + b"\n")
         except UnicodeDecodeError:
-            raise refuse_encoding(plan, find_undecodable_line(path)) from None
+            raise refuse(plan, *describe_encoding(plan, find_undecodable_line(path))) from None
 
 
 def _read_objects(plan: Plan, source: IO[str]) -> Iterator[str]:

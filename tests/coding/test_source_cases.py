@@ -1,5 +1,6 @@
 """Every case of the table is read with exactly its records, or refused with exactly its sentence."""
 
+import re
 from itertools import count
 
 import pytest
@@ -53,8 +54,11 @@ def read(engine, case):
 def test_a_source_is_read_with_exactly_its_records_or_refused_with_exactly_its_sentence(engine, case):
     path, result, snapshot = read(engine, case)
     assert result == case.expected
+    if isinstance(result, str):
+        assert not {"chef", "nurse", "cooks", "cares"} & set(re.findall("[a-z]+", result))
+        return
     assert {name: getattr(snapshot, name) for name in case.snapshot} == case.snapshot
-    if isinstance(result, list) and path.suffix in (".csv", ".tsv", ".txt", ".gz", ".xlsx") and "*" not in case.name:
+    if path.suffix in (".csv", ".tsv", ".txt", ".gz", ".xlsx") and "*" not in case.name:
         assert_same_values(path, case, result)
 
 
