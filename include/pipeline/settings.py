@@ -106,7 +106,7 @@ def _open_source_storage(uri: str, connection: str | None) -> Any:
             Connection.get(connection)
         except AirflowNotFoundException:
             raise PlanError(
-                f"`connection` in `read_options` is {connection!r}, which does not exist; name a connection of type aws"
+                f"`connection` in `read_options` is {connection!r}, which does not exist; name one of type aws"
             ) from None
     return open_file_system(uri, connection or STAGING_CONN_ID)
 
