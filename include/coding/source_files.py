@@ -47,6 +47,8 @@ _KINDS = {
     ".json": "jsonl",
 }
 FILE_TYPES = (*_KINDS, *(f"{ending}.gz" for ending, kind in _KINDS.items() if kind in ("csv", "jsonl")))
+#: Endings that no name of a table has; `raw.json` can be a table of the schema `raw`.
+_FILE_ENDINGS = (".parquet", ".csv", ".jsonl", ".ndjson", ".xlsx")
 #: Endings of files of other programs, and how their owners convert them.
 _CONVERSIONS = {
     ".xls": "an old Excel workbook: open it in Excel and save it as .xlsx",
@@ -96,7 +98,7 @@ def find_file(source: str, access: SourceAccess) -> SourceFile | None:
         _check_type(source, source)
         return SourceFile((), uri=source)
     if path is None:
-        if source.lower().endswith((*FILE_TYPES, *_CONVERSIONS)):
+        if source.lower().endswith(_FILE_ENDINGS):
             raise SourceError(
                 f"source {source!r} is a relative path: use a full one, such as 'file:///data/{source}'"
             )

@@ -54,7 +54,7 @@ COMPOSED_STATEMENTS = {
 #: `quote_date`.
 COMPOSED_LITERALS = {
     "include/coding/publish.py": {"REFUSED_BY_SERVICE"},  # a constant
-    "include/coding/response_dates.py": {"_DATE_PATTERN", "MIN_DATE", "MAX_DATE", "shape", "problem"},  # constants; a message
+    "include/coding/response_dates.py": {"MIN_DATE", "MAX_DATE", "shape", "problem"},  # constants; a message
     "include/coding/results.py": {"_LINE_TYPE"},  # a constant
     "include/coding/run_log.py": {"name"},  # one of three constants
     "include/coding/texts.py": {"_ENTITY", "_INVISIBLE", "_character_class(_SPELLINGS)"},  # constants
