@@ -58,7 +58,7 @@ def _suggest(plan: Plan, missing: Mapping[str, str], names: Sequence[str], scan:
     action = f"Name the ones to use in `columns`, such as {_write(plan, example)}"
     if "response_date" in missing:
         action += "; if there are no dates, set one for all records in `response_date`"
-    if len(missing) == 1 and (nothing := _describe_nothing(plan, *missing, scan)):
+    if len(missing) == 1 and (nothing := _describe_nothing(plan, next(iter(missing)), scan)):
         action += f"; {nothing}"
     return action
 

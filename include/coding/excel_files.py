@@ -49,8 +49,8 @@ def scan_excel(file: LocalFile, plan: Plan, engine: Engine, all_columns: bool = 
 
 
 def _check_signature(file: LocalFile, plan: Plan) -> None:
-    with file.path.open("rb") as opened:
-        start = opened.read(4)
+    with file.path.open("rb") as content:
+        start = content.read(4)
     if not start:
         raise refuse(plan, "it is empty", "check the program that writes it")
     if start == _SIGNATURE_OLE:
