@@ -53,8 +53,8 @@ def test_unknown_options_are_refused_with_the_list_of_known_ones(options, names)
 )
 def test_options_pass_through_the_plan(options):
     plan = make_plan(read_options=options)
-    given = {name: value for name, value in (options or {}).items() if value is not None}
-    assert {name: getattr(plan.read_options, name) for name in plan.read_options.names} == given
+    expected = {name: value for name, value in (options or {}).items() if value is not None}
+    assert {name: getattr(plan.read_options, name) for name in plan.read_options.names} == expected
     assert Plan.from_dict(plan.to_dict(), task="plan") == plan
 
 
