@@ -244,7 +244,7 @@ WORKBOOKS = {
             "</t></is></c></row>",
             SHEET_END,
         ],
-        "200 times the packed size|row 2 is above",
+        "200 times the packed size|it has a text above",
     ),
 }
 
@@ -309,7 +309,7 @@ PIECES = {
             SHEET_START,
             ROW,
             "</sheetData><mergeCells>",
-            *repeat(lambda text: f'<mergeCell ref="A{text}"/>', 1_000_000),
+            *repeat(lambda text: f'<mergeCell ref="A{int(text, 16) % 1_000_000 + 1}"/>', 1_000_000),
             "</mergeCells></worksheet>",
         ],
         1,
