@@ -132,7 +132,8 @@ def describe_json_error(file: LocalFile, plan: Plan) -> tuple[str, str]:
     if _is_not_utf8(line):
         return describe_encoding(plan, find_undecodable_line(file.path))
     start = line.strip()
-    if start.startswith(b"[") and file.place == "line":
+    is_first = (number, line) == next(_read_lines(file.path))
+    if start.startswith(b"[") and is_first and file.place == "line":
         return f"line {number} is an array, not an object", "give the file the ending .json"
     if start in (b"{", b"{}") or (start.startswith(b"{") and not start.endswith((b"}", b"]"))):
         action = (

@@ -103,7 +103,8 @@ def _read_names(path: Path, plan: Plan, part: str) -> list[str]:
     if size == 0:
         raise refuse(plan, f"{part} is empty", "check the program that writes it")
     if footer_bytes > MAX_FOOTER_BYTES and mark == b"PAR1":
-        raise refuse(plan, f"the description of {part} has {footer_bytes} bytes, above {MAX_FOOTER_BYTES}", _ACTION)
+        owner = "its description" if part == "it" else f"the description of {part}"
+        raise refuse(plan, f"{owner} has {footer_bytes} bytes, above {MAX_FOOTER_BYTES}", _ACTION)
     try:
         metadata = pq.read_metadata(path)
         names = list(metadata.schema.to_arrow_schema().names)

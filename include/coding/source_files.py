@@ -133,7 +133,8 @@ def _list_parquet(source: str, folder: Path, paths: Iterable[Path]) -> list[Path
             f"source {source!r} has the file {other[0]!r}, and only Parquet files are read together: name a single"
             " file, or a pattern such as '*.parquet'"
         )
-    if folders := [part for path in files for part in path.relative_to(folder).parts[:-1] if "=" in part]:
+    parts = [part for path in files for part in path.relative_to(folder).parts[:-1]]
+    if folders := [part for part in parts if "=" in part]:
         raise SourceError(
             f"source {source!r} has the folder {folders[0]!r}, whose name is a value that its files do not have: write"
             " the column into the files, or name one of these folders"

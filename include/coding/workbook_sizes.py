@@ -45,6 +45,8 @@ _ROW = re.compile(_NAME + rb"row(?=[\s/>])(?:[^<>]*?\sr\s*=\s*[\"']([0-9]{1,20})
 _VALUE = re.compile(_NAME + rb"(?:v|is)[\s/>]")
 _POSITION = re.compile(_NAME + rb"c\s[^<]*?\br\s*=\s*[\"']([A-Za-z]*)([0-9]+)[\"']")
 _SHARED = re.compile(rb"\bt\s*=\s*[\"']s[\"'][^<]*" + _NAME + rb"v[^>]*>\s*([0-9]{1,9})\s*<")
+_ELEMENTS_WITH_END = re.compile(_NAME + rb"(?:c|row|sheetData)(?:\s[^>]*)?(?<!/)>")
+_ENDS = re.compile(rb"</(?:[\w.-]+:)?(?:c|row|sheetData)\s*>")
 _MARKUP = re.compile(rb"<[^>]*>")
 _ITEM_END = re.compile(rb"</(?:[\w.-]+:)?si>|" + _NAME + rb"si\s*/>")
 _ROW_END = re.compile(rb"</(?:[\w.-]+:)?(?:row|si)>")
@@ -112,6 +114,8 @@ class WorkbookSizes:
             bounds.add(block)
             numbers = np.array(_SHARED.findall(block), dtype=np.int64)
             texts += np.bincount(np.minimum(numbers, len(self._text_bytes)), minlength=len(texts))
+        if not bounds.is_complete:
+            raise WorkbookError("it is not a complete workbook (.xlsx)")
         text_bytes = bounds.text_bytes + int(texts[:-1] @ self._text_bytes) + _TEXT_BYTES * bounds.values
         rows, columns = bounds.rows, bounds.columns
         if rows > MAX_ROWS or columns > MAX_COLUMNS:
@@ -169,6 +173,7 @@ class _Bounds:
     def __init__(self) -> None:
         self.values = self.text_bytes = self.rows = 0
         self._row = self._last_column = 0
+        self._missing_ends = 0
         self._cells_in_row = self._most_cells_in_row = 0
 
     @property
@@ -176,7 +181,13 @@ class _Bounds:
         """The last column, and those cells after it that do not say where they are."""
         return self._last_column + self._most_cells_in_row
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every row and cell ends. The reader of workbooks ignores that one does not, and loses cells."""
+        return self._missing_ends == 0
+
     def add(self, block: bytes) -> None:
+        self._missing_ends += len(_ELEMENTS_WITH_END.findall(block)) - len(_ENDS.findall(block))
         for number in _ROW.findall(block):
             self._row = int(number) if number else self._row + 1
             self.rows = max(self.rows, self._row)
