@@ -136,8 +136,8 @@ def _list_parquet(source: str, folder: Path, paths: Iterable[Path]) -> list[Path
     parts = [part for path in files for part in path.relative_to(folder).parts[:-1]]
     if folders := [part for part in parts if "=" in part]:
         raise SourceError(
-            f"source {source!r} has the folder {folders[0]!r}, whose name is a value that its files do not have: write"
-            " the column into the files, or name one of these folders"
+            f"source {source!r} has the folder {folders[0]!r}, whose name is a value that its files do not have:"
+            " write the column into the files, or name one of these folders"
         )
     return files
 
