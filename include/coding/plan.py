@@ -25,7 +25,7 @@ from include.coding.handoff import (
     WholeNumber,
 )
 from include.coding.misspellings import suggest_names
-from include.coding.read_options import ReadOptions, ReadOptionsField, check_timezone
+from include.coding.read_options import ReadOptions, ReadOptionsField, Timezone
 
 #: Columns that a source must have, under these names or under those that `columns` gives them.
 COLUMNS = ("record_id", "response_date", "occp_text", "tasks_text")
@@ -94,7 +94,7 @@ class Plan(Handoff):
     memory_mb: WholeNumber = 512
     max_characters: Annotated[int, Field(ge=1, le=300)] = 300
     read_options: ReadOptionsField = field(default_factory=ReadOptions)
-    timezone: ShortText = "UTC"
+    timezone: Timezone = "UTC"
 
     def __post_init__(self) -> None:
         if self.from_date > self.to_date:
@@ -102,7 +102,6 @@ class Plan(Handoff):
         if unknown := sorted(set(self.columns) - set(COLUMNS)):
             raise PlanError(f"`columns` names {suggest_names(unknown, COLUMNS)}; it can name {list(COLUMNS)}")
         self._check_columns()
-        check_timezone(self.timezone, "`timezone`")
         if self.response_date and self.columns.get("response_date"):
             raise PlanError(
                 f"`columns` names {self.columns['response_date']!r} as the date of each record, but `response_date`"

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Annotated, Any
 from zoneinfo import available_timezones
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from include.coding.errors import PlanError
 from include.coding.handoff import Handoff
@@ -63,7 +63,7 @@ class ReadOptions(Handoff):
         if self.date_format is not None:
             _check_date_format(self.date_format)
         if self.timezone is not None:
-            check_timezone(self.timezone, "`timezone` in `read_options`")
+            _check_timezone(self.timezone)
 
     @property
     def names(self) -> list[str]:
@@ -151,14 +151,19 @@ def _list_timezones() -> frozenset[str]:
     return frozenset(available_timezones()) - {"localtime"}  # which differs between machines
 
 
-def check_timezone(timezone: str, name: str) -> None:
-    """Check the name of a timezone.
-
-    :param name: of the value, for the message
-    :raises PlanError: there is no such timezone
-    """
+def _check_timezone(timezone: str) -> None:
     if timezone not in _list_timezones():
         raise PlanError(
-            f"{name} is {suggest_names([timezone], _list_timezones())}; expected a name such as"
+            f"`timezone` in `read_options` is {suggest_names([timezone], _list_timezones())}; expected a name such as"
             " 'Australia/Sydney' or 'UTC'"
         )
+
+
+def _check_zone(value: str) -> str:
+    if value not in _list_timezones():
+        raise ValueError("it is not the name of a timezone")
+    return value
+
+
+#: Name of a timezone in a field of a plan.
+Timezone = Annotated[str, StringConstraints(max_length=100), AfterValidator(_check_zone)]
