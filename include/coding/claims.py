@@ -28,7 +28,7 @@ from include.coding.tables import create_tables, table
 from include.warehouse.warehouse import Session, Warehouse
 
 #: Fields of a plan that, with its topic, model and dates, determine the texts that its run sends.
-TEXT_FIELDS = ("source", "columns", "response_date", "clean")
+TEXT_FIELDS = ("source", "columns", "read_options", "timezone", "response_date", "clean")
 
 
 def claim_dates(warehouse: Warehouse, plan: Plan, is_in_progress: Callable[[str], bool]) -> Plan:
@@ -127,7 +127,8 @@ def _find_dates_with_late_records(session: Session, plan: Plan) -> set[date]:
 
 def _identify_texts(plan: Plan) -> str:
     """Return a text that is the same for two plans if the records of a date have the same texts in both."""
-    content = json.dumps([getattr(plan, name) for name in TEXT_FIELDS], sort_keys=True)
+    fields = plan.to_dict()
+    content = json.dumps([fields[name] for name in TEXT_FIELDS], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

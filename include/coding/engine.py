@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ Engine = duckdb.DuckDBPyConnection
 
 
 @contextmanager
-def open_engine(folder: Path, name: str, memory_mb: int, source_file: Path | None = None) -> Iterator[Engine]:
+def open_engine(folder: Path, name: str, memory_mb: int, source_files: Iterable[Path] = ()) -> Iterator[Engine]:
     """Yield an engine that works in `folder` and leaves nothing there; files of a killed attempt are removed first.
 
     It can use no other files, and load no extension.
@@ -28,14 +28,14 @@ def open_engine(folder: Path, name: str, memory_mb: int, source_file: Path | Non
     :param folder: created if missing
     :param name: prefix of its files
     :param memory_mb: megabytes that the engine uses before it spills to disk
-    :param source_file: a file elsewhere that it can read
+    :param source_files: files elsewhere that it can read
     :raises StagingError: the disk or the memory is full
     :raises EngineError: the engine rejects a statement
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # owner only: its files hold people's texts
     database, spill = folder / f"{name}.duckdb", folder / f"{name}.spill"
     config = {"memory_limit": f"{memory_mb}MB", "temp_directory": str(spill)}
-    patterns = [str(source_file), escape_glob(source_file)] if source_file else []
+    patterns = [name for path in source_files for name in (str(path), escape_glob(path))]
     _remove(database, spill)
     try:
         with duckdb.connect(str(database), config=config) as engine:  # type: ignore[arg-type]
@@ -47,6 +47,14 @@ def open_engine(folder: Path, name: str, memory_mb: int, source_file: Path | Non
         raise _describe_failure(error, folder, memory_mb) from None
     finally:
         _remove(database, spill)
+
+
+def find_folder(engine: Engine) -> Path:
+    """Return the folder in which an engine works."""
+    ((path,),) = engine.execute(
+        "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
+    ).fetchall()
+    return Path(path).parent
 
 
 def _describe_failure(error: duckdb.Error, folder: Path, memory_mb: int) -> Exception:

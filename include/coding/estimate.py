@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: Fields of what was prepared that an estimate has under the same name.
 PREPARED_FIELDS = (
     "read", "undated", "rejected", "texts", "known_texts", "rejected_by_reason", "warnings", "unreadable_dates",
-    "unreadable_examples", "empty_rows",
+    "unreadable_examples", "empty_rows", "notes",
 )  # fmt: skip
 
 
@@ -29,6 +29,7 @@ class Estimate(Handoff):
     :param known_texts: texts that are coded already
     :param rejected_by_reason: numbers of rejected records
     :param warnings: what a person should know about the limits for publishing
+    :param notes: what a person should know about the source
     :param unreadable_dates, unreadable_examples, empty_rows: rows of the source that no run codes, as in
         :class:`~include.coding.prepare.Prepared`
     :param bytes: size of all parts
@@ -53,6 +54,7 @@ class Estimate(Handoff):
     unreadable_dates: Count = 0
     unreadable_examples: tuple[Text, ...] = ()
     empty_rows: Count = 0
+    notes: tuple[Text, ...] = ()
 
     @property
     def as_markdown(self) -> str:
@@ -65,6 +67,7 @@ class Estimate(Handoff):
         return "\n".join(
             [
                 *(f"- **{warning}.**" for warning in self.warnings),
+                *(f"- {note}" for note in self.notes),
                 f"- Records: {self.read}, of which {self.rejected} are rejected{reasons}; {self.undated} more have no"
                 " date.",
                 *(f"- {sentence}" for sentence in skipped),

@@ -25,6 +25,7 @@ from include.coding.handoff import (
     WholeNumber,
 )
 from include.coding.misspellings import suggest_names
+from include.coding.read_options import ReadOptions, ReadOptionsField, Timezone
 
 #: Columns that a source must have, under these names or under those that `columns` gives them.
 COLUMNS = ("record_id", "response_date", "occp_text", "tasks_text")
@@ -45,7 +46,9 @@ class Plan(Handoff):
     :param model_id, model_version: GUID of the model of the whole run, and its number if the service states one
     :param from_date, to_date: response dates, ISO 8601, both inclusive
     :param source: table or view of the warehouse, or URI of a file
-    :param columns: the source's names of `COLUMNS`, where they differ
+    :param columns: the source's names of `COLUMNS`, where they differ; None for one that it does not have
+    :param read_options: how the source is read
+    :param timezone: whose days are the response dates, unless the options name another one
     :param selection: `uncoded`: texts that this model has not coded; `all`: every text again
     :param response_date: date of all records, ISO 8601, for a source without dates; None if it has dates
     :param max_records: number of records in a trial, sampled from all; None to code all
@@ -73,7 +76,7 @@ class Plan(Handoff):
     from_date: Day
     to_date: Day
     source: SourceName
-    columns: Annotated[dict[ShortText, ShortText], Field(max_length=20)] = field(default_factory=dict)
+    columns: Annotated[dict[ShortText, ShortText | None], Field(max_length=20)] = field(default_factory=dict)
     selection: ShortText = "uncoded"
     response_date: Day | None = None
     max_records: WholeNumber | None = None
@@ -91,13 +94,16 @@ class Plan(Handoff):
     schema: SchemaName = "coding"
     memory_mb: WholeNumber = 512
     max_characters: Annotated[int, Field(ge=1, le=300)] = 300
+    read_options: ReadOptionsField = field(default_factory=ReadOptions)
+    timezone: Timezone = "UTC"
 
     def __post_init__(self) -> None:
         if self.from_date > self.to_date:
             raise PlanError(f"`from_date` {self.from_date!r} is after `to_date` {self.to_date!r}")
         if unknown := sorted(set(self.columns) - set(COLUMNS)):
             raise PlanError(f"`columns` names {suggest_names(unknown, COLUMNS)}; it can name {list(COLUMNS)}")
-        if self.response_date and "response_date" in self.columns:
+        self._check_columns()
+        if self.response_date and self.columns.get("response_date"):
             raise PlanError(
                 f"`columns` names {self.columns['response_date']!r} as the date of each record, but `response_date`"
                 f" gives all of them {self.response_date!r}: leave one of the two empty"
@@ -115,6 +121,23 @@ class Plan(Handoff):
                 raise PlanError(f"`{name}` is {getattr(self, name)!r}; expected a share from 0 to 1")
         if self.min_records_for_limits < 1:
             raise PlanError(f"`min_records_for_limits` is {self.min_records_for_limits}; expected 1 or more")
+
+    def _check_columns(self) -> None:
+        missing = {name for name, column in self.columns.items() if column is None}
+        if empty := sorted(name for name, column in self.columns.items() if column == ""):
+            raise PlanError(
+                f"`columns` gives {empty[0]!r} an empty name; write null for a column that the source does not have"
+            )
+        if "response_date" in missing and not self.response_date:
+            raise PlanError(
+                "`columns` says that the source has no 'response_date': set the date of all its records in"
+                " `response_date`"
+            )
+        if missing >= {"occp_text", "tasks_text"}:
+            raise PlanError(
+                "`columns` says that the source has neither 'occp_text' nor 'tasks_text', so there is nothing to"
+                " code: name the column of one of them"
+            )
 
     @property
     def engine_memory_mb(self) -> int:
@@ -141,11 +164,25 @@ class Plan(Handoff):
     @property
     def required_columns(self) -> tuple[str, ...]:
         """Those of `COLUMNS` that the source must have."""
-        return tuple(name for name in COLUMNS if not (name == "response_date" and self.response_date))
+        missing = {name for name, column in self.columns.items() if column is None}
+        if self.response_date:
+            missing.add("response_date")
+        return tuple(name for name in COLUMNS if name not in missing)
 
     def source_column(self, name: str) -> str:
-        """Return the source's name of the column `name`."""
-        return self.columns.get(name, name)
+        """Return the source's name of the column `name`, one of `required_columns`."""
+        return self.columns.get(name) or name
+
+    @property
+    def source_name(self) -> str:
+        """The source as runs are recorded: with its sheet, because two sheets have different records."""
+        sheet = self.read_options.sheet
+        return self.source if sheet is None else f"{self.source}#sheet={sheet}"
+
+    @property
+    def zone(self) -> str:
+        """Timezone of the response dates."""
+        return self.read_options.timezone or self.timezone
 
 
 def resolve_dates(

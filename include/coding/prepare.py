@@ -14,7 +14,7 @@ from statistics import median
 import duckdb
 
 from include.coding.engine import Engine, copy_to_file, execute_within_memory, open_engine
-from include.coding.errors import SourceError
+from include.coding.file_scan import refuse_change
 from include.coding.files import escape_glob
 from include.coding.handoff import Count, Day, Handoff, Moment, RunFile, ShortText, Text
 from include.coding.limits import (
@@ -33,7 +33,7 @@ from include.coding.run_log import (
     find_unchanged_dates,
     record_dates_over_limit,
 )
-from include.coding.source import RELOAD_HINT, SourceSnapshot, materialize_source, open_source
+from include.coding.source import SourceSnapshot, materialize_source, open_source
 from include.coding.source_access import DEFAULT_ACCESS, SourceAccess
 from include.coding.source_files import find_file
 from include.coding.staging import Staging
@@ -69,6 +69,7 @@ class Prepared(Handoff):
     :param rejected_by_reason: numbers of rejected records
     :param dates_over_limit: dates that exceed limits, ISO 8601, with these limits: their texts are not sent
     :param warnings: what a person should know about the limits for publishing
+    :param notes: what a person should know about the source
     """
 
     read_at: Moment
@@ -87,6 +88,7 @@ class Prepared(Handoff):
     rejected_by_reason: dict[ShortText, Count] = field(default_factory=dict)
     dates_over_limit: dict[Day, Text] = field(default_factory=dict)
     warnings: tuple[Text, ...] = ()
+    notes: tuple[Text, ...] = ()
 
 
 def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAccess = DEFAULT_ACCESS) -> Prepared:
@@ -106,7 +108,7 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAc
     with warehouse.session() as session:
         create_tables(session, plan.schema)
         check_sources(session, plan)  # before anything is sent
-    with open_engine(staging.scratch, "prepare", plan.engine_memory_mb, file.path if file else None) as engine:
+    with open_engine(staging.scratch, "prepare", plan.engine_memory_mb, file.paths if file else ()) as engine:
         with open_source(plan, engine, warehouse, access, file) as snapshot:
             read_at, undated = snapshot.read_at, snapshot.undated
             skipped = (snapshot.unreadable_dates, snapshot.unreadable_examples, snapshot.empty_rows)
@@ -116,12 +118,15 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAc
                 log.warning("Source %r has %d records without a date: no run codes them", plan.source, undated)
             for sentence in describe_skipped_rows(*skipped):
                 log.warning("Source %r: %s", plan.source, sentence)
+            notes = tuple(snapshot.describe(plan, read))
+            for sentence in notes:
+                log.warning("Source %r: %s", plan.source, sentence)
             if plan.selection == "uncoded":
                 with warehouse.session(read_only=True) as session:
                     published = find_published_run(session, plan, checksum, read)
                 if published:
                     log.info("Run %r has published exactly these records: nothing to do", published.run_id)
-                    return _describe_published(plan, published, checksum, snapshot)
+                    return replace(_describe_published(plan, published, checksum, snapshot), notes=notes)
             materialize_source(plan, engine)
             validate_answers(engine, plan)
             records = staging.scratch / "records.parquet"
@@ -138,7 +143,7 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAc
     records_uri = staging.keep(records)
     return Prepared(
         read_at, checksum, False, records_uri, parts, read, undated, rejected, texts, known_texts, *skipped, reasons,
-        dates_over_limit, warnings,
+        dates_over_limit, warnings, notes,
     )  # fmt: skip
 
 
@@ -228,7 +233,7 @@ def write_records(engine: Engine, plan: Plan, path: Path, read: int, pair_hash: 
     ).fetchall()
     if not rows == validated == read:
         path.unlink()
-        raise SourceError(f"source {plan.source!r} changed while it was read: {RELOAD_HINT}")
+        raise refuse_change(plan)
     return int(rejected)
 
 

@@ -204,4 +204,5 @@ def _format_summary(plan: Plan, prepared: Prepared, summary: LandingSummary) -> 
             prepared.unreadable_dates, prepared.unreadable_examples, prepared.empty_rows
         )
     ]
+    lines += [f"- {note}" for note in prepared.notes]
     return "\n".join(lines)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from datetime import date
 
+from include.warehouse.warehouse import quote_literal
+
 #: A date has a year of four digits: '05/10/26' would otherwise be a day of the year 5.
 MIN_DATE, MAX_DATE = date(1000, 1, 1), date.max
 #: Longest shape of a value in a message.
@@ -13,17 +15,38 @@ _MAX_SHAPE_CHARACTERS = 20
 _DAY = r"[0-9]{4}[-/\\ ][0-9]{1,2}[-/\\ ][0-9]{1,2}"
 _TIME = r"[0-9]{1,2}:[0-9]{1,2}(:[0-9]{1,2}([.][0-9]*)?)?"
 _DATE_PATTERN = rf"\s*{_DAY}([ T]{_TIME})?\s*"
-#: A time with an offset can be on another day here, so it is not a date.
-_TIME_ZONE_PATTERN = re.compile(rf"\s*{_DAY}[ T]{_TIME}\s*([A-Za-z/_]{{3,}}|Z|[+-][0-9]{{1,2}}(:?[0-9]{{2}})?)\s*")
+#: A time with an offset from UTC, which can be on another day in the timezone of the response dates.
+_OFFSET_PATTERN = rf"\s*{_DAY}[ T]{_TIME}\s*(Z|UTC|[+-][0-9]{{2}}(:?[0-9]{{2}})?)\s*"
+#: A time with the name of a zone, which is not read, because some names stand for several zones.
+_NAMED_ZONE_PATTERN = re.compile(rf"\s*{_DAY}[ T]{_TIME}\s*[A-Za-z/_]{{3,}}\s*")
 
 
-def parse_date(column: str) -> str:
-    """Return the SQL expression of the date in a text column: NULL for a text in another form than `2026-10-05`.
+def parse_date(column: str, zone: str, date_format: str | None = None) -> str:
+    """Return the SQL expression of the date in a text column: NULL for a text in another form.
 
-    A time after the date does not matter. The result can have a year below 1000: see :func:`is_not_a_date`.
+    A time after the date does not matter, unless it has an offset from UTC: then the date is that in `zone`. The
+    result can have a year below 1000: see :func:`is_not_a_date`.
+
+    :param zone: name of a timezone
+    :param date_format: form of the texts, such as `%d/%m/%Y`; None for dates such as `2026-10-05`
     """
-    has_form = f"{column} LIKE '____-__-__' OR regexp_full_match({column}, '{_DATE_PATTERN}')"  # the first is faster
-    return f"TRY_CAST(CASE WHEN {has_form} THEN {column} END AS DATE)"
+    if date_format:
+        form = quote_literal(" ".join(date_format.split()))
+        moment = f"try_strptime(trim(regexp_replace({column}, '\\s+', ' ', 'g')), {form})"
+        return convert_to_date(moment, zone) if "%z" in date_format else f"CAST({moment} AS DATE)"
+    # The first condition is faster than the second.
+    has_form = f"{column} LIKE '____-__-__' OR regexp_full_match({column}, {quote_literal(_DATE_PATTERN)})"
+    has_offset = f"length({column}) > 15 AND regexp_full_match({column}, {quote_literal(_OFFSET_PATTERN)})"
+    moment = f"TRY_CAST(trim({column}) AS TIMESTAMPTZ)"
+    return (
+        f"CASE WHEN {has_form} THEN TRY_CAST({column} AS DATE)"
+        f" WHEN {has_offset} THEN {convert_to_date(moment, zone)} END"
+    )
+
+
+def convert_to_date(moment: str, zone: str) -> str:
+    """Return the SQL expression of the date in a timezone of a timestamp with a timezone."""
+    return f"CAST({moment} AT TIME ZONE {quote_literal(zone)} AS DATE)"
 
 
 def is_not_a_date(day: str, *, is_parsed: bool) -> str:
@@ -36,16 +59,21 @@ def is_not_a_date(day: str, *, is_parsed: bool) -> str:
     return f"({day} IS NULL OR {day} < DATE '{MIN_DATE}' OR {day} > DATE '{MAX_DATE}')"
 
 
-def describe_value(value: str) -> str:
+def describe_value(value: str, date_format: str | None = None) -> str:
     """Return the shape of a value that is not a date, with 9 for each digit and a for each letter, and what is wrong
-    with it if that is known. The value itself can be a person's text, so nothing else of it is shown."""
+    with it if that is known. The value itself can be a person's text, so nothing else of it is shown.
+
+    :param date_format: form that it should have; None if it should be a date such as `2026-10-05`
+    """
     shape = "".join(map(_mask_character, value[:_MAX_SHAPE_CHARACTERS]))
     if len(value) > _MAX_SHAPE_CHARACTERS:
         shape += "..."
-    problem = " (a number: format the cells as dates)" if re.fullmatch(r"\s*[0-9]+([.][0-9]+)?\s*", value) else ""
-    if _TIME_ZONE_PATTERN.fullmatch(value):
-        problem = " (it has a time zone)"
-    elif re.fullmatch(_DATE_PATTERN, value):
+    problem = " (a number)" if re.fullmatch(r"\s*[0-9]+([.][0-9]+)?\s*", value) else ""
+    if date_format:
+        return f"'{shape}'{problem}"
+    if _NAMED_ZONE_PATTERN.fullmatch(value):
+        problem = " (it has the name of a time zone; only an offset or Z can be read)"
+    elif re.fullmatch(_DATE_PATTERN, value) or re.fullmatch(_OFFSET_PATTERN, value):
         problem = " (there is no such day between the years 1000 and 9999)"
     return f"'{shape}'{problem}"
 

@@ -247,13 +247,14 @@ def check_sources(session: Session, plan: Plan) -> None:
         WHERE source <> ? AND run_id IN (SELECT run_id FROM {table(plan.schema, "coded_records")} WHERE {condition})
         ORDER BY 1
         """,  # noqa: S608
-        [plan.source, *values],
+        [plan.source_name, *values],
     )
     if rows:
         sources = [source for (source,) in rows]
         raise AuditError(
             f"nothing was changed: {plan.response_date} is published from {sources}, and this run would replace it:"
-            f" give source {plan.source!r} another `response_date`, or delete the rows of this one from coded_records"
+            f" give source {plan.source_name!r} another `response_date`, or delete the rows of this one from"
+            " coded_records"
         )
 
 
@@ -286,7 +287,7 @@ def record_run(session: Session, plan: Plan, read_at: str, checksum: str | None,
     if run.run_id == plan.run_id:  # its rows have replaced those that other runs found unchanged
         session.execute(f"UPDATE {runs} SET checksum = NULL WHERE published_by_run = ?", [plan.run_id])  # noqa: S608
     row = (
-        plan.run_id, plan.topic, plan.model_id, plan.model_version, plan.source, plan.selection, *plan.dates,
+        plan.run_id, plan.topic, plan.model_id, plan.model_version, plan.source_name, plan.selection, *plan.dates,
         datetime.fromisoformat(read_at), checksum, run.run_id, run.read, run.coded, run.uncoded, run.rejected,
         run.texts, *count_sent_texts(session, plan), session.now(), ",".join(plan.excluded_dates) or None,
     )  # fmt: skip

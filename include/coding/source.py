@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
+from include.coding.column_names import describe_missing_columns
 from include.coding.engine import Engine
 from include.coding.errors import SourceError
+from include.coding.file_scan import FileScan, LocalFile
 from include.coding.plan import Plan
-from include.coding.response_dates import MAX_DATE, MIN_DATE, describe_value, is_not_a_date, parse_date
-from include.coding.source_access import SourceAccess, SourceFile, find_table, identify_content
-from include.coding.source_files import (
-    REWRITE_HINT,
-    VALUE_CHARACTERS,
-    FileScan,
-    describe_error,
-    find_lines,
-    scan_file,
+from include.coding.read_options import FORMATS
+from include.coding.response_dates import (
+    MAX_DATE,
+    MIN_DATE,
+    convert_to_date,
+    describe_value,
+    is_not_a_date,
+    parse_date,
 )
+from include.coding.source_access import SourceAccess, SourceFile, find_table
+from include.coding.source_files import VALUE_CHARACTERS, describe_error, find_lines, open_local_file, scan_file
 from include.coding.texts import install_rules
 from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
-from include.warehouse.warehouse import Session, Warehouse, quote_column, quote_date, utc_now
+from include.warehouse.warehouse import Session, Warehouse, quote_column, quote_date, quote_literal, utc_now
 
 #: A longer text is rejected, however much white space it contains.
 MAX_TEXT_BYTES = 100_000
 #: Number of unreadable dates that a message describes.
 MAX_EXAMPLES = 5
-RELOAD_HINT = "start another run when it is loaded completely"
 #: Types of numbers that are ids as the warehouse writes them: of PostgreSQL, and of DuckDB.
 _NUMERIC_TYPES = ("numeric", "bignum")
-#: Names of columns in a message: how many, and how long.
-_MAX_NAMES, _MAX_NAME_CHARACTERS = 50, 60
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,8 @@ class SourceSnapshot:
     :param unreadable_dates: records with a value that is not a date
     :param unreadable_examples: where some of these values are, and which shapes they have
     :param empty_rows: rows without any value in the needed columns, which are no records
+    :param has_row_numbers: whether the record ids are the numbers of the rows
+    :param find_dates: returns the first and the last date of the source and the number of its dates, while it is open
     """
 
     read_at: str
@@ -55,6 +55,28 @@ class SourceSnapshot:
     unreadable_dates: int = 0
     unreadable_examples: tuple[str, ...] = ()
     empty_rows: int = 0
+    has_row_numbers: bool = False
+    find_dates: Callable[[], tuple[date | None, date | None, int]] = lambda: (None, None, 0)
+
+    def describe(self, plan: Plan, read: int) -> list[str]:
+        """Return sentences about what a person may not expect of the records that a run reads.
+
+        :param read: number of them
+        """
+        sentences = []
+        if self.has_row_numbers:
+            sentences.append(
+                "The record ids are the numbers of the rows below the names of the columns, because `columns` says"
+                " that there is no record id: they stay the same only as long as the file does not change."
+            )
+        if not read and not plan.changed_only and not plan.response_date:
+            first, last, count = self.find_dates()
+            dates = "has no record with a date" if first is None else f"has {count} dates, from {first} to {last}"
+            sentences.append(
+                f"The source has no record from {plan.from_date} to {plan.to_date}: it {dates}. Set `from_date` and"
+                " `to_date` to dates that it has."
+            )
+        return sentences
 
 
 @contextmanager
@@ -69,62 +91,75 @@ def open_source(
         cannot be read
     """
     install_rules(engine)
-    source = _open_table(plan, engine, warehouse, access) if file is None else _open_file(plan, engine, file)
+    source = _open_table(plan, engine, warehouse, access) if file is None else _open_file(plan, engine, file, access)
     with source as snapshot:
         yield snapshot
 
 
 @contextmanager
-def _open_file(plan: Plan, engine: Engine, file: SourceFile) -> Iterator[SourceSnapshot]:
-    read_at, path = utc_now(), file.path
-    try:
-        scan = scan_file(path, plan, engine)
-        _check_columns(plan, scan.schema, is_file=True)
-        yield _create_file_view(plan, engine, path, scan, SourceSnapshot(read_at.isoformat()))
-    except duckdb.Error as error:
-        problem = describe_error(path, error)
-        if problem is None:
-            raise
-        # nothing of the engine's message is passed on or chained, because it quotes rows
-        raise SourceError(f"source {plan.source!r} cannot be read: {problem}; {REWRITE_HINT}") from None
-    if identify_content(path) != file.content:
-        raise SourceError(f"source {plan.source!r} changed while it was read: {RELOAD_HINT}")
+def _open_file(plan: Plan, engine: Engine, file: SourceFile, access: SourceAccess) -> Iterator[SourceSnapshot]:
+    snapshot = SourceSnapshot(utc_now().isoformat(), has_row_numbers="record_id" not in plan.required_columns)
+    with open_local_file(file, plan, engine, access) as local_file:
+        try:
+            scan = scan_file(local_file, plan, engine)
+            _check_columns(plan, scan.schema, scan)
+            yield _create_file_view(plan, engine, local_file, scan, snapshot)
+        except duckdb.Error as error:
+            refusal = describe_error(local_file, plan, error)
+            if refusal is None:
+                raise
+            # nothing of the engine's message is passed on or chained, because it quotes rows
+            raise refusal from None
 
 
 def _create_file_view(
-    plan: Plan, engine: Engine, path: Path, scan: FileScan, snapshot: SourceSnapshot
+    plan: Plan, engine: Engine, file: LocalFile, scan: FileScan, snapshot: SourceSnapshot
 ) -> SourceSnapshot:
     """Create `source` from a file, and return the snapshot with the numbers of rows that no run codes."""
+    names, relation = scan.names, scan.relation
+    is_empty = _is_empty(names)
+    if "record_id" not in names:  # before any row is left out, so that the numbers do not depend on the dates
+        relation = f"(SELECT *, row_number() OVER () AS record_number FROM {relation})"  # noqa: S608
+        names = {**names, "record_id": "record_number"}
     if plan.response_date:
-        is_empty = _is_empty(scan.names)
-        _create_view(plan, engine, scan.relation, scan.names, quote_date(plan.dates[0]), f"NOT {is_empty}")
+        _create_view(plan, engine, relation, names, quote_date(plan.dates[0]), f"NOT {is_empty}")
         ((empty_rows,),) = engine.execute(f"SELECT count(*) FROM {scan.relation} WHERE {is_empty}").fetchall()  # noqa: S608
         return replace(snapshot, empty_rows=empty_rows)
     column = plan.source_column("response_date")
-    day = _date_expression(scan.names["response_date"], scan.schema.field(column).type)
-    _create_view(plan, engine, scan.relation, scan.names, day, _select_dates(plan, day))
-    condition = is_not_a_date(day, is_parsed=_is_text(scan.schema.field(column).type))
-    snapshot, values = _count_skipped_rows(engine, scan.relation, scan.names, condition, scan.row or "NULL", snapshot)
+    kind = scan.schema.field(column).type
+    day = _date_expression(plan, names["response_date"], kind)
+    _create_view(plan, engine, relation, names, day, _select_dates(plan, day))
+    snapshot = replace(snapshot, find_dates=lambda: _find_dates(engine, scan.relation, day))
+    condition = is_not_a_date(day, is_parsed=_is_text(kind))
+    snapshot, values = _count_skipped_rows(
+        engine, scan.relation, scan.names, condition, scan.row or "NULL", scan.part or "NULL", snapshot
+    )
     if not values:
         return snapshot
     if scan.row:
-        examples = [f"row {row}: {describe_value(value)}" for row, value in values]
+        examples = [
+            f"row {row}{f' of {part!r}' if part else ''}: {describe_value(value, plan.read_options.date_format)}"
+            for part, row, value in values
+        ]
     else:
-        lines = find_lines(path, column, [value for _, value in values])
-        examples = [f"line {line}: {describe_value(value)}" for line, value in lines]
-        examples = examples or _describe_values(values)
+        lines = find_lines(file, plan, column, [value for _, _, value in values])
+        examples = [
+            f"{file.place} {line}: {describe_value(value, plan.read_options.date_format)}" for line, value in lines
+        ]
+        examples = examples or _describe_values(plan, values)
     return _check_dates(plan, snapshot, examples, _count_dates(engine, scan.relation, scan.names))
 
 
 @contextmanager
 def _open_table(plan: Plan, engine: Engine, warehouse: Warehouse, access: SourceAccess) -> Iterator[SourceSnapshot]:
+    _check_table_options(plan)
     with warehouse.session(read_only=True) as session:  # the first statement of the next one has to be its lock
         table = find_table(plan.source, access, session)
     if table is None:
         raise _make_missing_table_error(plan, warehouse, access)
     with warehouse.session(read_only=True) as session:
         read_at, schema = _read_table_schema(plan, warehouse, session, table, access)
-        _check_columns(plan, schema, is_file=False)
+        _check_columns(plan, schema, None)
         try:
             snapshot = _create_table_view(plan, engine, session, table, schema, SourceSnapshot(read_at.isoformat()))
         except WarehouseSettingsError:
@@ -137,6 +172,19 @@ def _open_table(plan: Plan, engine: Engine, warehouse: Warehouse, access: Source
             if "table_rows" not in str(error):
                 raise
             raise _explain_table_error(plan, warehouse, session, error) from None
+
+
+def _check_table_options(plan: Plan) -> None:
+    """Refuse what only a file can have."""
+    if names := [name for name in plan.read_options.names if name in FORMATS or name == "connection"]:
+        raise SourceError(
+            f"source {plan.source!r} is a table, for which `{names[0]}` in `read_options` has no meaning: remove it"
+        )
+    if "record_id" not in plan.required_columns:
+        raise SourceError(
+            f"source {plan.source!r} is a table, whose rows have no order by which they could be numbered: name a"
+            " column as `record_id` in `columns`"
+        )
 
 
 def _make_missing_table_error(plan: Plan, warehouse: Warehouse, access: SourceAccess) -> SourceError:
@@ -189,15 +237,14 @@ def materialize_source(plan: Plan, engine: Engine) -> None:
         engine.execute("CREATE OR REPLACE TEMP VIEW source AS FROM source_copy")
 
 
-def _check_columns(plan: Plan, schema: pa.Schema, *, is_file: bool) -> None:
-    """Check that the source has every needed column once, with a suitable type."""
+def _check_columns(plan: Plan, schema: pa.Schema, scan: FileScan | None) -> None:
+    """Check that the source has every needed column once, with a suitable type.
+
+    :param scan: how the file is read; None for a table
+    """
+    if problem := describe_missing_columns(plan, schema.names, scan):
+        raise SourceError(f"source {plan.source!r} {problem}")
     columns = {name: plan.source_column(name) for name in plan.required_columns}
-    if missing := [column for column in columns.values() if column not in schema.names]:
-        raise SourceError(
-            f"source {plan.source!r} lacks the columns {missing}; {_list_names(schema.names)}. Name the ones to use"
-            ' in `columns`, such as {"occp_text": "job_title"}; if there are no dates, set one for all records in'
-            " `response_date`"
-        )
     if repeated := [column for column in columns.values() if schema.names.count(column) > 1]:
         raise SourceError(
             f"source {plan.source!r} has more than one column {repeated[0]!r}: rename all but one of them in the file"
@@ -208,16 +255,7 @@ def _check_columns(plan: Plan, schema: pa.Schema, *, is_file: bool) -> None:
             f" date {plan.response_date!r}: leave it empty, and select dates with `from_date` and `to_date`"
         )
     for name, column in columns.items():
-        _check_type(plan.source, name, column, schema.field(column).type, is_file=is_file)
-
-
-def _list_names(names: Sequence[str]) -> str:
-    """Return a clause with the names of the columns that a source has. In a file without a header, they would be the
-    values of a person."""
-    if any(re.match(r"\s*[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]", name) for name in names):
-        return "its first row contains values, not names, so it is not shown here: add a row with names"
-    short_names = [name[:_MAX_NAME_CHARACTERS] for name in names[:_MAX_NAMES]]
-    return f"it has {short_names}" + (" and others" if len(names) > _MAX_NAMES else "")
+        _check_type(plan.source, name, column, schema.field(column).type, is_file=scan is not None)
 
 
 def _create_table_view(
@@ -232,10 +270,11 @@ def _create_table_view(
         for name in plan.required_columns
     }
     is_empty = _is_empty_in_warehouse(columns)
-    for name in ("occp_text", "tasks_text"):
+    for name in _find_text_columns(plan):
         column = columns[name]
         columns[name] = f"CASE WHEN length({column}) > {MAX_TEXT_BYTES} THEN repeat('x', 999) ELSE {column} END"
     names = {name: name for name in columns}
+    zone = plan.zone
     if plan.response_date:
         _register_rows(engine, session, table, columns, f"NOT {is_empty}")
         _create_view(plan, engine, "table_rows", names, quote_date(plan.dates[0]), "true")
@@ -244,18 +283,22 @@ def _create_table_view(
     kind = schema.field(plan.source_column("response_date")).type
     if _is_text(kind):
         _register_rows(engine, session, table, columns, "1 = 1")
-        parsed_day = _date_expression("response_date", kind)
+        parsed_day = _date_expression(plan, "response_date", kind)
         _create_view(plan, engine, "table_rows", names, parsed_day, _select_dates(plan, parsed_day))
+        snapshot = replace(snapshot, find_dates=lambda: _find_dates(engine, "table_rows", parsed_day))
         condition = is_not_a_date(parsed_day, is_parsed=True)
-        snapshot, values = _count_skipped_rows(engine, "table_rows", names, condition, "NULL", snapshot)
+        snapshot, values = _count_skipped_rows(engine, "table_rows", names, condition, "NULL", "NULL", snapshot)
         records = _count_dates(engine, "table_rows", names) if values else 0
     else:  # compare the bare column, because it may have an index
+        if pa.types.is_timestamp(kind) and kind.tz is not None:
+            day = f"({day} AT TIME ZONE {quote_literal(zone)})"
         columns["response_date"] = day
         _register_rows(engine, session, table, columns, _select_dates_in_warehouse(plan, day))
+        snapshot = replace(snapshot, find_dates=lambda: _find_dates_in_warehouse(session, table, day))
         _create_view(plan, engine, "table_rows", names, "CAST(response_date AS DATE)", "true")
         snapshot, values = _count_skipped_rows_in_warehouse(session, table, day, is_empty, snapshot)
         records = int(session.execute(f"SELECT count({day}) FROM {table}")[0][0]) if values else 0  # noqa: S608
-    return _check_dates(plan, snapshot, _describe_values(values), records) if values else snapshot
+    return _check_dates(plan, snapshot, _describe_values(plan, values), records) if values else snapshot
 
 
 def _register_rows(engine: Engine, session: Session, table: str, columns: dict[str, str], condition: str) -> None:
@@ -272,7 +315,8 @@ def _create_view(plan: Plan, engine: Engine, relation: str, names: dict[str, str
     :param condition: SQL condition that selects the run's records
     """
     texts = ", ".join(
-        f"{_text_expression(quote_column(names[name]), plan)} AS {name}" for name in ("occp_text", "tasks_text")
+        f"{_text_expression(quote_column(names[name]), plan) if name in names else 'CAST(NULL AS VARCHAR)'} AS {name}"
+        for name in ("occp_text", "tasks_text")
     )
     # no server stores NUL
     record_id = f"replace(CAST({quote_column(names['record_id'])} AS VARCHAR), chr(0), '\ufffd')"
@@ -285,34 +329,41 @@ def _create_view(plan: Plan, engine: Engine, relation: str, names: dict[str, str
 
 
 def _count_skipped_rows(
-    engine: Engine, relation: str, names: dict[str, str], condition: str, row: str, snapshot: SourceSnapshot
-) -> tuple[SourceSnapshot, list[tuple[int | None, str]]]:
+    engine: Engine,
+    relation: str,
+    names: dict[str, str],
+    condition: str,
+    row: str,
+    part: str,
+    snapshot: SourceSnapshot,
+) -> tuple[SourceSnapshot, list[tuple[str | None, int | None, str]]]:
     """Return the snapshot with the numbers of rows of a relation that no run codes, and the beginnings of some values
-    that are not dates, with the numbers of their rows.
+    that are not dates, with their files and the numbers of their rows.
 
     :param condition: SQL condition that a row has no date with a year of four digits
-    :param row: SQL expression of the number of a row
+    :param row, part: SQL expressions of the number of a row, and of the name of its file
     """
     column = quote_column(names["response_date"])
     ((undated, empty_rows, unreadable, examples),) = engine.execute(
         f"""
         SELECT count(*) FILTER (is_undated AND NOT is_empty), count(*) FILTER (is_undated AND is_empty),
             count(*) FILTER (NOT is_undated),
-            min({{'row': row, 'value': value}}, {MAX_EXAMPLES}) FILTER (NOT is_undated)
+            min({{'part': part, 'row': row, 'value': value}}, {MAX_EXAMPLES}) FILTER (NOT is_undated)
         FROM (
             SELECT NOT {_has_text(column)} AS is_undated, {_is_empty(names)} AS is_empty, {row} AS row,
+                {part} AS part,
                 left(CAST({column} AS VARCHAR), {VALUE_CHARACTERS}) AS value
             FROM {relation} WHERE {condition}
         )
         """  # noqa: S608
     ).fetchall()
     snapshot = replace(snapshot, undated=undated, unreadable_dates=unreadable, empty_rows=empty_rows)
-    return snapshot, [(example["row"], example["value"]) for example in examples or []]
+    return snapshot, [(example["part"], example["row"], example["value"]) for example in examples or []]
 
 
 def _count_skipped_rows_in_warehouse(
     session: Session, table: str, day: str, is_empty: str, snapshot: SourceSnapshot
-) -> tuple[SourceSnapshot, list[tuple[int | None, str]]]:
+) -> tuple[SourceSnapshot, list[tuple[str | None, int | None, str]]]:
     """Do the same for a table with a date type."""
     ((rows, unreadable, empty_rows),) = session.execute(
         f"SELECT count(*), count({day}), count(CASE WHEN {day} IS NULL AND {is_empty} THEN 1 END)"  # noqa: S608
@@ -327,7 +378,26 @@ def _count_skipped_rows_in_warehouse(
         f"SELECT CAST({day} AS {session.dialect.text}) FROM {table} WHERE {day} IS NOT NULL"  # noqa: S608
         f" AND {is_not_a_date(day, is_parsed=False)} LIMIT {MAX_EXAMPLES}"
     )
-    return snapshot, [(None, value) for (value,) in values]
+    return snapshot, [(None, None, value) for (value,) in values]
+
+
+def _find_dates(engine: Engine, relation: str, day: str) -> tuple[date | None, date | None, int]:
+    """Return the first and the last date of a relation of the engine, and how many there are."""
+    is_valid = f"NOT {is_not_a_date('day', is_parsed=True)}"
+    (dates,) = engine.execute(
+        f"SELECT min(day), max(day), count(DISTINCT day) FROM (SELECT {day} AS day FROM {relation}) WHERE {is_valid}"  # noqa: S608
+    ).fetchall()
+    return dates
+
+
+def _find_dates_in_warehouse(session: Session, table: str, day: str) -> tuple[date | None, date | None, int]:
+    """Do the same for a table with a date type."""
+    first, last = quote_date(MIN_DATE), quote_date(MAX_DATE)
+    (dates,) = session.execute(
+        f"SELECT min(CAST({day} AS DATE)), max(CAST({day} AS DATE)), count(DISTINCT CAST({day} AS DATE))"  # noqa: S608
+        f" FROM {table} WHERE {day} >= {first} AND {day} <= {last}"
+    )
+    return dates[0], dates[1], int(dates[2])
 
 
 def _count_dates(engine: Engine, relation: str, names: dict[str, str]) -> int:
@@ -337,9 +407,9 @@ def _count_dates(engine: Engine, relation: str, names: dict[str, str]) -> int:
     return int(records)
 
 
-def _describe_values(values: Iterable[tuple[int | None, str]]) -> list[str]:
+def _describe_values(plan: Plan, values: Iterable[tuple[str | None, int | None, str]]) -> list[str]:
     """Return the different shapes of values whose places are not known."""
-    return list(dict.fromkeys(describe_value(value) for _, value in values))
+    return list(dict.fromkeys(describe_value(value, plan.read_options.date_format) for _, _, value in values))
 
 
 def _check_dates(plan: Plan, snapshot: SourceSnapshot, examples: list[str], records: int) -> SourceSnapshot:
@@ -353,16 +423,35 @@ def _check_dates(plan: Plan, snapshot: SourceSnapshot, examples: list[str], reco
         raise SourceError(
             f"source {plan.source!r}: {snapshot.unreadable_dates} of {records} values in"
             f" {plan.source_column('response_date')!r} ({share:.1%}) are not dates, but `max_rejected_share` is"
-            f" {plan.max_rejected_share:.1%}; such as {'; '.join(examples)} (9: a digit, a: a letter). Correct the"
-            " values: a date is written as 2026-10-31, with a year of four digits first, and a time after it has no"
-            " time zone"
+            f" {plan.max_rejected_share:.1%}; such as {'; '.join(examples)} (9: a digit, a: a letter)."
+            f" {_suggest_date_format(plan)}"
         )
     return replace(snapshot, unreadable_examples=tuple(examples))
 
 
-def _date_expression(column: str, kind: pa.DataType) -> str:
+def _suggest_date_format(plan: Plan) -> str:
+    """Return what to do about dates that cannot be read."""
+    if plan.read_options.date_format:
+        return f"All dates need the form {plan.read_options.date_format!r} of `date_format` in `read_options`"
+    if plan.source.lower().endswith(".xlsx"):
+        return (
+            "Format numbers as dates in Excel; if the dates are texts of one form, set `date_format` in"
+            " `read_options`, such as '%d/%m/%Y'"
+        )
+    return (
+        "Set `date_format` in `read_options`, such as '%d/%m/%Y', if all dates have one other form than 2026-10-31;"
+        " else correct the values"
+    )
+
+
+def _date_expression(plan: Plan, column: str, kind: pa.DataType) -> str:
+    """Return the SQL expression of the date in a column of the engine."""
     column = quote_column(column)
-    return parse_date(column) if _is_text(kind) else f"TRY_CAST({column} AS DATE)"
+    if _is_text(kind):
+        return parse_date(column, plan.zone, plan.read_options.date_format)
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return convert_to_date(column, plan.zone)
+    return f"TRY_CAST({column} AS DATE)"
 
 
 def _select_dates(plan: Plan, day: str) -> str:
@@ -383,7 +472,7 @@ def _has_text(column: str) -> str:
 
 def _is_empty(names: dict[str, str]) -> str:
     """Return the SQL condition that a row of a relation of the engine has neither an id nor a text."""
-    conditions = (_has_text(quote_column(names[name])) for name in ("record_id", "occp_text", "tasks_text"))
+    conditions = (_has_text(quote_column(name)) for column, name in names.items() if column != "response_date")
     return f"(NOT ({' OR '.join(conditions)}))"
 
 
@@ -392,9 +481,14 @@ def _is_empty_in_warehouse(columns: dict[str, str]) -> str:
     spaces = "chr(9) || chr(10) || chr(13)"
     conditions = (
         f"coalesce(trim(translate({columns[name]}, {spaces}, '   ')), '') = ''"
-        for name in ("record_id", "occp_text", "tasks_text")
+        for name in columns
+        if name != "response_date"
     )
     return f"({' AND '.join(conditions)})"
+
+
+def _find_text_columns(plan: Plan) -> list[str]:
+    return [name for name in plan.required_columns if name in ("occp_text", "tasks_text")]
 
 
 def _sample_clause(plan: Plan) -> str:
@@ -439,11 +533,11 @@ def _check_type(source: str, name: str, column: str, kind: pa.DataType, *, is_fi
         is_numeric = isinstance(kind, pa.OpaqueType) and kind.type_name in _NUMERIC_TYPES
         is_valid = is_valid or is_number or is_numeric or isinstance(kind, pa.UuidType)
     if name == "response_date":
-        is_valid = is_valid or pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and kind.tz is None)
+        is_valid = is_valid or pa.types.is_date(kind) or pa.types.is_timestamp(kind)
     if not is_valid:
         types = {
             "record_id": "text, UUID, or a number without decimal places",
-            "response_date": "a date, or a timestamp without a time zone",
+            "response_date": "a date or a timestamp",
         }
         remedy = "cast it in a view"
         if is_file:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from include.coding.errors import PlanError, SourceError
@@ -18,6 +19,8 @@ from include.coding.files import path_from_uri
 from include.coding.tables import is_project_table
 from include.warehouse.warehouse import Session, quote_column
 
+#: Largest number of files of a folder.
+MAX_FILES = 10_000
 #: Schemas of the warehouses themselves; their names, or how these begin.
 _SYSTEM_SCHEMAS, _SYSTEM_PREFIXES = ("information_schema",), ("pg_",)
 
@@ -29,28 +32,45 @@ class SourceAccess:
     :param tables: `schema.table` or `schema.*`, as the warehouse's catalogue writes them; empty for the default
     :param folders: absolute paths
     :param project_schema: schema of the project's tables, which are never a source
+    :param prefixes: URIs of object storage, such as `s3://bucket/answers`, that stand for all objects below them
+    :param open_storage: returns the fsspec file system of a URI, with an Airflow connection or the usual one
     """
 
     tables: tuple[str, ...] = ()
     folders: tuple[Path, ...] = ()
     project_schema: str = "coding"
+    prefixes: tuple[str, ...] = ()
+    open_storage: Callable[[str, str | None], Any] | None = field(default=None, compare=False)
 
     @classmethod
     def from_settings(
-        cls, tables: str, folders: str, project_schema: str, private_folders: Iterable[Path], staging: Path | None
+        cls,
+        tables: str,
+        folders: str,
+        project_schema: str,
+        private_folders: Iterable[Path],
+        staging: Path | str | None,
+        open_storage: Callable[[str, str | None], Any] | None = None,
     ) -> SourceAccess:
         """Return what two settings allow.
 
         :param tables: `CODING_SOURCE_TABLES`, separated by commas
         :param folders: `CODING_SOURCE_FOLDERS`, separated by commas
         :param private_folders: folders that no allowed folder may be or contain
-        :param staging: folder of the files of all runs, which may not contain an allowed folder either
+        :param staging: folder of the files of all runs, or its URI in object storage; it may not contain an allowed
+            folder either
         :raises PlanError: an entry cannot be used
         """
         return cls(
             tuple(map(_parse_table, _split(tables))),
-            tuple(_parse_folder(folder, private_folders, staging) for folder in _split(folders)),
+            tuple(
+                _parse_folder(entry, private_folders, staging if isinstance(staging, Path) else None)
+                for entry in _split(folders)
+                if not is_object(entry)
+            ),
             project_schema,
+            tuple(_parse_prefix(entry, staging) for entry in _split(folders) if is_object(entry)),
+            open_storage,
         )
 
     def describe_tables(self) -> str:
@@ -78,14 +98,16 @@ DEFAULT_ACCESS = SourceAccess()
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file that a run may read.
+    """A file that a run may read, or the Parquet files of a folder.
 
-    :param path: without symbolic links
-    :param content: what :func:`identify_content` returned when access was checked
+    :param paths: without symbolic links; none for an object
+    :param content: what :func:`identify_content` returned for each when access was checked
+    :param uri: of an object, which has to be copied before it is read
     """
 
-    path: Path
-    content: tuple[int, ...]
+    paths: tuple[Path, ...]
+    content: tuple[tuple[int, ...], ...] = ()
+    uri: str | None = None
 
 
 def _split(setting: str) -> list[str]:
@@ -99,9 +121,39 @@ def _parse_table(entry: str) -> str:
     return entry
 
 
+def is_object(source: str) -> bool:
+    """Return whether a source or a setting names something in object storage."""
+    return source.lower().startswith("s3://")
+
+
+def _parse_prefix(entry: str, staging: Path | str | None) -> str:
+    parts = urlsplit(entry)
+    prefix = entry.rstrip("/")
+    if not parts.netloc or parts.query or parts.fragment or _has_dots(entry) or any(c in entry for c in "*?["):
+        raise PlanError(
+            f"CODING_SOURCE_FOLDERS names {entry!r}; expected 's3://bucket' or 's3://bucket/prefix' without patterns"
+        )
+    if isinstance(staging, str) and (_is_below(staging, prefix) or _is_below(prefix, staging)):
+        raise PlanError(
+            f"CODING_SOURCE_FOLDERS names {entry!r}, which is in the staging area or contains it, where texts of all"
+            " runs are: name a prefix outside it"
+        )
+    return prefix
+
+
+def _has_dots(uri: str) -> bool:
+    return any(part in (".", "..") for part in uri.split("/"))
+
+
+def _is_below(uri: str, prefix: str) -> bool:
+    return f"{uri.rstrip('/')}/".startswith(f"{prefix.rstrip('/')}/")
+
+
 def _parse_folder(entry: str, private_folders: Iterable[Path], staging: Path | None) -> Path:
     if not entry.startswith("/"):
-        raise PlanError(f"CODING_SOURCE_FOLDERS names {entry!r}; expected the absolute path of a folder")
+        raise PlanError(
+            f"CODING_SOURCE_FOLDERS names {entry!r}; expected the absolute path of a folder, or 's3://bucket/prefix'"
+        )
     folder = Path(entry).resolve()
     for private_folder in (*private_folders, *filter(None, [staging])):
         if private_folder.resolve().is_relative_to(folder):
@@ -134,14 +186,19 @@ def find_table(name: str, access: SourceAccess, session: Session) -> str | None:
 
 
 def find_path(source: str, access: SourceAccess) -> Path | None:
-    """Return the path of a file that a run may read, without symbolic links; None if `source` names a table. The file
-    may not exist.
+    """Return the path of a file that a run may read, without symbolic links; None if `source` names a table or an
+    object that it may read. The file may not exist, and its name may be a pattern.
 
     :raises SourceError: it is in none of the allowed folders, or `source` is neither a table nor a local file
     """
-    scheme = urlsplit(source).scheme
+    if is_object(source):
+        _check_object(source, access)
+        return None
+    scheme = _find_scheme(source)
     if scheme and scheme != "file":
-        raise SourceError(f"source {source!r} is not supported: use a file:// URI or a table of the warehouse")
+        raise SourceError(
+            f"source {source!r} is not supported: use a file:// or an s3:// URI, or a table of the warehouse"
+        )
     if not scheme and not source.startswith("/"):
         return None
     path = path_from_uri(source) if scheme else Path(source)
@@ -153,19 +210,46 @@ def find_path(source: str, access: SourceAccess) -> Path | None:
     except (OSError, RuntimeError, ValueError):  # a loop of links, or a NUL
         is_allowed = False
     if not is_allowed:
-        folders = ", ".join(map(str, access.folders)) or "none"
-        raise SourceError(
-            f"source {source!r} is not in a folder from which runs may read files (allowed: {folders}). Move the file"
-            " into such a folder, or have its folder added to CODING_SOURCE_FOLDERS"
-        )
+        raise _refuse_folder(source, access)
     return resolved
 
 
-def open_source_file(source: str, path: Path) -> SourceFile:
-    """Return the file of a path that :func:`find_path` returned.
+def _find_scheme(source: str) -> str:
+    try:
+        return urlsplit(source).scheme
+    except ValueError:  # of a pattern such as [0-9]
+        return "file" if source.startswith("file:") else ""
 
-    :raises SourceError: it was replaced by a link after the check, or it also has a name elsewhere
+
+def _refuse_folder(source: str, access: SourceAccess) -> SourceError:
+    folders = ", ".join([*map(str, access.folders), *access.prefixes]) or "none"
+    return SourceError(
+        f"source {source!r} is not in a folder from which runs may read files (allowed: {folders}). Move the file"
+        " into such a folder, or have its folder added to CODING_SOURCE_FOLDERS"
+    )
+
+
+def _check_object(source: str, access: SourceAccess) -> None:
+    """Check that a run may read an object, by its name alone. S3 knows no folders, so a name is compared as it is."""
+    is_plain = not _has_dots(source) and source.startswith("s3://")
+    if not is_plain or not any(_is_below(source, prefix) for prefix in access.prefixes):
+        raise _refuse_folder(source, access)
+
+
+def open_source_files(source: str, paths: Iterable[Path], access: SourceAccess) -> SourceFile:
+    """Return the files of paths that are below one that :func:`find_path` returned.
+
+    :raises SourceError: one is in no allowed folder, was replaced by a link after the check, or also has a name
+        elsewhere
     """
+    resolved = [path.resolve() for path in paths]
+    folders = [folder.resolve() for folder in access.folders]
+    if not all(any(path.is_relative_to(folder) for folder in folders) for path in resolved):
+        raise _refuse_folder(source, access)
+    return SourceFile(tuple(resolved), tuple(_identify_file(source, path) for path in resolved))
+
+
+def _identify_file(source: str, path: Path) -> tuple[int, ...]:
     content = identify_content(path)
     if not content or path.resolve() != path:
         raise SourceError(f"source {source!r} cannot be read, or was replaced by a link while it was checked")
@@ -173,7 +257,7 @@ def open_source_file(source: str, path: Path) -> SourceFile:
         raise SourceError(
             f"source {source!r} has more than one name (hard links), so it can be a file of another folder: copy it"
         )
-    return SourceFile(path, content)
+    return content
 
 
 def identify_content(path: Path) -> tuple[int, ...]:

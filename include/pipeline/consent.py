@@ -42,7 +42,7 @@ class Consent(Handoff):
             estimate.parts,
             plan.topic,
             plan.model_id,
-            plan.source,
+            plan.source_name,
             plan.from_date,
             plan.to_date,
         )

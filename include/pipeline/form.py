@@ -22,7 +22,7 @@ from coding_service.errors import SettingsError
 from include.coding.errors import PlanError
 from include.coding.misspellings import suggest_names
 from include.coding.plan import Plan
-from include.pipeline.dag_arguments import MAX_RECORDS_PER_PART, SELECTIONS
+from include.pipeline.dag_arguments import MAX_RECORDS_PER_PART, READ_OPTION_NAMES, READ_OPTION_SCHEMA, SELECTIONS
 from include.pipeline.names import MAX_LOOK_BACK_DAYS, MAX_TRIAL_RECORDS
 
 _SCOPE, _SOURCE, _TRIAL, _LIMITS, _SENDING = (
@@ -57,14 +57,27 @@ PARAMS = {
     ),
     "source": Param(
         "survey_responses", type="string", title="Source", section=_SOURCE, minLength=1,
-        description="Table or view of the warehouse, or a file: `file:///path/answers.parquet` (.csv, .jsonl, .xlsx),"
-        " if the settings of the deployment allow it. It must contain all records of the dates, because records from"
+        description="Table or view of the warehouse, or a file: `file:///path/answers.parquet` (.csv, .jsonl, .xlsx,"
+        " others: docs/sources.md), a folder of Parquet files, or `s3://bucket/answers.csv`, if the settings of the"
+        " deployment allow it. It must contain all records of the dates, because records from"
         " other sources are replaced.",
     ),
     "columns": Param(
         {}, type="object", title="Columns", section=_SOURCE,
         description='Columns that have other names in the source: `{"occp_text": "job_title"}`. The names to map are'
-        " `record_id`, `response_date`, `occp_text`, `tasks_text`.",
+        " `record_id`, `response_date`, `occp_text`, `tasks_text`. `null` says that the source does not have one:"
+        ' `{"tasks_text": null}`; without a record id, the rows of a file are numbered.',
+        additionalProperties={"type": ["string", "null"], "minLength": 1},
+    ),
+    "read_options": Param(
+        {}, type=["object", "null"], title="Read options", section=_SOURCE,
+        description='How the source is read: `{"sheet": "Data", "header_row": 5, "date_format": "%d/%m/%Y"}`.'
+        " `sheet`: name or number of a sheet of Excel; `header_row`: number of the row with the names of the columns;"
+        " `delimiter` and `encoding` (`cp1252`, `latin-1`, `utf-16`) of a text file; `date_format`: form of dates"
+        " that are texts; `timezone`: whose days are the response dates, for times with an offset or Z;"
+        " `connection`: Airflow connection of an `s3://` source.",
+        propertyNames={"enum": list(READ_OPTION_NAMES)},
+        properties=READ_OPTION_SCHEMA,
     ),
     "response_date": Param(
         None, type=["null", "string"], format="date", title="Single response date", section=_SOURCE,

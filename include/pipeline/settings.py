@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Variable
+from airflow.sdk import Connection, Variable
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from coding_service.errors import InputFileError
 from coding_service.storage import storage_path
@@ -126,8 +127,25 @@ def read_source_access() -> SourceAccess:
         read_setting("CODING_SOURCE_FOLDERS"),
         read_schema(),
         private_folders=(PROJECT, PROJECT / ".run", _airflow_home()),
-        staging=staging if isinstance(staging, Path) else None,
+        staging=staging if isinstance(staging, Path) else staging_base(),
+        open_storage=_open_source_storage,
     )
+
+
+def _open_source_storage(uri: str, connection: str | None) -> Any:
+    """Return the fsspec file system of a source in object storage.
+
+    :param connection: Airflow connection that `read_options` names; None for `staging_default`
+    :raises PlanError: there is no such connection
+    """
+    if connection is not None:
+        try:  # a missing one would be replaced by the credentials that AWS finds on the machine
+            Connection.get(connection)
+        except AirflowNotFoundException:
+            raise PlanError(
+                f"`connection` in `read_options` is {connection!r}, which does not exist; name one of type aws"
+            ) from None
+    return open_file_system(uri, connection or STAGING_CONN_ID)
 
 
 def _airflow_home() -> Path:
@@ -159,9 +177,9 @@ def run_folder(run_key: str, area: str = RUNS) -> str:
     return add_checksum(f"{staging_base()}/{area}", name)
 
 
-def open_file_system(uri: str) -> Any:
+def open_file_system(uri: str, conn_id: str = STAGING_CONN_ID) -> Any:
     """Return the fsspec file system of a URI of object storage; None for `file://`."""
-    path = storage_path(uri, STAGING_CONN_ID)
+    path = storage_path(uri, conn_id)
     return None if isinstance(path, Path) else path.fs
 
 

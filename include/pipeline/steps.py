@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 PLANNING_CALLS, CALLS_PER_PART = 2, 5
 #: Params of the form that a plan has under the same name.
 PLAN_PARAMS = (
-    "topic", "source", "columns", "selection", "response_date", "max_records", "dry_run", "records_per_part", "clean",
-    "max_uncoded_share", "max_rejected_share", "min_records_for_limits", "force_new",
+    "topic", "source", "columns", "read_options", "selection", "response_date", "max_records", "dry_run",
+    "records_per_part", "clean", "max_uncoded_share", "max_rejected_share", "min_records_for_limits", "force_new",
 )  # fmt: skip
 #: Stands in a plan for its model until the service has named it.
 UNKNOWN_MODEL = "00000000-0000-0000-0000-000000000000"
@@ -85,6 +85,7 @@ def make_plan(
             "changed_only": look_back_days > 0,
             "schema": settings.read_dag_schema(dag_run.dag_id, is_trial=params["max_records"] is not None),
             "memory_mb": settings.read_memory_mb(),
+            "timezone": TIMEZONE,
         }
     )
     plan = _pin_model(plan, params["model"], metadata)

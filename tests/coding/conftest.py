@@ -66,7 +66,7 @@ def open_test_source(folder, plan, warehouse, memory_mb=256, access=None):
     access = access or SourceAccess(folders=(folder.parent,))
     file = find_file(plan.source, access)
     with (
-        open_engine(folder, "test", memory_mb, file and file.path) as engine,
+        open_engine(folder, "test", memory_mb, file.paths if file else ()) as engine,
         open_source(plan, engine, warehouse, access, file) as snapshot,
     ):
         yield engine, snapshot

@@ -77,7 +77,7 @@ def test_a_run_that_has_ended_or_was_deleted_holds_nothing(runs):
     "changes",
     [
         {"topic": "anzsco"}, {"model_id": OTHER_MODEL}, {"source": "other_responses"}, {"clean": False},
-        {"columns": {"occp_text": "job_title"}}, {"max_records": 10, "schema": "coding_trial"},
+        {"columns": {"occp_text": "job_title"}}, {"read_options": {"sheet": "Data"}}, {"max_records": 10, "schema": "coding_trial"},
     ],
     ids=str,
 )  # fmt: skip

@@ -64,9 +64,41 @@ def test_the_counts_add_up(pipeline):
     assert len(counts.pop("checksum")) == 64
     reasons = counts.pop("rejected_by_reason")
     assert reasons == {"blank": 1, "no_record_id": 1, "not_printable_ascii": 1, "too_long": 1}
-    assert (counts.pop("dates_over_limit"), counts.pop("warnings")) == ({}, [])
+    assert (counts.pop("dates_over_limit"), counts.pop("warnings"), counts.pop("notes")) == ({}, [], [])
     skipped = {"undated": 1, "unreadable_dates": 0, "unreadable_examples": [], "empty_rows": 0}
     assert counts == {"unchanged": False, "read": 9, **skipped, "rejected": 4, "texts": 3, "known_texts": 0}
+
+
+NUMBERED = (
+    "The record ids are the numbers of the rows below the names of the columns, because `columns` says that there is no"
+    " record id: they stay the same only as long as the file does not change."
+)
+
+
+def test_rows_without_record_ids_are_numbered_whatever_the_dates_and_the_run_says_so(pipeline, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(f"response_date,occp_text\n{LATER_DAY},late\n{DAY},chef\n{NEXT_DAY},baker\n{DAY},cook\n")
+    columns = {"record_id": None, "tasks_text": None}
+    prepared = pipeline.prepare(source=path.as_uri(), columns=columns)
+    assert sorted(row["record_id"] for row in read_records(prepared)) == ["2", "3", "4"]
+    assert sorted(read_texts(prepared)) == [("baker", ""), ("chef", ""), ("cook", "")]
+    assert prepared.notes == (NUMBERED,)
+    one_day = pipeline.prepare(source=path.as_uri(), columns=columns, run_id="run-2", to_date=DAY)
+    assert sorted(row["record_id"] for row in read_records(one_day)) == ["2", "4"]
+
+
+@pytest.mark.parametrize(
+    ("days", "dates"),
+    [
+        ([LATER_DAY, LATER_DAY, "2026-12-01"], f"it has 2 dates, from {LATER_DAY} to 2026-12-01"),
+        (["", " "], "it has no record with a date"),
+    ],
+)
+def test_a_run_by_hand_that_finds_no_record_says_which_dates_the_source_has(pipeline, tmp_path, days, dates):
+    source = write_answers(tmp_path / "a.csv", days)
+    sentence = f"The source has no record from {DAY} to {NEXT_DAY}: {dates}. Set `from_date` and `to_date` to dates that it has."
+    assert pipeline.prepare(source=source).notes == (sentence,)
+    assert pipeline.prepare(source=source, changed_only=True).notes == ()
 
 
 def write_answers(path, days):

@@ -43,11 +43,13 @@ def make_reader(tmp_path, place):
     """Return a function that reads a source, and returns its records and the number of records without a date, or the
     whole snapshot."""
 
-    def read_source(source, *, as_snapshot=False, access=None, **changes):
+    def read_source(source, *, as_snapshot=False, access=None, look=None, **changes):
         plan = make_plan(source=str(source), **changes)
         warehouse, columns = open_warehouse(place), "record_id, response_date, occp_text, tasks_text"
         with open_test_source(tmp_path / "run", plan, warehouse, access=access) as (engine, snapshot):
             records = engine.execute(f"SELECT {columns} FROM source ORDER BY ALL").fetchall()
+            if look:
+                look(snapshot, plan)
             return records, snapshot if as_snapshot else snapshot.undated
 
     return read_source
@@ -281,6 +283,60 @@ def test_both_dates_are_inclusive_and_the_time_of_day_does_not_matter(read_table
 
 
 @on_all_warehouses
+def test_a_time_with_a_time_zone_is_the_day_in_the_zone_of_the_dates(read_table, define):
+    times = {"a": "2026-10-04 13:00:00+00", "b": "2026-10-04 12:59:59+00", "c": "2026-10-05 12:59:59+00"}
+    rows = [
+        select_answer(record_id=f"'{name}'", response_date=f"TIMESTAMPTZ '{time}'") for name, time in times.items()
+    ]
+    define(f"CREATE TABLE t AS {' UNION ALL '.join(rows)}")
+    dates = {"from_date": DAY, "to_date": DAY, "timezone": "Australia/Sydney"}
+    assert [record[0] for record in read_table("t", **dates)[0]] == ["a", "c"]
+    records, _ = read_table("t", **dates, read_options={"timezone": "UTC"})
+    assert [record[:2] for record in records] == [("c", date.fromisoformat(DAY))]
+
+
+@on_duckdb_and_postgres
+def test_dates_of_a_table_that_are_texts_can_have_another_form_and_offsets(read_table, define):
+    define(f"""CREATE TABLE t AS {select_answer(response_date="'05/10/2026'")}""")
+    assert read_table("t", read_options={"date_format": "%d/%m/%Y"}) == CHEF
+    define(f"""CREATE TABLE u AS {select_answer(response_date="'2026-10-04T20:00:00Z'")}""")
+    assert read_table("u", timezone="Australia/Sydney") == CHEF
+
+
+@on_duckdb_and_postgres
+def test_a_table_can_lack_a_text_but_not_its_record_ids(read_table, define):
+    define("CREATE TABLE t AS SELECT record_id, response_date, occp_text FROM answers")
+    assert read_table("t", columns={"tasks_text": None}) == ([(*CHEF[0][0][:3], None)], 0)
+    with pytest.raises(SourceError, match="lacks the columns .'tasks_text'.; .*null} says that there is none$"):
+        read_table("t")
+    with pytest.raises(SourceError, match="is a table, whose rows have no order by which they could be numbered"):
+        read_table("t", columns={"record_id": None})
+
+
+@on_duckdb_and_postgres
+@pytest.mark.parametrize("option", [{"sheet": "a"}, {"header_row": 2}, {"delimiter": ";"}, {"encoding": "cp1252"},
+                                    {"connection": "a"}])  # fmt: skip
+def test_an_option_that_has_no_meaning_for_a_table_is_refused(read_table, define, option):
+    (name,) = option
+    with pytest.raises(SourceError, match=f"is a table, for which `{name}` in `read_options` has no meaning"):
+        read_table("answers", read_options=option)
+
+
+@on_all_warehouses
+@pytest.mark.parametrize("kind", ["DATE", "VARCHAR"])
+def test_a_table_says_which_dates_it_has(read_table, define, kind):
+    days = " UNION ALL ".join(f"SELECT CAST('{day}' AS {kind}) AS day" for day in ("2025-01-02", DAY, DAY, LATER_DAY))
+    define(f"CREATE TABLE t AS {select_answer(response_date='day')} FROM ({days}) AS days")
+    place = {"from_date": "2026-11-01", "to_date": "2026-11-01"}
+    sentences = []
+    read_table("t", **place, look=lambda snapshot, plan: sentences.extend(snapshot.describe(plan, 0)))
+    assert sentences == [
+        "The source has no record from 2026-11-01 to 2026-11-01: it has 3 dates, from 2025-01-02 to 2026-10-09. Set"
+        " `from_date` and `to_date` to dates that it has."
+    ]
+
+
+@on_all_warehouses
 @pytest.mark.parametrize("kind", ["INTEGER", "BIGINT"])
 def test_a_record_id_can_be_a_number(read_table, define, kind):
     define(f"CREATE TABLE t AS {select_answer(record_id=f'CAST(42 AS {kind})')}")
@@ -353,21 +409,26 @@ def test_columns_of_a_file_can_have_other_names(read, tmp_path, kind, title):
     assert read(source, columns={"occp_text": title}) == CHEF
 
 
-def assert_missing_columns_are_named(read_source, source):
+def assert_missing_columns_are_named(read_source, source, place="it"):
     with pytest.raises(SourceError) as excinfo:
         read_source(source)
     assert f"source {source!r} lacks the columns ['record_id', 'tasks_text']" in str(excinfo.value)
-    assert "it has ['id', 'response_date', 'occp_text']. Name the ones to use in `columns`" in str(excinfo.value)
+    assert f"{place} has ['id', 'response_date', 'occp_text']. Name the ones to use in `columns`" in str(
+        excinfo.value
+    )
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet", "a.xlsx"])
-def test_the_error_names_the_missing_and_the_existing_columns_of_a_file(read, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("a.csv", "line 1"), ("a.jsonl", "it"), ("a.parquet", "it"), ("a.xlsx", "row 1 of the sheet 'Sheet1'")],
+)
+def test_the_error_names_the_missing_and_the_existing_columns_of_a_file(read, tmp_path, name, place):
     frame = pd.DataFrame([{"id": "1", "response_date": DAY, "occp_text": "chef"}])
     frame.to_csv(tmp_path / "a.csv", index=False)
     frame.to_parquet(tmp_path / "a.parquet")
     frame.to_excel(tmp_path / "a.xlsx", index=False)
     frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
-    assert_missing_columns_are_named(read, str(tmp_path / name))
+    assert_missing_columns_are_named(read, str(tmp_path / name), place)
 
 
 @on_duckdb_and_postgres
@@ -376,10 +437,10 @@ def test_the_error_names_the_missing_and_the_existing_columns_of_a_table(read_ta
     assert_missing_columns_are_named(read_table, "t")
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_an_empty_file_lacks_all_columns(read, tmp_path, suffix):
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".txt", ".jsonl", ".json", ".xlsx", ".parquet"])
+def test_an_empty_file_is_called_empty(read, tmp_path, suffix):
     (tmp_path / f"a{suffix}").touch()
-    with pytest.raises(SourceError, match="lacks the columns"):
+    with pytest.raises(SourceError, match="cannot be read: it is empty; check the program that writes it$"):
         read(tmp_path / f"a{suffix}")
 
 
@@ -395,8 +456,7 @@ def test_a_file_with_only_a_header_has_no_records(read, tmp_path):
         ("record_id", "CAST(1.5 AS DOUBLE PRECISION)", "double", "text, UUID, or a number without"),
         ("record_id", "true", "bool", "text, UUID, or a number without"),
         ("occp_text", "1", "int32", "text"),
-        ("response_date", "20261005", "int32", "a date, or a timestamp without a time zone"),
-        ("response_date", "TIMESTAMPTZ '2026-10-05 00:00:00+00'", "timestamp[us, tz=", "a date, or a timestamp"),
+        ("response_date", "20261005", "int32", "a date or a timestamp"),
     ],
 )
 def test_a_column_of_a_wrong_type_is_refused(read_table, define, column, value, kind, types):
@@ -437,7 +497,7 @@ UNREADABLE_DATES = {
     "-2026-10-05": "'-9999-99-99'",
     "10000-01-01": "'99999-99-99'",
     "002026-1-5": "'999999-9-9'",
-    "20261005": "'99999999' (a number: format the cells as dates)",
+    "20261005": "'99999999' (a number)",
     "2026-10": "'9999-99'",
     "infinity": "'aaaaaaaa'",
     "-infinity": "'-aaaaaaaa'",
@@ -445,10 +505,9 @@ UNREADABLE_DATES = {
     "NA": "'aa'",
     "护士 José 7": "'aa aaaa 9'",
     "my sister was a nurse in 2026": "'aa aaaaaa aaa a aaaa...'",
-    "2026-10-05T22:00:00Z": "'9999-99-99a99:99:99a' (it has a time zone)",
-    "2026-10-05 22:00:00+02": "'9999-99-99 99:99:99+...' (it has a time zone)",
-    "2026-10-05T22:00:00.123+1000": "'9999-99-99a99:99:99....' (it has a time zone)",
-    "2026-10-05 22:00 Australia/Sydney": "'9999-99-99 99:99 aaa...' (it has a time zone)",
+    "2026-02-30T22:00:00Z": "'9999-99-99a99:99:99a' (there is no such day between the years 1000 and 9999)",
+    "2026-10-05 22:00 Australia/Sydney": "'9999-99-99 99:99 aaa...' (it has the name of a time zone; only an offset or"
+    " Z can be read)",
 }
 READABLE_DATES = [
     "2026-10-05",
@@ -458,6 +517,10 @@ READABLE_DATES = [
     "2026 10 05",
     "2026-10-05 10:11",
     "2026-10-05T10:11:12.123456",
+    "2026-10-05T22:00:00Z",
+    "2026-10-06 01:30:00+02",
+    "2026-10-06T09:59:59.999+1000",
+    "2026-10-05 22:00 UTC",
 ]
 
 
@@ -527,7 +590,7 @@ def test_too_many_dates_that_cannot_be_read_are_refused_with_some_of_their_place
     message = str(excinfo.value)
     assert "10 of 20 values in 'response_date' (50.0%) are not dates, but `max_rejected_share` is 49.0%" in message
     assert message.count("'99/99/99'") == 5
-    assert "Correct the values: a date is written as 2026-10-31" in message
+    assert "Set `date_format` in `read_options`, such as '%d/%m/%Y'" in message.replace("set", "Set")
     assert "05/10/26" not in message
 
 
@@ -741,7 +804,7 @@ def test_a_record_id_in_a_parquet_file_that_is_not_exact_is_refused_with_a_remed
 
 def test_values_of_a_file_without_a_header_are_not_shown(read, tmp_path):
     (tmp_path / "a.csv").write_text(f"1,{DAY},chef,cares for a sick child\n")
-    with pytest.raises(SourceError, match="its first row contains values, not names") as excinfo:
+    with pytest.raises(SourceError, match="line 1 contains values, not names, so it is not shown here") as excinfo:
         read(tmp_path / "a.csv")
     assert "child" not in str(excinfo.value)
 
@@ -796,16 +859,22 @@ def test_a_view_that_fails_while_it_is_read_is_named(read_table, define):
         read_table("v")
 
 
-@pytest.mark.parametrize("source", ["s3://bucket/a.parquet", "https://example.org/a.csv", "gs://b/a.csv"])
+@pytest.mark.parametrize("source", ["https://example.org/a.csv", "gs://b/a.csv"])
 def test_an_unsupported_uri_is_refused(read, source):
     with pytest.raises(SourceError) as excinfo:
         read(source)
-    assert str(excinfo.value) == f"source {source!r} is not supported: use a file:// URI or a table of the warehouse"
+    assert str(excinfo.value) == (
+        f"source {source!r} is not supported: use a file:// or an s3:// URI, or a table of the warehouse"
+    )
 
 
-def test_a_missing_file_and_a_folder_are_refused(read, tmp_path):
-    for path in (tmp_path / "none.csv", tmp_path):
-        with pytest.raises(SourceError, match="there is no file") as excinfo:
+def test_a_missing_file_and_an_empty_folder_are_refused(read, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path, problem in (
+        (tmp_path / "none.csv", "there is no file"),
+        (tmp_path / "empty", "there is no Parquet file"),
+    ):
+        with pytest.raises(SourceError, match=problem) as excinfo:
             read(path)
         assert repr(str(path)) in str(excinfo.value)
         assert "check its path" in str(excinfo.value)
@@ -818,10 +887,10 @@ def test_a_relative_path_is_refused(read):
         read("answers.csv")
 
 
-@pytest.mark.parametrize("name", ["a.xls", "a.txt", "a.csv.gz", "a"])
+@pytest.mark.parametrize("name", ["a.docx", "a.parquet.gz", "a"])
 def test_a_file_of_an_unsupported_type_is_refused(read, tmp_path, name):
     (tmp_path / name).touch()
-    with pytest.raises(SourceError, match=r"ends in '.*'; supported: \['.parquet', '.csv', '.jsonl'"):
+    with pytest.raises(SourceError, match=r"ends in '.*'; supported: \['.parquet', '.xlsx', '.csv'"):
         read(tmp_path / name)
 
 
@@ -871,11 +940,12 @@ def test_a_corrupt_parquet_file_is_refused(read, tmp_path, damage):
 def test_a_corrupt_jsonl_file_is_refused(read, tmp_path, line):
     text = json.dumps(ANSWERS[0]) + "\n" + line + "\n" + json.dumps(ANSWERS[1]) + "\n"
     (tmp_path / "a.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(SourceError, match=r"a.jsonl' cannot be read: line 2 is not one complete JSON object"):
+    problem = "is not in UTF-8" if line == "\udcff" or "\udcff" in line else "is not one complete JSON object"
+    with pytest.raises(SourceError, match=f"a.jsonl' cannot be read: line 2 {problem}"):
         read(tmp_path / "a.jsonl")
 
 
-@pytest.mark.parametrize("data", [b"", b"garbage", b"PK\x03\x04 garbage"])
+@pytest.mark.parametrize("data", [b"garbage", b"PK\x03\x04 garbage"])
 def test_a_corrupt_excel_file_is_refused(read, tmp_path, data):
     (tmp_path / "a.xlsx").write_bytes(data)
     with pytest.raises(SourceError, match="a.xlsx' cannot be read as Excel: it is not a complete workbook"):

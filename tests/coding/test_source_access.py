@@ -16,6 +16,7 @@ from include.coding.source_files import find_file
 from include.coding.staging import Staging
 from include.warehouse.duckdb_warehouse import save_memory
 from tests.coding.conftest import DAY, make_plan, on_duckdb_and_postgres, open_test_source
+from tests.support.source_files import CHEF, table
 from tests.support.warehouses import open_warehouse
 
 MARKER = "MARKER-of-a-secret"
@@ -52,7 +53,7 @@ def test_a_file_is_read_from_an_allowed_folder_only(allowed, secret, tmp_path):
     (allowed / "link.csv").symlink_to(allowed / "a b.csv")
     access = SourceAccess(folders=(allowed,))
     for source in (str(allowed / "a b.csv"), (allowed / "a b.csv").as_uri(), str(allowed / "link.csv")):
-        assert find_file(source, access).path == allowed / "a b.csv"
+        assert find_file(source, access).paths[0] == allowed / "a b.csv"
     plan = make_plan(source=(allowed / "a b.csv").as_uri())
     with open_test_source(tmp_path / "run", plan, None, access=access) as (engine, _):
         assert engine.execute("SELECT occp_text FROM source").fetchall() == [(MARKER,)]
@@ -88,6 +89,32 @@ def test_no_file_is_read_unless_a_folder_is_allowed(secret):
     assert find_path("survey_responses", SourceAccess()) is None
 
 
+def test_a_folder_gives_only_files_of_allowed_folders(allowed, secret):
+    table(CHEF)(allowed / "answers" / "1.parquet")
+    table(CHEF)(secret.with_name("secret.parquet"))
+    access = SourceAccess(folders=(allowed,))
+    assert find_file(str(allowed / "answers"), access).paths == (allowed / "answers" / "1.parquet",)
+    (allowed / "answers" / "2.parquet").symlink_to(secret.with_name("secret.parquet"))
+    for source in (allowed / "answers", allowed / "answers" / "*.parquet"):
+        assert "is not in a folder from which runs may read files" in refuse(source, access)
+    (allowed / "answers" / "2.parquet").unlink()
+    os.link(secret.with_name("secret.parquet"), allowed / "answers" / "2.parquet")
+    assert "has more than one name (hard links)" in refuse(allowed / "answers", access)
+
+
+def test_a_pattern_is_no_way_out_of_the_allowed_folders(allowed, secret):
+    access = SourceAccess(folders=(allowed,))
+    for source in (f"{secret.parent}/*.csv", f"{allowed}/../private/*.csv", "/*.csv", f"{allowed}*/x.csv"):
+        assert "is not in a folder from which runs may read files" in refuse(source, access)
+
+
+def test_a_folder_with_too_many_files_is_refused(allowed, monkeypatch):
+    monkeypatch.setattr("include.coding.source_files.MAX_FILES", 2)
+    for number in range(3):
+        table(CHEF)(allowed / f"{number}.parquet")
+    assert "has more than 2 files: name a folder with fewer" in refuse(allowed, SourceAccess(folders=(allowed,)))
+
+
 def test_another_name_of_a_file_elsewhere_is_refused(allowed, secret):
     os.link(secret, allowed / "a.csv")
     assert "has more than one name (hard links)" in refuse(allowed / "a.csv", SourceAccess(folders=(allowed,)))
@@ -96,8 +123,8 @@ def test_another_name_of_a_file_elsewhere_is_refused(allowed, secret):
 def test_a_pipe_and_a_folder_are_no_source_and_nothing_waits_for_a_writer(allowed):
     os.mkfifo(allowed / "a.csv")
     (allowed / "b.csv").mkdir()
-    for name in ("a.csv", "b.csv"):
-        assert "there is no file" in refuse(allowed / name, SourceAccess(folders=(allowed,)))
+    for name, problem in (("a.csv", "there is no file"), ("b.csv", "there is no Parquet file")):
+        assert problem in refuse(allowed / name, SourceAccess(folders=(allowed,)))
         assert identify_content(allowed / name) == ()
 
 

@@ -1,5 +1,6 @@
 """Files that would need too much memory: each is refused with a reason, or read within a limit, whatever its size."""
 
+import gzip
 import json
 import multiprocessing
 import os
@@ -13,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from include.coding.file_scan import MAX_COLUMNS
+from include.coding.parquet_files import MAX_FOOTER_BYTES
 from include.coding.source import materialize_source
-from include.coding.source_files import MAX_COLUMNS, MAX_FOOTER_BYTES, MAX_LINE_BYTES
-from include.coding.workbook import MAX_DIRECTORY_BYTES, MAX_ROW_CHARACTERS, MAX_UNPACKED_BYTES
+from include.coding.text_files import MAX_LINE_BYTES
+from include.coding.workbook_sizes import MAX_DIRECTORY_BYTES, MAX_ROW_CHARACTERS
 from tests.coding.conftest import DAY, PROCESSES, make_plan, open_test_source
 
 MEMORY_MB = 192
@@ -27,10 +30,10 @@ SHEET = "xl/worksheets/sheet1.xml"
 SPACES = b" " * (1 << 20)
 
 
-def read_in_process(folder, source, results):
+def read_in_process(folder, source, changes, results):
     """Read a source as `prepare` does, and send its number of records or its error, and the peak of the memory."""
     try:
-        plan = make_plan(source=str(source), max_rejected_share=1)
+        plan = make_plan(source=str(source), max_rejected_share=1, **changes)
         with open_test_source(folder / "run", plan, None, memory_mb=MEMORY_MB) as (engine, _):
             materialize_source(plan, engine)
             ((outcome,),) = engine.execute(
@@ -46,9 +49,9 @@ def read_in_process(folder, source, results):
 def read(tmp_path):
     """A function that reads a file in a process of its own, and returns its number of records or why it is refused."""
 
-    def read_source(path):
+    def read_source(path, **changes):
         receiver, sender = multiprocessing.Pipe(duplex=False)
-        process = PROCESSES.Process(target=read_in_process, args=(tmp_path, path, sender))
+        process = PROCESSES.Process(target=read_in_process, args=(tmp_path, path, changes, sender))
         process.start()
         sender.close()
         try:
@@ -143,9 +146,37 @@ def test_a_member_can_be_nested_as_deep_as_a_line_is_long(read, tmp_path, value,
     assert read(tmp_path / "a.jsonl") == before + 3
 
 
-def test_compressed_text_is_not_unpacked(read, tmp_path):
-    import gzip
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.json.gz"])
+def test_a_gzip_file_that_unpacks_to_much_more_is_refused(read, tmp_path, name):
+    with gzip.open(tmp_path / name, "wb", compresslevel=1) as file:
+        file.write(b"[" if "json" in name else HEADER.encode())
+        for _ in range(300):
+            file.write(SPACES)
+    message = "it would unpack to more than 200 times its size; check what it contains, and unpack it yourself"
+    assert message in read(tmp_path / name)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == []
 
+
+def test_a_json_array_with_a_huge_object_needs_no_memory(read, tmp_path):
+    path = write_repeated(tmp_path / "a.json", b'[{"record_id": "1", "a": "', b"x" * (1 << 20), 300, b'"}]')
+    assert f"record 1 is broken, or above {MAX_LINE_BYTES} bytes" in read(path)
+
+
+def test_a_large_json_array_needs_no_memory(read, tmp_path):
+    block = (LINE.strip() + ", \n").encode() * 1000
+    path = write_repeated(tmp_path / "a.json", b"[", block, 300, LINE.encode() + b"]")
+    assert read(path) == 300_001
+
+
+def test_a_text_in_another_encoding_needs_no_memory(read, tmp_path):
+    with (tmp_path / "a.csv").open("w", encoding="utf-16") as file:
+        file.write(HEADER)
+        for _ in range(300):
+            file.write(f"2,{DAY},caf\u00e9,\n" * 1000)
+    assert read(tmp_path / "a.csv", read_options={"encoding": "utf-16"}) == 300_001
+
+
+def test_compressed_text_is_not_unpacked(read, tmp_path):
     (tmp_path / "a.csv").write_bytes(gzip.compress(HEADER.encode() + b"2,\n" * 50_000_000))
     assert "SourceError: " in read(tmp_path / "a.csv")
 
@@ -213,7 +244,7 @@ WORKBOOKS = {
             "</t></is></c></row>",
             SHEET_END,
         ],
-        "200 times the packed size|row 2 is above",
+        "200 times the packed size|it has a text above",
     ),
 }
 
@@ -240,7 +271,7 @@ PIECES = {
             "</row>",
             SHEET_END,
         ],
-        f"row 2 has more than {MAX_COLUMNS} columns",
+        f"has 2 rows and 20000 columns, above 1048576 and {MAX_COLUMNS}",
     ),
     "empty formatted cells in each of a million rows": (
         SHEET,
@@ -255,7 +286,7 @@ PIECES = {
     "more rows than Excel has": (
         SHEET,
         lambda: [SHEET_START, ROW, *repeat(lambda text: f'<row s="{text}"/>', 1_100_000), SHEET_END],
-        "its rows are not in order, or more than 1048576",
+        "has 1100002 rows and [0-9]+ columns, above 1048576",
     ),
     "a last row far down": (
         SHEET,
@@ -265,7 +296,7 @@ PIECES = {
     "a row above the number of rows": (
         SHEET,
         lambda: [SHEET_START, ROW.replace("<row>", '<row r="99999999999">'), SHEET_END],
-        "its rows are not in order",
+        "has 99999999999 rows and",
     ),
     "a declared dimension": (
         SHEET,
@@ -278,7 +309,7 @@ PIECES = {
             SHEET_START,
             ROW,
             "</sheetData><mergeCells>",
-            *repeat(lambda text: f'<mergeCell ref="A{text}"/>', 1_000_000),
+            *repeat(lambda text: f'<mergeCell ref="A{int(text, 16) % 1_000_000 + 1}"/>', 1_000_000),
             "</mergeCells></worksheet>",
         ],
         1,
@@ -291,7 +322,7 @@ PIECES = {
             *repeat(str, 1_000_000),
             "</t></is></c></row>",
         ],
-        f"row 2 is above {MAX_ROW_CHARACTERS} characters",
+        f"it has a text above {MAX_ROW_CHARACTERS} characters",
     ),
     "a long cell of a column that is not needed": (
         SHEET,
@@ -303,12 +334,12 @@ PIECES = {
             "</t></is></c></row>",
             SHEET_END,
         ],
-        "row 3 is above|^1$",
+        f"it has a text above {MAX_ROW_CHARACTERS} characters|^1$",
     ),
     "a long shared text": (
         "xl/sharedStrings.xml",
         lambda: [f"<sst {MAIN}><si><t>", *repeat(str, 1_000_000), "</t></si></sst>"],
-        f"is above {MAX_ROW_CHARACTERS} characters",
+        f"it has a text above {MAX_ROW_CHARACTERS} characters",
     ),
     "a million shared texts": (
         "xl/sharedStrings.xml",
@@ -322,37 +353,72 @@ PIECES = {
             *repeat(lambda text: f'<row s="{text}"><c t="s"><v>0</v></c></row>', 100_000),
             SHEET_END,
         ],
-        f"its texts have 10000000000 bytes, above {MAX_UNPACKED_BYTES}",
+        "with 100001 rows and 4 columns needs 9[0-9]{3} MB of memory, and 384 MB are there; save the sheet as CSV",
     ),
     "a shared text that is missing": (
         SHEET,
         lambda: [SHEET_START, ROW.replace("<v>0</v>", "<v>7</v>"), SHEET_END],
-        "cells share texts that it does not have",
+        "it is not a complete workbook",
     ),
     "a long tag": (
         SHEET,
         lambda: [SHEET_START, '<row s="', *repeat(str, 1_000_000), '"/>', SHEET_END],
-        "it has a tag above 1048576 bytes",
+        "it has a text above 1048576 characters",
     ),
     "a long comment": (
         SHEET,
         lambda: [SHEET_START, "<!-- ", *repeat(str, 1_000_000), " -->", SHEET_END],
-        "it has a tag above 1048576 bytes",
+        "it has a text above 1048576 characters",
     ),
     "deep elements": (
         SHEET,
-        lambda: [SHEET_START, "<a>" * 1000, SHEET_END],
-        "its XML is nested too deeply, or has too many names",
+        lambda: [SHEET_START, ROW, "<a>" * 1000, "</a>" * 1000, SHEET_END],
+        1,
     ),
     "many names of elements": (
         SHEET,
-        lambda: [SHEET_START, *repeat(lambda text: f"<a{text}/>", 1_000_000), SHEET_END],
-        "its XML is nested too deeply, or has too many names",
+        lambda: [SHEET_START, ROW, *repeat(lambda text: f"<a{text}/>", 1_000_000), SHEET_END],
+        1,
     ),
     "many names of attributes": (
         SHEET,
-        lambda: [SHEET_START, *repeat(lambda text: f'<row xmlns:a{text}=""/>', 1_000_000), SHEET_END],
-        "its XML is nested too deeply, or has too many names",
+        lambda: [SHEET_START, ROW, *repeat(lambda text: f'<row xmlns:a{text}=""/>', 1_000_000), SHEET_END],
+        1,
+    ),
+    "two cells that span all rows and columns": (
+        SHEET,
+        lambda: [SHEET_START, '<row r="1048576"><c r="XFD1048576"><v>1</v></c></row>', SHEET_END],
+        "with 1048576 rows and 16388 columns|above 1048576 and 16384",
+    ),
+    "a cell in another row than it is in": (
+        SHEET,
+        lambda: [SHEET_START, '<row r="2"><c r="A99999999"><v>1</v></c></row>', SHEET_END],
+        "has 99999999 rows and",
+    ),
+    "a column that no sheet has": (
+        SHEET,
+        lambda: [SHEET_START, '<row r="2"><c r="ZZZZ2"><v>1</v></c></row>', SHEET_END],
+        "above 1048576 and 16384",
+    ),
+    "cells without a place after the last one": (
+        SHEET,
+        lambda: [SHEET_START, '<row r="2"><c r="XFA2"><v>1</v></c>', "<c><v>1</v></c>" * 100, "</row>", SHEET_END],
+        "above 1048576 and 16384",
+    ),
+    "a million rows with columns far apart": (
+        SHEET,
+        lambda: [
+            SHEET_START,
+            *repeat(lambda text: f'<row s="{text}"><c><v>1</v></c></row>', 300_000),
+            '<row><c r="ZZ300002"><v>1</v></c></row>',
+            SHEET_END,
+        ],
+        "needs [0-9]+ MB of memory, and 384 MB are there; save the sheet as CSV, or raise CODING_MEMORY_MB",
+    ),
+    "another encoding": (
+        SHEET,
+        lambda: [SHEET_START, ROW, "\0", SHEET_END],
+        "its XML is not in UTF-8",
     ),
     "entities": (
         SHEET,

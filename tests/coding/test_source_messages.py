@@ -103,7 +103,8 @@ def test_a_broken_line_of_a_jsonl_file_is_named(assert_refused, tmp_path, proble
     good = f'{{"record_id": "1", "response_date": "{DAY}", "occp_text": "{MARKER}", "tasks_text": ""}}\n'
     text = good + "\n" + good * before + BROKEN_JSONL[problem] + "\n" + good
     (tmp_path / "a.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert_refused(tmp_path / "a.jsonl", f"line {3 + before} is not one complete JSON object")
+    message = "is not in UTF-8" if problem == "another encoding" else "is not one complete JSON object"
+    assert_refused(tmp_path / "a.jsonl", f"line {3 + before} {message}")
 
 
 @pytest.mark.parametrize("value", ['{"a": "MARKER"}', '["MARKER"]'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any
 
@@ -219,6 +220,13 @@ def test_every_call_survives_a_quota_that_is_used_up_until_midnight(dag: Any, na
         ("min_records_for_limits", 0),
         ("clean", "yes"),
         ("columns", ["occp_text"]),
+        ("columns", {"occp_text": 5}),
+        ("columns", {"tasks_text": ""}),
+        ("read_options", ["sheet"]),
+        ("read_options", {"shet": "Data"}),
+        ("read_options", {"header_row": "5"}),
+        ("read_options", {"header_row": 0}),
+        ("read_options", {"delimiter": ";;"}),
         ("source", ""),
         ("look_back_days", 367),
         ("max_records", 0),
@@ -235,12 +243,32 @@ def test_the_form_refuses_a_value_that_cannot_work(dag: Any, name: str, value: A
         dag.params.get_param(name).resolve(value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("columns", {"tasks_text": None, "occp_text": "job_title"}),
+        ("read_options", None),
+        ("read_options", {"sheet": "Data", "header_row": 5, "date_format": "%d/%m/%Y", "timezone": "UTC"}),
+        ("read_options", {"sheet": 2, "encoding": None, "delimiter": ";", "connection": "survey_bucket"}),
+    ],
+)
+def test_the_form_accepts_every_option_of_a_source(dag: Any, name: str, value: Any) -> None:
+    assert deepcopy(dag.params.get_param(name)).resolve(value) == value  # the param keeps what it resolved last
+
+
+def test_the_form_lists_the_known_options_when_it_refuses_one(dag: Any) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    with pytest.raises(ParamValidationError, match="'shet' is not one of .'sheet', 'header_row', 'delimiter'"):
+        dag.params.get_param("read_options").resolve({"shet": "Data"})
+
+
 def test_the_defaults_of_the_form_are_valid_and_those_of_the_design(dag: Any) -> None:
     assert dag.params.validate() == {
         "topic": "osca", "model": "latest", "from_date": None, "to_date": None, "source": "survey_responses",
         "columns": {}, "selection": "uncoded", "records_per_part": 500_000, "clean": True, "max_uncoded_share": 0.5,
         "max_rejected_share": 0.2, "force_new": False, "look_back_days": 7, "response_date": None, "dry_run": False,
-        "max_records": None, "approve_above": None, "min_records_for_limits": 50,
+        "max_records": None, "approve_above": None, "min_records_for_limits": 50, "read_options": {},
     }  # fmt: skip
 
 

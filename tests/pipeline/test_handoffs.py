@@ -18,6 +18,7 @@ from include.coding.parts import Fingerprint as PartFingerprint
 from include.coding.parts import Part
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
+from include.coding.read_options import ReadOptions
 from include.coding.recoding import CollectSummary, RecodingState
 from include.coding.results import PartResult
 from include.coding.run_log import DateCounts, DateOverLimit
@@ -37,13 +38,31 @@ PLAN = Plan(
     selection="all", response_date="2026-10-05", max_records=10, dry_run=True, changed_only=True, records_per_part=2,
     clean=False, max_uncoded_share=0.25, max_rejected_share=1.0, force_new=True, schema="coding_trial", memory_mb=512,
     max_characters=200, min_records_for_limits=20, excluded_dates=("2026-10-05",), unreachable_dates=("2025-01-01",),
+    read_options=ReadOptions(2, 5, ";", "cp1252", "%d/%m/%Y", "UTC", "survey_bucket"), timezone="Australia/Sydney",
 )  # fmt: skip
 PREPARED = Prepared(
     "2026-10-07T01:02:03", "checksum", False, "file:///s/records.parquet", (PART, LAST_PART), 9, 1, 2, 6, 1,
     3, ("line 11: '99/99/99'",), 4, {"blank": 2}, {"2026-10-05": "too many"}, ("a warning",),
+    ("a note",),
 )  # fmt: skip
 ESTIMATE = Estimate(
-    9, 1, 2, 6, 1, 5, 200, 2, 12, 12.0, 61.5, {"blank": 2}, ("a warning",), 3, ("line 11: '99/99/99'",), 4
+    9,
+    1,
+    2,
+    6,
+    1,
+    5,
+    200,
+    2,
+    12,
+    12.0,
+    61.5,
+    {"blank": 2},
+    ("a warning",),
+    3,
+    ("line 11: '99/99/99'",),
+    4,
+    ("a note",),
 )
 SUMMARY = LandingSummary(
     9, 5, 2, 2, 6, 5, 2, "2026-10-05", "2026-10-06", None, (DateCounts("2026-10-05", 9, 5, 2, 2),),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -116,6 +117,21 @@ def test_what_runs_may_read_is_a_setting_and_no_file_is_the_default(
     monkeypatch.setenv("CODING_SCHEMA", "codes")
     access = read_source_access()
     assert (access.tables, access.folders, access.project_schema) == (("public.*",), (tmp_path,), "codes")
+
+
+def test_objects_are_read_below_allowed_prefixes_with_a_connection_that_exists(
+    s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = s3.create_bucket()
+    s3.client.put_object(Bucket=bucket, Key="a.csv", Body=b"x")
+    monkeypatch.setenv("CODING_SOURCE_FOLDERS", f"s3://{bucket}/")
+    monkeypatch.setenv("AIRFLOW_CONN_SURVEY_BUCKET", s3.connection())
+    access = read_source_access()
+    assert (access.folders, access.prefixes) == ((), (f"s3://{bucket}",))
+    assert access.open_storage is not None
+    assert access.open_storage(f"s3://{bucket}/a.csv", "survey_bucket").info(f"s3://{bucket}/a.csv")["size"] == 1
+    with pytest.raises(PlanError, match="`connection` in `read_options` is 'nope', which does not exist"):
+        access.open_storage(f"s3://{bucket}/a.csv", "nope")
 
 
 @pytest.mark.parametrize("name", ["project", "run", "airflow", "staging", "parent of staging"])
