@@ -125,7 +125,7 @@ def _run(name: str, run_case: Callable[[], Result], show: Callable[[str], None])
     started = time.monotonic()
     try:
         result = run_case()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever it is, the other cases can go on
         result = Result(name, (), 0, 0, [f"the case could not be run: {type(error).__name__} {error}"])
     verdict = "; ".join(result.violations) or "holds"
     show(f"{result.name}: {', '.join(result.runs)} ({time.monotonic() - started:.0f} s): {verdict}")
