@@ -149,16 +149,27 @@ class CrashStack(FastStack):
                 self._kill_and_restart(victim)
 
     def _find_task(self, run_id: str, step: str) -> psutil.Process:
-        """Return the process of a running task: its title has the id of the task instance, as that of its supervisor, the
-        worker of the executor."""
-        (instance,) = (
+        """Wait for the process of a running task and return it."""
+        tasks: list[psutil.Process] = []
+
+        def look_for_task() -> bool:
+            tasks[:] = self._list_processes(run_id, step)
+            return len(tasks) == 1
+
+        wait_until(look_for_task, f"the process of {step} runs", 30)
+        return tasks[0]
+
+    def _list_processes(self, run_id: str, step: str) -> list[psutil.Process]:
+        """Return the processes of a task: their titles have the id of the task instance, as those of their supervisors,
+        the workers of the executor."""
+        ids = [
             instance["id"]
             for instance in self.api.task_instances(run_id)
             if instance["task_id"].rpartition(".")[2] == step and instance["state"] == "running"
-        )
+        ]
         workers = self.process("scheduler").children()
-        (task,) = (child for worker in workers for child in worker.children() if instance in _title(child))
-        return task
+        children = [child for worker in workers for child in worker.children()]
+        return [child for child in children if any(number in _title(child) for number in ids)]
 
     def _kill_and_restart(self, *names: str) -> None:
         processes = [self.process(name) for name in names]
