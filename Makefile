@@ -65,8 +65,8 @@ sizes: $(DEVELOPMENT)  ## look for sizes that run out of memory: 60 of them, up 
 	@$(BIN)/python -m bench.sizes
 
 MINUTES ?= 60
-soak: $(DEVELOPMENT)  ## many operations, every crash, every fault; writes docs/reliability.md in MINUTES (60)
-	@PYTHONPATH=.:plugins $(BIN)/python -m tests.reliability --minutes $(MINUTES) --page docs/reliability.md
+soak: $(DEVELOPMENT)  ## crash every process at every step, and every fault; writes docs/reliability.md in MINUTES (60)
+	@PYTHONPATH=.:plugins $(BIN)/python -m tests.reliability --minutes $(MINUTES) --page docs/reliability.md $(OPTIONS)
 
 pin-images: $(RUNTIME)  ## pin the container images of others by digest; needs docker and its registry
 	@$(BIN)/python -m include.stack.image_pins

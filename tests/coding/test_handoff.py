@@ -1,9 +1,13 @@
 """Which values the types of hand-offs accept, at the ends of their ranges."""
 
+import re
+from dataclasses import dataclass
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from include.coding import handoff
+from include.coding.errors import PlanError
 
 RANGES = [
     (handoff.Count, 0, 10**15, 1),
@@ -43,3 +47,32 @@ def test_a_text_is_accepted_up_to_its_longest(kind, characters):
     for text in ("a" * (characters + 1), "", "a b", "a\n"):
         with pytest.raises(ValidationError):
             adapter.validate_python(text)
+
+
+@dataclass(frozen=True)
+class Counts(handoff.Handoff):
+    """Seven counts."""
+
+    a: handoff.Count
+    b: handoff.Count
+    c: handoff.Count
+    d: handoff.Count
+    e: handoff.Count
+    f: handoff.Count
+    g: handoff.Count
+
+
+@pytest.mark.parametrize(("bad", "listed", "more"), [("a", 1, ""), ("abcde", 5, ""), ("abcdefg", 5, "; and 2 more")])
+def test_a_refusal_lists_five_problems_and_counts_the_others(bad, listed, more):
+    values = {name: -1 if name in bad else 1 for name in "abcdefg"}
+    with pytest.raises(PlanError) as excinfo:
+        Counts.from_dict(values, task="plan")
+    message = str(excinfo.value)
+    problems = re.fullmatch(r"Counts is invalid: (.*)\. Clear the task 'plan' to compute it again", message)[1]
+    assert re.findall("([a-g]): ", problems) == list(bad[:listed])
+    assert re.findall("; and [0-9]+ more", problems) == [more] * bool(more)
+
+
+def test_a_refusal_of_the_form_says_to_correct_the_param():
+    with pytest.raises(PlanError, match=r"^Counts is invalid: a: .*\. Correct the param$"):
+        Counts.from_dict({**dict.fromkeys("bcdefg", 1), "a": -1})

@@ -64,7 +64,7 @@ MOMENTS = (
     Moment("poll: before the answer", "poll", ("hold_after", "GET", "/operations/")),
     Moment("download: before the request", "download", ("hold_before", "GET", "X-Amz-Signature")),
     Moment("download: before the answer", "download", ("hold_after", "GET", "X-Amz-Signature")),
-    Moment("land: storing the results", "land", STATUS, table="coded_texts"),
+    Moment("collect: storing the results", "collect", STATUS, table="coded_texts"),
     Moment("land: publishing", "land", STATUS, table="coded_records"),
 )
 

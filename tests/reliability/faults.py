@@ -70,7 +70,7 @@ def list_single_cases() -> list[Case]:
     names = [*REQUEST_FAULTS, *OPERATION_FAULTS]
     stages = [(kind, request) for request in REQUESTS for kind in NETWORK_KINDS]
     return [
-        *(Case(f"contract {row}", tuple(faults)) for row, faults in HARMLESS.items()),
+        *(Case(f"deviation {row}", tuple(faults)) for row, faults in HARMLESS.items()),
         *(Case(name, ({"name": name},)) for name in names),
         *(Case(f"{kind}: {request}", network=(_network_fault(kind, request),)) for kind, request in stages),
         *(Case(f"{outage}", outage=outage) for outage in ("refused", "dns")),

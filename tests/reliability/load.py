@@ -27,7 +27,7 @@ FIRST_DAY = date(2020, 1, 1)
 CALLS_PER_SECOND = 5
 #: Seconds for which all operations stay in progress, and between two measurements of the triggerer.
 HOLD_S, SAMPLE_INTERVAL_S = 120, 2
-TIMEOUT_S = 1500
+TIMEOUT_S = 2400
 #: Long enough that no operation ends before the test says so.
 HELD_OPERATION_S = 50_000
 
@@ -111,6 +111,7 @@ class LoadStack(FastStack):
         address = f"postgres@/{metadata}?host={postgres.socket_folder}"
         settings = {
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{address}",
+            "AIRFLOW__CORE__PARALLELISM": "12",  # the scheduler starts as many tasks in each of its long loops
             "AIRFLOW_CONN_WAREHOUSE_DEFAULT": postgres.connection(self._database),
         }
         super().__init__(folder, settings, ("--coder", "stub"))

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def run_command(*options: str) -> list[str]:
     """Run the command and return the lines that it printed, one for each case."""
-    command = [sys.executable, "-m", "tests.reliability", "--no-load", *options]
+    command = [sys.executable, "-m", "tests.reliability", *options]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'plugins'}"}
     result = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200, check=False
