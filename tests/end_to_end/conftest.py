@@ -168,6 +168,15 @@ class Harness:
         params = {"limit": 100, "order_by": "id", **filters}
         return list(self.api.request("GET", f"/dags/{dag_id}/dagRuns", params=params)["dag_runs"])
 
+    def wait_until_idle(self) -> None:
+        """Wait until the scheduled run, which a new stack starts by itself, and all others have ended."""
+
+        def is_idle() -> bool:
+            runs = self.runs()
+            return bool(runs) and all(run["state"] in FINAL_STATES for run in runs)
+
+        wait_until(is_idle, "all runs have ended")
+
     def unpause(self, dag_id: str) -> None:
         """Unpause a DAG as soon as it is parsed."""
         path = f"/dags/{dag_id}"

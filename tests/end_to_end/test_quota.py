@@ -7,7 +7,6 @@ import sqlite3
 import pytest
 
 from include.pipeline.names import RECODE_DAG_ID
-from include.stack.airflow_api import FINAL_STATES
 from tests.end_to_end.conftest import Harness, wait_until
 
 pytestmark = pytest.mark.airflow
@@ -16,11 +15,7 @@ pytestmark = pytest.mark.airflow
 def test_an_exceeded_limit_costs_one_call_and_the_next_one_comes_an_hour_later_or_at_midnight_utc(
     harness: Harness,
 ) -> None:
-    def is_idle() -> bool:
-        runs = harness.runs()
-        return bool(runs) and all(run["state"] in FINAL_STATES for run in runs)
-
-    wait_until(is_idle, "the scheduled run, which would meet the limit first, has ended")
+    harness.wait_until_idle()  # another run would meet the limit first
     harness.control_service("faults", name="limit_exceeded", path_contains="/models")
     position = harness.last_request()
     run_id = harness.api.trigger({"from_date": "2020-01-01"})
