@@ -52,6 +52,7 @@ def measure_in_a_process(title: str, module: str, *options: str) -> Iterator[str
 
 SECTIONS: dict[str, Callable[[Sizes], Iterator[str]]] = {
     "data-steps": lambda sizes: measure("data_work", sizes.rows),
+    "formats": lambda sizes: measure("formats", sizes.rows),
     "servers": lambda sizes: measure("servers", sizes.rows),
     "end-to-end": lambda sizes: measure("end_to_end", sizes.rows),
     "backfill": lambda sizes: measure("backfill", sizes.days),
@@ -85,7 +86,7 @@ def parse_arguments() -> argparse.Namespace:
     sections = f"what to measure: {', '.join(SECTIONS)}; default: all of them"
     parser.add_argument("sections", nargs="*", metavar="SECTION", choices=list(SECTIONS), help=sections)
     parser.add_argument("--quick", action="store_true", help="the smallest useful size of each section")
-    parser.add_argument("--rows", type=int, help="records of data-steps, servers and end-to-end")
+    parser.add_argument("--rows", type=int, help="records of data-steps, formats, servers and end-to-end")
     parser.add_argument("--days", type=int, help=f"days of the backfill (default {FULL.days})")
     parser.add_argument(
         "--gigabytes", type=int, choices=range(1, 6), help=f"upload to the local service (default {FULL.gigabytes})"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +17,31 @@ TEXTS = ["occp_text", "tasks_text"]
 ROWS = 100_000
 
 
+#: How each format is read. All columns of a text file are texts, as those of this pipeline are.
+READERS = {
+    ".parquet": pd.read_parquet,
+    ".csv": partial(pd.read_csv, dtype=str, keep_default_na=False),
+    ".tsv": partial(pd.read_csv, dtype=str, keep_default_na=False, sep="\t"),
+    ".jsonl": partial(pd.read_json, lines=True, dtype=False, convert_dates=False),
+    ".json": partial(pd.read_json, dtype=False, convert_dates=False),
+    ".xlsx": partial(pd.read_excel, engine="calamine"),
+}
+
+
+def read_records(path: Path) -> pd.DataFrame:
+    """Return the records of a file in any of the formats, or of a folder of Parquet files."""
+    records: pd.DataFrame = READERS[".parquet" if path.is_dir() else Path(path.name.removesuffix(".gz")).suffix](path)
+    return records
+
+
+def read(job: Job) -> dict[str, int]:
+    """`read_parquet`, `read_csv`, `read_json` or `read_excel`."""
+    return {"rows": len(read_records(Path(job.source)))}
+
+
 def prepare(job: Job) -> dict[str, int]:
     """`read_parquet`, `.str`, `drop_duplicates`, `merge`, `to_json(lines=True)`."""
-    records = pd.read_parquet(job.source)
+    records = read_records(Path(job.source))
     for column in TEXTS:
         records[column] = clean(records[column])
     records["reason"] = None

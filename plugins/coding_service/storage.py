@@ -84,7 +84,9 @@ def check_output_path(path: FilePath) -> None:
     with translate_storage_errors(path, "written"):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputFileError(f"the output file {str(path)!r} cannot be written: name a file in a folder that allows it")
+        raise InputFileError(
+            f"the output file {str(path)!r} cannot be written: name a file in a folder that allows it"
+        )
 
 
 def file_size(path: FilePath) -> int:
