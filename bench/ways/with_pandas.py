@@ -8,6 +8,7 @@ import hashlib
 import sqlite3
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,7 +19,7 @@ ROWS = 100_000
 
 
 #: How each format is read. All columns of a text file are texts, as those of this pipeline are.
-READERS = {
+READERS: dict[str, Any] = {
     ".parquet": pd.read_parquet,
     ".csv": partial(pd.read_csv, dtype=str, keep_default_na=False),
     ".tsv": partial(pd.read_csv, dtype=str, keep_default_na=False, sep="\t"),
@@ -30,7 +31,8 @@ READERS = {
 
 def read_records(path: Path) -> pd.DataFrame:
     """Return the records of a file in any of the formats, or of a folder of Parquet files."""
-    records: pd.DataFrame = READERS[".parquet" if path.is_dir() else Path(path.name.removesuffix(".gz")).suffix](path)
+    ending = ".parquet" if path.is_dir() else Path(path.name.removesuffix(".gz")).suffix
+    records: pd.DataFrame = READERS[ending](path)
     return records
 
 
