@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ _SIGNATURES = {
     b"PAR1": ("it is a Parquet file", "give it the ending .parquet"),
     b"\xd0\xcf\x11\xe0": ("it is an old Excel workbook", "open it in Excel and save it as .xlsx"),
 }
+_SPACES = re.compile(r"[ \t\r\n]*")
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -233,43 +235,44 @@ def _read_objects(plan: Plan, source: IO[str]) -> Iterator[str]:
         """Read up to the next character that is no white space, and return it; an empty text at the end."""
         nonlocal buffer, position
         while True:
-            rest = buffer[position:].lstrip(" \t\r\n")
-            if rest:
-                buffer, position = rest, 0
-                return rest[0]
+            position = _SPACES.match(buffer, position).end()  # type: ignore[union-attr] # it matches everywhere
+            if position < len(buffer):
+                return buffer[position]
             buffer, position = source.read(_BLOCK_BYTES), 0
             if not buffer:
                 return ""
 
     skip_spaces()
-    position = 1  # after the bracket
+    position += 1  # after the bracket
     is_last = skip_spaces() == "]"
+    if is_last:
+        position += 1
     while not is_last:
         if skip_spaces() != "{":
             raise refuse_record("is not an object")
-        value, position = _parse_object(decoder, buffer, refuse_record)
+        value, end = _parse_object(decoder, buffer, position, refuse_record)
         while value is None:  # it goes on in the next block
             more = source.read(_BLOCK_BYTES)
             if not more:
                 raise refuse_record("is not one complete JSON object")
-            if len(buffer) > MAX_LINE_BYTES:
+            if len(buffer) - position > MAX_LINE_BYTES:
                 raise refuse_record(f"is broken, or above {MAX_LINE_BYTES} bytes")
-            buffer += more
-            value, position = _parse_object(decoder, buffer, refuse_record)
-        yield buffer[:position]
+            buffer, position = buffer[position:] + more, 0
+            value, end = _parse_object(decoder, buffer, position, refuse_record)
+        yield buffer[position:end]
+        position = end
         separator = skip_spaces()
         if separator not in (",", "]") or not separator:
             raise refuse_record("is not followed by a comma or the end of the array")
-        position, number, is_last = 1, number + 1, separator == "]"
-    position = 1
+        position, number, is_last = position + 1, number + 1, separator == "]"
     if skip_spaces():
         raise refuse_record("is after the end of the array", "write one array of all objects")
 
 
-def _parse_object(decoder: json.JSONDecoder, text: str, refuse_record: Any) -> tuple[Any, int]:
-    """Return an object at the beginning of a text, and where it ends; None if the text does not have all of it."""
+def _parse_object(decoder: json.JSONDecoder, text: str, start: int, refuse_record: Any) -> tuple[Any, int]:
+    """Return an object in a text, and where it ends; None if the text does not have all of it."""
     try:
-        return decoder.raw_decode(text)
+        return decoder.raw_decode(text, start)
     except json.JSONDecodeError:
         return None, 0
     except RecursionError:

@@ -145,7 +145,7 @@ def _check_records(
     check: Check, plan: Plan, engine: Engine, file: SourceFile, folder: Path, show_step: ShowStep
 ) -> None:
     install_rules(engine)
-    show_step("Reading the columns", engine)
+    show_step("Opening the file", engine)
     with open_local_file(file, plan, engine, _ANY_FILE) as local_file, explain_file_errors(local_file, plan):
         scan = scan_file(local_file, plan, engine)
         _describe_columns(check, plan, scan)

@@ -363,7 +363,7 @@ def test_a_million_records_show_their_progress_on_a_terminal_and_stay_within_mem
     status, peak_mb = terminal.wait()
     assert status == 0
     assert peak_mb < MAX_PROCESS_MB
-    for step in ("Reading the columns", "Reading the records", "Checking the texts", "Looking for rejected records"):
+    for step in ("Opening the file", "Reading the records", "Checking the texts", "Looking for rejected records"):
         assert step in terminal.output
     assert "━" in terminal.output, "the bar"
     end = terminal.output[terminal.output.rindex("\x1b[2K") :]
@@ -382,7 +382,7 @@ def test_lines_fit_the_terminal(environment, tmp_path, columns):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("step", ["Reading the columns", "Checking the texts"])
+@pytest.mark.parametrize("step", ["Opening the file", "Checking the texts"])
 def test_an_interrupted_check_leaves_no_files(long_file, environment, scratch, number, step):
     terminal = Terminal(long_file, environment)
     terminal.read_until(step)
