@@ -27,9 +27,19 @@ def describe_missing_columns(plan: Plan, names: Sequence[str], scan: FileScan | 
         return None
     place = scan.place if scan else "it"
     columns = list(dict.fromkeys(missing.values()))
-    if scan and (scan.sheets or scan.header_row):  # what is there are no names, but can be the answers of a person
+    if scan and (scan.sheets or scan.header_row):
         return f"lacks the columns {columns} in {place}. {_suggest(plan, missing, names, scan)}"
     return f"lacks the columns {columns}; {_list_names(names, place)}. {_suggest(plan, missing, names, scan)}"
+
+
+def has_names(names: Sequence[str], scan: FileScan) -> bool:
+    """Return whether what a file has in place of names are names: they can also be the answers of a person."""
+    return not (scan.sheets or scan.header_row or any(map(_DATE.match, names)))
+
+
+def shorten_names(names: Sequence[str]) -> list[str]:
+    """Return the names of as many columns as can be shown."""
+    return [name[:_MAX_NAME_CHARACTERS] for name in names[:_MAX_NAMES]]
 
 
 def _suggest(plan: Plan, missing: Mapping[str, str], names: Sequence[str], scan: FileScan | None) -> str:
@@ -100,5 +110,4 @@ def _list_names(names: Sequence[str], place: str) -> str:
         return f"{row} contains values, not names, so it is not shown here"
     if not names:
         return f"{place} has no names"
-    short_names = [name[:_MAX_NAME_CHARACTERS] for name in names[:_MAX_NAMES]]
-    return f"{place} has {short_names}" + (" and others" if len(names) > _MAX_NAMES else "")
+    return f"{place} has {shorten_names(names)}" + (" and others" if len(names) > _MAX_NAMES else "")

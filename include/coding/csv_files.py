@@ -216,6 +216,13 @@ def read_csv_cells(file: LocalFile, plan: Plan, column: str) -> Iterator[tuple[i
     return ((last_line + 1, row[position]) for (last_line, _), (_, row) in rows if position < len(row))
 
 
+def list_csv_lines(file: LocalFile, plan: Plan) -> Iterator[int]:
+    """Yield the first line of each row below the names. The engine skips blank lines, unless there is one column."""
+    layout = read_layout(file.path, plan)
+    rows = pairwise(islice(_read_rows(file.path, layout.delimiter), layout.skipped_rows, None))
+    return (last_line + 1 for (last_line, _), (_, row) in rows if row or len(layout.names) == 1)
+
+
 def describe_csv_error(file: LocalFile, plan: Plan, error: duckdb.Error) -> tuple[str, str]:
     """Return what is wrong with a file that the engine cannot read, and what to do."""
     text = str(error)

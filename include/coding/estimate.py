@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from include.coding.prepare import Prepared
 
 
+#: Calls of the service to plan a run (topics, model), and to code a part without errors (create; the status before
+#: the upload, twice while the operation runs, and for the links).
+PLANNING_CALLS, CALLS_PER_PART = 2, 5
+#: Call budget, unless the connection has another one.
+CALLS_PER_SECOND = 1.0
 #: Fields of what was prepared that an estimate has under the same name.
 PREPARED_FIELDS = (
     "read", "undated", "rejected", "texts", "known_texts", "rejected_by_reason", "warnings", "unreadable_dates",

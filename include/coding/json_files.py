@@ -123,6 +123,11 @@ def read_json_cells(file: LocalFile, plan: Plan, column: str) -> Iterator[tuple[
             yield number, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def list_json_lines(file: LocalFile) -> Iterator[int]:
+    """Yield the number of each line with an object."""
+    return (number for number, _ in _read_lines(file.path))
+
+
 def describe_json_error(file: LocalFile, plan: Plan) -> tuple[str, str]:
     """Return what is wrong with a file that the engine cannot read, and what to do."""
     broken = next(((number, line) for number, line in _read_lines(file.path) if _parse_object(line) is None), None)

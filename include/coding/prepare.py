@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import duckdb
 
@@ -46,6 +47,9 @@ from include.warehouse.warehouse import Session, Warehouse
 SIMILAR_OPERATIONS = 5
 #: SQL of a hash of the texts of an answer.
 PAIR_HASH = "hash({0}, {1})"
+#: SQL condition that a record has the texts of an answer, and the reason why the record is rejected.
+_HAS_SAME_TEXTS = "occp_text IS NOT DISTINCT FROM raw_occp AND tasks_text IS NOT DISTINCT FROM raw_tasks"
+_REASON = "CASE WHEN record_id <> '' THEN reason ELSE 'no_record_id' END"
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +138,7 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAc
         reasons, dates_over_limit, warnings = _check_limits(engine, plan, warehouse, records)
         for warning in warnings:
             log.warning("%s", warning)
-        texts, known_texts = _find_new_texts(engine, plan, warehouse, records, dates_over_limit)
+        texts, known_texts = find_new_texts(engine, plan, warehouse, records, dates_over_limit)
         log.info(
             "%d records are rejected (%s); the others have %d distinct texts, %d of which are coded already",
             rejected, format_reasons(reasons) or "no reason", texts, known_texts,
@@ -205,6 +209,24 @@ def validate_answers(engine: Engine, plan: Plan) -> None:
     )
 
 
+def find_rejected_rows(engine: Engine, count: int) -> list[tuple[str, int, list[dict[str, Any]]]]:
+    """Return for each reason, the most frequent first, how many records of the engine's `numbered_source` it rejects,
+    and where the first ones are: their `part` and `row`.
+
+    :param count: how many of them
+    """
+    return execute_within_memory(
+        engine,
+        f"""
+        SELECT reason, count(*), min({{'part': source_part, 'row': source_row}}, {count}) FROM (
+            SELECT source_part, source_row, {_REASON} AS reason FROM numbered_source
+            LEFT JOIN (SELECT raw_occp, raw_tasks, reason FROM answers WHERE reason IS NOT NULL)
+            ON {_HAS_SAME_TEXTS}
+        ) WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1
+        """,  # noqa: S608
+    ).fetchall()
+
+
 def write_records(engine: Engine, plan: Plan, path: Path, read: int, pair_hash: str = PAIR_HASH) -> int:
     """Write all records of the run, and return how many are rejected.
 
@@ -247,11 +269,11 @@ def _select_validated_records(engine: Engine, pair_hash: str) -> str:
     columns, condition = f"{answer_hash} AS answer_hash", f"{record_hash} = answer_hash"
     if _has_duplicates(engine, answer_hash):
         columns = "raw_occp, raw_tasks"
-        condition = "occp_text IS NOT DISTINCT FROM raw_occp AND tasks_text IS NOT DISTINCT FROM raw_tasks"
+        condition = _HAS_SAME_TEXTS
     return f"""
         SELECT record_id, response_date,
             CASE WHEN record_id <> '' THEN text_key END AS text_key,
-            CASE WHEN record_id <> '' THEN reason ELSE 'no_record_id' END AS reason
+            {_REASON} AS reason
         FROM (SELECT * REPLACE (coalesce(record_id, '') AS record_id) FROM source)
         {{join}} JOIN repeated_ids USING (response_date, record_id)
         LEFT JOIN (SELECT {columns}, text_key, reason FROM answers) ON {condition}
@@ -331,12 +353,17 @@ def _find_published_dates(engine: Engine, plan: Plan, warehouse: Warehouse, path
         return find_unchanged_dates(session, plan, days)
 
 
-def _find_new_texts(
-    engine: Engine, plan: Plan, warehouse: Warehouse, path: Path, dates_over_limit: Iterable[str]
+def find_new_texts(
+    engine: Engine,
+    plan: Plan,
+    warehouse: Warehouse | None,
+    path: Path | None = None,
+    dates_over_limit: Iterable[str] = (),
 ) -> tuple[int, int]:
     """Create the table `new_texts`, ordered by key; return the numbers of all texts and of those coded already.
 
-    :param path: the run's records, Parquet
+    :param warehouse: None: no text is coded already
+    :param path: the run's records, Parquet; None if no date is over a limit
     :param dates_over_limit: dates whose texts are not sent, unless other dates have them too
     """
     days = [date.fromisoformat(day) for day in dates_over_limit]
@@ -351,10 +378,10 @@ def _find_new_texts(
         "CREATE TABLE texts AS SELECT text_key,"  # noqa: S608
         " any_value(occp_text) AS occp_text, any_value(tasks_text) AS tasks_text"
         f" FROM answers WHERE reason IS NULL{selected} GROUP BY text_key",
-        {"path": escape_glob(path), "days": days} if days else None,
+        {"path": escape_glob(path), "days": days} if path and days else None,
     )
     engine.execute("CREATE TABLE known_texts (text_key VARCHAR)")
-    if plan.selection == "uncoded":
+    if plan.selection == "uncoded" and warehouse is not None:
         coded_texts = table(plan.schema, "coded_texts")
         with (
             warehouse.session(read_only=True) as session,

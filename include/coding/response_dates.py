@@ -65,9 +65,7 @@ def describe_value(value: str, date_format: str | None = None) -> str:
 
     :param date_format: form that it should have; None if it should be a date such as `2026-10-05`
     """
-    shape = "".join(map(_mask_character, value[:_MAX_SHAPE_CHARACTERS]))
-    if len(value) > _MAX_SHAPE_CHARACTERS:
-        shape += "..."
+    shape = mask_text(value)
     problem = " (a number)" if re.fullmatch(r"\s*[0-9]+([.][0-9]+)?\s*", value) else ""
     if date_format:
         return f"'{shape}'{problem}"
@@ -76,6 +74,12 @@ def describe_value(value: str, date_format: str | None = None) -> str:
     elif re.fullmatch(_DATE_PATTERN, value) or re.fullmatch(_OFFSET_PATTERN, value):
         problem = " (there is no such day between the years 1000 and 9999)"
     return f"'{shape}'{problem}"
+
+
+def mask_text(value: str) -> str:
+    """Return the shape of the beginning of a value: 9 for each digit and a for each letter."""
+    shape = "".join(map(_mask_character, value[:_MAX_SHAPE_CHARACTERS]))
+    return shape + "..." if len(value) > _MAX_SHAPE_CHARACTERS else shape
 
 
 def _mask_character(character: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -98,28 +99,36 @@ def open_source(
 
 @contextmanager
 def _open_file(plan: Plan, engine: Engine, file: SourceFile, access: SourceAccess) -> Iterator[SourceSnapshot]:
+    with open_local_file(file, plan, engine, access) as local_file, explain_file_errors(local_file, plan):
+        scan = scan_file(local_file, plan, engine)
+        yield create_file_view(plan, engine, local_file, scan)
+
+
+@contextmanager
+def explain_file_errors(file: LocalFile, plan: Plan) -> Iterator[None]:
+    """Raise what the engine says about a file in the block as our error."""
+    try:
+        yield
+    except duckdb.Error as error:
+        refusal = describe_error(file, plan, error)
+        if refusal is None:
+            raise
+        # nothing of the engine's message is passed on or chained, because it quotes rows
+        raise refusal from None
+
+
+def create_file_view(plan: Plan, engine: Engine, file: LocalFile, scan: FileScan) -> SourceSnapshot:
+    """Create `source` from a file, and return when it was read and the numbers of rows that no run codes.
+
+    :raises SourceError: a needed column is missing or unsuitable, or too many of its dates cannot be read
+    """
+    _check_columns(plan, scan.schema, scan)
     snapshot = SourceSnapshot(utc_now().isoformat(), has_row_numbers="record_id" not in plan.required_columns)
-    with open_local_file(file, plan, engine, access) as local_file:
-        try:
-            scan = scan_file(local_file, plan, engine)
-            _check_columns(plan, scan.schema, scan)
-            yield _create_file_view(plan, engine, local_file, scan, snapshot)
-        except duckdb.Error as error:
-            refusal = describe_error(local_file, plan, error)
-            if refusal is None:
-                raise
-            # nothing of the engine's message is passed on or chained, because it quotes rows
-            raise refusal from None
-
-
-def _create_file_view(
-    plan: Plan, engine: Engine, file: LocalFile, scan: FileScan, snapshot: SourceSnapshot
-) -> SourceSnapshot:
-    """Create `source` from a file, and return the snapshot with the numbers of rows that no run codes."""
     names, relation = scan.names, scan.relation
     is_empty = _is_empty(names)
     if "record_id" not in names:  # before any row is left out, so that the numbers do not depend on the dates
-        relation = f"(SELECT *, row_number() OVER () AS record_number FROM {relation})"  # noqa: S608
+        columns = ", ".join(map(quote_column, dict.fromkeys(names.values())))
+        relation = f"(SELECT {columns}, row_number() OVER () AS record_number FROM {relation})"  # noqa: S608
         names = {**names, "record_id": "record_number"}
     if plan.response_date:
         _create_view(plan, engine, relation, names, quote_date(plan.dates[0]), f"NOT {is_empty}")
@@ -148,6 +157,47 @@ def _create_file_view(
         ]
         examples = examples or _describe_values(plan, values)
     return _check_dates(plan, snapshot, examples, _count_dates(engine, scan.relation, scan.names))
+
+
+def number_rows(scan: FileScan) -> str:
+    """Return the rows of a file as SQL that follows FROM: the needed columns under our names for them, and where a
+    row is, `source_part` and `source_row` (its number among all rows, if the reader knows no other one)."""
+    columns = "".join(f"{quote_column(column)} AS {name}, " for name, column in scan.names.items())
+    return (
+        f"(SELECT {columns}row_number() OVER () AS record_number,"  # noqa: S608
+        f" {scan.row or 'row_number() OVER ()'} AS source_row, {scan.part or 'NULL'} AS source_part"
+        f" FROM {scan.relation})"
+    )
+
+
+def find_first_rows(engine: Engine, scan: FileScan, count: int) -> list[dict[str, Any]]:
+    """Return the beginnings of the needed values of the first rows of a file, and where the rows are."""
+    columns = "".join(f"left(CAST({name} AS VARCHAR), {VALUE_CHARACTERS}) AS {name}, " for name in scan.names)
+    rows = engine.execute(f"SELECT {columns}source_part, source_row FROM {number_rows(scan)} LIMIT {count}")  # noqa: S608
+    names = [*scan.names, "source_part", "source_row"]
+    return [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
+
+
+def find_undated_rows(engine: Engine, scan: FileScan, count: int) -> list[tuple[str | None, int]]:
+    """Return where the first records without a date are: their parts and rows."""
+    is_empty = _is_empty({name: name for name in scan.names})
+    return engine.execute(
+        f"SELECT source_part, source_row FROM {number_rows(scan)}"  # noqa: S608
+        f" WHERE NOT {_has_text('response_date')} AND NOT {is_empty} ORDER BY ALL LIMIT {count}"
+    ).fetchall()
+
+
+def create_numbered_view(plan: Plan, engine: Engine, scan: FileScan) -> None:
+    """Create `numbered_source` from a file: `source`, and where each record is, as in :func:`number_rows`."""
+    names = {name: name for name in scan.names}
+    day, condition = quote_date(plan.dates[0]), f"NOT {_is_empty(names)}"
+    if not plan.response_date:
+        day = _date_expression(plan, "response_date", scan.schema.field(plan.source_column("response_date")).type)
+        condition = _select_dates(plan, day)
+    names.setdefault("record_id", "record_number")
+    _create_view(
+        plan, engine, number_rows(scan), names, day, condition, "numbered_source", ", source_row, source_part"
+    )
 
 
 @contextmanager
@@ -307,12 +357,23 @@ def _register_rows(engine: Engine, session: Session, table: str, columns: dict[s
     engine.register("table_rows", session.query(f"SELECT {select} FROM {table} WHERE {condition}"))  # noqa: S608
 
 
-def _create_view(plan: Plan, engine: Engine, relation: str, names: dict[str, str], day: str, condition: str) -> None:
+def _create_view(
+    plan: Plan,
+    engine: Engine,
+    relation: str,
+    names: dict[str, str],
+    day: str,
+    condition: str,
+    view: str = "source",
+    more_columns: str = "",
+) -> None:
     """Create `source` from a relation of the engine.
 
     :param names: the relation's name for each needed column
     :param day: SQL expression of the date
     :param condition: SQL condition that selects the run's records
+    :param view: name of the view
+    :param more_columns: further columns of the relation, each after a comma
     """
     texts = ", ".join(
         f"{_text_expression(quote_column(names[name]), plan) if name in names else 'CAST(NULL AS VARCHAR)'} AS {name}"
@@ -323,8 +384,8 @@ def _create_view(plan: Plan, engine: Engine, relation: str, names: dict[str, str
     excluded_dates = map(date.fromisoformat, plan.excluded_dates)  # only dates reach the statement
     condition += "".join(f" AND {day} <> {quote_date(excluded)}" for excluded in excluded_dates)
     engine.execute(
-        f"CREATE TEMP VIEW source AS SELECT {record_id} AS record_id, {texts}, {day} AS response_date"  # noqa: S608
-        f" FROM {relation} WHERE {condition}{_sample_clause(plan)}"
+        f"CREATE TEMP VIEW {view} AS SELECT {record_id} AS record_id, {texts}, {day} AS response_date"  # noqa: S608
+        f"{more_columns} FROM {relation} WHERE {condition}{_sample_clause(plan)}"
     )
 
 

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 import duckdb
 
-from include.coding.csv_files import describe_csv_error, read_csv_cells, scan_csv
+from include.coding.csv_files import describe_csv_error, list_csv_lines, read_csv_cells, scan_csv
 from include.coding.engine import Engine, find_folder
 from include.coding.errors import SourceError
 from include.coding.excel_files import scan_excel
 from include.coding.file_scan import FileScan, LocalFile, refuse, refuse_change
-from include.coding.json_files import describe_json_error, read_json_cells, scan_json
+from include.coding.json_files import describe_json_error, list_json_lines, read_json_cells, scan_json
 from include.coding.object_files import copy_object
 from include.coding.parquet_files import describe_parquet_error, scan_parquet
 from include.coding.plan import Plan
@@ -222,6 +222,16 @@ def find_lines(file: LocalFile, plan: Plan, column: str, values: Sequence[str]) 
     read_cells = read_csv_cells if file.kind == "csv" else read_json_cells
     lines = ((line, cell[:VALUE_CHARACTERS]) for line, cell in read_cells(file, plan, column))
     return list(islice(((line, value) for line, value in lines if value in values), len(values)))
+
+
+def find_places(file: LocalFile, plan: Plan, rows: Collection[int]) -> dict[int, int]:
+    """Return the lines of a text file, or the records of a JSON array, in which rows begin.
+
+    :param rows: numbers of rows as the engine counts them, from 1
+    """
+    lines = list_csv_lines(file, plan) if file.kind == "csv" else list_json_lines(file)
+    last = max(rows, default=0)
+    return {row: line for row, line in enumerate(islice(lines, last), 1) if row in rows}
 
 
 def describe_error(file: LocalFile, plan: Plan, error: duckdb.Error) -> SourceError | None:

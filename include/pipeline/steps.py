@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from coding_service import CodingServiceHook
 from include.coding.errors import DataError, PlanError
-from include.coding.estimate import Estimate, estimate_run
+from include.coding.estimate import CALLS_PER_PART, PLANNING_CALLS, Estimate, estimate_run
 from include.coding.plan import Plan, extend_look_back, resolve_dates
 from include.pipeline import handoffs, settings
 from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL, TIMEZONE
@@ -26,9 +26,6 @@ from include.pipeline.settings import open_staging, open_warehouse, read_run_key
 if TYPE_CHECKING:
     from include.coding.prepare import Prepared
 
-#: Calls of the service to plan a run (topics, model), and to code a part without errors (create; the status before
-#: the upload, twice while the operation runs, and for the links).
-PLANNING_CALLS, CALLS_PER_PART = 2, 5
 #: Params of the form that a plan has under the same name.
 PLAN_PARAMS = (
     "topic", "source", "columns", "read_options", "selection", "response_date", "max_records", "dry_run",

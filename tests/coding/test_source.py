@@ -524,6 +524,16 @@ READABLE_DATES = [
 ]
 
 
+def test_rows_are_numbered_even_if_a_file_has_a_column_with_the_name_of_the_number(tmp_path):
+    path = tmp_path / "data" / "answers.parquet"
+    path.parent.mkdir()
+    select = f"SELECT 'x' AS record_number, '{DAY}' AS response_date, 'chef' AS occp_text, 'cooks' AS tasks_text"
+    duckdb.execute(f"COPY ({select}) TO '{path}'")
+    plan = make_plan(source=path.as_uri(), columns={"record_id": None})
+    with open_test_source(tmp_path / "run", plan, None) as (engine, _):
+        assert engine.execute("SELECT record_id FROM source").fetchall() == [("1",)]
+
+
 def write_answers(path, days):
     """Write a file with one record for each day; in a CSV file, the texts contain line breaks."""
     rows = [{**ANSWERS[0], "record_id": str(number), "response_date": day} for number, day in enumerate(days)]

@@ -64,7 +64,7 @@ AIRFLOW = [
     "coding_service.operators", "coding_service.sensors", "coding_service.triggers", "coding_service.part_operation",
     "coding_service.retry", "coding_service.storage", "coding_service.upstream",
 ]  # fmt: skip
-WITHOUT_AIRFLOW = ["include.pipeline.names"]
+WITHOUT_AIRFLOW = ["include.pipeline.__main__", "include.pipeline.check", "include.pipeline.names"]
 
 
 def read_table(table: str, prefix: str = "") -> dict[str, list[str]]:
