@@ -42,7 +42,8 @@ def test_the_graph_is_that_of_the_design(dag: Any) -> None:
         "wait_for_parts": ["code.download"],
         "collect": ["approve", "wait_for_parts"],
         "land": ["collect"],
-        "report": ["land"],
+        "export": ["land"],
+        "report": ["export"],
         "announce": ["land"],
         "clean_up": ["report"],
     }
