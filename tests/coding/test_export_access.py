@@ -1,11 +1,13 @@
 """Where a run may write an export, and names that attack the deployment: a refusal that tells nothing."""
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from include.coding.errors import PlanError
 from include.coding.export_access import ExportAccess, check_new, find_target
+from include.coding.plan import resolve_dates
 from include.coding.source_access import SourceAccess
 from tests.coding.conftest import make_plan
 
@@ -115,6 +117,11 @@ def test_an_entry_of_the_setting_that_cannot_be_used_is_named(entry):
 def test_an_export_is_the_uri_of_a_file_of_a_known_type(export):
     with pytest.raises(PlanError, match=r"expected the URI of a file, .* ends in \.parquet, \.csv, \.xlsx"):
         make_plan(export=export)
+
+
+def test_the_run_of_a_partition_writes_no_export():
+    with pytest.raises(PlanError, match="which the run of each partition would replace"):
+        resolve_dates({"export": "/data/a.csv"}, "2026-10-05", datetime(2026, 10, 6))
 
 
 def test_a_night_writes_no_export():

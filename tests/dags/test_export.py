@@ -11,6 +11,9 @@ import pytest
 
 from tests.support.dag_runner import DagRunner
 
+# Airflow itself uses what is deprecated.
+pytestmark = pytest.mark.filterwarnings("default")
+
 
 def write_workbook(path: Path) -> None:
     """Write a workbook with title rows, days before months, no tasks, and a second sheet."""
@@ -89,8 +92,9 @@ def test_a_workbook_with_title_rows_comes_back_as_a_coded_workbook(run: Any, run
 
 
 def test_a_file_outside_the_folders_of_the_deployment_is_refused_before_anything_is_sent(
-    run: Any, runner: DagRunner
+    run: Any, runner: DagRunner, caplog: pytest.LogCaptureFixture
 ) -> None:
     states = read_states(run(export=(runner.folder / "elsewhere.csv").as_uri()))
     assert states["plan"] == "failed"
+    assert "is not in a folder to which runs may write" in caplog.text
     assert runner.list_operations() == []
