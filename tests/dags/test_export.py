@@ -92,9 +92,9 @@ def test_a_workbook_with_title_rows_comes_back_as_a_coded_workbook(run: Any, run
 
 
 def test_a_file_outside_the_folders_of_the_deployment_is_refused_before_anything_is_sent(
-    run: Any, runner: DagRunner, caplog: pytest.LogCaptureFixture
+    run: Any, runner: DagRunner, capfd: pytest.CaptureFixture[str]
 ) -> None:
     states = read_states(run(export=(runner.folder / "elsewhere.csv").as_uri()))
     assert states["plan"] == "failed"
-    assert "is not in a folder to which runs may write" in caplog.text
+    assert "is not in a folder to which runs may write" in capfd.readouterr().out
     assert runner.list_operations() == []
