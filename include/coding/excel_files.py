@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from itertools import islice
 from typing import TypeVar
 
@@ -28,6 +28,12 @@ from include.warehouse.warehouse import quote_column
 
 #: Rows that are copied at once into the engine, and their longest texts.
 _BATCH_ROWS, _BATCH_CHARACTERS = 10_000, 8 << 20
+#: Types of columns by the types of their cells.
+_TYPES: dict[frozenset[type], pa.DataType] = {
+    frozenset([float]): pa.float64(), frozenset([int, float]): pa.float64(), frozenset([int]): pa.int64(),
+    frozenset([bool]): pa.bool_(), frozenset([date]): pa.date32(), frozenset([datetime]): pa.timestamp("us"),
+    frozenset([date, datetime]): pa.timestamp("us"),
+}  # fmt: skip
 _SIGNATURE_OLE = b"\xd0\xcf\x11\xe0"
 
 _Item = TypeVar("_Item")
@@ -83,14 +89,16 @@ def _scan_workbook(workbook: Workbook, plan: Plan, engine: Engine, all_columns: 
                 plan, f"its sheets {listed} all have the needed columns", "set `sheet` in `read_options` to one"
             )
         header_row = None
+        types: dict[int, pa.DataType] = {}
         if is_complete:
             needed = range(len(labels)) if all_columns else [positions.index(name) for name in names.values()]
-            _copy_cells(engine, plan, sheet, sorted(set(needed)), row, labels)
+            types = _copy_cells(engine, plan, sheet, sorted(set(needed)), row, labels)
         else:
             header_row = find_header_row(plan, _read_first_rows(sheet), 1)
     return FileScan(
         "sheet", pa.schema([(label, pa.string()) for label in labels]), names, tuple(positions), quote_column("row"),
         place=f"row {row} of the sheet {sheet_name!r}", header_row=header_row, sheets=sheets,
+        cell_types=[types.get(position, pa.string()) for position in range(len(labels))],
     )  # fmt: skip
 
 
@@ -139,12 +147,14 @@ def _read_first_rows(sheet: Sheet) -> Iterator[list[str]]:
 
 def _copy_cells(
     engine: Engine, plan: Plan, sheet: Sheet, positions: Sequence[int], header_row: int, labels: Sequence[str]
-) -> None:
-    """Copy the rows below the names into the engine's table `sheet`, with their numbers."""
+) -> dict[int, pa.DataType]:
+    """Copy the rows below the names into the engine's table `sheet` as texts, with their numbers. Return, by their
+    positions, the types of the columns whose values all have the same type, and it is not that of texts."""
     columns = "".join(f", column{position} VARCHAR" for position in positions)
     engine.execute(f"CREATE OR REPLACE TABLE sheet (row BIGINT{columns})")
     formats = [_choose_format(plan, labels[position]) for position in positions]
     record_id = _find_record_id(plan, labels)
+    kinds: list[set[type]] = [set() for _ in positions]
 
     def read_rows() -> Iterator[tuple[int, list[str | None]]]:
         for number, row in islice(sheet.read_rows(), header_row, None):
@@ -154,19 +164,19 @@ def _copy_cells(
                     " keeps only the first digits",
                     "format the column as text and enter the ids again",
                 )
-            yield (
-                number,
-                [
-                    format_cell(row[position], format_date) if position < len(row) else None
-                    for position, format_date in zip(positions, formats, strict=True)
-                ],
-            )
+            cells = [row[position] if position < len(row) else "" for position in positions]
+            for kind, cell in zip(kinds, cells, strict=True):
+                if cell != "":
+                    kind.add(type(cell))
+            yield number, [format_cell(cell, form) for cell, form in zip(cells, formats, strict=True)]
 
     for batch in _split_into_batches(read_rows(), lambda row: sum(len(text) for text in row[1] if text)):
         arrays = {"row": pa.array([number for number, _ in batch], pa.int64())}
         for index, position in enumerate(positions):
             arrays[f"column{position}"] = pa.array([texts[index] for _, texts in batch], pa.string())
         _insert(engine, "INSERT INTO sheet SELECT *", **arrays)
+    types = {position: _TYPES.get(frozenset(kind)) for position, kind in zip(positions, kinds, strict=True)}
+    return {position: kind for position, kind in types.items() if kind is not None}
 
 
 def _choose_format(plan: Plan, label: str) -> Callable[[datetime], str]:

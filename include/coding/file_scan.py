@@ -53,6 +53,7 @@ class FileScan:
     :param place: where the names of the columns are, for a message
     :param header_row: number of the row with the names, if another one below has those that are needed
     :param sheets: other sheets that have the needed columns, with the numbers of the rows of their names
+    :param cell_types: types of the columns in the file, if the engine has other ones
     """
 
     relation: str
@@ -64,6 +65,13 @@ class FileScan:
     place: str = "it"
     header_row: int | None = None
     sheets: dict[str, int] = field(default_factory=dict)
+    cell_types: Sequence[pa.DataType] = ()
+
+    @property
+    def columns(self) -> pa.Schema:
+        """All columns of the file with the types that they have there."""
+        types = self.cell_types or self.schema.types
+        return pa.schema(list(zip(self.schema.names, types, strict=True)))
 
 
 def refuse(plan: Plan, problem: str, action: str = REWRITE_HINT) -> SourceError:

@@ -35,23 +35,22 @@ def scan_json(file: LocalFile, plan: Plan, engine: Engine, all_columns: bool = F
     if file.place == "record" and file.path.stat().st_size == 0:
         raise refuse(plan, "its array is empty", "check the program that writes it")
     check_text(plan, file.path)
-    columns = list(dict.fromkeys(plan.source_column(name) for name in plan.required_columns))
+    names = _read_names(file.path, all_columns)
+    columns = list(dict.fromkeys([plan.source_column(name) for name in plan.required_columns] + names * all_columns))
     _check_case(plan, columns)
     options = f"{path_literal(file.path)}, format='newline_delimited', compression='none'"
     options += f", maximum_object_size={MAX_LINE_BYTES + 2}"
     kinds = _read_kinds(engine, f"read_json({options}, columns={{'line': 'JSON'}}, records=false)", columns)
     if kinds is None:
         raise refuse(plan, *describe_json_error(file, plan))
-    fields = dict.fromkeys(_read_names(file.path, all_columns), pa.string())
+    fields = dict.fromkeys(names, pa.string())
     if not fields and next(_read_lines(file.path), None) is None:
         raise refuse(plan, "it is empty", "check the program that writes it")
     fields |= {name: _find_type(kind) for name, kind in kinds.items() if kind}
-    if all_columns:
-        columns = list(dict.fromkeys([*columns, *fields]))
-        _check_case(plan, columns)
     relation = f"read_json({options}, columns={define_text_columns(columns)}, records=true)"
     sources = {name: plan.source_column(name) for name in plan.required_columns}
-    return FileScan(relation, pa.schema(list(fields.items())), sources, tuple(columns))
+    engine_names = tuple(fields) if all_columns else tuple(columns)
+    return FileScan(relation, pa.schema(list(fields.items())), sources, engine_names)
 
 
 def _read_names(path: Path, all_lines: bool) -> list[str]:

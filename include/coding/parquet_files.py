@@ -49,7 +49,8 @@ def scan_parquet(file: LocalFile, plan: Plan, engine: Engine, all_columns: bool 
     paths = ", ".join(map(path_literal, file.paths))
     relation = f"read_parquet([{paths}], binary_as_string=true, hive_partitioning=false)"
     part = "parse_filename(filename)" if len(file.paths) > 1 else None
-    _check_blocks(plan, engine, relation, list(dict.fromkeys(matches.values())), part)
+    columns = engine_names if all_columns else tuple(dict.fromkeys(matches.values()))
+    _check_blocks(plan, engine, relation, columns, part)
     return FileScan(relation, schema, matches, engine_names, "file_row_number + 1", part)
 
 

@@ -30,6 +30,8 @@ from include.coding.read_options import ReadOptions, ReadOptionsField, Timezone
 #: Columns that a source must have, under these names or under those that `columns` gives them.
 COLUMNS = ("record_id", "response_date", "occp_text", "tasks_text")
 SELECTIONS = ("uncoded", "all")
+#: Endings of the files to which records can be exported, by which their types are known.
+EXPORT_ENDINGS = (".parquet", ".csv", ".xlsx")
 #: This many lines stay below the 5 GB that the service accepts (docs/service-contract.md 2.8): a line has less than
 #: 700 bytes, with a key, the names of its fields, and at most 300 characters of text, all of them escaped.
 MAX_RECORDS_PER_PART = 7_000_000
@@ -49,6 +51,7 @@ class Plan(Handoff):
     :param columns: the source's names of `COLUMNS`, where they differ; None for one that it does not have
     :param read_options: how the source is read
     :param timezone: whose days are the response dates, unless the options name another one
+    :param export: URI of the file to which the records of the run are written with their codes; None for no file
     :param selection: `uncoded`: texts that this model has not coded; `all`: every text again
     :param response_date: date of all records, ISO 8601, for a source without dates; None if it has dates
     :param max_records: number of records in a trial, sampled from all; None to code all
@@ -96,6 +99,7 @@ class Plan(Handoff):
     max_characters: Annotated[int, Field(ge=1, le=300)] = 300
     read_options: ReadOptionsField = field(default_factory=ReadOptions)
     timezone: Timezone = "UTC"
+    export: SourceName | None = None
 
     def __post_init__(self) -> None:
         if self.from_date > self.to_date:
@@ -121,6 +125,19 @@ class Plan(Handoff):
                 raise PlanError(f"`{name}` is {getattr(self, name)!r}; expected a share from 0 to 1")
         if self.min_records_for_limits < 1:
             raise PlanError(f"`min_records_for_limits` is {self.min_records_for_limits}; expected 1 or more")
+        if self.export is not None:
+            self._check_export(self.export)
+
+    def _check_export(self, export: str) -> None:
+        if not export.startswith(("file:///", "s3://", "/")) or not export.lower().endswith(EXPORT_ENDINGS):
+            raise PlanError(
+                f"`export` is {export!r}; expected the URI of a file, such as 'file:///data/coded.xlsx' or"
+                f" 's3://bucket/coded.csv', that ends in {', '.join(EXPORT_ENDINGS)}"
+            )
+        if self.changed_only:
+            raise PlanError(
+                f"`export` is {export!r}, but a nightly run with a look-back writes no file: start a run by hand"
+            )
 
     def _check_columns(self) -> None:
         missing = {name for name, column in self.columns.items() if column is None}
@@ -256,6 +273,11 @@ def _check_partition(params: Mapping[str, Any], partition_key: str) -> None:
         raise PlanError(
             f"the run is for the partition {partition_key!r}, so it reads the records of that day, but"
             " `response_date` says that the source has no dates: start a manual run without a partition"
+        )
+    if params.get("export"):
+        raise PlanError(
+            f"`export` names one file, {params['export']!r}, which the run of each partition would replace: start a"
+            " manual run without a partition, and set its dates"
         )
     if names := [name for name in ("max_records", "dry_run") if params.get(name)]:
         raise PlanError(

@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 
 from include.coding.engine import Engine, copy_to_file, execute_within_memory, open_engine
+from include.coding.export_files import ADDED_COLUMNS, check_size
 from include.coding.file_scan import refuse_change
 from include.coding.files import escape_glob
 from include.coding.handoff import Count, Day, Handoff, Moment, RunFile, ShortText, Text
@@ -103,7 +104,7 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAc
     :param access: what runs may read
     :raises SourceError: the source may not be read, is missing, unreadable, lacks a needed column, changes while it
         is read, or has too many dates that cannot be read
-    :raises PlanError: more than 1,024 parts
+    :raises PlanError: more than 1,024 parts, or the records do not fit into the file of `export`
     :raises AuditError: the single date of a source without dates is published from another source
     :raises LimitError: too many records are rejected; nothing was sent
     :raises StagingError: the disk or the object storage refuses a file
@@ -113,10 +114,13 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAc
         create_tables(session, plan.schema)
         check_sources(session, plan)  # before anything is sent
     with open_engine(staging.scratch, "prepare", plan.engine_memory_mb, file.paths if file else ()) as engine:
-        with open_source(plan, engine, warehouse, access, file) as snapshot:
+        # with all columns for an export, so that it is refused before anything is sent
+        with open_source(plan, engine, warehouse, access, file, all_columns=plan.export is not None) as snapshot:
             read_at, undated = snapshot.read_at, snapshot.undated
             skipped = (snapshot.unreadable_dates, snapshot.unreadable_examples, snapshot.empty_rows)
             read, checksum = compute_checksum(engine, plan)
+            if plan.export is not None:
+                check_size(plan.export, read, len(snapshot.columns) + len(ADDED_COLUMNS))
             log.info("Read %d records of %s to %s", read, plan.from_date, plan.to_date)
             if undated:
                 log.warning("Source %r has %d records without a date: no run codes them", plan.source, undated)
@@ -234,7 +238,25 @@ def write_records(engine: Engine, plan: Plan, path: Path, read: int, pair_hash: 
 
     :param pair_hash: SQL of a hash of two texts
     """
-    records = _select_validated_records(engine, pair_hash)
+    select = number_records(engine, pair_hash)
+    # Small row groups, because the writer holds two of them in memory beside the join.
+    copy_to_file(engine, select, path, "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20480")
+    ((rows, rejected, validated),) = engine.execute(
+        "SELECT count(*), count(reason), count(coalesce(reason, text_key)) FROM read_parquet(?)", [escape_glob(path)]
+    ).fetchall()
+    if not rows == validated == read:
+        path.unlink()
+        raise refuse_change(plan)
+    return int(rejected)
+
+
+def number_records(engine: Engine, pair_hash: str = PAIR_HASH, columns: str = "") -> str:
+    """Return a query for all records of `source` with the keys of their texts, or why they are rejected, and with
+    numbers that distinguish records with the same id and day. It needs the table `answers`.
+
+    :param columns: further columns of `source`, each after a comma
+    """
+    records = _select_validated_records(engine, pair_hash, columns)
     execute_within_memory(
         engine,
         "CREATE TABLE repeated_ids AS SELECT response_date, coalesce(record_id, '') AS record_id"
@@ -247,36 +269,27 @@ def write_records(engine: Engine, plan: Plan, path: Path, read: int, pair_hash: 
         " row_number() OVER (PARTITION BY response_date, record_id ORDER BY text_key, reason) AS occurrence"
         f" FROM ({records.format(join='SEMI')})",
     )
-    select = f"SELECT *, 1 AS occurrence FROM ({records.format(join='ANTI')}) UNION ALL FROM repeated_records"  # noqa: S608
-    # Small row groups, because the writer holds two of them in memory beside the join.
-    copy_to_file(engine, select, path, "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20480")
-    ((rows, rejected, validated),) = engine.execute(
-        "SELECT count(*), count(reason), count(coalesce(reason, text_key)) FROM read_parquet(?)", [escape_glob(path)]
-    ).fetchall()
-    if not rows == validated == read:
-        path.unlink()
-        raise refuse_change(plan)
-    return int(rejected)
+    return f"SELECT *, 1 AS occurrence FROM ({records.format(join='ANTI')}) UNION ALL FROM repeated_records"  # noqa: S608
 
 
-def _select_validated_records(engine: Engine, pair_hash: str) -> str:
+def _select_validated_records(engine: Engine, pair_hash: str, columns: str) -> str:
     """Return a query for the records whose id occurs once on a day (`join` is ANTI) or more often (SEMI).
 
     Each record is joined to its answer by the hash of its two texts, which takes a fraction of the time and of the
     memory that the texts take. If two answers of this run have the same hash, the texts are joined.
     """
     record_hash, answer_hash = pair_hash.format("occp_text", "tasks_text"), pair_hash.format("raw_occp", "raw_tasks")
-    columns, condition = f"{answer_hash} AS answer_hash", f"{record_hash} = answer_hash"
+    answer, condition = f"{answer_hash} AS answer_hash", f"{record_hash} = answer_hash"
     if _has_duplicates(engine, answer_hash):
-        columns = "raw_occp, raw_tasks"
+        answer = "raw_occp, raw_tasks"
         condition = _HAS_SAME_TEXTS
     return f"""
         SELECT record_id, response_date,
             CASE WHEN record_id <> '' THEN text_key END AS text_key,
-            {_REASON} AS reason
+            {_REASON} AS reason{columns}
         FROM (SELECT * REPLACE (coalesce(record_id, '') AS record_id) FROM source)
         {{join}} JOIN repeated_ids USING (response_date, record_id)
-        LEFT JOIN (SELECT {columns}, text_key, reason FROM answers) ON {condition}
+        LEFT JOIN (SELECT {answer}, text_key, reason FROM answers) ON {condition}
     """  # noqa: S608
 
 

@@ -23,6 +23,7 @@ from include.coding.tables import table
 from include.warehouse.warehouse import Session, Warehouse
 
 if TYPE_CHECKING:
+    from include.coding.export import ExportSummary
     from include.coding.landing import LandingSummary
 
 #: Maximum number of abandoned operations that a report lists.
@@ -54,10 +55,16 @@ _SECTIONS = {
 
 
 def write_report(
-    plan: Plan, prepared: Prepared, summary: LandingSummary, warehouse: Warehouse, staging: Staging
+    plan: Plan,
+    prepared: Prepared,
+    summary: LandingSummary,
+    warehouse: Warehouse,
+    staging: Staging,
+    exported: ExportSummary | None = None,
 ) -> str:
     """Write the report of a landed run as Markdown to its folder, log it, and return its URI.
 
+    :param exported: the export of the run; None if it has none
     :raises IncompleteError: the warehouse has no record that the run is published
     """
     run_id = summary.published_by_run or plan.run_id
@@ -76,6 +83,11 @@ def write_report(
         }
         abandoned = list_abandoned_operations(session, plan.schema, plan.run_id)
     sections = [_format_summary(plan, prepared, summary)]
+    if exported:
+        sections.append(
+            f"**Exported: {exported.records} records with all columns of the source and their codes, to"
+            f" `{exported.uri}`.**"
+        )
     if abandoned:
         more = f" and {len(abandoned) - MAX_LISTED_OPERATIONS} more" if len(abandoned) > MAX_LISTED_OPERATIONS else ""
         names = ", ".join(f"`{operation_id}`" for operation_id in abandoned[:MAX_LISTED_OPERATIONS])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -36,7 +36,7 @@ MAX_TEXT_BYTES = 100_000
 #: Number of unreadable dates that a message describes.
 MAX_EXAMPLES = 5
 #: Types of numbers that are ids as the warehouse writes them: of PostgreSQL, and of DuckDB.
-_NUMERIC_TYPES = ("numeric", "bignum")
+NUMERIC_TYPES = ("numeric", "bignum")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class SourceSnapshot:
     :param unreadable_examples: where some of these values are, and which shapes they have
     :param empty_rows: rows without any value in the needed columns, which are no records
     :param has_row_numbers: whether the record ids are the numbers of the rows
+    :param columns: all columns of the source, in order
     :param find_dates: returns the first and the last date of the source and the number of its dates, while it is open
     """
 
@@ -58,6 +59,7 @@ class SourceSnapshot:
     empty_rows: int = 0
     has_row_numbers: bool = False
     find_dates: Callable[[], tuple[date | None, date | None, int]] = lambda: (None, None, 0)
+    columns: pa.Schema = field(default_factory=lambda: pa.schema([]))
 
     def describe(self, plan: Plan, read: int) -> list[str]:
         """Return sentences about what a person may not expect of the records that a run reads.
@@ -82,26 +84,39 @@ class SourceSnapshot:
 
 @contextmanager
 def open_source(
-    plan: Plan, engine: Engine, warehouse: Warehouse, access: SourceAccess, file: SourceFile | None
+    plan: Plan,
+    engine: Engine,
+    warehouse: Warehouse,
+    access: SourceAccess,
+    file: SourceFile | None,
+    *,
+    all_columns: bool = False,
 ) -> Iterator[SourceSnapshot]:
     """Create the view `source` in the engine: the records of the plan's dates, with a DATE and three text columns.
 
     :param access: what runs may read
     :param file: the file of the source, which the engine can read; None if it is a table
+    :param all_columns: whether the view also has all columns of the source as they are, named `source_0` and so on,
+        and `record_number`, which counts the rows of a file in their order
     :raises SourceError: the source cannot be read, a needed column is missing or unsuitable, or too many of its dates
         cannot be read
     """
     install_rules(engine)
-    source = _open_table(plan, engine, warehouse, access) if file is None else _open_file(plan, engine, file, access)
+    if file is None:
+        source = _open_table(plan, engine, warehouse, access, all_columns)
+    else:
+        source = _open_file(plan, engine, file, access, all_columns)
     with source as snapshot:
         yield snapshot
 
 
 @contextmanager
-def _open_file(plan: Plan, engine: Engine, file: SourceFile, access: SourceAccess) -> Iterator[SourceSnapshot]:
+def _open_file(
+    plan: Plan, engine: Engine, file: SourceFile, access: SourceAccess, all_columns: bool
+) -> Iterator[SourceSnapshot]:
     with open_local_file(file, plan, engine, access) as local_file, explain_file_errors(local_file, plan):
-        scan = scan_file(local_file, plan, engine)
-        yield create_file_view(plan, engine, local_file, scan)
+        scan = scan_file(local_file, plan, engine, all_columns)
+        yield create_file_view(plan, engine, local_file, scan, all_columns)
 
 
 @contextmanager
@@ -117,27 +132,35 @@ def explain_file_errors(file: LocalFile, plan: Plan) -> Iterator[None]:
         raise refusal from None
 
 
-def create_file_view(plan: Plan, engine: Engine, file: LocalFile, scan: FileScan) -> SourceSnapshot:
+def create_file_view(
+    plan: Plan, engine: Engine, file: LocalFile, scan: FileScan, all_columns: bool = False
+) -> SourceSnapshot:
     """Create `source` from a file, and return when it was read and the numbers of rows that no run codes.
 
+    :param all_columns: whether `source` has all columns of the file too, and the numbers of its rows
     :raises SourceError: a needed column is missing or unsuitable, or too many of its dates cannot be read
     """
     _check_columns(plan, scan.schema, scan)
-    snapshot = SourceSnapshot(utc_now().isoformat(), has_row_numbers="record_id" not in plan.required_columns)
+    snapshot = SourceSnapshot(
+        utc_now().isoformat(), has_row_numbers="record_id" not in plan.required_columns, columns=scan.columns
+    )
     names, relation = scan.names, scan.relation
     is_empty = _is_empty(names)
-    if "record_id" not in names:  # before any row is left out, so that the numbers do not depend on the dates
-        columns = ", ".join(map(quote_column, dict.fromkeys(names.values())))
-        relation = f"(SELECT {columns}, row_number() OVER () AS record_number FROM {relation})"  # noqa: S608
-        names = {**names, "record_id": "record_number"}
+    number = _find_unused_name("record_number", scan.engine_names)
+    if "record_id" not in names or all_columns:
+        # before any row is left out, so that the numbers do not depend on the dates
+        selected = "*" if all_columns else ", ".join(map(quote_column, dict.fromkeys(names.values())))
+        relation = f"(SELECT {selected}, row_number() OVER () AS {number} FROM {relation})"  # noqa: S608
+    names = {"record_id": number, **names}
+    columns = [f"{number} AS record_number", *_name_source_columns(scan.engine_names)] if all_columns else []
     if plan.response_date:
-        _create_view(plan, engine, relation, names, quote_date(plan.dates[0]), f"NOT {is_empty}")
+        _create_view(plan, engine, relation, names, quote_date(plan.dates[0]), f"NOT {is_empty}", columns)
         ((empty_rows,),) = engine.execute(f"SELECT count(*) FROM {scan.relation} WHERE {is_empty}").fetchall()  # noqa: S608
         return replace(snapshot, empty_rows=empty_rows)
     column = plan.source_column("response_date")
     kind = scan.schema.field(column).type
     day = _date_expression(plan, names["response_date"], kind)
-    _create_view(plan, engine, relation, names, day, _select_dates(plan, day))
+    _create_view(plan, engine, relation, names, day, _select_dates(plan, day), columns)
     snapshot = replace(snapshot, find_dates=lambda: _find_dates(engine, scan.relation, day))
     condition = is_not_a_date(day, is_parsed=_is_text(kind))
     snapshot, values = _count_skipped_rows(
@@ -195,13 +218,14 @@ def create_numbered_view(plan: Plan, engine: Engine, scan: FileScan) -> None:
         day = _date_expression(plan, "response_date", scan.schema.field(plan.source_column("response_date")).type)
         condition = _select_dates(plan, day)
     names.setdefault("record_id", "record_number")
-    _create_view(
-        plan, engine, number_rows(scan), names, day, condition, "numbered_source", ", source_row, source_part"
-    )
+    columns = ("source_row", "source_part")
+    _create_view(plan, engine, number_rows(scan), names, day, condition, columns, "numbered_source")
 
 
 @contextmanager
-def _open_table(plan: Plan, engine: Engine, warehouse: Warehouse, access: SourceAccess) -> Iterator[SourceSnapshot]:
+def _open_table(
+    plan: Plan, engine: Engine, warehouse: Warehouse, access: SourceAccess, all_columns: bool
+) -> Iterator[SourceSnapshot]:
     _check_table_options(plan)
     with warehouse.session(read_only=True) as session:  # the first statement of the next one has to be its lock
         table = find_table(plan.source, access, session)
@@ -211,7 +235,8 @@ def _open_table(plan: Plan, engine: Engine, warehouse: Warehouse, access: Source
         read_at, schema = _read_table_schema(plan, warehouse, session, table, access)
         _check_columns(plan, schema, None)
         try:
-            snapshot = _create_table_view(plan, engine, session, table, schema, SourceSnapshot(read_at.isoformat()))
+            snapshot = SourceSnapshot(read_at.isoformat(), columns=schema)
+            snapshot = _create_table_view(plan, engine, session, table, schema, snapshot, all_columns)
         except WarehouseSettingsError:
             raise
         except (WarehouseError, duckdb.ProgrammingError, duckdb.DataError) as error:
@@ -283,7 +308,8 @@ def _explain_table_error(
 def materialize_source(plan: Plan, engine: Engine) -> None:
     """Copy `source` into a table of the engine, except a Parquet file, which is faster to read again than to copy."""
     if not plan.source.lower().endswith(".parquet"):
-        engine.execute("CREATE TABLE source_copy AS FROM source")
+        columns = "record_id, occp_text, tasks_text, response_date"
+        engine.execute(f"CREATE TABLE source_copy AS SELECT {columns} FROM source")  # noqa: S608
         engine.execute("CREATE OR REPLACE TEMP VIEW source AS FROM source_copy")
 
 
@@ -309,7 +335,13 @@ def _check_columns(plan: Plan, schema: pa.Schema, scan: FileScan | None) -> None
 
 
 def _create_table_view(
-    plan: Plan, engine: Engine, session: Session, table: str, schema: pa.Schema, snapshot: SourceSnapshot
+    plan: Plan,
+    engine: Engine,
+    session: Session,
+    table: str,
+    schema: pa.Schema,
+    snapshot: SourceSnapshot,
+    all_columns: bool,
 ) -> SourceSnapshot:
     """Create `source` from a table, and return the snapshot with the numbers of rows that no run codes. If the dates
     have a date type, or if there are none, the warehouse selects and counts the rows, else the engine."""
@@ -325,16 +357,20 @@ def _create_table_view(
         columns[name] = f"CASE WHEN length({column}) > {MAX_TEXT_BYTES} THEN repeat('x', 999) ELSE {column} END"
     names = {name: name for name in columns}
     zone = plan.zone
+    if all_columns:
+        columns |= {f"source_{position}": _select_value(session, column) for position, column in enumerate(schema)}
+    extra = ["row_number() OVER () AS record_number", *(name for name in columns if name not in names)]
+    extra = extra if all_columns else []
     if plan.response_date:
         _register_rows(engine, session, table, columns, f"NOT {is_empty}")
-        _create_view(plan, engine, "table_rows", names, quote_date(plan.dates[0]), "true")
+        _create_view(plan, engine, "table_rows", names, quote_date(plan.dates[0]), "true", extra)
         ((empty_rows,),) = session.execute(f"SELECT count(*) FROM {table} WHERE {is_empty}")  # noqa: S608
         return replace(snapshot, empty_rows=empty_rows)
     kind = schema.field(plan.source_column("response_date")).type
     if _is_text(kind):
         _register_rows(engine, session, table, columns, "1 = 1")
         parsed_day = _date_expression(plan, "response_date", kind)
-        _create_view(plan, engine, "table_rows", names, parsed_day, _select_dates(plan, parsed_day))
+        _create_view(plan, engine, "table_rows", names, parsed_day, _select_dates(plan, parsed_day), extra)
         snapshot = replace(snapshot, find_dates=lambda: _find_dates(engine, "table_rows", parsed_day))
         condition = is_not_a_date(parsed_day, is_parsed=True)
         snapshot, values = _count_skipped_rows(engine, "table_rows", names, condition, "NULL", "NULL", snapshot)
@@ -345,7 +381,7 @@ def _create_table_view(
         columns["response_date"] = day
         _register_rows(engine, session, table, columns, _select_dates_in_warehouse(plan, day))
         snapshot = replace(snapshot, find_dates=lambda: _find_dates_in_warehouse(session, table, day))
-        _create_view(plan, engine, "table_rows", names, "CAST(response_date AS DATE)", "true")
+        _create_view(plan, engine, "table_rows", names, "CAST(response_date AS DATE)", "true", extra)
         snapshot, values = _count_skipped_rows_in_warehouse(session, table, day, is_empty, snapshot)
         records = int(session.execute(f"SELECT count({day}) FROM {table}")[0][0]) if values else 0  # noqa: S608
     return _check_dates(plan, snapshot, _describe_values(plan, values), records) if values else snapshot
@@ -357,6 +393,24 @@ def _register_rows(engine: Engine, session: Session, table: str, columns: dict[s
     engine.register("table_rows", session.query(f"SELECT {select} FROM {table} WHERE {condition}"))  # noqa: S608
 
 
+def _find_unused_name(name: str, names: Sequence[str]) -> str:
+    """Return a name for a column that no other column has; the engine ignores the case of names."""
+    lower = {other.lower() for other in names}
+    while name in lower:
+        name += "_"
+    return name
+
+
+def _name_source_columns(names: Iterable[str]) -> list[str]:
+    return [f"{quote_column(name)} AS source_{position}" for position, name in enumerate(names)]
+
+
+def _select_value(session: Session, column: pa.Field) -> str:
+    """Return the SQL expression of a value of a table: as text if Arrow has no type of its own for it."""
+    name = quote_column(column.name)
+    return f"CAST({name} AS {session.dialect.text})" if isinstance(column.type, pa.BaseExtensionType) else name
+
+
 def _create_view(
     plan: Plan,
     engine: Engine,
@@ -364,16 +418,16 @@ def _create_view(
     names: dict[str, str],
     day: str,
     condition: str,
+    columns: Sequence[str] = (),
     view: str = "source",
-    more_columns: str = "",
 ) -> None:
     """Create `source` from a relation of the engine.
 
     :param names: the relation's name for each needed column
     :param day: SQL expression of the date
     :param condition: SQL condition that selects the run's records
+    :param columns: SQL expressions of further columns, with their names
     :param view: name of the view
-    :param more_columns: further columns of the relation, each after a comma
     """
     texts = ", ".join(
         f"{_text_expression(quote_column(names[name]), plan) if name in names else 'CAST(NULL AS VARCHAR)'} AS {name}"
@@ -383,9 +437,10 @@ def _create_view(
     record_id = f"replace(CAST({quote_column(names['record_id'])} AS VARCHAR), chr(0), '\ufffd')"
     excluded_dates = map(date.fromisoformat, plan.excluded_dates)  # only dates reach the statement
     condition += "".join(f" AND {day} <> {quote_date(excluded)}" for excluded in excluded_dates)
+    further = ", ".join([f"{day} AS response_date", *columns])
     engine.execute(
-        f"CREATE TEMP VIEW {view} AS SELECT {record_id} AS record_id, {texts}, {day} AS response_date"  # noqa: S608
-        f"{more_columns} FROM {relation} WHERE {condition}{_sample_clause(plan)}"
+        f"CREATE TEMP VIEW {view} AS SELECT {record_id} AS record_id, {texts}, {further}"  # noqa: S608
+        f" FROM {relation} WHERE {condition}{_sample_clause(plan)}"
     )
 
 
@@ -576,7 +631,7 @@ def _text_expression(column: str, plan: Plan) -> str:
 def _is_text(kind: pa.DataType) -> bool:
     """Return whether a column contains texts. The warehouse converts its other types of text, and those that Arrow
     does not know, such as ENUM and citext."""
-    is_opaque = isinstance(kind, pa.OpaqueType) and kind.type_name not in _NUMERIC_TYPES
+    is_opaque = isinstance(kind, pa.OpaqueType) and kind.type_name not in NUMERIC_TYPES
     is_other_text = is_opaque or isinstance(kind, pa.JsonType) or _is_dictionary_of_texts(kind)
     return (
         is_other_text or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
@@ -591,7 +646,7 @@ def _check_type(source: str, name: str, column: str, kind: pa.DataType, *, is_fi
     is_valid = _is_text(kind) or pa.types.is_null(kind)
     if name == "record_id":
         is_number = pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0)
-        is_numeric = isinstance(kind, pa.OpaqueType) and kind.type_name in _NUMERIC_TYPES
+        is_numeric = isinstance(kind, pa.OpaqueType) and kind.type_name in NUMERIC_TYPES
         is_valid = is_valid or is_number or is_numeric or isinstance(kind, pa.UuidType)
     if name == "response_date":
         is_valid = is_valid or pa.types.is_date(kind) or pa.types.is_timestamp(kind)

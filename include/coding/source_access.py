@@ -61,17 +61,8 @@ class SourceAccess:
             folder either
         :raises PlanError: an entry cannot be used
         """
-        return cls(
-            tuple(map(_parse_table, _split(tables))),
-            tuple(
-                _parse_folder(entry, private_folders, staging if isinstance(staging, Path) else None)
-                for entry in _split(folders)
-                if not is_object(entry)
-            ),
-            project_schema,
-            tuple(_parse_prefix(entry, staging) for entry in _split(folders) if is_object(entry)),
-            open_storage,
-        )
+        paths, prefixes = parse_folders("CODING_SOURCE_FOLDERS", folders, private_folders, staging)
+        return cls(tuple(map(_parse_table, _split(tables))), paths, project_schema, prefixes, open_storage)
 
     def describe_tables(self) -> str:
         """Return the rule about tables as a clause of a message."""
@@ -114,6 +105,24 @@ def _split(setting: str) -> list[str]:
     return [entry.strip() for entry in setting.split(",") if entry.strip()]
 
 
+def parse_folders(
+    setting: str, value: str, private_folders: Iterable[Path], staging: Path | str | None
+) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Return the folders, and the prefixes of object storage, that a setting lists.
+
+    :param setting: its name
+    :param private_folders, staging: as in :meth:`SourceAccess.from_settings`
+    :raises PlanError: an entry cannot be used
+    """
+    entries, local_staging = _split(value), staging if isinstance(staging, Path) else None
+    return (
+        tuple(
+            _parse_folder(setting, entry, private_folders, local_staging) for entry in entries if not is_object(entry)
+        ),
+        tuple(_parse_prefix(setting, entry, staging) for entry in entries if is_object(entry)),
+    )
+
+
 def _parse_table(entry: str) -> str:
     schema, _, name = entry.partition(".")
     if not schema or not name or "." in name or "*" in schema or ("*" in name and name != "*"):
@@ -126,16 +135,14 @@ def is_object(source: str) -> bool:
     return source.lower().startswith("s3://")
 
 
-def _parse_prefix(entry: str, staging: Path | str | None) -> str:
+def _parse_prefix(setting: str, entry: str, staging: Path | str | None) -> str:
     parts = urlsplit(entry)
     prefix = entry.rstrip("/")
     if not parts.netloc or parts.query or parts.fragment or _has_dots(entry) or any(c in entry for c in "*?["):
-        raise PlanError(
-            f"CODING_SOURCE_FOLDERS names {entry!r}; expected 's3://bucket' or 's3://bucket/prefix' without patterns"
-        )
+        raise PlanError(f"{setting} names {entry!r}; expected 's3://bucket' or 's3://bucket/prefix' without patterns")
     if isinstance(staging, str) and (_is_below(staging, prefix) or _is_below(prefix, staging)):
         raise PlanError(
-            f"CODING_SOURCE_FOLDERS names {entry!r}, which is in the staging area or contains it, where texts of all"
+            f"{setting} names {entry!r}, which is in the staging area or contains it, where texts of all"
             " runs are: name a prefix outside it"
         )
     return prefix
@@ -149,21 +156,19 @@ def _is_below(uri: str, prefix: str) -> bool:
     return f"{uri.rstrip('/')}/".startswith(f"{prefix.rstrip('/')}/")
 
 
-def _parse_folder(entry: str, private_folders: Iterable[Path], staging: Path | None) -> Path:
+def _parse_folder(setting: str, entry: str, private_folders: Iterable[Path], staging: Path | None) -> Path:
     if not entry.startswith("/"):
-        raise PlanError(
-            f"CODING_SOURCE_FOLDERS names {entry!r}; expected the absolute path of a folder, or 's3://bucket/prefix'"
-        )
+        raise PlanError(f"{setting} names {entry!r}; expected the absolute path of a folder, or 's3://bucket/prefix'")
     folder = Path(entry).resolve()
     for private_folder in (*private_folders, *filter(None, [staging])):
         if private_folder.resolve().is_relative_to(folder):
             raise PlanError(
-                f"CODING_SOURCE_FOLDERS names {entry!r}, which is or contains {str(private_folder)!r}: name a folder"
+                f"{setting} names {entry!r}, which is or contains {str(private_folder)!r}: name a folder"
                 " that contains nothing but data"
             )
     if staging is not None and folder.is_relative_to(staging.resolve()):
         raise PlanError(
-            f"CODING_SOURCE_FOLDERS names {entry!r}, which is in the staging area, where texts of all runs are: name"
+            f"{setting} names {entry!r}, which is in the staging area, where texts of all runs are: name"
             " a folder outside it"
         )
     return folder
@@ -201,17 +206,20 @@ def find_path(source: str, access: SourceAccess) -> Path | None:
         )
     if not scheme and not source.startswith("/"):
         return None
-    path = path_from_uri(source) if scheme else Path(source)
+    path = resolve_allowed_path(path_from_uri(source) if scheme else Path(source), access.folders)
+    if path is None:
+        raise _refuse_folder(source, access)
+    return path
+
+
+def resolve_allowed_path(path: Path, folders: Iterable[Path]) -> Path | None:
+    """Return a path without symbolic links if it is in one of the folders, else None."""
     try:
         resolved = path.resolve()
-        is_allowed = ".." not in path.parts and any(
-            resolved.is_relative_to(folder.resolve()) for folder in access.folders
-        )
+        is_allowed = ".." not in path.parts and any(resolved.is_relative_to(folder.resolve()) for folder in folders)
     except (OSError, RuntimeError, ValueError):  # a loop of links, or a NUL
-        is_allowed = False
-    if not is_allowed:
-        raise _refuse_folder(source, access)
-    return resolved
+        return None
+    return resolved if is_allowed else None
 
 
 def _find_scheme(source: str) -> str:
@@ -231,9 +239,14 @@ def _refuse_folder(source: str, access: SourceAccess) -> SourceError:
 
 def _check_object(source: str, access: SourceAccess) -> None:
     """Check that a run may read an object, by its name alone. S3 knows no folders, so a name is compared as it is."""
-    is_plain = not _has_dots(source) and source.startswith("s3://")
-    if not is_plain or not any(_is_below(source, prefix) for prefix in access.prefixes):
+    if not is_allowed_object(source, access.prefixes):
         raise _refuse_folder(source, access)
+
+
+def is_allowed_object(uri: str, prefixes: Iterable[str]) -> bool:
+    """Return whether an object is below one of the prefixes."""
+    is_plain = not _has_dots(uri) and uri.startswith("s3://")
+    return is_plain and any(_is_below(uri, prefix) for prefix in prefixes)
 
 
 def open_source_files(source: str, paths: Iterable[Path], access: SourceAccess) -> SourceFile:

@@ -109,6 +109,14 @@ def land(*, ti: Any = None) -> dict[str, Any]:
     return steps.land_results(ti)
 
 
+@task(multiple_outputs=False, execution_timeout=LONG_TIMEOUT)
+def export(*, ti: Any = None) -> dict[str, Any]:
+    """Write the records of the landed run with all columns of the source and their codes to the file of `export`."""
+    from include.pipeline import steps
+
+    return steps.export_records(ti)
+
+
 @task(trigger_rule=TriggerRule.NONE_FAILED, execution_timeout=LONG_TIMEOUT)
 def report(*, ti: Any = None) -> str:
     """Write the report of the run, or of a dry run, and return its URI."""
@@ -218,7 +226,7 @@ def recode_dag(
         )
         landing = land()
         plan() >> parts >> approve >> code.expand(part=parts) >> wait_for_parts
-        [approve, wait_for_parts] >> collect >> landing >> report() >> clean_up()
+        [approve, wait_for_parts] >> collect >> landing >> export() >> report() >> clean_up()
         landing >> announce()
     settings.SCHEMA_SUFFIXES.pop(dag_id, None)
     if suffix is not None:

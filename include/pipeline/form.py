@@ -25,8 +25,8 @@ from include.coding.plan import Plan
 from include.pipeline.dag_arguments import MAX_RECORDS_PER_PART, READ_OPTION_NAMES, READ_OPTION_SCHEMA, SELECTIONS
 from include.pipeline.names import MAX_LOOK_BACK_DAYS, MAX_TRIAL_RECORDS
 
-_SCOPE, _SOURCE, _TRIAL, _LIMITS, _SENDING = (
-    "What to code", "Source", "Try it first", "Limits for publishing", "Sending",
+_SCOPE, _SOURCE, _RESULT, _TRIAL, _LIMITS, _SENDING = (
+    "What to code", "Source", "Result", "Try it first", "Limits for publishing", "Sending",
 )  # fmt: skip
 PARAMS = {
     "topic": Param(
@@ -104,6 +104,12 @@ PARAMS = {
         description="Number of distinct texts above which a person must approve sending them (Required Actions)."
         " The setting `CODING_APPROVE_ABOVE` counts too: of the two numbers, the lower one.",
     ),
+    "export": Param(
+        None, type=["null", "string"], title="Export", section=_RESULT,
+        description="File to write when the run has landed: its records with all columns of the source, and code,"
+        " label, confidence, level, outcome, reason and model. `file:///path/coded.xlsx` or `s3://bucket/coded.csv`"
+        " (.parquet, .csv, .xlsx), in a folder that the settings of the deployment allow. Empty in a backfill.",
+    ),
     "max_uncoded_share": Param(
         0.5, type="number", minimum=0, maximum=1, title="Maximum uncoded share", section=_LIMITS,
         description="Share of the records that are not rejected which can remain without a code. Above it, nothing is"
@@ -130,8 +136,8 @@ PARAMS = {
 }  # fmt: skip
 
 #: Params that say what a single run is for, so they have no other defaults. A night with them would do nothing
-#: useful, or pay twice.
-SINGLE_RUN_PARAMS = ("from_date", "to_date", "response_date", "dry_run", "max_records", "force_new")
+#: useful, pay twice, or write over the file of the night before.
+SINGLE_RUN_PARAMS = ("from_date", "to_date", "response_date", "dry_run", "max_records", "force_new", "export")
 #: Environment variables that set the defaults of the other params of `recode_occupations` begin with this.
 DEFAULT_PREFIX = "CODING_DEFAULT_"
 #: A plan to check a default with, on its own.

@@ -21,6 +21,7 @@ from include.coding.plan import Plan
 from include.pipeline import settings
 
 if TYPE_CHECKING:  # imported by the functions that need them, because they load the data engine
+    from include.coding.export import ExportSummary
     from include.coding.landing import LandingSummary
     from include.coding.prepare import Prepared
     from include.coding.recoding import CollectSummary
@@ -29,7 +30,7 @@ if TYPE_CHECKING:  # imported by the functions that need them, because they load
 H = TypeVar("H", bound=Handoff)
 
 #: Ids of the tasks whose results others use.
-PLAN, PREPARE, COLLECT, LAND = "plan", "prepare", "collect", "land"
+PLAN, PREPARE, COLLECT, LAND, EXPORT = "plan", "prepare", "collect", "land", "export"
 CREATE, UPLOAD, POLL, DOWNLOAD = "code.create", "code.upload", "code.poll", "code.download"
 #: XCom keys of `prepare`, beside its return value, the list of parts that the task group `code` is mapped over.
 PREPARED_KEY, ESTIMATE_KEY = "prepared", "estimate"
@@ -162,6 +163,12 @@ def pull_landing_summary(ti: Any) -> LandingSummary:
     from include.coding.landing import LandingSummary
 
     return _pull(ti, LAND, RETURN_KEY, LandingSummary)
+
+
+def pull_export_summary(ti: Any) -> ExportSummary:
+    from include.coding.export import ExportSummary
+
+    return _pull(ti, EXPORT, RETURN_KEY, ExportSummary)
 
 
 def pull_part_results(ti: Any, parts: Sequence[Part]) -> list[PartResult]:

@@ -25,6 +25,7 @@ from include.pipeline.names import STAGING_CONN_ID, WAREHOUSE_CONN_ID
 from include.warehouse.folder_names import add_checksum
 
 if TYPE_CHECKING:
+    from include.coding.export_access import ExportAccess
     from include.coding.source_access import SourceAccess
     from include.coding.staging import Staging
     from include.warehouse.warehouse import Warehouse
@@ -121,15 +122,36 @@ def read_source_access() -> SourceAccess:
     """
     from include.coding.source_access import SourceAccess
 
-    staging = storage_path(staging_base(), STAGING_CONN_ID)
     return SourceAccess.from_settings(
         read_setting("CODING_SOURCE_TABLES"),
         read_setting("CODING_SOURCE_FOLDERS"),
         read_schema(),
-        private_folders=(PROJECT, PROJECT / ".run", _airflow_home()),
-        staging=staging if isinstance(staging, Path) else staging_base(),
+        private_folders=_list_private_folders(),
+        staging=_find_staging(),
         open_storage=_open_source_storage,
     )
+
+
+def read_export_access() -> ExportAccess:
+    """Return where runs may write exports (`CODING_EXPORT_FOLDERS`), beside what they may read.
+
+    :raises PlanError: a setting has an entry that cannot be used
+    """
+    from include.coding.export_access import ExportAccess
+
+    folders = read_setting("CODING_EXPORT_FOLDERS")
+    return ExportAccess.from_settings(folders, read_source_access(), _list_private_folders(), _find_staging())
+
+
+def _list_private_folders() -> tuple[Path, ...]:
+    """Return the folders that no run may read from or write to, except below them."""
+    return PROJECT, PROJECT / ".run", _airflow_home()
+
+
+def _find_staging() -> Path | str:
+    """Return the folder of the staging area, or its URI in object storage."""
+    staging = storage_path(staging_base(), STAGING_CONN_ID)
+    return staging if isinstance(staging, Path) else staging_base()
 
 
 def _open_source_storage(uri: str, connection: str | None) -> Any:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PLAN_PARAMS = (
     "topic", "source", "columns", "read_options", "selection", "response_date", "max_records", "dry_run",
     "records_per_part", "clean", "max_uncoded_share", "max_rejected_share", "min_records_for_limits", "force_new",
+    "export",
 )  # fmt: skip
 #: Stands in a plan for its model until the service has named it.
 UNKNOWN_MODEL = "00000000-0000-0000-0000-000000000000"
@@ -66,6 +67,8 @@ def make_plan(
     check_params(params, dag_run.conf, param_names)
     settings.staging_base()  # must be valid before anything is sent
     find_path(params["source"], settings.read_source_access())  # `prepare` checks tables, and files again
+    if params["export"]:
+        _check_export(params["export"], params["source"])
     metadata = read_metadata(dag_run)
     check_airflow(metadata, dag_run.run_type)
     look_back_days = int(params["look_back_days"]) if dag_run.run_type == "scheduled" else 0
@@ -74,6 +77,7 @@ def make_plan(
     plan = Plan.from_dict(
         {
             **{name: params[name] for name in PLAN_PARAMS},
+            "export": params["export"] or None,
             "run_id": read_run_key(dag_run),
             "model_id": UNKNOWN_MODEL,
             "model_version": None,
@@ -92,6 +96,14 @@ def make_plan(
     for sentence in plan.competing_runs:
         log.warning("%s", sentence)
     return plan.to_dict()
+
+
+def _check_export(export: str, source: str) -> None:
+    """Check where a run would write. `export` checks it again, because users can edit the plan in Airflow."""
+    from include.coding.export_access import check_new, find_target
+
+    access = settings.read_export_access()
+    check_new(find_target(export, source, access), access)
 
 
 def check_airflow(metadata: RunMetadata | None, run_type: str) -> None:
@@ -214,6 +226,22 @@ def land_results(ti: Any) -> dict[str, Any]:
         return land(plan, prepared, collected, open_warehouse(plan.engine_memory_mb), staging).to_dict()
 
 
+def export_records(ti: Any) -> dict[str, Any]:
+    """Write the records of the landed run with their codes to the file of `export`, and return the summary.
+
+    :raises PlanError: runs may not write there
+    """
+    from include.coding.export import export_records
+
+    plan = handoffs.pull_plan(ti)
+    if plan.export is None:
+        raise AirflowSkipException("the run has no `export`")
+    handoffs.pull_landing_summary(ti)  # of a run that was marked as landed by hand, nothing is published
+    read, warehouse = handoffs.pull_prepared(ti).read, open_warehouse(plan.engine_memory_mb)
+    with open_staging(read_run_key(ti)) as staging:
+        return export_records(plan, plan.export, read, warehouse, staging, settings.read_export_access()).to_dict()
+
+
 def report_run(ti: Any) -> str:
     """Write the report of the run, the estimate of a dry run, or why nothing was done, and return its URI."""
     from include.coding.report import write_estimate, write_report, write_skip_report
@@ -225,7 +253,9 @@ def report_run(ti: Any) -> str:
         if not plan.days:
             return write_skip_report(plan, staging)
         warehouse = open_warehouse(plan.engine_memory_mb)
-        return write_report(plan, handoffs.pull_prepared(ti), handoffs.pull_landing_summary(ti), warehouse, staging)
+        prepared, summary = handoffs.pull_prepared(ti), handoffs.pull_landing_summary(ti)
+        exported = handoffs.pull_export_summary(ti) if plan.export else None
+        return write_report(plan, prepared, summary, warehouse, staging, exported)
 
 
 def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> None:

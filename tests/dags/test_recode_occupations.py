@@ -42,7 +42,8 @@ def test_the_graph_is_that_of_the_design(dag: Any) -> None:
         "wait_for_parts": ["code.download"],
         "collect": ["approve", "wait_for_parts"],
         "land": ["collect"],
-        "report": ["land"],
+        "export": ["land"],
+        "report": ["export"],
         "announce": ["land"],
         "clean_up": ["report"],
     }
@@ -269,6 +270,7 @@ def test_the_defaults_of_the_form_are_valid_and_those_of_the_design(dag: Any) ->
         "columns": {}, "selection": "uncoded", "records_per_part": 500_000, "clean": True, "max_uncoded_share": 0.5,
         "max_rejected_share": 0.2, "force_new": False, "look_back_days": 7, "response_date": None, "dry_run": False,
         "max_records": None, "approve_above": None, "min_records_for_limits": 50, "read_options": {},
+        "export": None,
     }  # fmt: skip
 
 

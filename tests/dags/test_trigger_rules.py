@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationW
 
 FAILED, SKIPPED, SUCCESS, UPSTREAM_FAILED = "failed", "skipped", "success", "upstream_failed"
 #: Tasks after the parts.
-LAST_TASKS = ("collect", "land", "report", "announce", "clean_up")
+LAST_TASKS = ("collect", "land", "export", "report", "announce", "clean_up")
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +101,13 @@ def test_if_nothing_could_be_sent_one_task_has_failed_and_no_other(run_tasks: Ru
     states = run_tasks(2, {task_id: FAILED})
     assert states["run"] == FAILED
     assert [name for name, values in states.items() if values == [FAILED]] == [task_id]
-    assert last_states(states) == [UPSTREAM_FAILED] * 5
+    assert last_states(states) == [UPSTREAM_FAILED] * 6
 
 
 def test_after_a_rejection_the_run_succeeds_and_nothing_lands(run_tasks: RunTasks) -> None:
     states = run_tasks(2, rejected=True)
     assert states["run"] == SUCCESS
-    assert last_states(states) == [SKIPPED] * 5
+    assert last_states(states) == [SKIPPED] * 6
 
 
 @pytest.mark.parametrize("step", ["create", "upload", "poll", "download"])
@@ -115,37 +115,49 @@ def test_the_results_of_the_other_parts_land_if_one_fails(run_tasks: RunTasks, s
     states = run_tasks(2, {f"code.{step}[1]": FAILED, "land": FAILED})
     assert states["run"] == FAILED
     assert SUCCESS in states["code.download"]
-    assert last_states(states) == [SUCCESS, FAILED] + [UPSTREAM_FAILED] * 3
+    assert last_states(states) == [SUCCESS, FAILED] + [UPSTREAM_FAILED] * 4
 
 
 def test_land_says_why_there_is_nothing_to_land_if_all_parts_fail(run_tasks: RunTasks) -> None:
     states = run_tasks(2, {"code.poll[0]": FAILED, "code.poll[1]": FAILED, "land": FAILED})
     assert states["run"] == FAILED
-    assert last_states(states) == [SUCCESS, FAILED] + [UPSTREAM_FAILED] * 3
+    assert last_states(states) == [SUCCESS, FAILED] + [UPSTREAM_FAILED] * 4
 
 
 def test_all_parts_land(run_tasks: RunTasks) -> None:
     states = run_tasks(2)
     assert states["run"] == SUCCESS
     assert Counter(states["code.download"]) == {SUCCESS: 2}
-    assert last_states(states) == [SUCCESS] * 5
+    assert last_states(states) == [SUCCESS] * 6
 
 
 def test_a_run_with_nothing_to_send_lands_too(run_tasks: RunTasks) -> None:
     states = run_tasks(0)
     assert states["run"] == SUCCESS
     assert states["code.download"] == [SKIPPED]
-    assert last_states(states) == [SKIPPED] + [SUCCESS] * 4
+    assert last_states(states) == [SKIPPED] + [SUCCESS] * 5
 
 
 def test_a_dry_run_is_reported_and_not_announced(run_tasks: RunTasks) -> None:
     states = run_tasks(0, {"land": SKIPPED})
     assert states["run"] == SUCCESS
-    assert last_states(states) == [SKIPPED, SKIPPED, SUCCESS, SKIPPED, SUCCESS]
+    assert last_states(states) == [SKIPPED, SKIPPED, SKIPPED, SUCCESS, SKIPPED, SUCCESS]
 
 
 def test_a_run_that_leaves_all_dates_to_another_run_is_reported_and_not_announced(run_tasks: RunTasks) -> None:
     states = run_tasks(0, {"prepare": SKIPPED, "land": SKIPPED})
     assert states["run"] == SUCCESS
     assert [states["approve"], states["code.create"]] == [[SKIPPED], [SKIPPED]]
-    assert last_states(states) == [SKIPPED, SKIPPED, SUCCESS, SKIPPED, SUCCESS]
+    assert last_states(states) == [SKIPPED, SKIPPED, SKIPPED, SUCCESS, SKIPPED, SUCCESS]
+
+
+def test_a_run_without_an_export_is_reported_and_cleaned_up(run_tasks: RunTasks) -> None:
+    states = run_tasks(2, {"export": SKIPPED})
+    assert states["run"] == SUCCESS
+    assert last_states(states) == [SUCCESS, SUCCESS, SKIPPED, SUCCESS, SUCCESS, SUCCESS]
+
+
+def test_an_export_that_fails_keeps_the_files_of_the_run_whose_dates_are_announced(run_tasks: RunTasks) -> None:
+    states = run_tasks(2, {"export": FAILED})
+    assert states["run"] == FAILED
+    assert last_states(states) == [SUCCESS, SUCCESS, FAILED, UPSTREAM_FAILED, SUCCESS, UPSTREAM_FAILED]

@@ -251,6 +251,36 @@ def test_a_file_that_runs_may_not_read_is_refused_by_plan_before_any_call_and_by
     assert plan_run("manual", source=(folder / "answers.csv").as_uri()).source.endswith("/data/answers.csv")
 
 
+def test_an_export_elsewhere_is_refused_by_plan_before_any_call_and_by_export_if_the_plan_was_edited(
+    make_plan: Callable[..., Plan],
+    plan_with: Callable[..., dict[str, Any]],
+    service: LocalService,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path_factory.mktemp("exports")
+    plan_with()
+    before = len(service.service.store.entries(0))
+    monkeypatch.setenv("CODING_EXPORT_FOLDERS", str(folder / "allowed"))
+    with pytest.raises(PlanError, match="is not in a folder to which runs may write"):
+        plan_run("manual", export=f"{folder}/coded.csv")
+    assert len(service.service.store.entries(0)) == before
+    edited = {**make_plan().to_dict(), "export": f"{folder}/coded.csv"}
+    summary = LandingSummary(9, 5, 2, 2, 6, 0, 0, "2026-10-05", "2026-10-06", "run-0")
+    xcoms = {"plan": edited, ("prepare", "prepared"): PREPARED.to_dict(), "land": summary.to_dict()}
+    with pytest.raises(PlanError, match="is not in a folder to which runs may write"):
+        steps.export_records(TaskInstance(xcoms))
+    assert list(folder.iterdir()) == []
+    (folder / "allowed").mkdir()
+    assert plan_run("manual", export=f"{folder}/allowed/coded.csv").export == f"{folder}/allowed/coded.csv"
+    assert plan_run("manual", export="").export is None
+
+
+def test_a_run_without_an_export_skips_it(make_plan: Callable[..., Plan]) -> None:
+    with pytest.raises(AirflowSkipException, match="the run has no `export`"):
+        steps.export_records(TaskInstance({"plan": make_plan().to_dict()}))
+
+
 POOL_SIZE = PoolSize(4, True)
 
 
