@@ -29,18 +29,19 @@ COMPOSED_STATEMENTS = {
     "include/coding/claims.py": 7,
     "include/coding/csv_files.py": 1,  # a relation with quoted literals
     "include/coding/collect.py": 13,
+    "include/coding/export.py": 5,  # also the types and expressions of columns of ours
     "include/coding/json_files.py": 1,  # quoted literals
     "include/coding/landing.py": 2,
     "include/coding/model_pins.py": 2,
     "include/coding/parquet_files.py": 2,  # also two constants
     "include/coding/parts.py": 1,  # also two numbers of lines
-    "include/coding/prepare.py": 9,  # also a constant number, and expressions on columns of ours
+    "include/coding/prepare.py": 10,  # also a number of rows, and expressions on columns of ours
     "include/coding/publish.py": 8,  # also a constant
     "include/coding/recoding.py": 1,  # the number of a part
     "include/coding/report.py": 3,
     "include/coding/results.py": 4,  # constants only
     "include/coding/run_log.py": 17,  # also constants
-    "include/coding/source.py": 12,  # also dates, by `quote_date`, and conditions on quoted columns
+    "include/coding/source.py": 16,  # also numbers of characters and of rows, dates, by `quote_date`, and conditions on quoted columns
     "include/coding/tables.py": 2,
     "include/comparison/changes.py": 7,  # also the number of samples
     "include/comparison/comparison.py": 1,
@@ -53,6 +54,7 @@ COMPOSED_STATEMENTS = {
 #: Literals that are composed by hand, by file: what is between the quotes. All others pass `quote_literal` or
 #: `quote_date`.
 COMPOSED_LITERALS = {
+    "include/coding/export_files.py": {"text"},  # a cell of a CSV file
     "include/coding/publish.py": {"REFUSED_BY_SERVICE"},  # a constant
     "include/coding/response_dates.py": {"MIN_DATE", "MAX_DATE", "shape", "problem"},  # constants; a message
     "include/coding/results.py": {"_LINE_TYPE"},  # a constant
