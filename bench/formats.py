@@ -1,4 +1,4 @@
-"""Measure `prepare` over the same records in each format of files, beside pandas.
+"""Measure `prepare` over the same records in each format of files, beside pandas, and the export to each format.
 
 Each measurement runs in a process of its own (:mod:`bench.measure`).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -14,9 +15,11 @@ from openpyxl import Workbook
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
 from bench import data
-from bench.measure import MEGABYTE, Job, Measurement, count_bytes, measure
+from bench.data_work import measure_ours
+from bench.measure import MEGABYTE, Job, count_bytes, measure
 from bench.page import table
 from include.coding.file_scan import path_literal
+from include.coding.plan import EXPORT_ENDINGS
 
 #: Records of the page. A sheet of Excel has at most 1,048,576 rows.
 RECORDS = 1_000_000
@@ -43,6 +46,7 @@ def sections(rows: int | None = None) -> Iterator[str]:
     work.mkdir(parents=True)
     try:
         lines = [_compare(name, _write(records, name, rows), work / "run") for name in FORMATS]
+        exports = _measure_exports(records, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     header = [
@@ -50,6 +54,7 @@ def sections(rows: int | None = None) -> Iterator[str]:
         "pandas, MB", "texts",
     ]  # fmt: skip
     yield f"## Formats of files, {rows:,} records\n\n" + WAYS + table(header, lines)
+    yield f"### Export, {rows:,} records\n\n" + table(["file", "export, s", "MB", "disk MB"], exports)
 
 
 WAYS = """\
@@ -91,17 +96,27 @@ def _write_workbook(relation: str, path: Path) -> None:
     workbook.save(path)
 
 
+def _measure_exports(records: Path, folder: Path) -> list[list[str]]:
+    """Publish the records, and return a row for each format to which they are exported."""
+    run = folder / "published"
+    job = Job(str(records), str(run), str(run / "warehouse.duckdb"), coded=str(run))
+    measure_ours("prepare", job)
+    data.code_parts(run)
+    measure_ours("land", job)
+    rows = []
+    for ending in EXPORT_ENDINGS:
+        one = measure_ours("export", replace(job, folder=str(folder / "export"), export=f"coded{ending}"))
+        rows.append([f"`{ending}`", f"{one.seconds:.1f}", f"{one.memory_mb:.0f}", f"{one.disk_mb:,.0f}"])
+        shutil.rmtree(folder / "export")
+    return rows
+
+
 def _compare(name: str, path: Path, folder: Path) -> list[str]:
     """Return the row of a format."""
-
-    def measure_way(step: str, way: str) -> Measurement:
-        shutil.rmtree(folder, ignore_errors=True)
-        return measure(step, way, Job(str(path), str(folder), str(folder / "warehouse.duckdb")))
-
-    ours = measure_way("prepare", "ours")
-    if ours.problem:
-        raise RuntimeError(f"prepare of {path} {ours.problem}")
-    reading, others = measure_way("read", "with_pandas"), measure_way("prepare", "with_pandas")
+    job = Job(str(path), str(folder), str(folder / "warehouse.duckdb"))
+    ours = measure_ours("prepare", job)
+    shutil.rmtree(folder)
+    reading, others = measure("read", "with_pandas", job), measure("prepare", "with_pandas", job)
     size = count_bytes([path, *path.glob("*")]) / MEGABYTE
     cells = [f"`.{name}`" if name != FOLDER else name, f"{size:,.0f}", f"{ours.seconds:.1f}"]
     if problem := reading.problem or others.problem:

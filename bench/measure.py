@@ -34,7 +34,8 @@ class Job:
     :param folder: where this way writes its files
     :param warehouse: DuckDB file or connection string of PostgreSQL; only this pipeline uses it
     :param first_day: first response date of the run, whose last one is 31 October
-    :param coded: for `land`: folder of a run that is prepared and coded
+    :param coded: for `land` and `export`: folder of a run that is prepared and coded
+    :param export: for `export`: name of the file in the folder
     :param memory_mb: memory limit of the plan; only this pipeline and DuckDB alone obey it
     """
 
@@ -42,6 +43,7 @@ class Job:
     folder: str
     warehouse: str = ""
     coded: str = ""
+    export: str = ""
     run_id: str = "first"
     first_day: str = "2026-10-01"
     memory_mb: int = 512

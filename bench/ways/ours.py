@@ -10,6 +10,8 @@ from typing import Any
 import duckdb
 
 from bench.measure import Job
+from include.coding.export import export_records
+from include.coding.export_access import ExportAccess
 from include.coding.landing import land as land_run
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
@@ -61,6 +63,18 @@ def land(job: Job) -> dict[str, int]:
     assert not recoding.next_pieces(), "every text has a result"
     summary = land_run(plan, prepared, recoding.finish(), warehouse, staging)
     return {"texts": summary.texts, "coded": summary.coded}
+
+
+def export(job: Job) -> dict[str, int]:
+    """Write the records of the landed run in the folder `coded` to the file `export`, with all columns and codes."""
+    handoffs = json.loads((Path(job.coded) / "handoffs.json").read_text())
+    plan = replace(Plan.from_dict(handoffs["plan"]), memory_mb=job.memory_mb)
+    folder, source = Path(job.folder), Path(job.source)
+    access = ExportAccess((folder,), sources=SourceAccess(folders=(source.parent,)))
+    read = Prepared.from_dict(handoffs["prepared"]).read
+    warehouse, staging = _open_warehouse(job, plan.engine_memory_mb), Staging.in_folder(folder)
+    summary = export_records(plan, (folder / job.export).as_uri(), read, warehouse, staging, access)
+    return {"records": summary.records}
 
 
 class _Store(dict[str, Any]):
