@@ -82,6 +82,8 @@ class DagRunner:
         self.url, self.on_wait = url or service.url, on_wait
         self.session = requests.Session()
         self.session.trust_env, self.session.verify = False, verify
+        # The service can close an idle connection just as the next call begins.
+        self.session.headers["Connection"] = "close"
         self.warehouse = folder / "warehouse.duckdb"
         self.staging, self.source_files = folder / "staging", folder / "source-files"
 
