@@ -88,7 +88,9 @@ class CodedRecords:
         comparison = Comparison(**{"topic": "osca", **changes})
         staging = Staging.in_folder(self.folder / "report")
         report = path_from_uri(write_comparison(comparison, self.warehouse, staging))
-        return report.read_text(encoding="utf-8"), (report.parent / "picture.svg").read_text(encoding="utf-8")
+        return report.with_suffix(".md").read_text(encoding="utf-8"), (report.parent / "picture.svg").read_text(
+            encoding="utf-8"
+        )
 
 
 @pytest.fixture

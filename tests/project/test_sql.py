@@ -37,7 +37,7 @@ COMPOSED_STATEMENTS = {
     "include/coding/prepare.py": 9,  # also a constant number, and expressions on columns of ours
     "include/coding/publish.py": 8,  # also a constant
     "include/coding/recoding.py": 1,  # the number of a part
-    "include/coding/report.py": 3,
+    "include/coding/report.py": 10,  # also constants
     "include/coding/results.py": 4,  # constants only
     "include/coding/run_log.py": 17,  # also constants
     "include/coding/source.py": 12,  # also dates, by `quote_date`, and conditions on quoted columns
