@@ -188,11 +188,6 @@ def render_markdown(document: Document, *, with_texts: bool = True) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def format_code(value: str) -> str:
-    """Return a value as a name in a sentence, which its own backticks cannot end."""
-    return f"`{' '.join(value.split()).replace('`', chr(39))}`"
-
-
 def _render_markdown_table(table: Table) -> str:
     if not table.rows:
         return "None."

@@ -8,10 +8,11 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from include.coding.abandoned import list_abandoned_operations
-from include.coding.document import Cell, Document, Section, Table, format_code, store_document
+from include.coding.document import Cell, Document, Section, Table, store_document
 from include.coding.errors import IncompleteError
 from include.coding.estimate import CALLS_PER_PART, PLANNING_CALLS, Estimate
 from include.coding.limits import describe_unchecked_limits, format_reasons
+from include.coding.markdown import format_code
 from include.coding.picture import Panel
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
@@ -141,6 +142,35 @@ def write_skip_report(plan: Plan, staging: Staging) -> str:
     """Write why a run did nothing to its folder, log it, and return the URI of its HTML."""
     title = f"Occupation coding, {plan.from_date} to {plan.to_date}: skipped, nothing was sent"
     return store_document(Document(title, _format_plan(plan), warnings=plan.competing_runs), staging)
+
+
+def write_failure_report(
+    run_id: str,
+    task_id: str,
+    error_type: str,
+    sentence: str,
+    plan: Plan | None,
+    estimate: Estimate | None,
+    staging: Staging,
+) -> str:
+    """Write why a run failed to its folder, log it, and return the URI of its HTML.
+
+    :param task_id, error_type, sentence: the task that failed, and its error in our words
+    :param plan, estimate: as far as the run came
+    """
+    dates = f", {plan.from_date} to {plan.to_date}" if plan else ""
+    names = ("read", "rejected", "texts", "known_texts", "texts_to_send", "parts", "calls")
+    document = Document(
+        f"Occupation coding{dates}: the run failed",
+        _format_plan(plan) if plan else f"Run {format_code(run_id)}.",
+        facts={name: getattr(estimate, name) for name in names} if estimate else {},
+        warnings=[f"{format_code(task_id)} failed: {sentence.rstrip('.')}"],
+        notes=[
+            f"What to do about `{error_type}`: see the table of errors in docs/runbook.md.",
+            *(estimate.sentences if estimate else []),
+        ],
+    )
+    return store_document(document, staging)
 
 
 # ---- sections ----------------------------------------------------------------------------------------------------

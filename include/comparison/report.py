@@ -6,7 +6,8 @@ from textwrap import shorten
 
 import pandas as pd
 
-from include.coding.document import Document, Section, Table, format_code, store_document, store_file
+from include.coding.document import Document, Section, Table, store_document, store_file
+from include.coding.markdown import format_code
 from include.coding.picture import Panel, render_svg
 from include.coding.source_access import DEFAULT_ACCESS, SourceAccess
 from include.coding.staging import Staging
