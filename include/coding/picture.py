@@ -11,8 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 WIDTH_PX, LABEL_WIDTH_PX, NOTE_WIDTH_PX = 1000, 440, 170
 ROW_HEIGHT_PX, BAR_HEIGHT_PX, TITLE_HEIGHT_PX, GAP_PX = 24, 16, 34, 22
 MAX_BAR_PX = WIDTH_PX - LABEL_WIDTH_PX - NOTE_WIDTH_PX
-#: Maximum number of characters of a label and of a note, which have little room.
-MAX_LABEL_CHARACTERS, MAX_NOTE_CHARACTERS = 60, 24
+#: Maximum number of characters of a label and of a note, which have little room, and of what a screen reader reads.
+MAX_LABEL_CHARACTERS, MAX_NOTE_CHARACTERS, MAX_DESCRIPTION_CHARACTERS = 60, 24, 4000
 
 
 @dataclass(frozen=True)
@@ -65,3 +65,4 @@ _TEMPLATES = Environment(
 )  # fmt: skip
 _TEMPLATES.filters["label"] = lambda text: _shorten(text, MAX_LABEL_CHARACTERS)
 _TEMPLATES.filters["note"] = lambda text: _shorten(text, MAX_NOTE_CHARACTERS)
+_TEMPLATES.filters["description"] = lambda text: _shorten(text, MAX_DESCRIPTION_CHARACTERS)

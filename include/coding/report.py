@@ -96,11 +96,13 @@ def write_report(
             _list_operations(session, plan, prepared),
         ]
         abandoned = list_abandoned_operations(session, plan.schema, plan.run_id)
-    warnings = _describe_limits(plan, summary)
+    warnings, notes = _describe_limits(plan, summary), _describe_run(plan, prepared, summary)
+    if sentence:
+        notes.append(sentence)
     if exported:
-        warnings.append(
+        notes.append(
             f"Exported: {exported.records} records with all columns of the source and their codes, to"
-            f" {format_code(exported.uri)}"
+            f" {format_code(exported.uri)}."
         )
     if abandoned:
         more = f" and {len(abandoned) - MAX_LISTED_ABANDONED} more" if len(abandoned) > MAX_LISTED_ABANDONED else ""
@@ -119,7 +121,7 @@ def write_report(
             "operations": summary.operations,
         },
         warnings=warnings,
-        notes=[*_describe_run(plan, prepared, summary), *([sentence] if sentence else [])],
+        notes=notes,
         sections=sections,
     )
     return store_document(document, staging)

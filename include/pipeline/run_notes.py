@@ -15,7 +15,6 @@ from airflow.listeners import hookimpl
 from coding_service.errors import CodingServiceError
 from include.coding.errors import DataError, EngineError, StagingError
 from include.coding.markdown import escape_cell
-from include.pipeline import handoffs
 from include.pipeline.names import POOL
 from include.warehouse.errors import WarehouseError
 
@@ -54,6 +53,7 @@ def describe_error(error: Any) -> str:
 
 def _write_failure_report(ti: Any, error_type: str, sentence: str) -> str:
     from include.coding.report import write_failure_report
+    from include.pipeline import handoffs
     from include.pipeline.settings import open_staging, read_run_key
 
     plan = estimate = None
@@ -100,6 +100,8 @@ def _has_coding_tasks(dag_run: Any) -> bool:
 
 
 def _describe_success(dag_run: Any) -> str:
+    from include.pipeline import handoffs  # imported here, because the plugin loads in every process
+
     summary = _read_xcom(dag_run, handoffs.LAND, handoffs.RETURN_KEY)
     if isinstance(summary, dict) and all(isinstance(summary.get(name), int) for name in _LANDED_COUNTS):
         coded, read, uncoded, rejected = (summary[name] for name in _LANDED_COUNTS)

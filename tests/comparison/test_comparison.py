@@ -330,7 +330,7 @@ def test_a_label_of_the_service_can_be_no_link_and_no_image_in_the_report(coded)
 
 
 def test_the_picture_is_svg_with_bars_as_long_as_the_shares(coded):
-    coded.run("UPDATE coding.coded_records SET label = 'Cook & <chef>' WHERE code = '351411'")
+    coded.run("UPDATE coding.coded_records SET label = ? WHERE code = '351411'", "Cook & \x07<chef>")
     root = ET.fromstring(coded.write()[1])
     name = "{http://www.w3.org/2000/svg}"
     words = [element.text for element in root.iter(f"{name}text")]
