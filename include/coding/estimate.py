@@ -64,26 +64,30 @@ class Estimate(Handoff):
     @property
     def as_markdown(self) -> str:
         """The estimate as a list for people."""
+        return "\n".join(
+            [*(f"- **{warning}.**" for warning in self.warnings), *(f"- {line}" for line in self.sentences)]
+        )
+
+    @property
+    def sentences(self) -> list[str]:
+        """The estimate for people, without its warnings."""
         skipped = describe_skipped_rows(self.unreadable_dates, self.unreadable_examples, self.empty_rows)
         coding = "unknown, because no operation of this topic has completed yet"
         if self.coding_seconds is not None:
-            coding = f"about {_format_duration(self.coding_seconds)}, judging by earlier operations"
+            coding = f"about {format_duration(self.coding_seconds)}, judging by earlier operations"
         reasons = f" ({format_reasons(self.rejected_by_reason)})" if self.rejected_by_reason else ""
-        return "\n".join(
-            [
-                *(f"- **{warning}.**" for warning in self.warnings),
-                *(f"- {note}" for note in self.notes),
-                f"- Records: {self.read}, of which {self.rejected} are rejected{reasons}; {self.undated} more have no"
-                " date.",
-                *(f"- {sentence}" for sentence in skipped),
-                f"- Distinct texts: {self.texts}, of which {self.known_texts} are coded already:"
-                f" **{self.texts_to_send} to send**.",
-                f"- Upload: {self.bytes} bytes in {self.parts} parts, one operation each.",
-                f"- Calls of the service: about {self.calls}; within the call budget they take"
-                f" {_format_duration(self.call_seconds)}.",
-                f"- Coding time: {coding}.",
-            ]
-        )
+        return [
+            *self.notes,
+            f"Records: {self.read}, of which {self.rejected} are rejected{reasons}; {self.undated} more have no"
+            " date.",
+            *skipped,
+            f"Distinct texts: {self.texts}, of which {self.known_texts} are coded already:"
+            f" **{self.texts_to_send} to send**.",
+            f"Upload: {self.bytes} bytes in {self.parts} parts, one operation each.",
+            f"Calls of the service: about {self.calls}; within the call budget they take"
+            f" {format_duration(self.call_seconds)}.",
+            f"Coding time: {coding}.",
+        ]
 
 
 def estimate_run(
@@ -110,5 +114,6 @@ def estimate_run(
     )
 
 
-def _format_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Return a duration as hours, minutes and seconds."""
     return str(timedelta(seconds=round(seconds)))

@@ -17,3 +17,8 @@ def escape_cell(value: str, max_characters: int | None = None) -> str:
     if max_characters is not None and len(text) > max_characters:
         text = text[: max_characters - 1] + "…"
     return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", text)
+
+
+def format_code(value: str) -> str:
+    """Return a value as a name in a sentence, which its own backticks cannot end."""
+    return f"`{' '.join(value.split()).replace('`', chr(39))}`"

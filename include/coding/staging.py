@@ -23,8 +23,9 @@ from include.warehouse.folder_names import has_checksum
 #: Size of the blocks of an upload to object storage, and how many are sent at once.
 BLOCK_BYTES, CONCURRENT_BLOCKS = 16 << 20, 2
 MIN_SWEEP_AGE = timedelta(days=2)
-#: The only file that stays when those of a run are removed; it contains no person's text.
-REPORT = "report.md"
+REPORT_HTML, REPORT_JSON, REPORT_MARKDOWN = "report.html", "report.json", "report.md"
+#: The only files that stay when those of a run are removed: its report, for people and for machines.
+REPORTS = (REPORT_HTML, REPORT_JSON, REPORT_MARKDOWN)
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ class Staging:
         with _translate_errors(self.uri, "removed"):
             if self.fs is None:
                 _clear_folder(path_from_uri(self.uri))
-            elif files := [path for path in self.fs.find(self.uri) if not path.endswith(f"/{REPORT}")]:
+            elif files := [path for path in self.fs.find(self.uri) if path.rpartition("/")[2] not in REPORTS]:
                 self.fs.rm(files)
 
 
@@ -184,7 +185,7 @@ def _find_last_changes(fs: Any, base: str, path: str) -> dict[str, datetime]:
     root = fs._strip_protocol(path).rstrip("/")
     for file, info in fs.find(path, detail=True).items():
         folder, _, name = file.removeprefix(f"{root}/").partition("/")
-        if name and name != REPORT and has_checksum(base, folder):
+        if name and name not in REPORTS and has_checksum(base, folder):
             changed_at = info.get("LastModified") or datetime.fromtimestamp(info["mtime"], UTC)
             changes[folder] = max(changed_at, changes.get(folder, changed_at))
     return changes
@@ -211,7 +212,7 @@ def _clear_folder(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():  # of a link, only the link itself is removed
             shutil.rmtree(path)
-        elif path.name != REPORT:
+        elif path.name not in REPORTS:
             path.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()

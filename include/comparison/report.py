@@ -1,24 +1,24 @@
-"""The report of a comparison: Markdown, with a picture beside it."""
+"""The report of a comparison, with its picture inside, and the picture as a file for slides."""
 
 from __future__ import annotations
 
-import logging
 from textwrap import shorten
 
 import pandas as pd
 
-from include.coding.markdown import escape_cell
+from include.coding.document import Document, Section, Table, store_document, store_file
+from include.coding.markdown import format_code
+from include.coding.picture import Panel, render_svg
 from include.coding.source_access import DEFAULT_ACCESS, SourceAccess
-from include.coding.staging import REPORT, Staging
+from include.coding.staging import Staging
 from include.comparison.changes import MAX_TABLE_ROWS, Changes, find_changes
 from include.comparison.comparison import Comparison, Model
-from include.comparison.picture import Panel, render_svg
 from include.warehouse.warehouse import Warehouse
 
 PICTURE = "picture.svg"
 MAX_PICTURE_MOVES = 12
-
-log = logging.getLogger(__name__)
+#: Columns of the samples with what people wrote.
+TEXT_COLUMNS = ("occp_text", "tasks_text")
 
 
 def write_comparison(
@@ -30,78 +30,100 @@ def write_comparison(
     """
     with warehouse.session(read_only=True) as session:
         changes = find_changes(comparison, session, access)
-    log.info("%s", _render_report(changes, changes.samples))
-    samples = changes.samples
-    if comparison.with_texts:
-        samples = samples.merge(changes.texts, on="text_key", how="left")
+    document = _make_document(changes)
     staging.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name, text in ((PICTURE, _render_picture(changes)), (REPORT, _render_report(changes, samples))):
-        path = staging.scratch / name
-        path.write_text(text, encoding="utf-8")
-        uri = staging.keep(path)
-    return uri
+    store_file(PICTURE, render_svg(document.picture_title, document.panels), staging)
+    return store_document(document, staging)
 
 
-def _render_report(changes: Changes, samples: pd.DataFrame) -> str:
-    coded = sum(changes.verdicts.values())
+def _make_document(changes: Changes) -> Document:
+    coded, with_texts = sum(changes.verdicts.values()), changes.comparison.with_texts
+    before, after = _format_version(changes.before), _format_version(changes.after)
+    return Document(
+        "What changed between two models",
+        _describe_subject(changes),
+        facts={
+            "records_in_both": changes.in_both,
+            "coded_by_both": coded,
+            **changes.verdicts,
+            "gained_code": changes.gained_code,
+            "lost_code": changes.lost_code,
+        },
+        notes=_describe_changes(changes, coded),
+        sections=_make_sections(changes, with_texts),
+        panels=[_make_result_panel(changes), _make_agreement_panel(changes), _make_moves_panel(changes)],
+        picture_title=f"{before} to {after}: {changes.in_both:,} records in both models",
+        picture_uri=PICTURE,
+    )
+
+
+def _make_sections(changes: Changes, with_texts: bool) -> list[Section]:
     outcomes = changes.outcomes.assign(all=changes.outcomes.sum(axis=1))
     outcomes.loc["all"] = outcomes.sum()
-    agreement = changes.agreement.assign(share=changes.agreement["share"].map(_format_percent))
-    moves = changes.moves.assign(share=changes.moves["share"].map(_format_percent))
+    samples = changes.samples.merge(changes.texts, on="text_key", how="left") if with_texts else changes.samples
     sections = [
-        _render_summary(changes, coded),
-        f"![The changes as a picture]({PICTURE})",
-        "## Outcomes\n\nRecords in both models, by outcome before (rows) and after (columns).\n\n"
-        + _render_table(outcomes.rename_axis("before").reset_index()),
-        "## Agreement by level\n\nFor each level n: of the records whose codes both have n digits or more, the share"
-        f" whose codes agree in the first n digits.\n\n{_render_table(agreement)}",
-        "## Most frequent moves\n\nThe share is of all moved records.\n\n" + _render_table(moves),
-        "## Codes whose label changed\n\n" + _render_table(changes.label_changes.head(MAX_TABLE_ROWS)),
-        "## Confidence\n\nRecords that both models coded.\n\n" + _render_table(changes.confidence),
+        Section(
+            "Outcomes",
+            Table.from_frame(outcomes.rename_axis("before").reset_index()),
+            "Records in both models, by outcome before (rows) and after (columns).",
+        ),
+        Section(
+            "Agreement by level",
+            Table.from_frame(changes.agreement),
+            "For each level n: of the records whose codes both have n digits or more, the share whose codes agree in"
+            " the first n digits.",
+        ),
+        Section("Most frequent moves", Table.from_frame(changes.moves), "The share is of all moved records."),
+        Section("Codes whose label changed", Table.from_frame(changes.label_changes.head(MAX_TABLE_ROWS))),
+        Section("Confidence", Table.from_frame(changes.confidence), "Records that both models coded."),
     ]
     if changes.comparison.crosswalk:
         counts = changes.missing_codes["missing_as"].value_counts()
         sections.append(
-            f"## Codes missing from the crosswalk\n\n{counts.get('from_code', 0)} codes before (`from_code`) and"
-            f" {counts.get('to_code', 0)} codes after (`to_code`). Those with the most records:\n\n"
-            + _render_table(changes.missing_codes.groupby("missing_as").head(MAX_TABLE_ROWS))
+            Section(
+                "Codes missing from the crosswalk",
+                Table.from_frame(changes.missing_codes.groupby("missing_as").head(MAX_TABLE_ROWS)),
+                f"{counts.get('from_code', 0)} codes before (`from_code`) and {counts.get('to_code', 0)} codes after"
+                " (`to_code`). Those with the most records:",
+            )
         )
     sections.append(
-        "## Samples of moved records\n\nOne record for each text, selected by the hash of the text; `records with"
-        f" text` counts the moved records with that text.\n\n{_render_table(samples)}"
+        Section(
+            "Samples of moved records",
+            Table.from_frame(samples, TEXT_COLUMNS if with_texts else ()),
+            "One record for each text, selected by the hash of the text; `records with text` counts the moved records"
+            " with that text.",
+        )
     )
-    return "\n\n".join(sections) + "\n"
+    return sections
 
 
-def _render_summary(changes: Changes, coded: int) -> str:
-    comparison, verdicts = changes.comparison, changes.verdicts
-    crosswalk = f" Crosswalk: `{comparison.crosswalk}`." if comparison.crosswalk else ""
-    lines = [
-        "# What changed between two models",
-        "",
-        f"Before: {_describe(changes.before)}. After: {_describe(changes.after)}.",
-        f"Response dates: {comparison.from_date or 'the first'} to {comparison.to_date or 'the last'}.{crosswalk}",
-        "",
-        f"- Records in both models: {changes.in_both:,}; only before: {changes.only_before:,}; only after:"
+def _describe_subject(changes: Changes) -> str:
+    comparison = changes.comparison
+    crosswalk = f" Crosswalk: {format_code(comparison.crosswalk)}." if comparison.crosswalk else ""
+    return (
+        f"Before: {_describe(changes.before)}. After: {_describe(changes.after)}.\n"
+        f"Response dates: {comparison.from_date or 'the first'} to {comparison.to_date or 'the last'}.{crosswalk}"
+    )
+
+
+def _describe_changes(changes: Changes, coded: int) -> list[str]:
+    verdicts = changes.verdicts
+    sentences = [
+        f"Records in both models: {changes.in_both:,}; only before: {changes.only_before:,}; only after:"
         f" {changes.only_after:,}.",
-        f"- Coded by both models: {coded:,}. Kept their code: {_format_share(verdicts['kept'], coded)};"
+        f"Coded by both models: {coded:,}. Kept their code: {_format_share(verdicts['kept'], coded)};"
         f" moved to another one: {_format_share(verdicts['moved'], coded)}.",
-        f"- Gained a code: {changes.gained_code:,}; lost their code: {changes.lost_code:,}.",
+        f"Gained a code: {changes.gained_code:,}; lost their code: {changes.lost_code:,}.",
     ]
     if verdicts["unmapped"]:
-        lines.append(
-            "- Neither kept nor moved, because their old code is missing from the crosswalk:"
+        sentences.append(
+            "Neither kept nor moved, because their old code is missing from the crosswalk:"
             f" {_format_share(verdicts['unmapped'], coded)}."
         )
     if changes.text_changes:
-        lines.append(f"- Coded by both models, from a text that changed in the source: {changes.text_changes:,}.")
-    return "\n".join(lines)
-
-
-def _render_picture(changes: Changes) -> str:
-    before, after = _format_version(changes.before), _format_version(changes.after)
-    panels = [_make_result_panel(changes), _make_agreement_panel(changes), _make_moves_panel(changes)]
-    return render_svg(f"{before} to {after}: {changes.in_both:,} records in both models", panels)
+        sentences.append(f"Coded by both models, from a text that changed in the source: {changes.text_changes:,}.")
+    return sentences
 
 
 def _make_result_panel(changes: Changes) -> Panel:
@@ -145,7 +167,7 @@ def _make_moves_panel(changes: Changes) -> Panel:
 
 
 def _describe(model: Model) -> str:
-    return f"topic `{model.topic}`, model `{model.model_id}` (version {model.version})"
+    return f"topic {format_code(model.topic)}, model `{model.model_id}` (version {model.version})"
 
 
 def _format_version(model: Model) -> str:
@@ -162,15 +184,3 @@ def _format_percent(share: float) -> str:
 
 def _format_share(count: int, total: int) -> str:
     return f"{count:,} ({_format_percent(count / total)})" if total else f"{count:,}"
-
-
-def _render_table(frame: pd.DataFrame) -> str:
-    """Return a Markdown table whose cells are escaped, so that none of them can contain Markdown or HTML."""
-    if frame.empty:
-        return "None."
-    cells = frame.round(3).map(
-        lambda cell: "" if pd.isna(cell) else f"{cell:,}" if isinstance(cell, int) else str(cell)
-    )
-    cells = cells.rename(columns=lambda name: name.replace("_", " "))
-    cells = cells.map(escape_cell)
-    return str(cells.to_markdown(index=False, disable_numparse=True))

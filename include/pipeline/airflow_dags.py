@@ -46,6 +46,7 @@ from include.pipeline.collecting import CollectResultsOperator
 from include.pipeline.dag_arguments import PERMANENT_ERRORS
 from include.pipeline.form import PARAMS, make_params
 from include.pipeline.inputs import check_inputs
+from include.pipeline.run_notes import explain_failure
 
 #: Documentation of each DAG in Airflow's UI.
 DOC = """
@@ -74,6 +75,7 @@ COLLECT_IN_WORKER_TIMEOUT = timedelta(days=7)
 
 DEFAULT_ARGS = {
     "execution_timeout": SHORT_TIMEOUT,
+    "on_failure_callback": explain_failure,
     "retries": 3,
     "retry_delay": timedelta(seconds=30),
     "retry_exponential_backoff": 2,

@@ -8,6 +8,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from include.coding.errors import DataError
+from include.coding.markdown import format_code
 from include.pipeline.consent import QUESTION_KEY, Consent
 
 if TYPE_CHECKING:
@@ -34,6 +35,19 @@ def count_texts(ti: Any, estimate: Estimate) -> int:
     return max(estimate.texts_to_send, sum(part.records for part in pull_parts(ti)))
 
 
+def _describe_answers(dag_run: Any) -> str:
+    """Return who started a run, and what a rejection does, as a list for people."""
+    run_id, user = getattr(dag_run, "run_id", None), getattr(dag_run, "triggering_user_name", None)
+    run = f" {format_code(run_id)}" if run_id else ""
+    return "\n".join(
+        [
+            f"- Run{run}, started by {format_code(user) if user else 'the schedule or a command'}.",
+            "- **Approve** sends the texts; what is sent is paid for. **Reject** sends nothing, publishes nothing and"
+            " removes the files of the run; to ask again, start another run.",
+        ]
+    )
+
+
 class ApproveSendingOperator(ApprovalOperator):
     """Waits for a person's approval if a run would send more texts than `CODING_APPROVE_ABOVE` or its own
     `approve_above` allows, else succeeds at once.
@@ -57,7 +71,11 @@ class ApproveSendingOperator(ApprovalOperator):
         if context["task_state_store"].get(QUESTION_KEY) is None:
             context["task_state_store"].set(QUESTION_KEY, consent.to_dict(), retention=NEVER_EXPIRE)
         self._check_consent(context)  # Airflow still shows the question of an earlier attempt
-        self.body = f"{consent.as_markdown}\n{estimate.as_markdown}"
+        self.subject = (
+            f"Send {consent.texts_to_send:,} texts of {consent.from_date} to {consent.to_date} to the coding service"
+            f" ({consent.topic})?"
+        )
+        self.body = f"{consent.as_markdown}\n{estimate.as_markdown}\n{_describe_answers(context.get('dag_run'))}"
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.listeners import hookimpl
 
 from include.coding.handoff import Count, Day, Guid, Handoff, SourceName, Topic
+from include.coding.markdown import format_code
 
 if TYPE_CHECKING:
     from include.coding.estimate import Estimate
@@ -67,7 +68,7 @@ class Consent(Handoff):
         """The consent as a list for people, without its numbers, which are those of the estimate."""
         return "\n".join(
             [
-                f"- Source: `{self.source}`, response dates {self.from_date} to {self.to_date}.",
+                f"- Source: {format_code(self.source)}, response dates {self.from_date} to {self.to_date}.",
                 f"- Model: `{self.model_id}` of `{self.topic}`.",
             ]
         )

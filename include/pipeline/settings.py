@@ -46,6 +46,11 @@ def read_setting(name: str, default: str = "") -> str:
     return Variable.get(name, default=None) or os.environ.get(name) or default
 
 
+def read_flag(name: str) -> bool:
+    """Return whether a setting is switched on; by default none is."""
+    return read_setting(name, "false").lower() in ("1", "true", "yes")
+
+
 def read_memory_mb() -> int:
     """Return the megabytes that all data engines of a task use together (`CODING_MEMORY_MB`)."""
     return int(read_setting("CODING_MEMORY_MB", "512"))

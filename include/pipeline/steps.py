@@ -255,7 +255,10 @@ def report_run(ti: Any) -> str:
         warehouse = open_warehouse(plan.engine_memory_mb)
         prepared, summary = handoffs.pull_prepared(ti), handoffs.pull_landing_summary(ti)
         exported = handoffs.pull_export_summary(ti) if plan.export else None
-        return write_report(plan, prepared, summary, warehouse, staging, exported)
+        return write_report(
+            plan, prepared, summary, warehouse, staging, exported, estimate=handoffs.pull_estimate(ti),
+            with_texts=settings.read_flag("CODING_REPORT_TEXTS"),
+        )  # fmt: skip
 
 
 def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> None:
@@ -293,7 +296,7 @@ def clean_up(ti: Any) -> None:
         has_operations = bool(staging.find(FILE_PREFIX))  # whatever the plan says, which users can edit in Airflow
     if has_operations or (plan.days and not plan.dry_run):
         _check_published(plan, handoffs.pull_prepared(ti))
-    if settings.read_setting("CODING_KEEP_STAGING", "false").lower() not in ("1", "true", "yes"):
+    if not settings.read_flag("CODING_KEEP_STAGING"):
         remove_files(ti)
 
 

@@ -108,7 +108,8 @@ def _code_sample(stack: Stack) -> int:
     if (run_id := _run_sample(stack.api, f"the logs in {stack.folder / 'airflow' / 'logs'}")) is None:
         return 1
     report = path_from_uri(stack.api.xcom(run_id, "report"))
-    print("\n" + "\n".join(line for line in report.read_text().splitlines() if line.startswith("- ")))
+    lines = report.with_suffix(".md").read_text().splitlines()
+    print("\n" + "\n".join(line for line in lines if line.startswith("- ")))
     _print_results(stack.warehouse)
     print(f"\nReport       {report}")
     print(f"Warehouse    {stack.warehouse} (DuckDB; tables in schema coding)")

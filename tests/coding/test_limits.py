@@ -77,9 +77,11 @@ def test_a_share_of_few_records_is_reported_and_publishes(pipeline, records, is_
             pipeline.run(code=code_chefs, **limits)
         return
     summary = pipeline.run(code=code_chefs, **limits)
-    report = path_from_uri(
-        write_report(pipeline.plan, pipeline.prepared, summary, pipeline.warehouse, pipeline.staging)
-    ).read_text()
+    report = (
+        path_from_uri(write_report(pipeline.plan, pipeline.prepared, summary, pipeline.warehouse, pipeline.staging))
+        .with_suffix(".md")
+        .read_text()
+    )
     assert summary.uncoded == 2
     assert "- **2 of 2 records are uncoded; limits apply from 3 records.**" in report
 
@@ -100,9 +102,11 @@ def test_a_look_back_does_not_send_the_texts_of_a_date_over_the_limit_and_the_da
     assert (summary.days, summary.read) == ((NEXT_DAY,), 1)
     assert read_waiting_dates(pipeline) == [(date.fromisoformat(DAY), "night", limits)]
     assert [(entry.day, entry.limits) for entry in summary.dates_over_limit] == [(DAY, limits)]
-    report = path_from_uri(
-        write_report(pipeline.plan, pipeline.prepared, summary, pipeline.warehouse, pipeline.staging)
-    ).read_text()
+    report = (
+        path_from_uri(write_report(pipeline.plan, pipeline.prepared, summary, pipeline.warehouse, pipeline.staging))
+        .with_suffix(".md")
+        .read_text()
+    )
     assert f"- **Not published: {DAY} (since {summary.dates_over_limit[0].since}): 3 of 5 records" in report
 
     since = pipeline.query("SELECT since FROM coding.dates_over_limit")

@@ -1,5 +1,8 @@
 """The report of a run: counts that a person can check, and no texts of respondents."""
 
+import json
+from html.parser import HTMLParser
+
 import pytest
 
 from include.coding.errors import IncompleteError
@@ -31,7 +34,7 @@ def report(pipeline):
         pipeline.fill(*rows)
         summary = pipeline.run(code=code, **changes)
         uri = write_report(pipeline.plan, pipeline.prepared, summary, pipeline.warehouse, pipeline.staging)
-        return path_from_uri(uri).read_text(encoding="utf-8")
+        return path_from_uri(uri).with_suffix(".md").read_text(encoding="utf-8")
 
     return write
 
@@ -125,3 +128,132 @@ def test_a_label_can_be_no_markup_and_a_confidence_can_have_any_size(report):
     )
     assert shown_label.endswith("x…")
     assert "**3 codes have a confidence outside 0 to 1; it is stored as the service gave it.**" in text
+
+
+# ---- HTML and JSON ---------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """What an HTML page shows: its tables by title, its facts, its elements, and its text outside of styles."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tables, self.elements, self.facts, self.text = {}, [], [], ""
+        self._open, self._title = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag != "meta" and tag != "rect":
+            self._open.append(tag)
+        if tag == "h2":
+            self._title = ""
+        if tag == "table":
+            self.tables[self._title] = []
+        if tag == "tr":
+            self.tables[self._title].append([])
+        if tag in ("th", "td"):
+            self.tables[self._title][-1].append("")
+        if tag in ("dt", "dd"):
+            self.facts.append("")
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data):
+        tag = self._open[-1] if self._open else ""
+        if tag == "h2":
+            self._title += data
+        elif tag in ("th", "td"):
+            self.tables[self._title][-1][-1] += data
+        elif tag in ("dt", "dd"):
+            self.facts[-1] += data
+        if tag != "style":
+            self.text += data
+
+
+@pytest.fixture
+def page(pipeline):
+    """A function that lands the records and returns the report as a page and as JSON."""
+
+    def write(code=code_some, rows=RECORDS, with_texts=False, **changes):
+        pipeline.fill(*rows)
+        summary = pipeline.run(code=code, **changes)
+        uri = write_report(
+            pipeline.plan, pipeline.prepared, summary, pipeline.warehouse, pipeline.staging, with_texts=with_texts
+        )
+        path = path_from_uri(uri)
+        assert path.name == "report.html"
+        return Page(path.read_text(encoding="utf-8")), json.loads(path.with_suffix(".json").read_text())
+
+    return write
+
+
+def test_the_figures_of_the_page_equal_those_of_the_json(page, pipeline):
+    pipeline.fill(*((str(number), "2026-10-01", "secret chef", "cooks") for number in range(3)))
+    pipeline.run(run_id="run-0", from_date="2026-10-01", to_date="2026-10-01")
+    html, data = page()
+    facts = dict(zip(html.facts[::2], html.facts[1::2], strict=True))
+    assert data["facts"] == {
+        "read": 5, "coded": 2, "uncoded": 1, "rejected": 2, "coded_share": 0.4, "texts_sent": 1, "operations": 1,
+    }  # fmt: skip
+    assert list(facts.values()) == ["5", "2", "1", "2", "40.0%", "1", "1"]
+    sections = {section["title"]: section for section in data["sections"] if section["rows"]}
+    assert sections.keys() == html.tables.keys()
+    for title, section in sections.items():
+        headings, *rows = html.tables[title]
+        assert headings == [column.replace("_", " ") for column in section["columns"]]
+        for row, cells in zip(section["rows"], rows, strict=True):
+            for column, value, cell in zip(section["columns"], row, cells, strict=True):
+                number = cell.replace(",", "")
+                if value is None:
+                    assert cell == ""
+                elif column.endswith("share"):
+                    assert float(number.rstrip("%")) == pytest.approx(value * 100, abs=0.06)
+                elif isinstance(value, int | float):
+                    assert float(number) == pytest.approx(value, abs=0.001)
+                else:
+                    assert cell == value
+    (before, own) = sections["The 14 response dates before"]["rows"]
+    assert (before[0], before[2:7]) == ("2026-10-01", [3, 3, 0, 0, 1.0])
+    assert (own[0], own[2:7]) == (f"{DAY} to {NEXT_DAY} (this run)", [5, 2, 1, 2, 0.4])
+    assert "coded: 40.0%; in the 1 dates before that have records: 100.0%." in html.text
+
+
+def test_every_picture_is_an_image_with_a_name_and_a_description_and_loads_nothing(page):
+    html, _ = page()
+    pictures = [attributes for tag, attributes in html.elements if tag == "svg"]
+    names = [attributes["id"] for _, attributes in html.elements if "id" in attributes]
+    assert len(pictures) >= 5
+    assert len(names) == len(set(names))
+    for picture in pictures:
+        assert picture["role"] == "img"
+        assert set(picture["aria-labelledby"].split()) <= set(names)
+    assert not {"script", "img", "link", "iframe", "a"} & {tag for tag, _ in html.elements}
+    assert not [name for _, attributes in html.elements for name in attributes if name in ("src", "href")]
+
+
+def test_hostile_labels_and_run_ids_are_shown_as_text(page):
+    label = "</td></svg><script>alert(1)</script> `x` **y**"
+    html, data = page(
+        code=lambda line: code_line(line, result={**CHEF, "codeLabel": label}), run_id="<script>alert(2)</script>"
+    )
+    assert "script" not in {tag for tag, _ in html.elements}
+    assert "<script>alert(2)</script>" in html.text
+    assert html.tables["Most frequent codes"][1][1] == label
+    assert label in json.dumps(data)
+
+
+def test_texts_without_a_code_are_counted_and_shown_only_if_the_setting_allows_it_and_never_logged(page, caplog):
+    caplog.set_level("DEBUG")
+    rows = [*RECORDS, ("7", DAY, "secret baker", ""), ("8", DAY, "secret smith <b>", "")]
+    html, data = page(rows=rows, max_uncoded_share=1.0)
+    title = "Most frequent occupations without a code"
+    assert [row[1:] for row in html.tables[title]] == [["records", "share"], ["2", "66.7%"], ["1", "33.3%"]]
+    assert "secret" not in html.text + json.dumps(data)
+    html, _ = page(rows=[], with_texts=True, run_id="run-2", max_uncoded_share=1.0)
+    assert [row[1] + " " + row[3] for row in html.tables[title][1:]] == ["2 secret baker", "1 secret smith <b>"]
+    assert "secret" not in caplog.text

@@ -77,11 +77,11 @@ def test_a_run_passes_through_a_bucket_and_leaves_no_local_files(remote, s3, buc
         (json.dumps({"modelId": remote.plan.model_id}),)
     ]
     uri = write_report(remote.plan, remote.prepared, summary, remote.warehouse, remote.staging)
-    assert uri == f"s3://{bucket}/runs/{run_id}/report.md"
+    assert uri == f"s3://{bucket}/runs/{run_id}/report.html"
     assert s3.read(bucket, f"runs/{run_id}/report.md").startswith(b"# Occupation coding")
     assert list_files(tmp_path / "scratch") == []
     remote.staging.clear()
-    assert s3.keys(bucket) == [f"runs/{run_id}/report.md"]
+    assert s3.keys(bucket) == [f"runs/{run_id}/report.{ending}" for ending in ("html", "json", "md")]
 
 
 def test_texts_are_coded_again_through_a_bucket_and_leave_no_local_files(remote, tmp_path):
@@ -146,7 +146,7 @@ def make_runs(base, write):
     of the folders of the three runs."""
     old, live, done = (add_checksum(base, f"manual__{name}").rpartition("/")[2] for name in ("old", "live", "done"))
     for name, days in (
-        (f"{old}/part-0.jsonl", 20), (f"{old}/op/output.jsonl", 19), (f"{old}/report.md", 20),
+        (f"{old}/part-0.jsonl", 20), (f"{old}/op/output.jsonl", 19), (f"{old}/report.html", 20),
         (f"{live}/part-0.jsonl", 20), (f"{live}/op/output.jsonl", 1), (f"{done}/report.md", 30),
         *((name, 99) for name in OTHER_FILES),
     ):  # fmt: skip
@@ -164,7 +164,7 @@ def test_a_sweep_clears_old_runs_and_keeps_their_reports(tmp_path):
     base = (tmp_path / "runs").as_uri()
     old, live, done = make_runs(base, write)
     assert sweep(base, timedelta(days=14), NOW) == [f"{base}/{old}"]
-    names = [f"{done}/report.md", f"{live}/op/output.jsonl", f"{live}/part-0.jsonl", f"{old}/report.md"]
+    names = [f"{done}/report.md", f"{live}/op/output.jsonl", f"{live}/part-0.jsonl", f"{old}/report.html"]
     assert list_files(tmp_path / "runs") == sorted([*names, *OTHER_FILES])
     assert sweep(base, timedelta(days=14), NOW) == []
 
@@ -181,7 +181,7 @@ def test_a_sweep_of_a_bucket_removes_only_files_of_runs_and_aborts_old_uploads(s
     later = datetime.now(UTC) + timedelta(days=3)  # S3 sets the time of a change itself
     assert sweep(base, timedelta(days=4), later, fs) == []
     assert sweep(base, timedelta(days=2), later, fs) == sorted([f"{base}/{live}", f"{base}/{old}"])
-    reports = [f"team/runs/{done}/report.md", f"team/runs/{old}/report.md"]
+    reports = [f"team/runs/{done}/report.md", f"team/runs/{old}/report.html"]
     assert s3.keys(bucket) == sorted(["team/other/file", *reports, *(f"team/runs/{name}" for name in OTHER_FILES)])
     assert s3.unfinished(bucket) == others
 
@@ -221,7 +221,7 @@ def test_clearing_a_local_run_leaves_its_report_and_can_be_repeated(pipeline):
     uri = write_report(pipeline.plan, pipeline.prepared, summary, pipeline.warehouse, pipeline.staging)
     report = path_from_uri(uri)
     pipeline.staging.clear()
-    assert list(report.parent.iterdir()) == [report]
+    assert list_files(report.parent) == ["report.html", "report.json", "report.md"]
     pipeline.staging.clear()
     Staging(add_checksum("file:///no/such", "folder"), Path()).clear()
     assert report.is_file()

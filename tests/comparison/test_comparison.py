@@ -1,6 +1,7 @@
 """What changed between two models, in figures that a person can check by counting."""
 
 import hashlib
+import json
 import random
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -88,7 +89,9 @@ class CodedRecords:
         comparison = Comparison(**{"topic": "osca", **changes})
         staging = Staging.in_folder(self.folder / "report")
         report = path_from_uri(write_comparison(comparison, self.warehouse, staging))
-        return report.read_text(encoding="utf-8"), (report.parent / "picture.svg").read_text(encoding="utf-8")
+        return report.with_suffix(".md").read_text(encoding="utf-8"), (report.parent / "picture.svg").read_text(
+            encoding="utf-8"
+        )
 
 
 @pytest.fixture
@@ -327,7 +330,7 @@ def test_a_label_of_the_service_can_be_no_link_and_no_image_in_the_report(coded)
 
 
 def test_the_picture_is_svg_with_bars_as_long_as_the_shares(coded):
-    coded.run("UPDATE coding.coded_records SET label = 'Cook & <chef>' WHERE code = '351411'")
+    coded.run("UPDATE coding.coded_records SET label = ? WHERE code = '351411'", "Cook & \x07<chef>")
     root = ET.fromstring(coded.write()[1])
     name = "{http://www.w3.org/2000/svg}"
     words = [element.text for element in root.iter(f"{name}text")]
@@ -368,3 +371,18 @@ def test_every_record_of_random_codings_is_counted_exactly_once(empty):
         eligible = {pair: count for pair, count in coded.items() if min(map(len, pair)) >= row.level}
         agreeing = [count for (old, new), count in eligible.items() if old[: row.level] == new[: row.level]]
         assert (row.records, row.agree) == (sum(eligible.values()), sum(agreeing))
+
+
+def test_the_page_of_a_comparison_has_its_picture_inside_and_shows_hostile_labels_as_text(coded):
+    coded.run("UPDATE coding.coded_records SET label = '<script>alert(1)</script>' WHERE code = '351411'")
+    _, picture = coded.write()
+    page = (coded.folder / "report" / "report.html").read_text(encoding="utf-8")
+    data = json.loads((coded.folder / "report" / "report.json").read_text(encoding="utf-8"))
+    assert picture.strip() in page
+    assert 'role="img"' in picture
+    assert "<script" not in page + picture
+    assert "<td>&lt;script&gt;alert(1)&lt;/script&gt;</td>" in page
+    assert data["facts"]["moved"] == 4
+    (agreement,) = [section for section in data["sections"] if section["title"] == "Agreement by level"]
+    assert agreement["rows"][0] == [1, 5, 4, 0.8]
+    assert '<td class="number">80.0%</td>' in page

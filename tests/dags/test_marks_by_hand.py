@@ -80,4 +80,4 @@ def test_a_marked_task_whose_result_is_not_needed_does_not_stop_the_run(
     run = MarkedRun(runner, pattern)
     assert run.state == "success"
     assert sum(runner.count_published().values()) == TEXTS
-    assert set(run.files) <= {"report.md", "source.parquet"}
+    assert set(run.files) <= {"report.html", "report.json", "report.md", "source.parquet"}

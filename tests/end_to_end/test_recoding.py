@@ -60,7 +60,7 @@ def test_a_text_that_fails_its_operation_is_rejected_all_others_are_coded_and_it
     contents = [(str(path), path.read_bytes()) for path in logs if path.name != "local-service.log"]
     contents += list(read_database(folder / "airflow" / "airflow.db"))
     contents += [(path.name, path.read_bytes()) for path in (folder / "airflow").glob("airflow.db*")]
-    contents += [(str(path), path.read_bytes()) for path in folder.rglob("report.md")]
+    contents += [(str(path), path.read_bytes()) for path in folder.rglob("report.*")]
     assert [name for name, content in contents if MARK.encode() in content] == []
     names = " ".join(name for name, _ in contents)
     assert all(part in names for part in ("task_id=collect", "xcom.value", "task_state_store.value", "report.md"))

@@ -85,7 +85,7 @@ def test_no_text_of_a_broken_or_rejected_row_is_in_logs_metadata_database_report
 
     folder = harness.stack.folder
     logs = [path for part in ("logs", "airflow/logs") for path in (folder / part).rglob("*.log")]
-    contents = [(str(path), path.read_bytes()) for path in [*logs, *folder.rglob("report.md")]]
+    contents = [(str(path), path.read_bytes()) for path in [*logs, *folder.rglob("report.*")]]
     contents += list(read_database(folder / "airflow" / "airflow.db"))
     contents += [(path.name, path.read_bytes()) for path in (folder / "airflow").glob("airflow.db*")]
     contents += [page for run_id in run_ids for page in read_pages(harness, run_id)]

@@ -99,4 +99,4 @@ def test_both_workers_code_a_run_and_keep_no_file_of_it(cluster: Cluster, s3: S3
         assert [path.name for path in files if path.suffix in (".jsonl", ".parquet", ".duckdb")] == []
     assert [path for path in cluster.folder.rglob("*.log") if SECRET in path.read_text(errors="replace")] == []
     # the scheduled run can have landed too
-    assert {key.rpartition("/")[2] for key in s3.keys(cluster.bucket)} == {"report.md"}
+    assert {key.rpartition("/")[2] for key in s3.keys(cluster.bucket)} == {"report.html", "report.json", "report.md"}

@@ -187,3 +187,16 @@ def test_a_rejection_counts_for_any_number_of_texts(make_plan: Callable[..., Pla
     store = Store()
     assert needs_approval(make_context(make_plan(), 30, 0, store))
     assert respond(make_context(make_plan(), 530, 0, store), "Reject")["chosen_options"] == ["Reject"]
+
+
+def test_the_question_says_how_many_texts_who_started_the_run_and_what_a_rejection_does(
+    requests_to_approve: list[Any], make_plan: Callable[..., Plan]
+) -> None:
+    context = make_context(make_plan(source="a`b <script>"), 1200, 0)
+    context["dag_run"] = SimpleNamespace(run_id="manual`1", triggering_user_name="jo")
+    assert needs_approval(context)
+    (request,) = requests_to_approve
+    assert request.subject == "Send 1,200 texts of 2026-10-05 to 2026-10-06 to the coding service (osca)?"
+    assert "- Source: `a'b <script>`, response dates" in request.body
+    assert "- Run `manual'1`, started by `jo`." in request.body
+    assert "**Reject** sends nothing, publishes nothing and removes the files of the run" in request.body

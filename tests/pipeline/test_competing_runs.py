@@ -127,10 +127,10 @@ def test_two_runs_of_the_same_dates_send_each_text_once_and_the_second_is_skippe
         steps.land_results(second)
     assert runs.received_texts == 2 * TEXTS
     report = Path(steps.report_run(second).removeprefix("file://"))
-    assert "skipped, nothing was sent" in report.read_text(encoding="utf-8")
-    assert "are left to run 'first'" in report.read_text(encoding="utf-8")
+    assert "skipped, nothing was sent" in report.with_suffix(".md").read_text(encoding="utf-8")
+    assert "are left to run 'first'" in report.with_suffix(".md").read_text(encoding="utf-8")
     steps.clean_up(second)
-    assert sorted(path.name for path in report.parent.iterdir()) == ["report.md"]
+    assert sorted(path.name for path in report.parent.iterdir()) == ["report.html", "report.json", "report.md"]
 
 
 def test_the_second_run_codes_the_dates_that_the_first_does_not(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:

@@ -490,7 +490,9 @@ def test_the_report_of_a_comparison_is_not_removed_by_the_sweep(
         os.utime(file, (0, 0))
     assert steps.sweep_staging() == []
     assert folder.parent == tmp_path / "staging" / "occupation-coding-comparisons"
-    assert sorted(file.name for file in folder.iterdir()) == ["picture.svg", "report.md"]
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "picture.svg", "report.html", "report.json", "report.md",
+    ]  # fmt: skip
     assert "moved to another one: 1 (100.0%)" in (folder / "report.md").read_text(encoding="utf-8")
 
 

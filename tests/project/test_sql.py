@@ -38,7 +38,7 @@ COMPOSED_STATEMENTS = {
     "include/coding/prepare.py": 10,  # also a number of rows, and expressions on columns of ours
     "include/coding/publish.py": 8,  # also a constant
     "include/coding/recoding.py": 1,  # the number of a part
-    "include/coding/report.py": 3,
+    "include/coding/report.py": 10,  # also constants
     "include/coding/results.py": 4,  # constants only
     "include/coding/run_log.py": 17,  # also constants
     "include/coding/source.py": 16,  # also numbers of characters and of rows, dates, by `quote_date`, and conditions on quoted columns
