@@ -229,7 +229,7 @@ def render(request: Request, view: View, template: str, **values: Any) -> HTMLRe
     )
     filters = {{"first": "from", "last": "to"}.get(name, name): value for name, value in filters.items()}
 
-    def link(page: str, **query: Any) -> str:
+    def link(page: str, /, **query: Any) -> str:
         return f"{page}?{urlencode({'dag': view.dag_id, **query})}"
 
     root = str(request.scope.get("root_path", ""))
