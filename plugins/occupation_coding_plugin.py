@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from airflow.plugins_manager import AirflowPlugin
 
 from include.pipeline import consent, run_metadata, run_notes
@@ -9,8 +11,25 @@ from include.pipeline.alerts import ScheduledRunDue
 
 
 class OccupationCodingPlugin(AirflowPlugin):
-    """Registers the listeners for runs that start and end, and the reference of the deadline of scheduled runs."""
+    """Registers the listeners for runs that start and end, the reference of the deadline of scheduled runs, and the
+    page."""
 
     name = "occupation_coding"
     listeners = (run_metadata, consent, run_notes)
     deadline_references = (ScheduledRunDue,)
+    external_views: ClassVar[list[dict[str, Any]]] = [
+        {
+            "name": "Coding",
+            "href": "occupation-coding/",
+            "destination": "nav",
+            "url_route": "occupation-coding",
+            "category": "browse",
+        }
+    ]
+
+    @property
+    def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The Coding page. Only the API server asks for it, so that other processes do not import it."""
+        from include.page.app import PREFIX, app
+
+        return [{"app": app, "url_prefix": PREFIX, "name": "Occupation coding"}]

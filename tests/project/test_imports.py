@@ -17,7 +17,8 @@ PLUGINS = ROOT / "plugins"
 #: Room -> rooms or modules that it can import. The longest name that fits a module is its rule. No arrow points up.
 ROOMS = """
 dags                      -> include.pipeline, coding_service
-occupation_coding_plugin  -> include.pipeline
+occupation_coding_plugin  -> include.pipeline, include.page
+include.page              -> include.page, include.pipeline, include.coding.handoff, coding_service
 include.stack             -> include.stack, include.pipeline.names, include.coding.files
 include.local_service     -> include.local_service
 include.pipeline          -> include.pipeline, include.comparison, include.coding, include.warehouse, coding_service
@@ -60,7 +61,7 @@ redaction                 ->
 """
 #: Rooms and modules that can import Airflow, and modules in them that cannot.
 AIRFLOW = [
-    "dags", "occupation_coding_plugin", "include.pipeline", "include.warehouse.connect", "coding_service.hooks",
+    "dags", "occupation_coding_plugin", "include.page", "include.pipeline", "include.warehouse.connect", "coding_service.hooks",
     "coding_service.operators", "coding_service.sensors", "coding_service.triggers", "coding_service.part_operation",
     "coding_service.retry", "coding_service.storage", "coding_service.upstream",
 ]  # fmt: skip

@@ -1,0 +1,249 @@
+"""The web application that the plugin mounts into Airflow's API server: plain HTML from templates, no JavaScript."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import asdict, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote, urlencode
+from zoneinfo import ZoneInfo
+
+from airflow.api_fastapi.common.db.common import SessionDep
+from airflow.models.dag import DagModel
+from fastapi import Depends, FastAPI, Query, Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from include.page import dates, today
+from include.page.access import View, ViewDep, read_view
+from include.page.runs import PAGE_RUNS, CodingRun, Filters, RunQuery, count_tasks
+from include.pipeline.names import TIMEZONE
+
+#: Path of the page below the root of Airflow.
+PREFIX = "/occupation-coding"
+#: How many days *Today* looks back, and how many runs of each kind it lists.
+RECENT_DAYS, LISTED_RUNS = 31, 20
+#: Highest page of the list of runs.
+MAX_PAGE = 10_000
+STATES = ("queued", "running", "success", "failed")
+KINDS = ("scheduled", "manual", "backfill", "asset_triggered")
+MODES = ("publish", "dry run", "trial")
+
+ShortText = Annotated[str, Query(max_length=250)]
+
+app = FastAPI(
+    title="Occupation coding",
+    dependencies=[Depends(read_view)],
+    docs_url=None,
+    redoc_url=None,
+    openapi_url=None,  # FastAPI serves these without the dependencies
+)
+
+
+# ---- pages -------------------------------------------------------------------------------------------------------
+
+
+@app.get("/")
+def show_today(request: Request, view: ViewDep, session: SessionDep) -> HTMLResponse:
+    """Answer with the last night, what needs a person, runs under way, calls, model and set-up."""
+    now = datetime.now(UTC)
+    last = read_today(now)
+    first = last - timedelta(days=RECENT_DAYS)
+    query = RunQuery(view.dag_id)
+    runs = query.read_recent(session, first)
+    night = next(iter(query.read(session, Filters(kind="scheduled"), limit=1)), None)
+    unfinished = [run for run in runs if run.is_unfinished]
+    tasks = count_tasks(session, view.dag_id, [*unfinished[:LISTED_RUNS], *([night] if night else [])])
+    waiting = {task.run_id for task in tasks if task.state == today.WAITING_FOR_PERSON}
+    topic = next(iter(dates.list_topics(runs)), None)
+    days = dates.read_days(runs, topic, first, last, waiting)
+    dag = session.get(DagModel, view.dag_id)
+    is_paused = dag is None or bool(dag.is_paused)
+    published = next((run for run in runs if run.landing and run.plan and not run.mode), None)
+    model = published.plan if published else None
+    return render(
+        request, view, "today.html",
+        headline=today.describe_night(night, tasks, now, is_paused, format_time),
+        waiting=[run for run in unfinished if run.run_id in waiting],
+        problems=[day for day in reversed(days) if day.state in ("failed", "over_limit")],
+        unfinished=unfinished[:LISTED_RUNS], unfinished_count=len(unfinished), tasks=tasks, calls=today.read_calls(),
+        model=model, model_since=query.find_first_use(session, model.model_id) if model else None,
+        checks=today.check_setup(session, is_paused) if view.can_read_setup else None,
+    )  # fmt: skip
+
+
+@app.get("/dates")
+def show_dates(
+    request: Request,
+    view: ViewDep,
+    session: SessionDep,
+    topic: ShortText = "",
+    until: ShortText = "",
+    first: Annotated[str, Query(alias="from", max_length=250)] = "",
+    last: Annotated[str, Query(alias="to", max_length=250)] = "",
+) -> HTMLResponse:
+    """Answer with the calendar of a year, the command for a marked range, and the shares over time."""
+    newest = read_today(datetime.now(UTC))
+    end = parse_day(until) or newest
+    start = max(date.min, end - timedelta(days=min(dates.MAX_DAYS - 1, (end - date.min).days)))
+    query = RunQuery(view.dag_id)
+    runs = query.read_recent(session, start)
+    topics = dates.list_topics(runs)
+    shown_topic = topic or next(iter(topics), None)
+    tasks = count_tasks(session, view.dag_id, [run for run in runs if run.is_unfinished][: dates.MAX_DAYS])
+    waiting = {task.run_id for task in tasks if task.state == today.WAITING_FOR_PERSON}
+    days = dates.read_days(runs, shown_topic, start, end, waiting)
+    mark = parse_range(first, last)
+    problem = (
+        "" if mark or not (first or last) else "Give two dates such as 2026-10-31, the first one not after the last."
+    )
+    return render(
+        request, view, "dates.html", months=dates.group_by_month(days), days=days, states=dates.STATES,
+        counts={state: sum(day.state == state for day in days) for state in dates.STATES},
+        topics=topics, topic=shown_topic, start=start, end=end, first=first, last=last, mark=mark, problem=problem,
+        command=dates.make_backfill_command(view.dag_id, *mark, days) if mark else "",
+        line=dates.draw_shares(days), earlier=start - timedelta(days=1) if start > date.min else None,
+        later=min(newest, end + timedelta(days=dates.MAX_DAYS)) if end < newest else None,
+    )  # fmt: skip
+
+
+@app.get("/runs")
+def show_runs(
+    request: Request,
+    view: ViewDep,
+    session: SessionDep,
+    state: ShortText = "",
+    kind: ShortText = "",
+    topic: ShortText = "",
+    model: ShortText = "",
+    user: ShortText = "",
+    mode: ShortText = "",
+    first: Annotated[str, Query(alias="from", max_length=250)] = "",
+    last: Annotated[str, Query(alias="to", max_length=250)] = "",
+    page: Annotated[str, Query(max_length=20)] = "1",
+) -> HTMLResponse:
+    """Answer with the runs that the filters in the URL select, newest first."""
+    filters = Filters(state, kind, topic, model, user, mode, first, last)
+    problem = ""
+    if any(text and parse_day(text) is None for text in (first, last)):
+        problem = "Dates are written like 2026-10-31; the filter of the dates is not used."
+    if mode and mode not in MODES:
+        problem = "This list knows no such mode; the filter is not used."
+    number = min(MAX_PAGE, int(page)) if page.isascii() and page.isdecimal() and int(page) else 1
+    valid = {name: text if parse_day(text) else "" for name, text in (("first", first), ("last", last))}
+    query = RunQuery(view.dag_id)
+    rows = query.read(session, replace(filters, **valid), PAGE_RUNS + 1, (number - 1) * PAGE_RUNS)
+    runs, has_more = rows[:PAGE_RUNS], len(rows) > PAGE_RUNS
+    failed = count_tasks(session, view.dag_id, [run for run in runs if run.state == "failed"])
+    names: dict[str, list[str]] = {}
+    for task in failed:
+        if task.state == today.FAILED:
+            names.setdefault(task.run_id, []).append(task.task_id)
+    return render(
+        request, view, "runs.html", runs=runs, failed_tasks=names, filters=filters, problem=problem, page=number,
+        has_more=has_more, states=("", *STATES), kinds=("", *KINDS),
+        modes=("", *MODES),
+    )  # fmt: skip
+
+
+# ---- what the URL says -------------------------------------------------------------------------------------------
+
+
+def parse_day(text: str) -> date | None:
+    """Return the date that a field of the URL names; None if it names none."""
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        return None
+    return day if day.isoformat() == text else None
+
+
+def parse_range(first: str, last: str) -> tuple[date, date] | None:
+    """Return the marked range of dates; None if there is none, or if it is not one."""
+    start, end = parse_day(first or last), parse_day(last or first)
+    return (start, end) if start and end and start <= end else None
+
+
+def read_today(now: datetime) -> date:
+    """Return the day in the timezone of the response dates."""
+    return now.astimezone(ZoneInfo(TIMEZONE)).date()
+
+
+# ---- HTML --------------------------------------------------------------------------------------------------------
+
+
+def format_time(moment: datetime | None) -> str:
+    """Return a point in time, as clocks in the timezone of the response dates show it; empty if there is none."""
+    return f"{moment.astimezone(ZoneInfo(TIMEZONE)):%d %b %Y %H:%M}" if moment else ""
+
+
+def format_duration(duration: timedelta | None) -> str:
+    """Return a duration in hours, minutes and seconds; empty if there is none."""
+    if duration is None:
+        return ""
+    minutes, seconds = divmod(max(0, round(duration.total_seconds())), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def format_share(share: float | None) -> str:
+    """Return a share in percent; empty if there is none."""
+    return "" if share is None else f"{share:.1%}"
+
+
+def describe_tasks(tasks: list[Any], run: CodingRun) -> str:
+    """Return where a run is: its tasks that are at work or wait, with the number of their parts."""
+    places = [
+        f"{task.task_id}: {task.count} {task.state.replace('_', ' ')}"
+        for task in tasks
+        if task.run_id == run.run_id and task.state in today.ACTIVE
+    ]
+    return ", ".join(places) or run.state
+
+
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=True,  # names, notes and ids come from people and from the service
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.filters |= {
+    "time": format_time,
+    "duration": format_duration,
+    "share": format_share,
+    "segment": lambda text: quote(str(text), safe=""),
+    "number": lambda number: f"{number:,}",
+    "version": lambda number: f"{number:g}",
+}
+TEMPLATES.globals["describe_tasks"] = describe_tasks
+
+
+def render(request: Request, view: View, template: str, **values: Any) -> HTMLResponse:
+    """Return a page. Its headers let it run no script, load nothing, and stand in no page but Airflow's."""
+    nonce = secrets.token_urlsafe(16)
+    filters = (
+        {name: value for name, value in asdict(values["filters"]).items() if value} if "filters" in values else {}
+    )
+    filters = {{"first": "from", "last": "to"}.get(name, name): value for name, value in filters.items()}
+
+    def link(page: str, /, **query: Any) -> str:
+        return f"{page}?{urlencode({'dag': view.dag_id, **query})}"
+
+    root = str(request.scope.get("root_path", ""))
+    html = TEMPLATES.get_template(template).render(
+        view=view, nonce=nonce, link=link, filter_query=filters, airflow=root.removesuffix(PREFIX),
+        made_at=format_time(datetime.now(UTC)), timezone=TIMEZONE, **values,
+    )  # fmt: skip
+    policy = (
+        f"default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self'; frame-ancestors 'self'; base-uri 'none'"
+    )
+    headers = {
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "same-origin",
+        "Cache-Control": "no-store",
+    }
+    return HTMLResponse(html, headers=headers)

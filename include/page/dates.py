@@ -1,0 +1,182 @@
+"""The response dates of a topic: what is published of each one, or what became of its run."""
+
+from __future__ import annotations
+
+import calendar
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+
+from include.page.runs import CodingRun, DateFacts, PlanFacts
+
+#: States of a date, with their name and the character that stands for it beside its colour.
+STATES = {
+    "landed": ("landed", "✓"),
+    "over_limit": ("exceeds a limit", "!"),
+    "approval": ("waits for approval", "?"),
+    "active": ("under way", "…"),
+    "failed": ("failed", "✕"),
+    "none": ("no run", ""),
+}
+#: Longest range of dates that the page shows.
+MAX_DAYS = 366
+#: How many runs of a backfill are active at once, as in the runbook.
+BACKFILL_RUNS = 4
+
+
+@dataclass(frozen=True)
+class DayState:
+    """A response date.
+
+    :param state: key of :data:`STATES`
+    :param counts: of the records that are published; None if nothing is, or if no run reports them any more
+    :param plan: of the run that published them
+    :param reason: the limits that the date exceeds
+    """
+
+    day: date
+    state: str = "none"
+    counts: DateFacts | None = None
+    plan: PlanFacts | None = None
+    reason: str = ""
+
+    @property
+    def share(self) -> float | None:
+        """Coded records as a share of all; None if there are none."""
+        return self.counts.coded / self.counts.read if self.counts and self.counts.read else None
+
+    @property
+    def is_published(self) -> bool:
+        return self.state == "landed" or self.counts is not None
+
+
+def list_topics(runs: Iterable[CodingRun]) -> list[str]:
+    """Return the topics of runs that have planned; that of the newest night first.
+
+    :param runs: newest first
+    """
+    planned = [run for run in runs if run.plan and run.topic]
+    return list(dict.fromkeys(str(run.topic) for run in sorted(planned, key=lambda run: run.kind != "scheduled")))
+
+
+def read_days(
+    runs: Sequence[CodingRun], topic: str | None, first: date, last: date, waiting: Collection[str] = ()
+) -> list[DayState]:
+    """Return the state of each date from `first` to `last`.
+
+    A date that is published stays so if a later run of it fails or is under way, because only a run that lands
+    changes what is published.
+
+    :param runs: all runs of the dates, newest first
+    :param topic: None if no run has planned
+    :param waiting: ids of the runs that wait for an approval
+    """
+    days = {day: DayState(day) for day in _list_days(first, last)}
+    over_limit: Mapping[date, str] = {}
+    for run in reversed(runs):
+        if run.mode or run.topic not in (None, topic):
+            continue
+        if run.landing:
+            for counts in run.landing.dates:
+                if (day := date.fromisoformat(counts.day)) in days:
+                    days[day] = DayState(day, "landed", counts, run.plan)
+            over_limit = {date.fromisoformat(entry.day): entry.limits for entry in run.landing.dates_over_limit}
+        for day in run.list_own_days(first, last):
+            if not days[day].is_published:
+                days[day] = DayState(day, _find_state(run, waiting), plan=run.plan)
+    for day, reason in over_limit.items():
+        if day in days:
+            days[day] = replace(days[day], state="over_limit", reason=reason)
+    return list(days.values())
+
+
+def _find_state(run: CodingRun, waiting: Collection[str]) -> str:
+    if run.landing or run.state == "success":
+        return "landed"
+    if run.is_unfinished:
+        return "approval" if run.run_id in waiting else "active"
+    return "failed"
+
+
+def _list_days(first: date, last: date) -> Iterator[date]:
+    return (first + timedelta(days=number) for number in range((last - first).days + 1))
+
+
+# ---- what the page draws -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Month:
+    """A month of the calendar.
+
+    :param name: such as November 2026
+    :param days: those that the page shows
+    """
+
+    name: str
+    days: tuple[DayState, ...]
+
+
+def group_by_month(days: Iterable[DayState]) -> list[Month]:
+    """Return the months of the calendar, the newest first."""
+    months: dict[tuple[int, int], list[DayState]] = {}
+    for day in days:
+        months.setdefault((day.day.year, day.day.month), []).append(day)
+    return [
+        Month(f"{calendar.month_name[month]} {year}", tuple(days))
+        for (year, month), days in sorted(months.items(), reverse=True)
+    ]
+
+
+def make_backfill_command(dag_id: str, first: date, last: date, days: Iterable[DayState]) -> str:
+    """Return the command that codes all dates from `first` to `last`.
+
+    :param days: the dates that the page shows. If any has had a run, the command repeats those that have ended,
+        because Airflow leaves them out otherwise
+    """
+    has_runs = any(day.state != "none" for day in days if first <= day.day <= last)
+    # A DAG that does not run at midnight loses the last day without the time.
+    options = {
+        "--dag-id": dag_id, "--from-date": first.isoformat(), "--to-date": f"{last}T23:59:00",
+        "--max-active-runs": str(BACKFILL_RUNS),
+    }  # fmt: skip
+    command = ["airflow", "backfill", "create", *(word for option in options.items() for word in option)]
+    command += ["--run-backwards", *(("--reprocess-behavior", "completed") if has_runs else ())]
+    return shlex.join(command)
+
+
+@dataclass(frozen=True)
+class ShareLine:
+    """The share of coded records over time, as a line in an SVG.
+
+    :param points: of each piece of the line without a gap, as `points` of a polyline
+    :param dots: (x, y) of dates without neighbours, which no line shows
+    :param low, high: the shares at the bottom and the top
+    """
+
+    width: int
+    height: int
+    points: tuple[str, ...]
+    dots: tuple[tuple[float, float], ...]
+    low: float
+    high: float
+
+
+def draw_shares(days: Sequence[DayState], width: int = 720, height: int = 160) -> ShareLine | None:
+    """Return the line of the shares; None if no date has one."""
+    shares = [day.share for day in days]
+    known = [share for share in shares if share is not None]
+    if not known:
+        return None
+    low = max(0.0, min(known) - 0.02)
+    high = min(1.0, max(known) + 0.02)
+    pieces: list[list[tuple[float, float]]] = [[]]
+    for number, share in enumerate(shares):
+        if share is None:
+            pieces.append([])
+        else:
+            x = width * number / max(1, len(shares) - 1)
+            pieces[-1].append((round(x, 1), round(height * (high - share) / (high - low), 1)))
+    lines = tuple(" ".join(f"{x},{y}" for x, y in piece) for piece in pieces if len(piece) > 1)
+    return ShareLine(width, height, lines, tuple(piece[0] for piece in pieces if len(piece) == 1), low, high)

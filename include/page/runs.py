@@ -1,0 +1,293 @@
+"""The runs of a DAG and what their tasks reported, from Airflow's metadata: one query for any number of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from airflow.models.dagrun import DagRun, DagRunNote
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.xcom import XComModel
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from sqlalchemy import ColumnElement, Select, String, and_, cast, func, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from include.coding.handoff import Count, Day, Guid, Number, SourceName, Text, Topic, WholeNumber
+
+#: States of a run that has not ended.
+UNFINISHED = ("queued", "running")
+#: Runs on a page of the list, and maximum number of runs that other pages read.
+PAGE_RUNS, MAX_RUNS = 50, 5000
+#: Longest note of a run that a list shows.
+MAX_NOTE_CHARACTERS = 300
+
+F = TypeVar("F")
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """What the page shows of the plan of a run (:class:`include.coding.plan.Plan`)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
+
+    topic: Topic
+    model_id: Guid
+    from_date: Day
+    to_date: Day
+    source: SourceName
+    model_version: Number | None = None
+    max_records: WholeNumber | None = None
+    dry_run: bool = False
+    changed_only: bool = False
+    excluded_dates: tuple[Day, ...] = ()
+
+
+@dataclass(frozen=True)
+class DateFacts:
+    """Records of a response date by outcome (:class:`include.coding.run_log.DateCounts`)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
+
+    day: Day
+    read: Count
+    coded: Count
+    uncoded: Count
+    rejected: Count
+
+
+@dataclass(frozen=True)
+class LimitFacts:
+    """A response date that exceeds a limit for publishing (:class:`include.coding.run_log.DateOverLimit`)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
+
+    day: Day
+    since: Day
+    limits: Text
+
+
+@dataclass(frozen=True)
+class LandingFacts:
+    """What the page shows of what a run published (:class:`include.coding.landing.LandingSummary`)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
+
+    read: Count
+    coded: Count
+    uncoded: Count
+    rejected: Count
+    texts_sent: Count = 0
+    operations: Count = 0
+    dates: Annotated[tuple[DateFacts, ...], Field(max_length=40_000)] = ()
+    dates_over_limit: Annotated[tuple[LimitFacts, ...], Field(max_length=40_000)] = ()
+
+
+_PLAN, _LANDING, _DAY = TypeAdapter(PlanFacts), TypeAdapter(LandingFacts), TypeAdapter(Day)
+
+
+@dataclass(frozen=True)
+class CodingRun:
+    """A run of a DAG.
+
+    :param kind: Airflow's type of the run: scheduled, manual, backfill, ...
+    :param state: Airflow's state of the run
+    :param user: who started it; None if nobody did
+    :param note: note of the run in Airflow, shortened
+    :param conf: the params that differ from the form
+    :param plan, landing: what its tasks reported; None if they have not, or if the XCom is not theirs
+    """
+
+    run_id: str
+    kind: str
+    state: str
+    user: str | None
+    run_after: datetime
+    started: datetime | None
+    ended: datetime | None
+    partition_key: str | None
+    note: str | None
+    conf: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    plan: PlanFacts | None = None
+    landing: LandingFacts | None = None
+
+    @property
+    def is_unfinished(self) -> bool:
+        return self.state in UNFINISHED
+
+    @property
+    def topic(self) -> str | None:
+        """The topic; None if the run has not planned and has that of the form."""
+        topic = self.plan.topic if self.plan else self.conf.get("topic")
+        return topic if isinstance(topic, str) else None
+
+    @property
+    def mode(self) -> str:
+        """`dry run`, `trial`, or empty for a run that publishes."""
+        if self.plan.dry_run if self.plan else self.conf.get("dry_run"):
+            return "dry run"
+        return "trial" if (self.plan.max_records if self.plan else self.conf.get("max_records")) is not None else ""
+
+    @property
+    def span(self) -> tuple[str, str] | None:
+        """First and last response date of the run, ISO 8601; None if they are not known."""
+        if self.plan:
+            return self.plan.from_date, self.plan.to_date
+        first, last = self.conf.get("from_date"), self.conf.get("to_date")
+        days = (self.partition_key, self.partition_key) if self.partition_key else (first or last, last or first)
+        try:
+            return _DAY.validate_python(days[0]), _DAY.validate_python(days[1])
+        except ValidationError:
+            return None
+
+    def list_own_days(self, first: date, last: date) -> list[date]:
+        """Return the dates from `first` to `last` that the run is for: not those that a night only looks back to."""
+        span = self.span
+        if self.plan and self.plan.changed_only and self.partition_key:
+            span = (self.partition_key, self.partition_key)
+        if span is None:
+            return []
+        try:
+            start, end = max(first, date.fromisoformat(span[0])), min(last, date.fromisoformat(span[1]))
+        except ValueError:
+            return []
+        excluded = set(self.plan.excluded_dates) if self.plan else set()
+        days = (start + timedelta(days=number) for number in range((end - start).days + 1))
+        return [day for day in days if day.isoformat() not in excluded]
+
+    @property
+    def duration(self) -> timedelta | None:
+        return self.ended - self.started if self.started and self.ended else None
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which runs a list shows; an empty value does not filter.
+
+    :param first, last: response dates, ISO 8601, that the runs cover at least one day of
+    :param mode: `dry run`, `trial` or `publish`
+    """
+
+    state: str = ""
+    kind: str = ""
+    topic: str = ""
+    model: str = ""
+    user: str = ""
+    mode: str = ""
+    first: str = ""
+    last: str = ""
+
+
+class RunQuery:
+    """Selects runs of a DAG with their plan and their landing, newest first."""
+
+    def __init__(self, dag_id: str) -> None:
+        self._plan, self._landing = aliased(XComModel), aliased(XComModel)
+        self._statement = (
+            select(
+                DagRun.run_id, DagRun.run_type, DagRun.state, DagRun.triggering_user_name, DagRun.run_after,
+                DagRun.start_date, DagRun.end_date, DagRun.partition_key, DagRunNote.content, DagRun.conf,
+                self._plan.value, self._landing.value,
+            )
+            .outerjoin(DagRunNote, DagRunNote.dag_run_id == DagRun.id)
+            .outerjoin(self._plan, _is_result(self._plan, "plan"))
+            .outerjoin(self._landing, _is_result(self._landing, "land"))
+            .where(DagRun.dag_id == dag_id)
+            .order_by(DagRun.run_after.desc(), DagRun.id.desc())
+        )  # fmt: skip
+
+    def read(self, session: Session, filters: Filters, limit: int = PAGE_RUNS, offset: int = 0) -> list[CodingRun]:
+        """Return the runs that the filters select."""
+        return self._read(session, self._statement.where(*self._conditions(filters)), limit, offset)
+
+    def read_recent(self, session: Session, first: date) -> list[CodingRun]:
+        """Return the runs of dates from `first` on, and all that are unfinished."""
+        is_unfinished = DagRun.state.in_(UNFINISHED)
+        statement = self._statement.where(or_(is_unfinished, self._last_day() >= first.isoformat()))
+        return self._read(session, statement, MAX_RUNS, 0)
+
+    def find_first_use(self, session: Session, model_id: str) -> datetime | None:
+        """Return when a run that landed used a model first; None if none did."""
+        statement = self._statement.where(self._field("model_id") == model_id, self._landing.task_id.is_not(None))
+        return session.scalar(select(func.min(statement.order_by(None).subquery().c.run_after)))
+
+    def _read(self, session: Session, statement: Select[Any], limit: int, offset: int) -> list[CodingRun]:
+        return [_make_run(row) for row in session.execute(statement.limit(limit).offset(offset))]
+
+    def _conditions(self, filters: Filters) -> list[ColumnElement[bool]]:
+        is_dry = cast(self._field("dry_run"), String).in_(("true", "1"))  # true is 1 in SQLite
+        is_trial = self._field("max_records").is_not(None)
+        modes = {"dry run": is_dry, "trial": and_(~is_dry, is_trial), "publish": and_(~is_dry, ~is_trial)}
+        conditions = {
+            "state": DagRun.state == filters.state,
+            "kind": DagRun.run_type == filters.kind,
+            "topic": self._field("topic") == filters.topic,
+            "model": self._field("model_id") == filters.model,
+            "user": DagRun.triggering_user_name == filters.user,
+            "mode": modes.get(filters.mode),
+            "first": self._last_day() >= filters.first,
+            "last": func.coalesce(self._field("from_date"), DagRun.partition_key) <= filters.last,
+        }
+        return [
+            condition for name, condition in conditions.items() if getattr(filters, name) and condition is not None
+        ]
+
+    def _field(self, name: str) -> ColumnElement[str]:
+        return self._plan.value[name].as_string()
+
+    def _last_day(self) -> ColumnElement[str]:
+        return func.coalesce(self._field("to_date"), DagRun.partition_key)
+
+
+def _is_result(xcom: Any, task_id: str) -> ColumnElement[bool]:
+    return and_(
+        xcom.dag_run_id == DagRun.id, xcom.task_id == task_id, xcom.key == "return_value", xcom.map_index == -1
+    )
+
+
+def _make_run(row: Sequence[Any]) -> CodingRun:
+    *columns, note, conf, plan, landing = row
+    run_id, kind, state, user, run_after, started, ended, partition_key = columns
+    return CodingRun(
+        run_id, str(kind), str(state), user, run_after, started, ended, partition_key,
+        note[:MAX_NOTE_CHARACTERS] if note else None, conf if isinstance(conf, Mapping) else {},
+        _check(_PLAN, plan), _check(_LANDING, landing),
+    )  # fmt: skip
+
+
+def _check(adapter: TypeAdapter[F], value: Any) -> F | None:
+    """Return what a task reported; None if it has not, or if somebody has put something else in its place."""
+    try:
+        return adapter.validate_python(value) if isinstance(value, Mapping) else None
+    except ValidationError:
+        return None
+
+
+# ---- tasks -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TaskCount:
+    """How many task instances of a task of a run are in a state."""
+
+    run_id: str
+    task_id: str
+    state: str
+    count: int
+
+
+def count_tasks(session: Session, dag_id: str, runs: Iterable[CodingRun]) -> list[TaskCount]:
+    """Return the task instances of these runs, by task and state, the task that started first at the beginning."""
+    run_ids = [run.run_id for run in runs]
+    if not run_ids:
+        return []
+    statement = (
+        select(TaskInstance.run_id, TaskInstance.task_id, TaskInstance.state, func.count())
+        .where(TaskInstance.dag_id == dag_id, TaskInstance.run_id.in_(run_ids), TaskInstance.state.is_not(None))
+        .group_by(TaskInstance.run_id, TaskInstance.task_id, TaskInstance.state)
+        .order_by(func.min(TaskInstance.start_date), TaskInstance.task_id)
+    )
+    return [
+        TaskCount(run_id, task_id, str(state), count) for run_id, task_id, state, count in session.execute(statement)
+    ]
