@@ -27,6 +27,7 @@ from coding_service.answer_limits import ANSWER_BLOCK_BYTES, PLAIN_BODY, AnswerB
 from coding_service.bounded_connections import BoundedAdapter, read_blocks, watch_body
 from coding_service.calls import MAX_POLL_WAIT_S, CallFlow, RunBlocking, Send, Step, Wait
 from coding_service.clock import SYSTEM_CLOCK, Clock
+from coding_service.connection_test import describe_error
 from coding_service.models import Model, Operation, Topic, UploadGrant
 from coding_service.protocol import Answer, Call
 from coding_service.redaction import find_link_secrets, register_secrets
@@ -187,11 +188,15 @@ class CodingServiceHook(HttpHook):
         return self._flow.paused_seconds(since)
 
     def test_connection(self) -> tuple[bool, str]:
-        """List the topics, which checks host, credentials and token endpoint with two calls."""
+        """List the topics, and return whether it worked, with what is wrong and what to do if not.
+
+        It checks hosts, certificates and credentials, for one call of the budget and one token request at most (two
+        calls if the service revoked the token).
+        """
         try:
             topics = ", ".join(topic.uri_name for topic in self.topics())
-        except errors.CodingServiceError as error:
-            return False, str(error)
+        except Exception as error:  # noqa: BLE001 - Airflow would show the message of any other error as it is
+            return False, describe_error(error, self.coding_service_conn_id)
         return True, f"Connected; topics: {topics}"
 
     @cached_property
