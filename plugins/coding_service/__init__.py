@@ -1,7 +1,7 @@
 """The WoAG Occupation Coding Service in Airflow: batch coding as tasks.
 
-The names are imported when they are used: Airflow imports this package for :mod:`coding_service.provider_info` while it
-loads its own configuration, and hooks and operators need a complete Airflow.
+The names are imported when they are used: Airflow imports this package for :mod:`coding_service.provider_info` while
+it loads its own configuration, and hooks and operators need a complete Airflow.
 """
 
 from __future__ import annotations

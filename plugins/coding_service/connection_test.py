@@ -5,14 +5,14 @@ from __future__ import annotations
 from coding_service import errors
 
 OTHER_SERVER = (
-    "Wrong host. A server answered that is not the coding service: check API URL and Token URL, and whether a proxy or a"
-    " log-in page stands between."
+    "Wrong host. A server answered that is not the coding service: check API URL and Token URL, and whether a proxy"
+    " or a log-in page stands between."
 )
 #: What each class of errors means for somebody who enters a connection.
 SENTENCES: dict[type[errors.CodingServiceError], str] = {
     errors.AuthorizationError: (
-        "Wrong credentials. Enter client id and client secret again, without spaces around them, and check that API URL"
-        " and Token URL are those of the tier (partner or public) that the credentials are for."
+        "Wrong credentials. Enter client id and client secret again, without spaces around them, and check that API"
+        " URL and Token URL are those of the tier (partner or public) that the credentials are for."
     ),
     errors.AccessDeniedError: (
         "Access is denied at the moment. Wait an hour, because too many token requests of your organisation have this"
@@ -30,8 +30,8 @@ SENTENCES: dict[type[errors.CodingServiceError], str] = {
         " should not be above what was agreed."
     ),
     errors.BudgetError: (
-        "The database of the call budget does not answer. Test the connection that is entered as Connection of the call"
-        " budget."
+        "The database of the call budget does not answer. Test the connection that is entered as Connection of the"
+        " call budget."
     ),
     errors.NotFoundError: OTHER_SERVER,
     errors.ProtocolError: OTHER_SERVER,

@@ -163,7 +163,7 @@ def test_plain_http_on_another_host_is_accepted_with_allow_http():
 
 @pytest.mark.parametrize(
     ("host", "url"),
-    [("ftp://coder.example", "ftp://coder.example"), ("https://user@coder.example", "https://user@coder.example")],
+    [("ftp://coder.example", "ftp://coder.example"), ("https://user@coder.example", "https://***@coder.example")],
 )
 def test_a_host_that_is_not_a_url_is_refused_with_an_example(host, url):
     text = refusal(host=host)
