@@ -180,7 +180,7 @@ class Stack:
         }
 
     def connections(self, state: StackState) -> dict[str, dict[str, Any]]:
-        """Return the connections that each start stores in Airflow, by id. A setting `AIRFLOW_CONN_...` replaces it."""
+        """Return the connections that each start stores in Airflow. A setting `AIRFLOW_CONN_...` replaces one."""
         service_url = f"http://127.0.0.1:{state.service_port}"
         return {
             CODING_SERVICE_CONN_ID: coding_connection(service_url, self.read_secret("client_secret")),
