@@ -29,6 +29,12 @@ COPY --chown=airflow:root include /opt/airflow/include
 
 FROM base AS airflow
 
+# The provider is installed as a package: Airflow looks for its connection type before it knows the plugins folder. The
+# lock contains setuptools, which builds it.
+COPY --chown=airflow:root pyproject.toml /opt/airflow/provider/
+COPY --chown=airflow:root plugins/coding_service /opt/airflow/provider/plugins/coding_service
+RUN pip install --no-cache-dir --disable-pip-version-check --no-index --no-deps --no-build-isolation /opt/airflow/provider
+
 COPY --chown=airflow:root dags /opt/airflow/dags
-COPY --chown=airflow:root plugins /opt/airflow/plugins
+COPY --chown=airflow:root plugins/occupation_coding_plugin.py /opt/airflow/plugins/
 COPY --chown=airflow:root include /opt/airflow/include

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUNTIME := $(VENV)/requirements.installed $(VENV)/requirements-local.installed
+RUNTIME := $(VENV)/requirements.installed $(VENV)/requirements-local.installed $(VENV)/provider.installed
 DEVELOPMENT := $(RUNTIME) $(VENV)/requirements-dev.installed
 RESOLVE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras
 
@@ -82,6 +82,12 @@ clean: down  ## remove the environment and everything that ran in it, the embedd
 $(VENV)/created:
 	@$(PYTHON) -c 'import sys; sys.exit(f"Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}. Set PYTHON, for example PYTHON=python3.12.") if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -m venv $(VENV) || { echo 'Cannot create a virtual environment. On Debian and Ubuntu: apt install python3-venv'; rm -rf $(VENV); exit 1; }
+	@touch $@
+
+# The provider, as a link to its folder in plugins. Its build backend, setuptools, is one of the packages of the lock.
+$(VENV)/provider.installed: pyproject.toml $(VENV)/requirements.installed
+	@echo 'Installing the provider into $(VENV)'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # One stamp file per lock file, so that a change in one lock installs only the packages of that lock.

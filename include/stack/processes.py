@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import duckdb
 import psutil
@@ -66,10 +67,15 @@ def free_port(preferred: int = 0) -> int:
 
 
 def coding_connection(service_url: str, client_secret: str = "local-secret") -> dict[str, Any]:
-    """Return the Airflow connection to a local coding service, which allows more calls than the real one."""
+    """Return the Airflow connection to a local coding service, which allows more calls than the real one.
+
+    It has a port beside its host, because Airflow 3.3 does not test a stored connection without one.
+    """
     return {
         "conn_type": "coding_service",
+        "description": "The local coding service, started with this Airflow",
         "host": service_url,
+        "port": urlsplit(service_url).port,
         "login": "local-client",
         "password": client_secret,
         "extra": {"auth_host": service_url, "requests_per_second": 10, "poll_interval": 1},
@@ -133,10 +139,9 @@ class Stack:
     def environment(self, state: StackState) -> dict[str, str]:
         """Return the environment of the processes, without the `AIRFLOW_...` variables of the caller.
 
-        Write the files of the secrets and connections that it names.
+        Write the files of the secrets that it names.
         """
         home = self.folder / "airflow"
-        connections = self._write_connections(state)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
         api = f"http://127.0.0.1:{state.api_port}"
         # calls within this machine must not go through a proxy that is set for its package index
@@ -153,6 +158,7 @@ class Stack:
             "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__PARALLELISM": "4",
             **{name: f"cat {shlex.quote(str(self._secret_file(file)))}" for name, file in SECRET_OPTIONS.items()},
@@ -168,19 +174,21 @@ class Stack:
             "AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FILE_PERMISSIONS": "0o600",
             "AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FOLDER_PERMISSIONS": "0o700",
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
-            "AIRFLOW__SECRETS__BACKEND": "airflow.secrets.local_filesystem.LocalFilesystemBackend",
-            "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps({"connections_file_path": str(connections)}),
             "CODING_STAGING": (self.folder / "staging").as_uri(),
             "CODING_SOURCE_FOLDERS": str(self.source_files),
             **self._settings,
         }
 
     def connections(self, state: StackState) -> dict[str, dict[str, Any]]:
-        """Return Airflow's connections by their ids. Settings `AIRFLOW_CONN_...` of the stack replace them."""
+        """Return the connections that each start stores in Airflow. A setting `AIRFLOW_CONN_...` replaces one."""
         service_url = f"http://127.0.0.1:{state.service_port}"
         return {
             CODING_SERVICE_CONN_ID: coding_connection(service_url, self.read_secret("client_secret")),
-            WAREHOUSE_CONN_ID: {"conn_type": "duckdb", "host": str(self.warehouse)},
+            WAREHOUSE_CONN_ID: {
+                "conn_type": "duckdb",
+                "description": "The embedded warehouse, one file with the sample and its codes",
+                "host": str(self.warehouse),
+            },
         }
 
     def read_secret(self, name: str) -> str:
@@ -195,16 +203,22 @@ class Stack:
                 write_atomically(self.secrets / other, value)
         return path
 
-    def _write_connections(self, state: StackState) -> Path:
-        """Write the file of the connections, without those that a setting replaces, and return its path."""
+    def store_connections(self, state: StackState) -> None:
+        """Store the connections, without those that a setting replaces, in Airflow's metadata database.
+
+        :raises StackError: Airflow did not take them
+        """
         connections = {
             conn_id: fields
             for conn_id, fields in self.connections(state).items()
             if f"AIRFLOW_CONN_{conn_id.upper()}" not in self._settings
         }
-        path = self.secrets / "connections.json"
+        environment, path = self.environment(state), self.secrets / "connections.json"
         write_atomically(path, json.dumps(connections))
-        return path
+        try:
+            self._run_once(["airflow", "connections", "import", "--overwrite", str(path)], environment)
+        finally:
+            path.unlink()
 
     @staticmethod
     def _make_owner_only(folder: Path) -> None:
@@ -234,6 +248,8 @@ class Stack:
         environment = self.environment(state)
         print_line("Creating the metadata database")
         self._run_once(["airflow", "db", "migrate"], environment)
+        print_line("Storing the connections")
+        self.store_connections(state)
         print_line("Starting the local coding service, API server, scheduler, dag processor and triggerer")
         self._state = state
         try:
@@ -307,7 +323,7 @@ class Stack:
         write_atomically(self._state_file, json.dumps(asdict(self.state)))
 
     def _run_once(self, command: list[str], environment: dict[str, str]) -> None:
-        log = self.logs / f"{'-'.join(command)}.log"
+        log = self.logs / f"{'-'.join(command[:3])}.log"
         with log.open("wb") as output:
             result = subprocess.run(command, env=environment, cwd=PROJECT, stdout=output, stderr=output, check=False)
         if result.returncode != 0:

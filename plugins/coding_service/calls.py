@@ -103,7 +103,9 @@ class CallFlow:
     ) -> None:
         self.settings, self._max_wait = settings, max_wait
         account = state_dir / settings.account
-        self._tokens = TokenStore(account.with_suffix(".token"), settings.client_id, settings.client_secret)
+        self._tokens = TokenStore(
+            account.with_suffix(".token"), settings.client_id, settings.client_secret, auth_url=settings.auth_url
+        )
         state = budget_row or SharedFile(account.with_suffix(".calls"))
         self._budget = CallBudget(state, settings.requests_per_second, settings.requests_per_day)
 

@@ -27,6 +27,7 @@ from coding_service.answer_limits import ANSWER_BLOCK_BYTES, PLAIN_BODY, AnswerB
 from coding_service.bounded_connections import BoundedAdapter, read_blocks, watch_body
 from coding_service.calls import MAX_POLL_WAIT_S, CallFlow, RunBlocking, Send, Step, Wait
 from coding_service.clock import SYSTEM_CLOCK, Clock
+from coding_service.connection_test import describe_error
 from coding_service.models import Model, Operation, Topic, UploadGrant
 from coding_service.protocol import Answer, Call
 from coding_service.redaction import find_link_secrets, register_secrets
@@ -187,11 +188,15 @@ class CodingServiceHook(HttpHook):
         return self._flow.paused_seconds(since)
 
     def test_connection(self) -> tuple[bool, str]:
-        """List the topics, which checks host, credentials and token endpoint with two calls."""
+        """List the topics, and return whether it worked, with what is wrong and what to do if not.
+
+        It checks hosts, certificates and credentials, for one call of the budget and one token request at most (two
+        calls if the service revoked the token).
+        """
         try:
             topics = ", ".join(topic.uri_name for topic in self.topics())
-        except errors.CodingServiceError as error:
-            return False, str(error)
+        except Exception as error:  # noqa: BLE001 - Airflow would show the message of any other error as it is
+            return False, describe_error(error, self.coding_service_conn_id)
         return True, f"Connected; topics: {topics}"
 
     @cached_property
@@ -356,7 +361,7 @@ class CodingServiceAsyncHook(HttpAsyncHook):
         """Read the connection once. HttpAsyncHook would turn our own extra fields into request headers."""
         if self._config is None:
             with _connection_errors(self.coding_service_conn_id):
-                connection = await get_async_connection(conn_id=self.coding_service_conn_id, hook=self)
+                connection = await _look_up_connection(self.coding_service_conn_id)
                 extra = await get_async_extra_dejson(connection)
             settings = ServiceSettings.from_connection(connection, extra)
             self._flow = CallFlow(settings, _state_dir(extra), await self._budget_row(settings), MAX_POLL_WAIT_S)
@@ -372,7 +377,7 @@ class CodingServiceAsyncHook(HttpAsyncHook):
         if (conn_id := settings.budget_conn_id) is None:
             return None
         with _connection_errors(conn_id, budget=True):
-            connection = await get_async_connection(conn_id=conn_id, hook=self)
+            connection = await _look_up_connection(conn_id)
             extra = await get_async_extra_dejson(connection)
         return SharedRow.from_connection(connection, extra, settings.account)
 
@@ -425,6 +430,19 @@ class CodingServiceAsyncHook(HttpAsyncHook):
             if refusal := tls.find_certificate_error(error):
                 raise await _run_in_thread(partial(tls.make_certificate_error, step.url, refusal)) from None
             raise _unavailable_error(step, error) from None
+
+
+async def _look_up_connection(conn_id: str) -> Any:
+    """Return a connection, also in `airflow dags test`, which offers stored connections to synchronous code only."""
+    try:
+        return await get_async_connection(conn_id=conn_id)
+    except AirflowNotFoundException:
+        from airflow.sdk.execution_time import task_runner  # only here, because parsing of DAGs does not need it
+
+        comms = getattr(task_runner, "SUPERVISOR_COMMS", None)
+        if comms is None or hasattr(comms, "asend"):
+            raise
+        return await _run_in_thread(partial(HttpHook.get_connection, conn_id))
 
 
 async def _run_in_thread(function: Callable[[], T]) -> T:

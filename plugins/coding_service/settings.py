@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,6 +25,7 @@ OWN_EXTRAS = frozenset({
     "allow_http", "auth_host", "authorization_prefix", "budget_conn_id", "poll_interval", "requests_per_day",
     "requests_per_second", "state_dir", "storage_hosts",
 })  # fmt: skip
+EXAMPLE_URL = "https://partner-coder.api.abs.gov.au"
 #: Hosts of storage, beside the API's own host, if the connection names none.
 DEFAULT_STORAGE_HOSTS = ("*.amazonaws.com",)
 
@@ -74,12 +76,15 @@ class ServiceSettings:
     def from_connection(cls, connection: Any, extra: Mapping[str, Any]) -> ServiceSettings:
         """Read the settings from an Airflow connection.
 
+        An extra field that is null or empty is not set: a form stores its empty fields like this.
+
         :raises SettingsError: a field is missing, unknown or has a wrong value
         """
         name = f"connection {connection.conn_id!r}"
         if unknown := sorted(set(extra) - HTTP_EXTRAS - OWN_EXTRAS):
             fields = sorted(HTTP_EXTRAS | OWN_EXTRAS)
             raise SettingsError(f"{name} has the unknown extra fields {unknown}; known: {fields}")
+        extra = {field: value for field, value in extra.items() if value not in (None, "")}
         for credential, value in (("login", connection.login), ("password", connection.password)):
             if not value:
                 raise SettingsError(f"{name} has no {credential}: use client id as login, client secret as password")
@@ -88,6 +93,8 @@ class ServiceSettings:
             raise SettingsError(
                 f"{name} has proxies that are a {type(proxies).__name__}; expected an object or a URL"
             )
+        if not connection.host:
+            raise SettingsError(f"{name} has no host: enter the API URL, such as {EXAMPLE_URL!r}")
         settings = cls(
             api_url=_base_url(connection),
             auth_url=str(extra.get("auth_host") or "").rstrip("/"),
@@ -123,8 +130,7 @@ class ServiceSettings:
                 raise ValueError("a query")
         except ValueError:
             raise SettingsError(
-                f"{name} is {url!r}; expected a URL such as 'https://partner-coder.api.abs.gov.au', without user,"
-                " query and fragment"
+                f"{name} is {url!r}; expected a URL such as {EXAMPLE_URL!r}, without user, query and fragment"
             ) from None
         if address.scheme == "http" and not self.allow_http and not address.is_loopback:
             raise SettingsError(
@@ -187,6 +193,10 @@ class ServiceSettings:
 def _base_url(connection: Any) -> str:
     host = (connection.host or "").rstrip("/")
     url = host if "://" in host else f"{connection.schema or 'https'}://{host}"
+    with suppress(ValueError):  # a malformed URL, which is refused later
+        # an account is the same with and without the port that https has anyway
+        if urlsplit(url).port or (connection.port == 443 and url.startswith("https://")):
+            return url
     return f"{url}:{connection.port}" if connection.port else url
 
 

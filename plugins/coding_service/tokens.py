@@ -84,14 +84,24 @@ class TokenSlot:
 class TokenStore:
     """The token of one account, encrypted with a key derived from the credentials: a copy of the file is useless.
 
+    What was stored with other credentials or for another token endpoint reads as nothing, so that a correction of the
+    connection has an effect at once.
+
     :param path: the file that the processes share
     :param clock: returns seconds since the epoch
+    :param auth_url: base URL of the token endpoint
     """
 
     def __init__(
-        self, path: Path, client_id: str, client_secret: str, clock: Callable[[], float] = time.time
+        self,
+        path: Path,
+        client_id: str,
+        client_secret: str,
+        clock: Callable[[], float] = time.time,
+        *,
+        auth_url: str = "",
     ) -> None:
-        key = hashlib.sha256(f"{client_id}\n{client_secret}".encode()).digest()
+        key = hashlib.sha256(f"{auth_url}\n{client_id}\n{client_secret}".encode()).digest()
         self._path, self._cipher, self._clock = path, Fernet(base64.urlsafe_b64encode(key)), clock
 
     def lock(self) -> TokenSlot | None:

@@ -11,6 +11,7 @@ import pytest
 
 from coding_service import CodingServiceAsyncHook, CodingServiceHook
 from coding_service.calls import Send
+from coding_service.connection_test import describe_error
 from coding_service.errors import (
     AccessDeniedError,
     AuthorizationError,
@@ -482,17 +483,80 @@ def test_test_connection_succeeds_for_a_valid_connection(connected):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"password": "wrong"}, "check login (client id) and password"),
-        ({"auth_host": None}, "`auth_host` in the extra of connection"),
-        ({"timeout": -1}, "timeout = -1"),
-        ({"authorization_prefix": "Bearer"}, "explicit deny"),
+        ({"password": "wrong"}, "Wrong credentials. Enter client id and client secret again"),
+        ({"login": "nobody"}, "Wrong credentials. Enter client id and client secret again"),
+        ({"auth_host": None}, "`auth_host` in the extra of this connection"),
+        ({"timeout": -1}, "this connection has timeout = -1"),
+        ({"authorization_prefix": "Bearer"}, "Access is denied at the moment. Wait an hour"),
+        ({"port": 1}, "Wrong host, or no way to it. Check API URL, Token URL and port"),
+        ({"auth_host": "http://127.0.0.1:1"}, "Wrong host, or no way to it. Check API URL, Token URL and port"),
     ],
 )
 def test_test_connection_fails_with_the_reason_for_an_invalid_connection(remote, connect, fields, words):
-    connect(remote.url, **fields)
+    url = remote.url.rpartition(":")[0] if "port" in fields else remote.url
+    connect(url, **{"auth_host": remote.url, **fields})
     succeeded, message = CodingServiceHook().test_connection()
     assert not succeeded
     assert words in message
+    assert "coding_service_default" not in message, "Airflow makes up the id of a tested connection"
+    assert len(remote.journal("GET", "/v1/")) <= 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("too_many_requests", "The service limits calls at the moment. Test again in a minute"),
+        ("limit_exceeded", "The calls of the day are used up. Wait, or ask the operator"),
+        ("server_error", "The service answers, but is disturbed. Test again in a few minutes"),
+    ],
+)
+def test_test_connection_tells_throttling_and_disturbances_from_wrong_settings(connected, fault, words):
+    connected.fault(fault)
+    succeeded, message = CodingServiceHook().test_connection()
+    assert not succeeded
+    assert message.startswith(words)
+    assert len(connected.journal("GET", "/v1/")) == 1
+
+
+@pytest.mark.parametrize("status", [200, 302, 404])
+@pytest.mark.parametrize("place", ["host", "auth_host"])
+def test_test_connection_recognises_another_server(remote, connect, serve, status, place):
+    other = serve(lambda request, reply: reply(status, "<html>Please log in</html>"))
+    connect(other.url if place == "host" else remote.url, auth_host=other.url if place == "auth_host" else remote.url)
+    succeeded, message = CodingServiceHook().test_connection()
+    assert not succeeded
+    assert message.startswith("Wrong host. A server answered that is not the coding service")
+
+
+def test_test_connection_costs_one_call_and_at_most_one_token(connected):
+    for _ in range(2):
+        assert CodingServiceHook().test_connection()[0]
+    assert len(connected.journal("GET", "/v1/")) == 2
+    assert len(connected.journal("POST", "/oauth2/token")) == 1
+
+
+def test_test_connection_notices_a_wrong_token_url_and_its_correction_at_once(remote, connect):
+    connect(remote.url)
+    assert CodingServiceHook().test_connection()[0]
+    connect(remote.url, auth_host="http://127.0.0.1:1")
+    assert not CodingServiceHook().test_connection()[0], "the token of the other endpoint does not count"
+    connect(remote.url)
+    assert CodingServiceHook().test_connection()[0]
+
+
+@pytest.mark.parametrize("name", ["login", "password", "auth_host"])
+def test_no_message_of_test_connection_contains_the_secret(remote, connect, name):
+    connect(
+        remote.url,
+        **{"password": "wr0ngSecret", name: "http://127.0.0.1:1" if name == "auth_host" else "wr0ngSecret"},
+    )
+    assert "wr0ngSecret" not in str(CodingServiceHook().test_connection())
+
+
+def test_an_error_that_is_not_ours_is_shown_without_its_message():
+    message = describe_error(ValueError("5ec4e7"), "x")
+    assert message.startswith("The test failed (ValueError). Test again")
+    assert "5ec4e7" not in message
 
 
 # ---- secrets and the event loop ----------------------------------------------------------------------------------

@@ -121,6 +121,9 @@ def test_whether_the_environment_is_read_can_be_text(value, is_read):
         ({"host": "partner-coder.api.abs.gov.au"}, API),
         ({"host": "partner-coder.api.abs.gov.au", "schema": "https", "port": 8443}, API + ":8443"),
         ({"host": API, "port": 8443}, API + ":8443"),
+        ({"host": API, "port": 443}, API),
+        ({"host": API, "port": 0}, API),
+        ({"host": "http://127.0.0.1:8070", "port": 8070}, "http://127.0.0.1:8070"),
         ({"host": API + "/", "port": 8443}, API + ":8443"),
         ({"host": API + "/base"}, API + "/base"),
         ({"host": API, "schema": "http"}, API),
@@ -160,12 +163,28 @@ def test_plain_http_on_another_host_is_accepted_with_allow_http():
 
 @pytest.mark.parametrize(
     ("host", "url"),
-    [(None, "https://"), ("", "https://"), ("ftp://coder.example", "ftp://coder.example")],
+    [("ftp://coder.example", "ftp://coder.example"), ("https://user@coder.example", "https://***@coder.example")],
 )
 def test_a_host_that_is_not_a_url_is_refused_with_an_example(host, url):
     text = refusal(host=host)
     assert text.startswith(f"host of connection 'my_coding' is '{url}")
     assert "expected a URL such as 'https://partner-coder.api.abs.gov.au'" in text
+
+
+@pytest.mark.parametrize("host", [None, ""])
+def test_a_missing_host_is_refused_with_an_example(host):
+    assert refusal(host=host) == f"connection 'my_coding' has no host: enter the API URL, such as {API!r}"
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_every_extra_field_that_is_null_or_empty_is_not_set(value):
+    read = settings({**dict.fromkeys(HTTP_EXTRAS | OWN_EXTRAS, value), "auth_host": AUTH})
+    assert read == settings()
+
+
+def test_an_empty_field_does_not_hide_the_other_spelling_of_the_same_setting():
+    assert settings({"verify": None, "verify_ssl": "false"}).verify is False
+    assert settings({"proxies": "", "proxy": "http://proxy.example"}).proxies["https"] == "http://proxy.example"
 
 
 @pytest.mark.parametrize("host", ["https://[::1", "https://coder.example:port", "https://coder.example:99999"])
@@ -188,7 +207,7 @@ def test_the_error_for_missing_credentials_says_where_to_enter_them(field, value
 
 
 @pytest.mark.parametrize("field", ["requests_per_second", "requests_per_day", "poll_interval", "timeout"])
-@pytest.mark.parametrize("value", [0, -1, "many", None, [], "nan", "inf", float("inf")])
+@pytest.mark.parametrize("value", [0, -1, "many", [], "nan", "inf", float("inf")])
 def test_an_invalid_number_is_refused_with_name_and_value(field, value):
     text = refusal({field: value})
     assert f"connection 'my_coding' has {field} = {value!r} in its extra; expected a number" in text

@@ -181,6 +181,14 @@ async def test_an_untrusted_certificate_is_named_with_host_reason_and_issuer(sec
     assert server.requests == []
 
 
+def test_the_test_of_a_connection_names_an_untrusted_certificate(secure, connect):
+    connect(secure().url)
+    succeeded, message = CodingServiceHook().test_connection()
+    assert not succeeded
+    assert message.startswith("The certificate of the server is not trusted. Check the host")
+    assert "Agency Proxy CA" in message
+
+
 async def test_a_certificate_of_another_host_is_not_trusted(secure, connect, call, authority):
     url = secure().url
     connect(url.replace("127.0.0.1", "localhost"), verify=authority.path)

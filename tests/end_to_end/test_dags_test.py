@@ -42,10 +42,11 @@ def run_dag(folder: Path, service: LocalService) -> RunDag:
     kwargs = {"path": str(folder / "alerts.jsonl"), "subject": "{{ subject }}", "message": "{{ message }}"}
     channel = {"notifier": "tests.support.file_notifier.FileNotifier", "kwargs": kwargs}
     stack = FastStack(folder / "stack", {"CODING_ALERTS": json.dumps(channel)})
-    for path in (stack.folder / "airflow", stack.source_files):
+    for path in (stack.folder / "airflow", stack.logs, stack.source_files):
         path.mkdir(parents=True, exist_ok=True)
     port = urlsplit(service.url).port or 0
-    environment = stack.environment(StackState(free_port(), port, {}))
+    state = StackState(free_port(), port, {})
+    environment = stack.environment(state)
     environment["PYTHONPATH"] = str(PROJECT)
 
     def airflow(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -54,6 +55,7 @@ def run_dag(folder: Path, service: LocalService) -> RunDag:
         )
 
     airflow("db", "migrate").check_returncode()
+    stack.store_connections(state)
     airflow("pools", "set", POOL, "4", "Concurrent operations", "--include-deferred").check_returncode()
     return lambda **conf: airflow("dags", "test", RECODE_DAG_ID, "-c", json.dumps(conf))
 

@@ -30,7 +30,8 @@ def read_token(harness: Harness) -> bytes:
     connection = harness.stack.connections(harness.stack.state)[CODING_SERVICE_CONN_ID]
     settings = ServiceSettings(connection["host"], "", connection["login"], connection["password"])
     path = harness.stack.folder / "airflow" / "coding_service" / f"{settings.account}.token"
-    slot = TokenStore(path, settings.client_id, settings.client_secret).lock()
+    store = TokenStore(path, settings.client_id, settings.client_secret, auth_url=connection["extra"]["auth_host"])
+    slot = store.lock()
     token = slot.get() if slot else None
     assert token
     return token.encode()

@@ -35,7 +35,7 @@ operators                 -> sensors, part_operation, triggers, hooks, input_fil
 sensors                   -> triggers, hooks, polling, retry, upstream, models, errors
 part_operation            -> hooks, polling, storage, models, errors
 triggers                  -> hooks, polling, models, errors, redaction
-hooks                     -> calls, tls, transfer, storage, shared_state, settings, protocol, clock, answer_limits, bounded_connections, models, errors, redaction
+hooks                     -> calls, connection_test, tls, transfer, storage, shared_state, settings, protocol, clock, answer_limits, bounded_connections, models, errors, redaction
 calls                     -> tokens, call_budget, shared_state, settings, protocol, errors
 transfer                  -> partial_download, input_file, storage, storage_answers, bounded_connections, models, errors, redaction
 partial_download          -> storage
@@ -55,6 +55,8 @@ storage_answers           -> redaction
 bounded_connections       ->
 answer_limits             ->
 clock                     ->
+connection_test           -> errors
+provider_info             ->
 errors                    -> redaction
 addresses                 ->
 redaction                 ->

@@ -69,7 +69,11 @@ def test_a_lock_has_hashes_and_names_no_package_index(name: str) -> None:
     [("airflow", ["requirements.lock"]), ("coding-service", ["requirements.lock", "requirements-local.lock"])],
 )
 def test_an_image_installs_only_the_locks_of_its_purpose(stage: str, locks: list[str]) -> None:
-    installs = [instruction for instruction in STAGES[stage] if re.search(r"\b(pip|uv|apt|apt-get)\b", instruction)]
+    installs = [
+        instruction
+        for instruction in STAGES[stage]
+        if re.search(r"\b(pip|uv|apt|apt-get)\b", instruction) and "/opt/airflow/provider" not in instruction
+    ]
     assert [re.findall(r"-r /opt/airflow/(\S+)", install) for install in installs] == [[lock] for lock in locks]
     assert all("pip install" in install and "--require-hashes --no-deps" in install for install in installs)
     assert re.findall(r"^USER (\S+)$", "\n".join(STAGES[stage]), re.MULTILINE)[-1] == "airflow"
@@ -83,6 +87,18 @@ def test_the_entry_point_creates_files_for_the_owner_only_and_runs_the_command()
     shown = subprocess.run([*command, "sh", "-c", "umask; echo $1", "-", "a b"], capture_output=True, text=True)
     assert shown.stdout.split("\n")[:2] == ["0077", "a b"]
     assert re.findall(r"--mode=(\d+) \\\n\s+(.+) \\", (ROOT / "Dockerfile").read_text())[0][0] == "0700"
+
+
+def test_the_image_and_the_environment_install_the_provider_with_the_backend_of_the_lock_and_no_index() -> None:
+    assert "setuptools" in PRODUCTION
+    (in_image,) = (line for line in STAGES["airflow"] if "pip install" in line and "/opt/airflow/provider" in line)
+    (in_environment,) = re.findall(
+        r"^\t.*pip install .*--editable \.$", (ROOT / "Makefile").read_text(), re.MULTILINE
+    )
+    for install in (in_image, in_environment):
+        assert {"--no-index", "--no-deps", "--no-build-isolation"} <= set(install.split())
+    copies = [line for line in STAGES["airflow"] if line.startswith("COPY")]
+    assert not any(re.search(r" plugins /opt/airflow/plugins$", line) for line in copies), "it would be there twice"
 
 
 def test_the_image_for_airflow_is_the_default_target() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -95,7 +96,7 @@ def test_keys_and_password_are_generated_once_and_readable_by_their_owner_only(t
     assert Stack(tmp_path).login == first
     Stack(tmp_path).environment(STATE)
     files = list((tmp_path / "secrets").iterdir())
-    assert {path.name for path in files} >= {"fernet_key", "client_secret", "passwords.json", "connections.json"}
+    assert {path.name for path in files} >= {"fernet_key", "client_secret", "passwords.json"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
 
@@ -104,32 +105,52 @@ def test_no_secret_is_in_the_environment_or_on_the_command_line_of_a_process(tmp
     stack = Stack(tmp_path)
     shown = json.dumps([stack.environment(STATE), stack._commands(STATE)])
     contents = {path.name: path.read_text() for path in stack.secrets.iterdir()}
-    assert len(set(contents.values())) == len(contents) == 7
+    assert len(set(contents.values())) == len(contents) == 6
     assert [name for name, secret in contents.items() if secret in shown] == []
 
 
-def test_airflow_reads_its_keys_and_connections_from_the_files_of_the_secrets(tmp_path: Path) -> None:
+def test_airflow_reads_its_keys_from_the_files_of_the_secrets(tmp_path: Path) -> None:
     folder = tmp_path / "a folder"
     stack = Stack(folder)
     script = """
 import json
 from airflow.configuration import conf
-from airflow.sdk import Connection
 options = [conf.get(*option) for option in (("core", "fernet_key"), ("api", "secret_key"), ("api_auth", "jwt_secret"))]
-connection = Connection.get("coding_service_default")
-print(json.dumps([*options, connection.password, connection.extra_dejson["auth_host"]]))
+print(json.dumps(options))
 """
     process = subprocess.run(
         [sys.executable, "-c", script], env=stack.environment(STATE), capture_output=True, text=True, check=True
     )
-    names = ("fernet_key", "secret_key", "jwt_secret", "client_secret")
-    assert json.loads(process.stdout.splitlines()[-1]) == [*map(stack.read_secret, names), "http://127.0.0.1:2"]
+    names = ("fernet_key", "secret_key", "jwt_secret")
+    assert json.loads(process.stdout.splitlines()[-1]) == [*map(stack.read_secret, names)]
+
+
+class ImportingStack(Stack):
+    """A stack that keeps the files of connections that Airflow is to store, in place of running Airflow."""
+
+    imported: dict[str, Any]
+
+    def _run_once(self, command: list[str], environment: dict[str, str]) -> None:
+        self.imported = json.loads(Path(command[-1]).read_text())
+
+
+def test_the_connections_are_stored_and_their_file_with_the_secret_is_removed(tmp_path: Path) -> None:
+    stack = ImportingStack(tmp_path)
+    stack.store_connections(STATE)
+    service = stack.imported["coding_service_default"]
+    assert (service["conn_type"], service["host"], service["port"]) == ("coding_service", "http://127.0.0.1:2", 2)
+    assert service["password"] == stack.read_secret("client_secret")
+    assert stack.imported["warehouse_default"]["conn_type"] == "duckdb"
+    assert all(fields["description"] for fields in stack.imported.values())
+    assert not (stack.secrets / "connections.json").exists()
+    assert stack.environment(STATE)["AIRFLOW__CORE__TEST_CONNECTION"] == "Enabled"
 
 
 def test_a_setting_replaces_a_connection_of_the_stack(tmp_path: Path) -> None:
-    stack = Stack(tmp_path, {"AIRFLOW_CONN_WAREHOUSE_DEFAULT": '{"conn_type": "postgres"}'})
+    stack = ImportingStack(tmp_path, {"AIRFLOW_CONN_WAREHOUSE_DEFAULT": '{"conn_type": "postgres"}'})
     assert stack.environment(STATE)["AIRFLOW_CONN_WAREHOUSE_DEFAULT"] == '{"conn_type": "postgres"}'
-    assert json.loads((stack.secrets / "connections.json").read_text()).keys() == {"coding_service_default"}
+    stack.store_connections(STATE)
+    assert stack.imported.keys() == {"coding_service_default"}
 
 
 def test_every_server_of_the_stack_listens_on_loopback_and_the_log_servers_do_not_start(tmp_path: Path) -> None:
