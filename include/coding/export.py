@@ -165,9 +165,9 @@ def _join_codes(engine: Engine, plan: Plan, read: int, *, has_order: bool) -> No
     ((rows, same),) = engine.execute("SELECT count(*), count(*) FILTER (is_same) FROM codes").fetchall()
     if not rows == same == read:
         raise SourceError(
-            f"source {plan.source!r} has changed since the run read it: it has {rows} records of the dates, of"
-            f" which {same} are published as they are, and the run has read {read}. Nothing was exported: start"
-            " another run, which sends new texts only"
+            f"source {plan.source!r} has changed since the run read it: the run read {read} records, the"
+            f" source now has {rows} of its dates, and {same} of those are what is published. Nothing was exported:"
+            " start another run, which sends only the new texts"
         )
     execute_within_memory(
         engine,

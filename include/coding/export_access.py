@@ -90,7 +90,7 @@ def find_target(export: str, source: str, access: ExportAccess) -> ExportTarget:
             " or name a file in another one"
         )
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise PlanError(f"`export` {export!r} cannot be written: the worker may not write to its folder")
+        raise PlanError(f"`export` {export!r} cannot be written: the worker has no permission to write to its folder")
     return ExportTarget(export, path)
 
 
@@ -102,8 +102,8 @@ def check_new(target: ExportTarget, access: ExportAccess) -> None:
     path = target.path
     if path is not None and path.exists() and resolve_allowed_path(path, access.sources.folders):
         raise PlanError(
-            f"`export` {target.uri!r} exists, in a folder from which runs read files, where nothing is replaced: name"
-            " another file, or remove it"
+            f"`export` {target.uri!r} exists already, in a folder from which runs read files, where nothing is"
+            " replaced: name another file, or remove it"
         )
 
 

@@ -89,7 +89,7 @@ def test_an_object_that_is_the_source_is_never_written(access):
 def test_a_file_in_a_folder_from_which_runs_read_is_never_replaced(access, folders):
     check_new(find_target(str(folders / "out" / "answers.csv"), "survey", access), access)
     check_new(find_target(str(folders / "both" / "new.csv"), "survey", access), access)
-    with pytest.raises(PlanError, match="exists, in a folder from which runs read files"):
+    with pytest.raises(PlanError, match="exists already, in a folder from which runs read files"):
         check_new(find_target(str(folders / "both" / "answers.csv"), "survey", access), access)
 
 
