@@ -39,8 +39,8 @@ _GROUP_ROWS, _GROUP_BYTES = 20_480, 16 << 20
 FORMULA, PLAIN_NUMBER = "^[=+\\-@\t\r\n＝＋－＠]", r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 #: Characters that XML cannot have or changes, and texts that Excel would take for their spelling.
 _SPELLED = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]|_(?=x[0-9A-Fa-f]{4}_)")
-#: Digits of a number that Excel keeps, and the first date that all spreadsheets count alike.
-_EXACT_DIGITS, _FIRST_DATE = 15, date(1900, 3, 1)
+#: Digits of a number that Excel and a DOUBLE keep, and the first date that all spreadsheets count alike.
+EXACT_DIGITS, _FIRST_DATE = 15, date(1900, 3, 1)
 _EXCEL_HINT = "start another run with an `export` that ends in .csv or .parquet; no text is sent again"
 
 
@@ -179,7 +179,7 @@ def _convert_number(text: str) -> Decimal | int | None:
         number = Decimal(text)
     except InvalidOperation:
         return None
-    if not number.is_finite() or len(number.normalize().as_tuple().digits) > _EXACT_DIGITS:
+    if not number.is_finite() or len(number.normalize().as_tuple().digits) > EXACT_DIGITS:
         return None
     return number if abs(number) < MAX_EXACT_NUMBER else None
 
