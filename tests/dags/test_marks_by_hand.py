@@ -28,8 +28,10 @@ MARKS = {
     "land, announce": ("land|announce", "report", "land"),
     "land, report": ("land|report", "announce", "land"),
     "plan, land, export, report, announce": (
-        "plan|prepare|land|export|report|announce|approve|collect", "clean_up", "plan",
-    ),  # fmt: skip
+        "plan|prepare|land|export|report|announce|approve|collect",
+        "clean_up",
+        "plan",
+    ),
 }
 
 
