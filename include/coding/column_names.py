@@ -12,7 +12,12 @@ from include.coding.plan import Plan
 
 #: Names of columns in a message: how many, and how long.
 _MAX_NAMES, _MAX_NAME_CHARACTERS = 50, 60
-_DATE = re.compile(r"\s*[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]")
+#: A number or a date, which is no name of a column: then the row has values, and perhaps texts of a person.
+_VALUE = re.compile(
+    r"\s*([0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]|[0-9]+([.,][0-9]+)?\s*$"
+    r"|[0-9]{1,2}[ -](jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec))",
+    re.IGNORECASE,
+)
 
 
 def describe_missing_columns(plan: Plan, names: Sequence[str], scan: FileScan | None) -> str | None:
@@ -34,7 +39,7 @@ def describe_missing_columns(plan: Plan, names: Sequence[str], scan: FileScan | 
 
 def has_names(names: Sequence[str], scan: FileScan) -> bool:
     """Return whether what a file has in place of names are names: they can also be the answers of a person."""
-    return not (scan.sheets or scan.header_row or any(map(_DATE.match, names)))
+    return not (scan.sheets or scan.header_row or any(map(_VALUE.match, names)))
 
 
 def shorten_names(names: Sequence[str]) -> list[str]:
@@ -62,7 +67,7 @@ def _suggest(plan: Plan, missing: Mapping[str, str], names: Sequence[str], scan:
         return f"Names are compared exactly, and {pairs}{case}: set `columns` to {_write(plan, nearest)}"
     if scan and len(names) == 1 < len(missing) and scan.place.startswith("line"):
         return "If another character separates its values, set `delimiter` in `read_options` to it"
-    if any(map(_DATE.match, names)):
+    if any(map(_VALUE.match, names)):
         return "Add a row with the names of the columns"
     example = {name: "job_title" if name == "occp_text" else "..." for name in missing}
     action = f"Name the ones to use in `columns`, such as {_write(plan, example)}"
@@ -105,7 +110,7 @@ def _write(plan: Plan, columns: Mapping[str, str | None]) -> str:
 def _list_names(names: Sequence[str], place: str) -> str:
     """Return a clause with the names of the columns that a source has. In a file without a header, they would be the
     values of a person."""
-    if any(_DATE.match(name) for name in names):
+    if any(map(_VALUE.match, names)):
         row = "its first row" if place == "it" else place
         return f"{row} contains values, not names, so it is not shown here"
     if not names:

@@ -92,13 +92,13 @@ def _scan_workbook(workbook: Workbook, plan: Plan, engine: Engine, all_columns: 
         types: dict[int, pa.DataType] = {}
         if is_complete:
             needed = range(len(labels)) if all_columns else [positions.index(name) for name in names.values()]
-            types = _copy_cells(engine, plan, sheet, sorted(set(needed)), row, labels)
+            types = _copy_cells(engine, plan, sheet, sorted(set(needed)), row, labels, all_columns)
         else:
             header_row = find_header_row(plan, _read_first_rows(sheet), 1)
     return FileScan(
         "sheet", pa.schema([(label, pa.string()) for label in labels]), names, tuple(positions), quote_column("row"),
         place=f"row {row} of the sheet {sheet_name!r}", header_row=header_row, sheets=sheets,
-        cell_types=[types.get(position, pa.string()) for position in range(len(labels))],
+        cell_types=[types.get(position, pa.string()) for position in range(len(labels))], has_iso_dates=True,
     )  # fmt: skip
 
 
@@ -146,13 +146,18 @@ def _read_first_rows(sheet: Sheet) -> Iterator[list[str]]:
 
 
 def _copy_cells(
-    engine: Engine, plan: Plan, sheet: Sheet, positions: Sequence[int], header_row: int, labels: Sequence[str]
+    engine: Engine,
+    plan: Plan,
+    sheet: Sheet,
+    positions: Sequence[int],
+    header_row: int,
+    labels: Sequence[str],
+    all_columns: bool,
 ) -> dict[int, pa.DataType]:
-    """Copy the rows below the names into the engine's table `sheet` as texts, with their numbers. Return, by their
-    positions, the types of the columns whose values all have the same type, and it is not that of texts."""
+    """Copy the rows below the names into the engine's table `sheet` as texts, with their numbers. If all columns are
+    needed, return, by their positions, the types of those whose values all have the same type, except texts."""
     columns = "".join(f", column{position} VARCHAR" for position in positions)
     engine.execute(f"CREATE OR REPLACE TABLE sheet (row BIGINT{columns})")
-    formats = [_choose_format(plan, labels[position]) for position in positions]
     record_id = _find_record_id(plan, labels)
     kinds: list[set[type]] = [set() for _ in positions]
 
@@ -165,10 +170,16 @@ def _copy_cells(
                     "format the column as text and enter the ids again",
                 )
             cells = [row[position] if position < len(row) else "" for position in positions]
-            for kind, cell in zip(kinds, cells, strict=True):
-                if cell != "":
-                    kind.add(type(cell))
-            yield number, [format_cell(cell, form) for cell, form in zip(cells, formats, strict=True)]
+            if all_columns:
+                if any(cell != "" for cell in row[len(labels) :]):
+                    raise WorkbookError(
+                        f"row {number} has a value in a column without a name, after {labels[-1]!r}",
+                        "name the column, or remove the value",
+                    )
+                for kind, cell in zip(kinds, cells, strict=True):
+                    if cell != "":
+                        kind.add(int if isinstance(cell, float) and cell.is_integer() else type(cell))
+            yield number, [format_cell(cell) for cell in cells]
 
     for batch in _split_into_batches(read_rows(), lambda row: sum(len(text) for text in row[1] if text)):
         arrays = {"row": pa.array([number for number, _ in batch], pa.int64())}
@@ -177,19 +188,6 @@ def _copy_cells(
         _insert(engine, "INSERT INTO sheet SELECT *", **arrays)
     types = {position: _TYPES.get(frozenset(kind)) for position, kind in zip(positions, kinds, strict=True)}
     return {position: kind for position, kind in types.items() if kind is not None}
-
-
-def _choose_format(plan: Plan, label: str) -> Callable[[datetime], str]:
-    """Return how the dates of a column are written. Dates of records have the form in which they are read again."""
-    date_format = plan.read_options.date_format
-    is_day = "response_date" in plan.required_columns and label == plan.source_column("response_date")
-    if date_format and is_day:
-        return lambda value: value.strftime(date_format)
-    return _format_date
-
-
-def _format_date(value: datetime) -> str:
-    return str(value) if value.time() != datetime.min.time() else str(value.date())
 
 
 def _find_record_id(plan: Plan, labels: Sequence[str]) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from include.coding.errors import PlanError, SourceError, StagingError
 from include.coding.export_access import ExportAccess, ExportTarget, find_target
 from include.coding.export_files import (
     ADDED_COLUMNS,
+    EXACT_DIGITS,
     FORMULA,
     PLAIN_NUMBER,
     check_size,
@@ -42,8 +44,8 @@ from include.warehouse.warehouse import Warehouse, inline_values, quote_column, 
 
 #: What the added columns begin with if the source has one of their names.
 PREFIX = "coding_"
-#: Rows that are in memory at once.
-BATCH_ROWS = 2048
+#: Rows that are in memory at once, and their longest texts.
+BATCH_ROWS, BATCH_BYTES = 2048, 16 << 20
 #: Kinds of columns, beside `number`, `moment` and `text`, and types of the engine to which texts are converted back.
 _KINDS: dict[str, Callable[[pa.DataType], bool]] = {
     "float": pa.types.is_floating, "boolean": pa.types.is_boolean, "date": pa.types.is_date,
@@ -103,7 +105,7 @@ def export_records(
     :raises SourceError: the source cannot be read, or has changed since the run read it
     :raises StagingError: the disk or the object storage refuses the file
     """
-    target = find_target(export, plan.source, access)
+    target = find_target(export, access)
     file = find_file(plan.source, access.sources)
     with open_engine(staging.scratch, "export", plan.engine_memory_mb, file.paths if file else ()) as engine:
         with open_source(plan, engine, warehouse, access.sources, file, all_columns=True) as snapshot:
@@ -112,7 +114,7 @@ def export_records(
         _copy_codes(engine, plan, warehouse)
         _join_codes(engine, plan, read, has_order=file is not None)
         columns = _list_columns(engine, plan, snapshot.columns)
-        with _open_target(target, plan, staging, access) as output:
+        with open_target(target, plan, staging, access) as output:
             _write(engine, export, output, columns, read, staging)
     log.info(
         "Exported %d records of %s to %s with all columns of %r and their codes to %s",
@@ -165,9 +167,9 @@ def _join_codes(engine: Engine, plan: Plan, read: int, *, has_order: bool) -> No
     ((rows, same),) = engine.execute("SELECT count(*), count(*) FILTER (is_same) FROM codes").fetchall()
     if not rows == same == read:
         raise SourceError(
-            f"source {plan.source!r} has changed since the run read it: it has {rows} records of the dates, of"
-            f" which {same} are published as they are, and the run has read {read}. Nothing was exported: start"
-            " another run, which sends new texts only"
+            f"source {plan.source!r} has changed since the run read it: the run read {read} records, the"
+            f" source now has {rows} of its dates, and {same} of those are what is published. Nothing was exported:"
+            " start another run, which sends only the new texts"
         )
     execute_within_memory(
         engine,
@@ -185,29 +187,27 @@ def _list_columns(engine: Engine, plan: Plan, source: pa.Schema) -> list[_Column
         name, kind = f"source_{position}", column.type
         expression = quote_column(name)
         if pa.types.is_string(stored.field(name).type) and not pa.types.is_string(kind):
-            is_day = "response_date" in plan.required_columns and column.name == plan.source_column("response_date")
-            expression, kind = _restore_type(
-                engine, expression, kind, plan.read_options.date_format if is_day else None
-            )
+            expression, kind = _restore_type(engine, expression, kind)
         columns.append(_Column(column.name, expression, _find_kind(kind), kind))
     added = zip(name_added_columns(source.names), ADDED_COLUMNS.items(), strict=True)
     return columns + [_Column(name, quote_column(column), _find_kind(kind), kind) for name, (column, kind) in added]
 
 
-def _restore_type(engine: Engine, column: str, kind: pa.DataType, date_format: str | None) -> tuple[str, pa.DataType]:
+def _restore_type(engine: Engine, column: str, kind: pa.DataType) -> tuple[str, pa.DataType]:
     """Return the expression and the type of a column that a reader has made a text: the type that its values have in
-    the source, if all of them can be converted.
-
-    :param date_format: form in which the reader has written dates; None for the usual one
-    """
+    the source, if all of them can be converted without a loss."""
     sql_type = next((sql for check, sql in _SQL_TYPES if check(kind)), None)
     if sql_type is None:
         is_numeric = isinstance(kind, pa.OpaqueType) and kind.type_name in NUMERIC_TYPES
         return column, kind if is_numeric else pa.string()
     cast = f"TRY_CAST({column} AS {sql_type})"
-    if date_format and _find_kind(kind) in ("date", "timestamp"):
-        cast = f"CAST(try_strptime({column}, {quote_literal(date_format)}) AS {sql_type})"
-    ((is_complete,),) = engine.execute(f"SELECT count({column}) = count({cast}) FROM export_rows").fetchall()  # noqa: S608
+    is_exact = f"{cast} IS NOT NULL"
+    if pa.types.is_floating(kind):  # any number of up to 15 digits, and those that are printed as they are
+        digits = f"length(trim(regexp_replace({column}, '[eE].*|[^0-9]', '', 'g'), '0'))"
+        is_exact += f" AND ({digits} <= {EXACT_DIGITS} OR CAST({cast} AS VARCHAR) = {column})"
+    ((is_complete,),) = engine.execute(
+        f"SELECT coalesce(bool_and({column} IS NULL OR ({is_exact})), true) FROM export_rows"  # noqa: S608
+    ).fetchall()
     return (cast, kind) if is_complete else (column, pa.string())
 
 
@@ -224,9 +224,10 @@ def _write(
     engine: Engine, export: str, file: BinaryIO, columns: Sequence[_Column], rows: int, staging: Staging
 ) -> None:
     names = [column.name for column in columns]
+    batch_rows = _choose_batch_rows(engine, columns)
     ending = export.lower().rpartition(".")[2]
     expressions = [_EXPRESSIONS[ending](column) for column in columns]
-    batches = _read_batches(engine, expressions, rows)
+    batches = _read_batches(engine, expressions, rows, batch_rows)
     if ending == "parquet":
         write_parquet(file, names, batches)
     elif ending == "csv":
@@ -235,12 +236,19 @@ def _write(
         write_excel(file, names, batches, [column.kind for column in columns], staging.scratch)
 
 
-def _read_batches(engine: Engine, expressions: Sequence[str], rows: int) -> Iterator[pa.Table]:
+def _choose_batch_rows(engine: Engine, columns: Sequence[_Column]) -> int:
+    """Return how many rows can be in memory at once, by the longest row."""
+    sizes = " + ".join(f"coalesce(strlen(CAST({column.expression} AS VARCHAR)), 0)" for column in columns)
+    ((longest,),) = engine.execute(f"SELECT max({sizes}) FROM export_rows").fetchall()  # noqa: S608
+    return min(BATCH_ROWS, max(1, BATCH_BYTES // max(1, longest or 0)))
+
+
+def _read_batches(engine: Engine, expressions: Sequence[str], rows: int, batch_rows: int) -> Iterator[pa.Table]:
     """Yield the rows in their order, the first batch even if there are none."""
     select = ", ".join(f"{expression} AS column_{number}" for number, expression in enumerate(expressions))
-    for start in range(1, rows + 1, BATCH_ROWS) or [1]:
+    for start in range(1, rows + 1, batch_rows) or [1]:
         query = f"SELECT {select} FROM export_rows WHERE position >= ? AND position < ? ORDER BY position"  # noqa: S608
-        yield engine.sql(query, params=[start, start + BATCH_ROWS]).to_arrow_table()
+        yield engine.sql(query, params=[start, start + batch_rows]).to_arrow_table()
 
 
 def _express_value(column: _Column) -> str:
@@ -271,13 +279,14 @@ _EXPRESSIONS = {"parquet": _express_value, "csv": _express_cell, "xlsx": _expres
 
 
 @contextmanager
-def _open_target(target: ExportTarget, plan: Plan, staging: Staging, access: ExportAccess) -> Iterator[BinaryIO]:
+def open_target(target: ExportTarget, plan: Plan, staging: Staging, access: ExportAccess) -> Iterator[BinaryIO]:
     """Yield a file for its owner only that appears as the target when it is complete."""
-    suffix = hashlib.sha256(plan.run_id.encode()).hexdigest()[:8]
+    run = hashlib.sha256(plan.run_id.encode()).hexdigest()[:8]
     folder = staging.scratch if target.path is None else target.path.parent
-    partial = folder / f".export-{suffix}.partial"
+    partial = folder / f".export-{run}-{secrets.token_hex(4)}.partial"
     try:
-        partial.unlink(missing_ok=True)  # of a killed attempt
+        for other in folder.glob(f".export-{run}-*.partial"):  # of an attempt that was killed, or is given up
+            other.unlink(missing_ok=True)
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
             with os.fdopen(descriptor, "w+b") as file:
@@ -287,7 +296,7 @@ def _open_target(target: ExportTarget, plan: Plan, staging: Staging, access: Exp
             if target.path is None:
                 _store_object(target, partial, access)
             else:
-                find_target(target.uri, plan.source, access)  # nobody has replaced the folder by a link
+                find_target(target.uri, access)  # nobody has replaced the folder by a link
                 partial.replace(target.path)
         finally:
             partial.unlink(missing_ok=True)

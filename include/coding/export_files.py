@@ -38,9 +38,9 @@ _GROUP_ROWS, _GROUP_BYTES = 20_480, 16 << 20
 #: Beginnings of cells that spreadsheets take for formulas, and numbers, which are none.
 FORMULA, PLAIN_NUMBER = "^[=+\\-@\t\r\n＝＋－＠]", r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 #: Characters that XML cannot have or changes, and texts that Excel would take for their spelling.
-_SPELLED = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]|_(?=x[0-9A-Fa-f]{4}_)")
-#: Digits of a number that Excel keeps, and the first date that all spreadsheets count alike.
-_EXACT_DIGITS, _FIRST_DATE = 15, date(1900, 3, 1)
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]|_(?=x[0-9A-Fa-f]{4}_)")
+#: Digits of a number that Excel and a DOUBLE keep, and the first date that all spreadsheets count alike.
+EXACT_DIGITS, _FIRST_DATE = 15, date(1900, 3, 1)
 _EXCEL_HINT = "start another run with an `export` that ends in .csv or .parquet; no text is sent again"
 
 
@@ -146,13 +146,13 @@ def write_excel(
 
 def _make_text_cells(sheet: Any) -> Callable[[str, int, str], Any]:
     def make_cell(text: str, row: int, name: str) -> Any:
-        spelled = _SPELLED.sub(lambda match: f"_x{ord(match[0]):04X}_", text)
-        if len(spelled) > MAX_CELL_CHARACTERS:
+        spelling = _UNSAFE.sub(lambda match: f"_x{ord(match[0]):04X}_", text)
+        if len(spelling) > MAX_CELL_CHARACTERS:
             raise PlanError(
                 f"the export cannot be written: row {row} has a text of {len(text)} characters in {name!r}, and a"
                 f" cell of Excel has {MAX_CELL_CHARACTERS}: {_EXCEL_HINT}"
             )
-        cell = WriteOnlyCell(sheet, spelled)
+        cell = WriteOnlyCell(sheet, spelling)
         cell.data_type = "s"  # whatever it looks like: a formula, an error, a number
         return cell
 
@@ -179,7 +179,7 @@ def _convert_number(text: str) -> Decimal | int | None:
         number = Decimal(text)
     except InvalidOperation:
         return None
-    if not number.is_finite() or len(number.normalize().as_tuple().digits) > _EXACT_DIGITS:
+    if not number.is_finite() or len(number.normalize().as_tuple().digits) > EXACT_DIGITS:
         return None
     return number if abs(number) < MAX_EXACT_NUMBER else None
 

@@ -54,6 +54,7 @@ class FileScan:
     :param header_row: number of the row with the names, if another one below has those that are needed
     :param sheets: other sheets that have the needed columns, with the numbers of the rows of their names
     :param cell_types: types of the columns in the file, if the engine has other ones
+    :param has_iso_dates: whether texts can be dates of the file in ISO form, whatever `date_format` says
     """
 
     relation: str
@@ -66,6 +67,7 @@ class FileScan:
     header_row: int | None = None
     sheets: dict[str, int] = field(default_factory=dict)
     cell_types: Sequence[pa.DataType] = ()
+    has_iso_dates: bool = False
 
     @property
     def columns(self) -> pa.Schema:

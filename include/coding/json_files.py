@@ -69,9 +69,12 @@ def _read_kinds(engine: Engine, relation: str, columns: Sequence[str]) -> dict[s
     :param relation: a relation of the engine with one column `line`
     """
     pointers = ["/" + column.replace("~", "~0").replace("/", "~1") for column in columns]
-    lists = ", ".join(f"list(DISTINCT json_type(line, {quote_literal(pointer)}))" for pointer in pointers)
+    # All types of a line at once, because each call parses the whole line.
+    types = f"json_type(line, [{', '.join(map(quote_literal, pointers))}])"
+    lists = "".join(f", list(DISTINCT types[{position}])" for position in range(1, len(pointers) + 1))
     ((is_broken, *kinds),) = engine.execute(
-        f"SELECT coalesce(bool_or(json_type(line) <> 'OBJECT'), false), {lists} FROM {relation}"  # noqa: S608
+        f"SELECT coalesce(bool_or(kind <> 'OBJECT'), false){lists}"  # noqa: S608
+        f" FROM (SELECT json_type(line) AS kind, {types} AS types FROM {relation})"
     ).fetchall()
     return None if is_broken else {name: set(kind or ()) - {None} for name, kind in zip(columns, kinds, strict=True)}
 

@@ -67,7 +67,7 @@ class Prepared(Handoff):
     :param read, undated: records of the dates, and records of the source that have no date
     :param unreadable_dates, unreadable_examples: records of the source with a date that cannot be read; places and
         shapes of some of these dates
-    :param empty_rows: rows of the source without any value, which are no records
+    :param empty_rows: rows of the source without any value in the needed columns, which are no records
     :param rejected: records that the service would refuse
     :param texts, known_texts: distinct texts of the other records, and how many of them this model has coded already;
         without the dates over a limit

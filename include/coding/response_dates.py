@@ -98,5 +98,7 @@ def describe_skipped_rows(unreadable_dates: int, unreadable_examples: Iterable[s
             " corrected."
         )
     if empty_rows:
-        sentences.append(f"Rows in the whole source without any value, which are no records: {empty_rows}.")
+        sentences.append(
+            f"Rows in the whole source without any value in the needed columns, which are no records: {empty_rows}."
+        )
     return sentences

@@ -159,7 +159,7 @@ def create_file_view(
         return replace(snapshot, empty_rows=empty_rows)
     column = plan.source_column("response_date")
     kind = scan.schema.field(column).type
-    day = _date_expression(plan, names["response_date"], kind)
+    day = _date_expression(plan, names["response_date"], kind, scan.has_iso_dates)
     _create_view(plan, engine, relation, names, day, _select_dates(plan, day), columns)
     snapshot = replace(snapshot, find_dates=lambda: _find_dates(engine, scan.relation, day))
     condition = is_not_a_date(day, is_parsed=_is_text(kind))
@@ -215,7 +215,8 @@ def create_numbered_view(plan: Plan, engine: Engine, scan: FileScan) -> None:
     names = {name: name for name in scan.names}
     day, condition = quote_date(plan.dates[0]), f"NOT {_is_empty(names)}"
     if not plan.response_date:
-        day = _date_expression(plan, "response_date", scan.schema.field(plan.source_column("response_date")).type)
+        kind = scan.schema.field(plan.source_column("response_date")).type
+        day = _date_expression(plan, "response_date", kind, scan.has_iso_dates)
         condition = _select_dates(plan, day)
     names.setdefault("record_id", "record_number")
     columns = ("source_row", "source_part")
@@ -560,11 +561,15 @@ def _suggest_date_format(plan: Plan) -> str:
     )
 
 
-def _date_expression(plan: Plan, column: str, kind: pa.DataType) -> str:
-    """Return the SQL expression of the date in a column of the engine."""
-    column = quote_column(column)
+def _date_expression(plan: Plan, column: str, kind: pa.DataType, has_iso_dates: bool = False) -> str:
+    """Return the SQL expression of the date in a column of the engine.
+
+    :param has_iso_dates: see :class:`FileScan`
+    """
+    column, date_format = quote_column(column), plan.read_options.date_format
     if _is_text(kind):
-        return parse_date(column, plan.zone, plan.read_options.date_format)
+        day = parse_date(column, plan.zone, date_format)
+        return f"coalesce({parse_date(column, plan.zone)}, {day})" if date_format and has_iso_dates else day
     if pa.types.is_timestamp(kind) and kind.tz is not None:
         return convert_to_date(column, plan.zone)
     return f"TRY_CAST({column} AS DATE)"

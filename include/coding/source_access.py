@@ -140,7 +140,7 @@ def _parse_prefix(setting: str, entry: str, staging: Path | str | None) -> str:
     prefix = entry.rstrip("/")
     if not parts.netloc or parts.query or parts.fragment or _has_dots(entry) or any(c in entry for c in "*?["):
         raise PlanError(f"{setting} names {entry!r}; expected 's3://bucket' or 's3://bucket/prefix' without patterns")
-    if isinstance(staging, str) and (_is_below(staging, prefix) or _is_below(prefix, staging)):
+    if isinstance(staging, str) and (is_below(staging, prefix) or is_below(prefix, staging)):
         raise PlanError(
             f"{setting} names {entry!r}, which is in the staging area or contains it, where texts of all"
             " runs are: name a prefix outside it"
@@ -152,8 +152,9 @@ def _has_dots(uri: str) -> bool:
     return any(part in (".", "..") for part in uri.split("/"))
 
 
-def _is_below(uri: str, prefix: str) -> bool:
-    return f"{uri.rstrip('/')}/".startswith(f"{prefix.rstrip('/')}/")
+def is_below(path: str, folder: str) -> bool:
+    """Return whether a path or a URI is a folder or prefix, or is below it, by its name alone."""
+    return f"{path.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
 
 
 def _parse_folder(setting: str, entry: str, private_folders: Iterable[Path], staging: Path | None) -> Path:
@@ -246,7 +247,7 @@ def _check_object(source: str, access: SourceAccess) -> None:
 def is_allowed_object(uri: str, prefixes: Iterable[str]) -> bool:
     """Return whether an object is below one of the prefixes."""
     is_plain = not _has_dots(uri) and uri.startswith("s3://")
-    return is_plain and any(_is_below(uri, prefix) for prefix in prefixes)
+    return is_plain and any(is_below(uri, prefix) for prefix in prefixes)
 
 
 def open_source_files(source: str, paths: Iterable[Path], access: SourceAccess) -> SourceFile:

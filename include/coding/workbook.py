@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import datetime, time
 from pathlib import Path
 from typing import Any, TypeAlias
 from xml.etree import ElementTree
@@ -82,21 +82,16 @@ class Sheet:
                 yield row[index] if 0 <= index < len(row) else ""
 
 
-def format_cell(value: Any, format_date: Callable[[datetime], str] = str) -> str | None:
-    """Return the value of a cell as text; None if it is empty.
-
-    :param format_date: how a date with a time is written
-    """
+def format_cell(value: Any) -> str | None:
+    """Return the value of a cell as text, a date in ISO form; None if it is empty."""
     if isinstance(value, str):
         return value or None
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else str(value)
-    if isinstance(value, datetime):
-        return format_date(value)
-    if isinstance(value, date):
-        return format_date(datetime(value.year, value.month, value.day))
+    if isinstance(value, datetime) and value.time() == time.min:
+        return str(value.date())
     return str(value)
 
 

@@ -1,4 +1,4 @@
-"""`python -m include.pipeline check FILE`: what a run would read from a file, without Airflow and the service.
+"""`python -m include.pipeline check FILE`: what a run would read from a file, without Airflow or the service.
 
 Exit status: 0 if a run could code the file, 1 if it would be refused or is above a limit, 2 if the arguments are
 wrong.
@@ -86,7 +86,7 @@ def _make_plan(arguments: argparse.Namespace) -> Plan:
 
 def _find_source(file: str) -> str:
     if file.lower().startswith("s3://"):
-        raise PlanError(f"{file!r} is in object storage: copy it to this machine, and name the copy")
+        raise PlanError(f"{file!r} is in object storage: copy it to this machine, and check the copy")
     return file if file.lower().startswith("file:") else os.path.abspath(file)  # noqa: PTH100 - keeps links
 
 

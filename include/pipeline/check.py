@@ -1,4 +1,4 @@
-"""The check of a file before it is coded: what a run would read, reject and send, without Airflow and the service.
+"""The check of a file before it is coded: what a run would read, reject and send, without Airflow or the service.
 
 It reads a file with the code of `prepare`, but neither the settings of a deployment nor its warehouse, so it does not
 know whether runs may read the file, and which texts are coded already. What it shows contains no person's text.
@@ -299,11 +299,11 @@ def _describe_records(check: Check, estimate: Estimate) -> list[str]:
         ),
         *estimate.warnings,
         *(estimate.notes if estimate.read else ()),
-        f"Distinct texts: {estimate.texts}, of which those are sent that the model has not coded yet",
+        f"Distinct texts: {estimate.texts}; a run sends only those that its model has not coded yet",
         f"Upload: at most {estimate.bytes} bytes in {estimate.parts} parts, one operation each",
         f"Calls of the service: at most about {estimate.calls}; at {CALLS_PER_SECOND:g} a second they take"
         f" {estimate.call_seconds:.0f} seconds",
-        "Coding time: not known here; a dry run of the DAG tells it from earlier operations",
+        "Coding time: not known here; a dry run of the DAG estimates it from earlier operations",
     ]
 
 

@@ -3,7 +3,7 @@
 The defaults of `recode_occupations` are settings of the deployment, environment variables that are read when Airflow
 parses the DAG file (:func:`read_default_params`). They cannot be Airflow Variables, because parsing asks for nothing.
 A value that cannot be used is an import error: Airflow shows it on its page of DAGs within a minute after the change,
-when whoever made it still looks, and not in the first night that needs it.
+and not only when the first nightly run fails.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ PARAMS = {
     ),
     "from_date": Param(
         None, type=["null", "string"], format="date", title="From", section=_SCOPE,
-        description="First response date. If both dates are empty: the day before the run. Empty in a backfill.",
+        description="First response date. If both dates are empty: the day before the run. Leave it empty in a"
+        " backfill.",
     ),
     "to_date": Param(
         None, type=["null", "string"], format="date", title="To", section=_SCOPE,
         description="Last response date, inclusive. If only one of the dates is set, the run codes that day. Empty in"
-        " a backfill: there, set the To of the backfill itself to 23:59 of its last day.",
+        " a backfill: instead, set its own *To* to 23:59 of the last day.",
     ),
     "look_back_days": Param(
         7, type="integer", minimum=0, maximum=MAX_LOOK_BACK_DAYS, title="Look back", section=_SCOPE,
@@ -74,7 +75,7 @@ PARAMS = {
         description='How the source is read: `{"sheet": "Data", "header_row": 5, "date_format": "%d/%m/%Y"}`.'
         " `sheet`: name or number of a sheet of Excel; `header_row`: number of the row with the names of the columns;"
         " `delimiter` and `encoding` (`cp1252`, `latin-1`, `utf-16`) of a text file; `date_format`: form of dates"
-        " that are texts; `timezone`: whose days are the response dates, for times with an offset or Z;"
+        " that are texts; `timezone`: that in which the response date of a time with an offset or Z is determined;"
         " `connection`: Airflow connection of an `s3://` source.",
         propertyNames={"enum": list(READ_OPTION_NAMES)},
         properties=READ_OPTION_SCHEMA,
@@ -102,26 +103,27 @@ PARAMS = {
     "approve_above": Param(
         None, type=["null", "integer"], minimum=0, title="Require approval above", section=_TRIAL,
         description="Number of distinct texts above which a person must approve sending them (Required Actions)."
-        " The setting `CODING_APPROVE_ABOVE` counts too: of the two numbers, the lower one.",
+        " The setting `CODING_APPROVE_ABOVE` applies instead if it is lower.",
     ),
     "export": Param(
         None, type=["null", "string"], title="Export", section=_RESULT,
         description="File to write when the run has landed: its records with all columns of the source, and code,"
         " label, confidence, level, outcome, reason and model. `file:///path/coded.xlsx` or `s3://bucket/coded.csv`"
-        " (.parquet, .csv, .xlsx), in a folder that the settings of the deployment allow. Empty in a backfill.",
+        " (.parquet, .csv, .xlsx), in a folder that the settings of the deployment allow. Leave it empty in a"
+        " backfill.",
     ),
     "max_uncoded_share": Param(
         0.5, type="number", minimum=0, maximum=1, title="Maximum uncoded share", section=_LIMITS,
-        description="Share of the records that are not rejected which can remain without a code. Above it, nothing is"
-        " published.",
+        description="Largest share of the records, not counting rejected ones, that may remain without a code. Above"
+        " it, nothing is published.",
     ),
     "max_rejected_share": Param(
         0.2, type="number", minimum=0, maximum=1, title="Maximum rejected share", section=_LIMITS,
-        description="Share of the records read that can be rejected. Above it, nothing is sent or published.",
+        description="Largest share of the records read that may be rejected. Above it, nothing is sent or published.",
     ),
     "min_records_for_limits": Param(
         50, type="integer", minimum=1, title="Minimum records for limits", section=_LIMITS,
-        description="Number of records from which on both shares are checked. With fewer records, a share above its"
+        description="Smallest number of records for which the two limits are checked. With fewer, a share above its"
         " limit is only reported. Nightly runs count each date by itself.",
     ),
     "records_per_part": Param(

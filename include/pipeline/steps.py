@@ -68,7 +68,7 @@ def make_plan(
     settings.staging_base()  # must be valid before anything is sent
     find_path(params["source"], settings.read_source_access())  # `prepare` checks tables, and files again
     if params["export"]:
-        _check_export(params["export"], params["source"])
+        _check_export(params["export"])
     metadata = read_metadata(dag_run)
     check_airflow(metadata, dag_run.run_type)
     look_back_days = int(params["look_back_days"]) if dag_run.run_type == "scheduled" else 0
@@ -98,12 +98,11 @@ def make_plan(
     return plan.to_dict()
 
 
-def _check_export(export: str, source: str) -> None:
+def _check_export(export: str) -> None:
     """Check where a run would write. `export` checks it again, because users can edit the plan in Airflow."""
-    from include.coding.export_access import check_new, find_target
+    from include.coding.export_access import find_target
 
-    access = settings.read_export_access()
-    check_new(find_target(export, source, access), access)
+    find_target(export, settings.read_export_access())
 
 
 def check_airflow(metadata: RunMetadata | None, run_type: str) -> None:

@@ -194,3 +194,4 @@ def test_a_topic_is_handed_over_by_deleting_its_row(runs):
 def test_a_dry_run_takes_no_topic(runs):
     runs.plan(run_id=OTHER_DAG, dry_run=True)
     runs.plan(run_id=SAME_ID)
+    assert runs.query("SELECT topic, dag_id FROM coding.topic_owners") == [("osca", "recode_occupations")]

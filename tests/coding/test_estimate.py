@@ -78,7 +78,10 @@ def test_an_estimate_names_the_rows_that_no_run_codes():
         "- Records in the whole source with a date that cannot be read: 2 (such as line 7: '99/99/99'; line 8: 'aa')"
         in (estimate.as_markdown)
     )
-    assert "- Rows in the whole source without any value, which are no records: 3." in estimate.as_markdown
+    assert (
+        "- Rows in the whole source without any value in the needed columns, which are no records: 3."
+        in estimate.as_markdown
+    )
     assert "cannot be read" not in estimate_run(NOTHING_TO_SEND, 2, 5, 1.0, max_operations=None).as_markdown
 
 

@@ -14,9 +14,10 @@ import pytest
 from python_calamine import CalamineWorkbook
 
 from include.coding.errors import PlanError, SourceError, StagingError
-from include.coding.export import ADDED_COLUMNS, export_records, name_added_columns
-from include.coding.export_access import ExportAccess
+from include.coding.export import ADDED_COLUMNS, export_records, name_added_columns, open_target
+from include.coding.export_access import ExportAccess, find_target
 from include.coding.export_files import MAX_SHEET_COLUMNS, MAX_SHEET_ROWS, check_size
+from include.coding.staging import Staging
 from tests.coding.conftest import (
     CHEF,
     DAY,
@@ -24,6 +25,7 @@ from tests.coding.conftest import (
     MODEL,
     NEXT_DAY,
     code_line,
+    make_plan,
     on_duckdb_and_postgres,
     on_redshift,
 )
@@ -280,6 +282,59 @@ def test_cells_of_excel_keep_their_kinds(export, tmp_path):
     assert names[7:9] == ["n", "n_2"]
 
 
+def write_workbook(path, *rows):
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    book.save(path)
+
+
+def test_whole_numbers_of_excel_stay_whole_in_every_format(export, tmp_path):
+    source = tmp_path / "answers.xlsx"
+    write_workbook(
+        source, ["record_id", "response_date", "occp_text", "postcode", "weight"],
+        [1, date(2026, 10, 5), "chef", 2000, 1], [2, date(2026, 10, 5), "chef", None, 0.5],
+    )  # fmt: skip
+    values = {"csv": ("1", "2000", "1.0"), "parquet": (1, 2000, 1.0), "xlsx": (1, 2000, 1)}
+    for ending, expected in values.items():
+        path = export(f"c.{ending}", source=source.as_uri(), columns={"tasks_text": None}, run_id=f"run-{ending}")
+        row = READERS[ending](path)[1]
+        assert (row[0], row[3], row[4]) == expected
+
+
+def test_a_date_of_excel_with_a_time_keeps_it_whatever_the_form_of_the_texts(export, pipeline, tmp_path):
+    source = tmp_path / "answers.xlsx"
+    write_workbook(
+        source, ["record_id", "response_date", "occp_text"], ["1", datetime(2026, 10, 5, 13, 45), "chef"],
+        ["2", "05/10/26", "chef"],
+    )  # fmt: skip
+    options = {"date_format": "%d/%m/%y"}
+    path = export(source=source.as_uri(), columns={"tasks_text": None}, read_options=options)
+    assert [row[:2] for row in read_csv(path)[1:]] == [["1", "2026-10-05 13:45:00"], ["2", "05/10/26"]]
+
+
+def test_a_value_beside_the_named_columns_of_a_sheet_is_refused_before_anything_is_sent(pipeline, tmp_path, out):
+    source = tmp_path / "answers.xlsx"
+    write_workbook(
+        source, ["record_id", "response_date", "occp_text"], ["1", date(2026, 10, 5), "chef", None, "a note"]
+    )
+    plan = {"source": source.as_uri(), "columns": {"tasks_text": None}}
+    with pytest.raises(SourceError, match="row 2 has a value in a column without a name, after 'occp_text'; name"):
+        pipeline.prepare(**plan, export=(out / "c.csv").as_uri())
+    assert pipeline.prepare(**plan, run_id="run-2").read == 1
+
+
+@pytest.mark.parametrize("number", ["9007199254740993", "12345678901234567890123"])
+def test_numbers_of_json_that_would_be_rounded_stay_as_they_are_written(export, tmp_path, number):
+    source = tmp_path / "a.jsonl"
+    lines = [f'{{"record_id": "{n}", "response_date": "{DAY}", "occp_text": "chef", "tasks_text": "", "x": {x}, "y": {y}}}'
+             for n, x, y in (("1", number, "1.10"), ("2", "0.5", "2"))]  # fmt: skip
+    source.write_text("\n".join(lines))
+    rows = read_csv(export(source=source.as_uri()))[1:]
+    assert [row[4] for row in rows] == [number, "0.5"]
+    assert [float(row[5]) for row in rows] == [1.1, 2]
+
+
 def test_a_table_without_records_of_the_dates_gives_a_file_with_names_only(export, pipeline):
     pipeline.fill(("1", LATER_DAY, "chef", ""))
     for ending in ENDINGS:
@@ -420,6 +475,24 @@ def test_another_attempt_writes_the_same_file(export, pipeline, out, ending):
     before = path.read_bytes()
     (out / ".export-0.partial").write_bytes(b"of another run")
     assert write(pipeline, out).read_bytes() == before
+
+
+def test_an_attempt_that_is_given_up_does_not_publish_what_the_next_one_writes(pipeline, out):
+    access, target = ExportAccess((out,)), find_target((out / "c.csv").as_uri(), ExportAccess((out,)))
+    plan, staging = make_plan(), Staging.in_folder(out)
+
+    def write_twice():
+        with (
+            open_target(target, plan, staging, access) as first,
+            open_target(target, plan, staging, access) as second,
+        ):
+            first.write(b"first")
+            second.write(b"second")
+
+    with pytest.raises(StagingError, match="cannot be written"):
+        write_twice()
+    assert (out / "c.csv").read_bytes() == b"second"
+    assert [name for name in list_names(out) if "partial" in name] == []
 
 
 def test_a_full_disk_leaves_the_earlier_file_and_no_part_of_the_new_one(export, pipeline, out, monkeypatch):

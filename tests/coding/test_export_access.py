@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from include.coding.errors import PlanError
-from include.coding.export_access import ExportAccess, check_new, find_target
+from include.coding.export_access import ExportAccess, find_target
 from include.coding.plan import resolve_dates
 from include.coding.source_access import SourceAccess
 from tests.coding.conftest import make_plan
@@ -14,8 +14,8 @@ from tests.coding.conftest import make_plan
 
 @pytest.fixture
 def folders(tmp_path):
-    """Folders that runs may write to, may read, may do both with, and may do neither with."""
-    for name in ("out", "in", "both", "private"):
+    """Folders that runs may write to, may read, and may do neither with."""
+    for name in ("out", "in", "private"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "answers.csv").write_text("a\n")
     return tmp_path
@@ -23,21 +23,20 @@ def folders(tmp_path):
 
 @pytest.fixture
 def access(folders):
-    sources = SourceAccess(folders=(folders / "in", folders / "both"))
-    return ExportAccess((folders / "out", folders / "both"), ("s3://bucket/out",), sources)
+    return ExportAccess((folders / "out",), ("s3://bucket/out",), SourceAccess(folders=(folders / "in",)))
 
 
-def refuse(export, access, source="survey"):
+def refuse(export, access):
     """Return the message of a refusal without the name of the file."""
     with pytest.raises(PlanError) as excinfo:
-        find_target(str(export), str(source), access)
+        find_target(str(export), access)
     return str(excinfo.value).replace(repr(str(export)), "")
 
 
 def test_a_file_is_written_to_an_allowed_folder_only(access, folders):
     for export in (folders / "out" / "a b.csv", (folders / "out" / "a b.csv").as_uri()):
-        assert find_target(str(export), "survey", access).path == folders / "out" / "a b.csv"
-    assert find_target("s3://bucket/out/a.csv", "survey", access).path is None
+        assert find_target(str(export), access).path == folders / "out" / "a b.csv"
+    assert find_target("s3://bucket/out/a.csv", access).path is None
 
 
 def test_what_is_outside_is_refused_in_the_same_words_whether_it_exists_or_not(access, folders):
@@ -49,7 +48,8 @@ def test_what_is_outside_is_refused_in_the_same_words_whether_it_exists_or_not(a
             folders / "private" / "answers.csv", folders / "private" / "missing.csv", folders / "in" / "new.csv",
             f"{folders}/out/../private/answers.csv", f"{folders}/out/../out/a.csv", folders / "out" / "link" / "a.csv",
             folders / "out" / "loop" / "a.csv", "/etc/a.csv", "s3://bucket/a.csv", "s3://bucket/out/../a.csv",
-            "s3://bucket/outside/a.csv", "s3://other/out/a.csv",
+            "s3://bucket/outside/a.csv", "s3://other/out/a.csv", "s3://bucket/out/a.csv?versionId=.csv",
+            "s3://bucket/out/a.csv#.csv",
         )
     }  # fmt: skip
     (message,) = messages
@@ -68,36 +68,30 @@ def test_a_missing_folder_and_a_folder_are_no_files(access, folders):
 
 
 @pytest.mark.parametrize(
-    ("source", "export"),
+    ("exports", "sources"),
     [
-        ("answers.csv", "answers.csv"), ("link.csv", "answers.csv"), ("answers.csv", "link.csv"), (".", "new.parquet"),
-        ("*.parquet", "new.parquet"), ("sub", "sub/new.parquet"),
+        ("{0}/in", "{0}/in"), ("{0}/in/coded", "{0}/in"), ("{0}", "{0}/in"), ("{0}/link", "{0}/in"),
+        ("s3://bucket/in", "s3://bucket/in"), ("s3://bucket", "s3://bucket/in"), ("s3://bucket/in/x", "s3://bucket/in"),
     ],
 )  # fmt: skip
-def test_the_source_of_the_run_is_never_written(access, folders, source, export):
-    both = folders / "both"
-    (both / "link.csv").symlink_to(both / "answers.csv")
-    (both / "sub").mkdir()
-    message = refuse(both / export, access, (both / source).as_uri().replace("%2A", "*"))
-    assert "is the source of the run, or one of its files" in message
+def test_no_folder_can_be_both_for_exports_and_for_sources(folders, exports, sources):
+    (folders / "link").symlink_to(folders / "in")
+    access = SourceAccess.from_settings("", sources.format(folders), "coding", (), None)
+    with pytest.raises(PlanError, match="an export could replace what other runs read"):
+        ExportAccess.from_settings(exports.format(folders), access, (), None)
 
 
-def test_an_object_that_is_the_source_is_never_written(access):
-    assert "is the source of the run" in refuse("s3://bucket/out/a.csv", access, "s3://bucket/out/a.csv")
-
-
-def test_a_file_in_a_folder_from_which_runs_read_is_never_replaced(access, folders):
-    check_new(find_target(str(folders / "out" / "answers.csv"), "survey", access), access)
-    check_new(find_target(str(folders / "both" / "new.csv"), "survey", access), access)
-    with pytest.raises(PlanError, match="exists, in a folder from which runs read files"):
-        check_new(find_target(str(folders / "both" / "answers.csv"), "survey", access), access)
+def test_folders_and_prefixes_beside_each_other_can_be_for_exports_and_for_sources(folders):
+    access = SourceAccess.from_settings("", f"{folders}/in,s3://bucket/in", "coding", (), None)
+    allowed = ExportAccess.from_settings(f"{folders}/out,s3://bucket/inner", access, (), None)
+    assert (allowed.folders, allowed.prefixes) == ((folders / "out",), ("s3://bucket/inner",))
 
 
 def test_a_link_that_replaces_the_folder_is_refused(access, folders):
-    assert find_target(str(folders / "out" / "a.csv"), "survey", access).path == folders / "out" / "a.csv"
+    assert find_target(str(folders / "out" / "a.csv"), access).path == folders / "out" / "a.csv"
     (folders / "out" / "inner").mkdir()
     allowed = ExportAccess((folders / "out",), sources=access.sources)
-    find_target(str(folders / "out" / "inner" / "a.csv"), "survey", allowed)
+    find_target(str(folders / "out" / "inner" / "a.csv"), allowed)
     (folders / "out" / "inner").rmdir()
     (folders / "out" / "inner").symlink_to(folders / "private")
     assert "is not in a folder" in refuse(folders / "out" / "inner" / "a.csv", allowed)

@@ -114,7 +114,9 @@ def test_rows_that_no_run_codes_are_counted_and_logged_by_every_run(pipeline, tm
         assert (prepared.read, prepared.undated, prepared.unreadable_dates, prepared.empty_rows) == (9, 1, 1, 1)
         assert prepared.unreadable_examples == ("line 11: '99/99/99'",)
         assert "a date that cannot be read: 1 (such as line 11: '99/99/99')" in caplog.text
-        assert "Rows in the whole source without any value, which are no records: 1" in caplog.text
+        assert (
+            "Rows in the whole source without any value in the needed columns, which are no records: 1" in caplog.text
+        )
         assert "secret" not in caplog.text
         caplog.clear()
         pipeline.land()

@@ -67,7 +67,7 @@ def test_the_report_names_the_rows_that_no_run_codes_whatever_the_dates_of_the_r
             "- Records in the whole source with a date that cannot be read: 1 (such as line 4: '99/99/99')." in text
         )
         assert "They can belong to any day, and no run codes them until they are corrected." in text
-        assert "- Rows in the whole source without any value, which are no records: 1." in text
+        assert "- Rows in the whole source without any value in the needed columns, which are no records: 1." in text
         assert "secret" not in text
 
 

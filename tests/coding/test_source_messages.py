@@ -92,6 +92,12 @@ def test_a_broken_row_of_a_csv_file_is_named_by_its_line(assert_refused, tmp_pat
     assert_refused(path, message)
 
 
+@pytest.mark.parametrize("row", [f"1,chef,{MARKER}", f"7,5 Oct 2026,{MARKER},cooks", f"x,05-Oct-26,{MARKER}"])
+def test_the_first_record_of_a_file_without_names_is_not_shown(assert_refused, tmp_path, row):
+    (tmp_path / "a.csv").write_text(row + "\n" + GOOD)
+    assert_refused(tmp_path / "a.csv", "line 1 contains values, not names, so it is not shown here")
+
+
 def test_lines_far_down_are_counted_and_not_rows(assert_refused, tmp_path):
     (tmp_path / "a.csv").write_text(HEADER + GOOD * 30_000 + "\n" + f"3,{MARKER}\n")
     assert_refused(tmp_path / "a.csv", f"line {2 + 5 * 30_000 + 1} has 2 values, but the header has 4")

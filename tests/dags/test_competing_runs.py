@@ -13,6 +13,7 @@ import pytest
 from coding_service import CodingServiceHook
 from include.coding.claims import claim_dates
 from include.coding.plan import Plan
+from include.pipeline.names import TIMEZONE
 from tests.support.dag_runner import DAY, TEXTS, DagRunner, Outcome
 from tests.support.warehouses import open_warehouse
 
@@ -34,7 +35,7 @@ def other_run(runner: DagRunner) -> Iterator[Any]:
         session.add(run)
         session.commit()
         model = CodingServiceHook().latest_model("osca")
-        plan = Plan(run_id, "osca", model.model_id, model.version, DAY, DAY, runner.make_source())
+        plan = Plan(run_id, "osca", model.model_id, model.version, DAY, DAY, runner.make_source(), timezone=TIMEZONE)
         claim_dates(open_warehouse(runner.warehouse), plan, lambda run_id: True)
         yield run
     end_run(run, "deleted")

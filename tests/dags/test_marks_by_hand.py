@@ -27,7 +27,11 @@ MARKS = {
     "land": ("land", "report", "land"),
     "land, announce": ("land|announce", "report", "land"),
     "land, report": ("land|report", "announce", "land"),
-    "plan, land, report, announce": ("plan|prepare|land|report|announce|approve|collect", "clean_up", "plan"),
+    "plan, land, export, report, announce": (
+        "plan|prepare|land|export|report|announce|approve|collect",
+        "clean_up",
+        "plan",
+    ),
 }
 
 

@@ -40,7 +40,8 @@ from include.pipeline.airflow_dags import recode_dag
 from include.pipeline.names import TIMEZONE
 dag = recode_dag("{dag_id}", topic="anzsco", schema="{dag_id}", schedule="0 0 * * *")
 dag.catchup = True
-dag.start_date, dag.end_date = (pendulum.parse(day, tz=TIMEZONE) for day in ("{first}", "{last}"))
+for node in (dag, *dag.tasks):  # Airflow begins with the earliest date of a task
+    node.start_date, node.end_date = (pendulum.parse(day, tz=TIMEZONE) for day in ("{first}", "{last}"))
 """
 
 

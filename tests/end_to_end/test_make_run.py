@@ -33,7 +33,8 @@ def operations(*, params=None):
     return params["operations"]
 
 with DAG("waits", schedule=None, is_paused_upon_creation=False, params={{"operations": Param([], type="array")}}):
-    BatchCodeSensor.partial(task_id="wait", topic="osca", pool="{POOL}").expand(operation_id=operations())
+    wait = BatchCodeSensor.partial(task_id="wait", topic="osca", pool="{POOL}", deferrable=True)
+    wait.expand(operation_id=operations())
 """
 
 

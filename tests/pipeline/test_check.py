@@ -17,6 +17,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from bench.measure import read_peak_bytes
 from coding_service.settings import ServiceSettings
 from include.coding.estimate import CALLS_PER_SECOND, PREPARED_FIELDS
 from include.coding.prepare import prepare
@@ -349,7 +350,7 @@ class Terminal:
     """The command on a pseudo-terminal."""
 
     def __init__(self, file, environment, columns=80):
-        self.output = ""
+        self.output, self.peak_mb = "", 0
         self._reader, writer = pty.openpty()
         fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         variables = environment | {"TERM": "xterm"}
@@ -369,14 +370,13 @@ class Terminal:
             if not block:
                 break
             self.output += block.decode(errors="replace")
+            self.peak_mb = max(self.peak_mb, read_peak_bytes(self.process.pid) >> 20)
 
     def wait(self):
         """Return the exit status and the largest memory of the process in MB."""
         self.read_until(None)
         os.close(self._reader)
-        _, status, usage = os.wait4(self.process.pid, 0)
-        self.process.returncode = os.waitstatus_to_exitcode(status)
-        return self.process.returncode, usage.ru_maxrss // 1024
+        return self.process.wait(), self.peak_mb
 
 
 def test_a_million_records_show_their_progress_on_a_terminal_and_stay_within_memory(long_file, environment):

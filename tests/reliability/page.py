@@ -27,9 +27,9 @@ coding service over HTTP.
 After every case the same invariants are checked by one function (`tests/reliability/invariants.py`):
 
 - Every record of the source is published exactly once, and read = coded + uncoded + rejected.
-- No key stands twice in `coded_records` or `coded_texts`.
+- No key occurs twice in `coded_records` or `coded_texts`.
 - No text is sent more than once, except after the service itself failed an operation that it had accepted.
-- No token, signature of a link, client secret or text of a person stands in logs, in Airflow's metadata database (its
+- No token, signature of a link, client secret or text of a person appears in logs, in Airflow's metadata database (its
   XComs, trigger arguments and task states included, and deleted rows), or in the reports.
 - No file of the run is left in the staging area, and no descriptor is left open.
 """
@@ -41,8 +41,8 @@ A backfill of {RUNS} days, all at once, with {PARTS} operations each: {RUNS * PA
 CRASHES = """## Crashes
 
 Real Airflow processes (API server, scheduler with LocalExecutor, DAG processor, triggerer) and PostgreSQL. A proxy in
-front of the service, or a lock in the warehouse, stops the run at the moment; then the victim is killed with SIGKILL (the
-warehouse: immediate shutdown) and started again if it is not a task. *Machine* means all processes of Airflow at once.
+front of the service, or a lock in the warehouse, holds the run at the named point; then the process is killed with SIGKILL
+(the warehouse is shut down immediately) and, unless it is a task, started again. *Machine* means all processes of Airflow at once.
 The run has to succeed without any help.
 """
 FAULTS = f"""## Faults
@@ -50,7 +50,7 @@ FAULTS = f"""## Faults
 The whole DAG in one process, as in `airflow dags test`, with 60 texts and DuckDB. The faults are those of the local service
 (`include/local_service/README.md`), the rows of [the contract's section 10](service-contract.md), and those of a network:
 closed, reset (before the service sees the request, or after it handled it), stalled for longer than the timeout of {TIMEOUT_S} s,
-slow, truncated or wrong in length, for each kind of request; and no connection (refused, or no name) until {OUTAGE_WAITS} waits
+slow, truncated or wrong in length, for each kind of request; and no connection (refused, or the name of the host is unknown) until {OUTAGE_WAITS} waits
 have passed. If a run fails, the next run of the same date, without faults, has to publish everything.
 """
 

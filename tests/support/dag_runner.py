@@ -196,8 +196,9 @@ def open_runner(
         monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps(warehouse))
         monkeypatch.setenv("CODING_STAGING", runner.staging.as_uri())
         monkeypatch.setenv("CODING_SOURCE_FOLDERS", str(runner.source_files))
-        # `DAG.test` changes the params of the DAG.
+        # `DAG.test` changes the params of the DAG and of its tasks.
         monkeypatch.setattr(recode_occupations.dag, "params", copy.deepcopy(recode_occupations.dag.params))
         for task in recode_occupations.dag.tasks:
+            monkeypatch.setattr(task, "params", copy.deepcopy(task.params))
             monkeypatch.setattr(task, "retry_policy", PatientPolicy(task.retry_policy, runner.pass_time))
         yield runner
