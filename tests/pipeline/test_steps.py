@@ -172,7 +172,7 @@ def test_a_missing_service_connection_is_named_with_what_to_do() -> None:
 
 def test_a_connection_over_plain_http_to_another_machine_is_refused(plan_with: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(SettingsError, match=r"'http://coder.example.org'.*use https"):
-        plan_with(host="http://coder.example.org")
+        plan_with(host="http://coder.example.org", port=None)
 
 
 def test_a_missing_warehouse_connection_is_named_with_what_to_do(
