@@ -72,6 +72,7 @@ def test_a_comparison_links_to_its_report_only_once_it_has_one(
     runner: DagRunner, read_links: Callable[[Any], dict[str, dict[str, str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import compare_models
+
     from include.pipeline import steps
 
     monkeypatch.setattr(steps, "compare_models", lambda *arguments: "file:///report.html")

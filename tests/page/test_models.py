@@ -60,7 +60,11 @@ def forbid_comparisons(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def test_the_models_with_records_have_their_dates_and_records(client: Client, metadata: Metadata) -> None:
-    for model, version, day in ((OLD_MODEL, 2.0, "2026-11-01"), (MODEL, 3.0, "2026-11-02"), (MODEL, 3.0, "2026-11-03")):
+    for model, version, day in (
+        (OLD_MODEL, 2.0, "2026-11-01"),
+        (MODEL, 3.0, "2026-11-02"),
+        (MODEL, 3.0, "2026-11-03"),
+    ):
         plan = make_plan(day, model_id=model, model_version=version)
         metadata.add_run(f"{model}-{day}", day, plan=plan, land=make_landing(day))
     again = make_plan("2026-11-03", model_id=MODEL)
@@ -80,7 +84,9 @@ def test_two_models_of_a_topic_give_the_values_of_a_comparison_and_its_command(
     client: Client, metadata: Metadata
 ) -> None:
     for model, version in ((OLD_MODEL, 2.0), (MODEL, 3.0)):
-        metadata.add_run(model, plan=make_plan(model_id=model, model_version=version), land=make_landing("2026-11-01"))
+        metadata.add_run(
+            model, plan=make_plan(model_id=model, model_version=version), land=make_landing("2026-11-01")
+        )
     html = unescape(client("viewer").get("/models").text)
     assert "/dags/compare_models" in html
     command = shlex.split(re.findall(r"<pre>(.+?)</pre>", html)[0])

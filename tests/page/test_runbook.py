@@ -20,11 +20,11 @@ ROOT = Path(__file__).parents[2]
 WITHOUT_ROW = {"CodingServiceError", "RetryableError", "FinalError", "ExpiredError", "DataError", "LinkExpiredError"}
 
 
-@pytest.mark.parametrize("module", [service_errors, data_errors, warehouse_errors], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [service_errors, data_errors, warehouse_errors], ids=lambda module: module.__name__
+)
 def test_the_runbook_has_a_row_for_each_error_that_can_end_a_task(module: ModuleType) -> None:
-    names = {
-        name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, Exception)
-    }
+    names = {name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, Exception)}
     assert names - WITHOUT_ROW <= read_errors().keys()
 
 
