@@ -155,5 +155,9 @@ def test_a_part_that_failed_and_a_task_after_the_report_leave_the_report_alone(
     make_plan: Callable[..., Plan],
 ) -> None:
     error = CodingServiceError("operation 'x' failed")
-    assert fail(make_plan(), error, "code.poll", 2) == {"failure": "operation 'x' failed"}
-    assert fail(make_plan(), error, "clean_up") == {"failure": "operation 'x' failed"}
+    assert fail(make_plan(), error, "code.poll", 2) == {
+        "failure": "operation 'x' failed", "failure_class": "CodingServiceError",
+    }  # fmt: skip
+    assert fail(make_plan(), error, "clean_up") == {
+        "failure": "operation 'x' failed", "failure_class": "CodingServiceError",
+    }  # fmt: skip
