@@ -14,6 +14,8 @@ from airflow.sdk import DAG, Param, task
 
 from coding_service import CodingServiceRetryPolicy
 from include.pipeline.dag_arguments import PERMANENT_ERRORS
+from include.pipeline.links import add_report_link
+from include.pipeline.names import COMPARE_DAG_ID
 
 PARAMS = {
     "topic": Param(
@@ -72,7 +74,7 @@ def compare(*, params: Any = None, dag_run: Any = None) -> str:
 
 
 with DAG(
-    "compare_models",
+    COMPARE_DAG_ID,
     doc_md=__doc__,
     schedule=None,
     is_paused_upon_creation=False,
@@ -85,4 +87,4 @@ with DAG(
     },
     tags=["occupation", "coding"],
 ) as dag:
-    compare()
+    add_report_link(compare())

@@ -46,6 +46,7 @@ from include.pipeline.collecting import CollectResultsOperator
 from include.pipeline.dag_arguments import PERMANENT_ERRORS
 from include.pipeline.form import PARAMS, make_params
 from include.pipeline.inputs import check_inputs
+from include.pipeline.links import add_report_link
 from include.pipeline.run_notes import explain_failure
 
 #: Documentation of each DAG in Airflow's UI.
@@ -171,7 +172,12 @@ def recode_dag(
         The lifetime of an upload grant is not documented, so each one is used before the next is created: only one
         `create` runs at a time, and later steps have a higher priority.
         """
-        common: dict[str, Any] = {"pool": names.POOL, "weight_rule": "upstream", "pre_execute": check_inputs}
+        common: dict[str, Any] = {
+            "pool": names.POOL,
+            "weight_rule": "upstream",
+            "pre_execute": check_inputs,
+            "operation_link": names.OPERATION_LINK,
+        }
         files: dict[str, Any] = {**common, "storage_conn_id": names.STAGING_CONN_ID, "record_operations": True}
         create = CodingServiceCreateOperator(task_id="create", part=part, max_active_tis_per_dagrun=1, **files)
         upload = CodingServiceUploadOperator(
@@ -228,7 +234,7 @@ def recode_dag(
         )
         landing = land()
         plan() >> parts >> approve >> code.expand(part=parts) >> wait_for_parts
-        [approve, wait_for_parts] >> collect >> landing >> export() >> report() >> clean_up()
+        [approve, wait_for_parts] >> collect >> landing >> export() >> add_report_link(report()) >> clean_up()
         landing >> announce()
     settings.SCHEMA_SUFFIXES.pop(dag_id, None)
     if suffix is not None:

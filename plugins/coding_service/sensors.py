@@ -14,6 +14,7 @@ from airflow.sdk.configuration import conf
 
 from coding_service.errors import CodingServiceError, OperationFailedError, ProtocolError
 from coding_service.hooks import CONN_ID, CodingServiceHook
+from coding_service.links import OperationLink, check_operation_link, push_operation_link
 from coding_service.models import OperationOutcome, check_guid
 from coding_service.polling import ErrorSeries, extend_series, next_wait, seconds_or_none
 from coding_service.retry import CodingServiceRetryPolicy
@@ -45,6 +46,7 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
     :param expected_seconds: how long the operation is expected to take; the first status call (rescheduled: the
         second) is made a little earlier. None: the value of the part, if any. Not used by later attempts
     :param deferrable: whether to wait in the triggerer; None: as Airflow's `[operators] default_deferrable` says
+    :param operation_link: as for :class:`coding_service.CodingServiceOperator`
     :raises OperationFailedError: the operation failed, timed out, or did not end before the timeout (rescheduled:
         Airflow raises AirflowSensorTimeout after the timeout)
     """
@@ -52,6 +54,7 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
     template_fields: Sequence[str] = ("topic", "part", "operation_id", "coding_service_conn_id", "expected_seconds")
     required_fields: Sequence[str] = ("part", "operation_id")
     optional_fields: Sequence[str] = ("expected_seconds",)
+    operator_extra_links = (OperationLink(),)
     ui_color = "#d8e6f3"
 
     def __init__(
@@ -65,6 +68,7 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
         poll_interval: float | None = None,
         expected_seconds: float | str | XComArg | None = None,
         deferrable: bool | None = None,
+        operation_link: str | None = None,
         **kwargs: Any,
     ) -> None:
         if topic is None and part is None:
@@ -82,12 +86,14 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
         self.expected_seconds: Any = expected_seconds
         self._last_error: CodingServiceError | None = None
         self.deferrable = read_deferrable(deferrable)
+        self.operation_link = check_operation_link(operation_link)
 
     def execute(self, context: Any) -> None:
+        check_guid(self.operation_id, "the operation id of the wait")
+        push_operation_link(context["ti"], self.operation_link, self.operation_id)
         if not self.deferrable:
             super().execute(context)
             return
-        check_guid(self.operation_id, "the operation id of the wait")
         now = time.time()
         trigger = BatchCodeTrigger(
             topic=self._topic,
