@@ -21,6 +21,7 @@ Clear it: it resumes its operation, and sends nothing twice.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -63,6 +64,7 @@ def write_texts(path: str) -> str:
     ]
     Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     Path(path).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    logging.getLogger(__name__).info("Wrote %d made-up answers to %s", len(records), path)
     return path
 
 

@@ -65,7 +65,7 @@ class ApproveSendingOperator(ApprovalOperator):
         params, estimate = context["params"], pull_estimate(context["ti"])
         limit = lower_limit(read_approval_limit(), params["approve_above"])
         if params["dry_run"] or limit is None or count_texts(context["ti"], estimate) <= limit:
-            self.log.info("No approval needed to send %d texts", estimate.texts_to_send)
+            self.log.info("No approval is needed to send %s texts", f"{estimate.texts_to_send:,}")
             return None
         consent = self._needed_consent(context)
         if context["task_state_store"].get(QUESTION_KEY) is None:

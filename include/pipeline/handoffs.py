@@ -203,7 +203,8 @@ def _pull_part_result(ti: Any, part: int) -> PartResult:
     outcome, files = pull(POLL, WaitOutcome, OPERATION_KEY), pull(DOWNLOAD, DownloadedFiles)
     state, seconds = (outcome.state.value, outcome.seconds) if outcome else ("unknown", None)
     if files is None:
-        missing = f"its output was not downloaded; see the log of {DOWNLOAD}[{part}], or clear it if it was marked"
+        log_place = f"the log of {DOWNLOAD}, part {part + 1}"
+        missing = f"its output was not downloaded; see {log_place}, or clear it if it was marked"
         message = missing if state == "complete" else outcome and outcome.message
         return PartResult(part, pull_operation_id(UPLOAD) or pull_operation_id(CREATE), state, message or None)
     return PartResult(
