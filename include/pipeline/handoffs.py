@@ -181,8 +181,8 @@ def _pull(ti: Any, task_id: str, key: str, kind: type[H]) -> H:
     value = ti.xcom_pull(task_ids=task_id, key=key, map_indexes=None)
     if value is None:
         raise DataError(
-            f"the result of task {task_id!r} is missing, because it did not succeed or was marked as success by hand:"
-            f" clear {task_id!r} with downstream tasks"
+            f"the result of task {task_id!r} is missing: clear {task_id!r} with downstream tasks, because it did not"
+            " succeed or was marked as success by hand"
         )
     return kind.from_dict(value, task=task_id, folder=settings.run_folder(settings.read_run_key(ti)))
 

@@ -122,8 +122,8 @@ def check_airflow(metadata: RunMetadata | None, run_type: str) -> None:
     waits indefinitely, and a missing plugin (`metadata` is None), without which a backfill has no common model."""
     if metadata is None and run_type == "backfill":
         raise PlanError(
-            "the runs of this backfill would not all use the same model, because the scheduler has not loaded"
-            " plugins/occupation_coding_plugin.py: check its log, give it the plugins folder, and restart it"
+            "the scheduler has not loaded plugins/occupation_coding_plugin.py: check its log, give it the plugins"
+            " folder, and restart it. Without it, the runs of this backfill would not all use the same model"
         )
     if metadata is not None and metadata.pool is None:
         raise PlanError(
@@ -194,8 +194,8 @@ def prepare_parts(
     claimed = claim_dates(open_warehouse(plan.engine_memory_mb), plan, is_in_progress)
     if claimed.excluded_dates != plan.excluded_dates:
         raise DataError(
-            f"other runs have taken over dates of the plan. {'; '.join(claimed.competing_runs)}. To code the dates"
-            " that remain, clear 'plan' with downstream tasks"
+            "other runs have taken over dates: clear 'plan' with downstream tasks to code the dates that remain."
+            f" {'; '.join(claimed.competing_runs)}"
         )
     access = settings.read_source_access()  # the plan is not trusted: users can edit it in Airflow
     with open_staging(read_run_key(ti)) as staging:
@@ -339,9 +339,9 @@ def _check_published(plan: Plan, prepared: Prepared) -> None:
     with open_warehouse(plan.engine_memory_mb).session(read_only=True) as session:
         if not is_published(session, plan, prepared.read_at):
             raise DataError(
-                f"the files of run {plan.run_id!r} are kept, because it is not recorded as published, although its"
-                f" earlier tasks ended or were marked as success by hand: clear {handoffs.LAND!r} with downstream"
-                " tasks"
+                f"nothing is recorded as published: clear {handoffs.LAND!r} with downstream tasks. The files of run"
+                f" {plan.run_id!r} are kept until then, although its earlier tasks ended or were marked as success by"
+                " hand"
             )
 
 
