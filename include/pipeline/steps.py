@@ -303,7 +303,7 @@ def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> Non
         raise AirflowSkipException("nothing was published")
     outlet_events[asset].add_partitions(days)
     count = f"{len(days):,} {'date' if len(days) == 1 else 'dates'}"
-    log.info("Announced %s, %s to %s, as events of the asset %r", count, days[0], days[-1], asset.name)
+    log.info("Announced %s, %s to %s, as events of the asset", count, days[0], days[-1])
     # Airflow 3.3.2 takes one `extra` for all partitions of a task, so each event has the counts of all dates.
     counts = summary.dates if len(summary.dates) <= MAX_COUNTED_DATES else ()
     outlet_events[asset].extra = {

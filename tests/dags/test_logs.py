@@ -32,7 +32,7 @@ def test_each_task_says_in_a_sentence_what_it_did_and_a_wait_how_long_it_takes(
         rf"Downloaded the output of operation {GUID}: 30 lines, [\d,]+ bytes",
         f"Kept the results of {TEXTS} of {TEXTS} texts, from 2 operations",
         f"Published 2026-09-01 to 2026-09-01: {TEXTS} records read, ",
-        "Announced 1 date, 2026-09-01 to 2026-09-01, as events of the asset 'coded_records'",
+        "Announced 1 date, 2026-09-01 to 2026-09-01, as events of the asset",
         "Wrote the report file:.*report.html",
         "Removed the files of the run, except its report",
     ):
