@@ -18,7 +18,7 @@ from coding_service.links import OperationLink, check_operation_link, push_opera
 from coding_service.models import InputPart, check_file, check_guid, check_model, check_topic, finite_number
 from coding_service.part_operation import OPERATION_STATE_KEY, PartOperation
 from coding_service.retry import CodingServiceRetryPolicy
-from coding_service.sensors import airflow_timeout, end_wait, read_deferrable
+from coding_service.sensors import airflow_timeout, end_wait, log_deferral, read_deferrable
 from coding_service.storage import check_output_path, storage_path
 from coding_service.triggers import BatchCodeTrigger
 from coding_service.upstream import UpstreamResultsMixin
@@ -134,6 +134,7 @@ class CodingServiceOperator(UpstreamResultsMixin):
             started=now,
         )
         if self.deferrable:
+            log_deferral(trigger)
             self.defer(trigger=trigger, method_name="resume", timeout=airflow_timeout(seconds))
         return self.resume(context, trigger.run_in_worker())
 
@@ -146,7 +147,7 @@ class CodingServiceOperator(UpstreamResultsMixin):
             part = replace(part, sha256=state["fingerprint"]["input_sha256"], records=state.get("records"))
         result = self._operation(context, part).download(state["operation_id"], None, *self._check_output_files())
         if part.records not in (None, result.records):
-            self.log.warning("The output has %d lines for %d records", result.records, part.records)
+            self.log.warning("The output has %s lines for %s records", f"{result.records:,}", f"{part.records:,}")
         return {**result.to_dict(), "input_records": part.records}
 
     def _describe_part(self) -> InputPart:
@@ -168,7 +169,7 @@ class CodingServiceOperator(UpstreamResultsMixin):
         if part.sha256 is not None:
             return part
         summary = read_input_file(storage_path(part.input_uri, self.storage_conn_id))
-        self.log.info("The input file %s has %d records", part.input_uri, summary.records)
+        self.log.info("The input file %s has %s records", part.input_uri, f"{summary.records:,}")
         return replace(part, sha256=summary.sha256, records=summary.records)
 
     def _check_output_files(self) -> tuple[str | None, str | None]:

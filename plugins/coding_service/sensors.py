@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +13,27 @@ from typing import Any
 from airflow.sdk import BaseSensorOperator, XComArg
 from airflow.sdk.configuration import conf
 
-from coding_service.errors import CodingServiceError, OperationFailedError, ProtocolError
+from coding_service.errors import CodingServiceError, OperationFailedError, ProtocolError, utc
 from coding_service.hooks import CONN_ID, CodingServiceHook
 from coding_service.links import OperationLink, check_operation_link, push_operation_link
 from coding_service.models import OperationOutcome, check_guid
-from coding_service.polling import ErrorSeries, extend_series, next_wait, seconds_or_none
+from coding_service.polling import (
+    ErrorSeries,
+    describe_seconds,
+    describe_wait,
+    extend_series,
+    next_wait,
+    seconds_or_none,
+)
 from coding_service.retry import CodingServiceRetryPolicy
-from coding_service.triggers import MAX_EXTENSION_S, BatchCodeTrigger, Reason, completion_event, make_event
+from coding_service.triggers import (
+    DEFAULT_INTERVAL_S,
+    MAX_EXTENSION_S,
+    BatchCodeTrigger,
+    Reason,
+    completion_event,
+    make_event,
+)
 from coding_service.upstream import UpstreamResultsMixin
 
 #: XCom key of the outcome of an operation, a :class:`coding_service.models.OperationOutcome` as a dict.
@@ -27,6 +42,8 @@ OPERATION_KEY = "operation"
 ERRORS_STATE_KEY = "status_errors"
 #: Airflow's own timeout of the wait comes this much later than ours, which it must not anticipate.
 TIMEOUT_MARGIN_S = 600.0
+
+log = logging.getLogger(__name__)
 
 
 class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
@@ -105,6 +122,7 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
             expected_seconds=self._expected_seconds if context["ti"].try_number == 1 else None,
             started=now,
         )
+        log_deferral(trigger)
         self.defer(trigger=trigger, method_name="resume", timeout=airflow_timeout(self.timeout))
 
     @property
@@ -162,7 +180,10 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
         """Return the interval that the trigger would use, instead of Airflow's fixed or doubling one."""
         elapsed = run_duration()
         wait = next_wait(self.poke_interval, self._expected_seconds, elapsed, self._last_error, random.random)
-        return max(0.0, min(wait, self.timeout - elapsed))
+        wait = max(0.0, min(wait, self.timeout - elapsed))
+        words = describe_wait(elapsed, self._expected_seconds, wait)
+        self.log.info("Operation %s is waited for: %s", self.operation_id, words)
+        return wait
 
     def resume(self, context: Any, event: dict[str, Any] | None = None) -> None:
         """Handle the trigger's event: push the outcome, and fail unless the operation is complete."""
@@ -183,6 +204,19 @@ def airflow_timeout(seconds: float) -> timedelta:
     return timedelta(seconds=seconds + MAX_EXTENSION_S + TIMEOUT_MARGIN_S)
 
 
+def log_deferral(trigger: BatchCodeTrigger) -> None:
+    """Say in the log of a task, before it is deferred, what it waits for, how long that takes, and until when."""
+    interval = trigger.poll_interval or DEFAULT_INTERVAL_S
+    with suppress(CodingServiceError):  # the trigger says what is wrong with the connection
+        interval = trigger.poll_interval or CodingServiceHook(trigger.coding_service_conn_id).settings.poll_interval
+    elapsed = max(0.0, time.time() - trigger.started)
+    wait = next_wait(interval, trigger.expected_seconds, elapsed, None, lambda: 0.0)
+    log.info(
+        "Operation %s is waited for in the triggerer, until %s at the latest: %s",
+        trigger.operation_id, utc(trigger.deadline), describe_wait(elapsed, trigger.expected_seconds, wait),
+    )  # fmt: skip
+
+
 def end_wait(ti: Any, operation_id: str | None, event: dict[str, Any] | None) -> None:
     """Push how the wait for an operation ended as XCom, and fail unless the operation is complete.
 
@@ -201,5 +235,7 @@ def end_wait(ti: Any, operation_id: str | None, event: dict[str, Any] | None) ->
         seconds = None  # it covers this attempt only
     outcome = OperationOutcome(operation_id, reason.value, message, seconds, ended_at=time.time())
     ti.xcom_push(key=OPERATION_KEY, value=outcome.to_dict())
+    waited = "" if seconds is None else f", after a wait of {describe_seconds(seconds)}"
+    log.info("Operation %s is %s%s", operation_id, reason.value, waited)
     if reason is not Reason.COMPLETE:
         raise OperationFailedError(f"operation {operation_id!r}: {message}")
