@@ -24,7 +24,14 @@ class OccupationCodingPlugin(AirflowPlugin):
             "destination": "nav",
             "url_route": "occupation-coding",
             "category": "browse",
-        }
+        },
+        # on the runs of every DAG; the page says so if one is not of ours
+        {
+            "name": "Coding",
+            "href": "occupation-coding/run?dag={DAG_ID}&run={RUN_ID}&tab=1",
+            "destination": "dag_run",
+            "url_route": "occupation-coding-run",
+        },
     ]
 
     @property

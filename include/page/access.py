@@ -35,14 +35,28 @@ class View:
     can_read_setup: bool
 
 
-def read_view(user: GetUserDep, session: SessionDep, dag: Annotated[str, Query(max_length=250)] = "") -> View:
+class OtherDagError(Exception):
+    """The tab of a run is shown on the runs of every DAG, and this one is not of a DAG that the page shows."""
+
+
+def read_view(
+    user: GetUserDep,
+    session: SessionDep,
+    dag: Annotated[str, Query(max_length=250)] = "",
+    tab: Annotated[bool, Query()] = False,
+) -> View:
     """Return what the person who asks sees.
 
     :param dag: the DAG that the person has chosen; empty for the main one
+    :param tab: whether the page is shown as a tab of a run in Airflow
     :raises HTTPException: 401: nobody is logged in; 403: the person may not read the DAG, or it does not exist
+    :raises OtherDagError: the same for a tab, whether or not the DAG exists
     """
     dag_ids = tuple(dag_id for dag_id in _list_dags(session) if _can_read_dag(user, dag_id))
-    if not dag_ids or (dag and dag not in dag_ids):
+    is_comparison = dag == COMPARE_DAG_ID and can_read_comparisons(user)  # for its report
+    if not (dag in dag_ids or is_comparison if dag else dag_ids):
+        if tab:
+            raise OtherDagError
         raise HTTPException(status.HTTP_403_FORBIDDEN, "you may not read the runs of this DAG, or it does not exist")
     main = RECODE_DAG_ID if RECODE_DAG_ID in dag_ids else dag_ids[0]
     return View(dag or main, dag_ids, _can_read_setup(user))

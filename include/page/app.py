@@ -17,11 +17,13 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from include.page import dates, models, today
-from include.page.access import ComparisonRightDep, View, ViewDep, read_view
+from include.page.access import ComparisonRightDep, OtherDagError, View, ViewDep, read_view
+from include.page.run import read_details
 from include.page.runbook import read_errors, render_runbook
 from include.page.runs import PAGE_RUNS, CodingRun, Filters, RunQuery, count_tasks
 from include.pipeline.names import COMPARE_DAG_ID, PAGE_PATH, TIMEZONE
-from include.pipeline.reports import read_comparison_picture
+from include.pipeline.reports import read_comparison_picture, read_report
+from include.pipeline.settings import read_flag
 
 #: Path of the page below the root of Airflow.
 PREFIX = PAGE_PATH
@@ -33,6 +35,26 @@ STATES = ("queued", "running", "success", "failed")
 KINDS = ("scheduled", "manual", "backfill", "asset_triggered")
 MODES = ("publish", "dry run", "trial")
 
+#: Setting that allows reports to quote people.
+REPORT_TEXTS = "CODING_REPORT_TEXTS"
+#: Sentences of pages that cannot be shown.
+NO_RUN = "This DAG has no such run."
+NO_REPORT = (
+    "There is no report to show: the run has not written it yet, somebody has removed it, or the API server cannot"
+    " read the staging area (CODING_STAGING)."
+)
+TEXTS_HIDDEN = (
+    "This report quotes what people wrote, so it is shown here only if CODING_REPORT_TEXTS is set. It is in the"
+    " staging area, at the place that the task returned."
+)
+OTHER_DAG = "This run is of another DAG. This tab shows the runs that code occupations."
+#: Headers of files of the staging area, which run no script and load nothing whatever is in them.
+FILE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
 ShortText = Annotated[str, Query(max_length=250)]
 
 app = FastAPI(
@@ -42,6 +64,18 @@ app = FastAPI(
     redoc_url=None,
     openapi_url=None,  # FastAPI serves these without the dependencies
 )
+
+
+@app.exception_handler(HTTPException)
+def show_problem(request: Request, error: HTTPException) -> HTMLResponse:
+    """Answer with the sentence of an error as a page."""
+    return render_problem(str(error.detail), error.status_code)
+
+
+@app.exception_handler(OtherDagError)
+def show_other_dag(request: Request, error: OtherDagError) -> HTMLResponse:
+    """Answer to the tab of a run that the page does not show, without saying whether the DAG exists."""
+    return render_problem(OTHER_DAG, status.HTTP_200_OK)
 
 
 # ---- pages -------------------------------------------------------------------------------------------------------
@@ -150,6 +184,33 @@ def show_runs(
     )  # fmt: skip
 
 
+@app.get("/run")
+def show_run(
+    request: Request, view: ViewDep, session: SessionDep, run: Annotated[str, Query(max_length=250)]
+) -> HTMLResponse:
+    """Answer with what a run did: the page, and the tab of the run in Airflow."""
+    details = read_details(session, view.dag_id, run, datetime.now(UTC))
+    if details is None:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, NO_RUN)
+    return render(request, view, "run.html", details=details, run=details.run, errors=read_errors())
+
+
+@app.get("/report")
+def show_report(view: ViewDep, session: SessionDep, run: Annotated[str, Query(max_length=250)]) -> Response:
+    """Answer with the report of a run or of a comparison. Whatever is in the file, it runs no script and loads
+    nothing."""
+    query = RunQuery(view.dag_id)
+    known = next(iter(query.read(session, Filters(run_id=run), limit=1)), None)
+    if known is None:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, NO_RUN)
+    if known.conf.get("with_texts") and not read_flag(REPORT_TEXTS):
+        raise HTTPException(status.HTTP_403_FORBIDDEN, TEXTS_HIDDEN)
+    report = read_report(view.dag_id, run)
+    if report is None:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, NO_REPORT)
+    return Response(report, media_type="text/html", headers={**FILE_HEADERS, "Cache-Control": "no-store"})
+
+
 @app.get("/models")
 def show_models(
     request: Request, view: ViewDep, session: SessionDep, has_comparison_right: ComparisonRightDep
@@ -174,11 +235,7 @@ def show_picture(
     picture = read_comparison_picture(run) if models.read_comparisons(session, run) else None
     if picture is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, "there is no picture of this comparison")
-    headers = {
-        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
-        "X-Content-Type-Options": "nosniff",
-        "Cache-Control": "private, max-age=3600",
-    }
+    headers = {**FILE_HEADERS, "Cache-Control": "private, max-age=3600"}
     return Response(picture, media_type="image/svg+xml", headers=headers)
 
 
@@ -228,6 +285,11 @@ def format_duration(duration: timedelta | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
+def format_seconds(seconds: float | None) -> str:
+    """Return a number of seconds as a duration; empty if there is none."""
+    return "" if seconds is None else format_duration(timedelta(seconds=seconds))
+
+
 def format_share(share: float | None) -> str:
     """Return a share in percent; empty if there is none."""
     return "" if share is None else f"{share:.1%}"
@@ -255,14 +317,15 @@ TEMPLATES.filters |= {
     "duration": format_duration,
     "share": format_share,
     "segment": lambda text: quote(str(text), safe=""),
-    "number": lambda number: f"{number:,}",
+    "seconds": format_seconds,
+    "number": lambda number: "" if number is None else f"{number:,}",
     "version": lambda number: f"{number:g}",
 }
 TEMPLATES.globals["describe_tasks"] = describe_tasks
 
 
 def render(request: Request, view: View, template: str, **values: Any) -> HTMLResponse:
-    """Return a page. Its headers let it run no script, load nothing, and stand in no page but Airflow's."""
+    """Return a page."""
     nonce = secrets.token_urlsafe(16)
     filters = (
         {name: value for name, value in asdict(values["filters"]).items() if value} if "filters" in values else {}
@@ -277,14 +340,26 @@ def render(request: Request, view: View, template: str, **values: Any) -> HTMLRe
         view=view, nonce=nonce, link=link, filter_query=filters, airflow=root.removesuffix(PREFIX),
         made_at=format_time(datetime.now(UTC)), timezone=TIMEZONE, **values,
     )  # fmt: skip
+    return HTMLResponse(html, headers=make_headers(nonce))
+
+
+def render_problem(sentence: str, status_code: int) -> HTMLResponse:
+    """Return a page with nothing but a sentence."""
+    nonce = secrets.token_urlsafe(16)
+    html = TEMPLATES.get_template("problem.html").render(nonce=nonce, sentence=sentence)
+    return HTMLResponse(html, status_code, headers=make_headers(nonce))
+
+
+def make_headers(nonce: str) -> dict[str, str]:
+    """Return headers that let a page run no script, load nothing but its own pictures, and stand in no page but
+    Airflow's."""
     policy = (
         f"default-src 'none'; style-src 'nonce-{nonce}'; img-src 'self'; form-action 'self'; frame-ancestors 'self';"
         " base-uri 'none'"
     )
-    headers = {
+    return {
         "Content-Security-Policy": policy,
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "same-origin",
         "Cache-Control": "no-store",
     }
-    return HTMLResponse(html, headers=headers)

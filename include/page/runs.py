@@ -177,6 +177,7 @@ class Filters:
     mode: str = ""
     first: str = ""
     last: str = ""
+    run_id: str = ""
 
 
 class RunQuery:
@@ -226,6 +227,7 @@ class RunQuery:
             "model": self._field("model_id") == filters.model,
             "user": DagRun.triggering_user_name == filters.user,
             "mode": modes.get(filters.mode),
+            "run_id": DagRun.run_id == filters.run_id,
             "first": self._last_day() >= filters.first,
             "last": func.coalesce(self._field("from_date"), DagRun.partition_key) <= filters.last,
         }
@@ -252,14 +254,14 @@ def _make_run(row: Sequence[Any]) -> CodingRun:
     return CodingRun(
         run_id, str(kind), str(state), user, run_after, started, ended, partition_key,
         note[:MAX_NOTE_CHARACTERS] if note else None, conf if isinstance(conf, Mapping) else {},
-        _check(_PLAN, plan), _check(_LANDING, landing),
+        validate(_PLAN, plan), validate(_LANDING, landing),
     )  # fmt: skip
 
 
-def _check(adapter: TypeAdapter[F], value: Any) -> F | None:
+def validate(adapter: TypeAdapter[F], value: Any) -> F | None:
     """Return what a task reported; None if it has not, or if somebody has put something else in its place."""
     try:
-        return adapter.validate_python(value) if isinstance(value, Mapping) else None
+        return adapter.validate_python(value)
     except ValidationError:
         return None
 
