@@ -84,7 +84,7 @@ def describe_night(
     states = [task for task in tasks if task.run_id == night.run_id]
     if night.landing:
         dates = night.landing.dates
-        counts = next((counts for counts in dates if counts.day.isoformat() == day), night.landing)
+        counts = next((counts for counts in dates if counts.day == day), night.landing)
         sentence = f"The responses of {day} have landed: {_count_coded(counts.coded, counts.read)}."
         if len(dates) > 1:
             sentence += f" Late answers of {len(dates) - 1} earlier dates are coded too."
