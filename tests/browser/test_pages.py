@@ -69,25 +69,22 @@ def test_the_page_is_two_clicks_from_home_and_dark_where_airflow_is_dark(
 ) -> None:
     window = open_window(USER, DESKTOP, AS_AIRFLOW)
     page = window.page
-    window.open("/")
-    page.get_by_role("button", name="User").click()
-    page.get_by_role("menuitem", name="Appearance").click()
     for mode, background in (("Dark", "rgb(13, 17, 23)"), ("Light", "rgb(255, 255, 255)")):
-        page.get_by_role("menuitemradio", name=f"{mode} Mode").click()
         window.open("/")
+        page.get_by_role("button", name="User").click()
+        page.get_by_role("menuitem", name="Appearance").hover()
+        page.get_by_role("menuitemradio", name=f"{mode} Mode").click()
         page.get_by_role("button", name="Browse").click()
         page.get_by_role("menuitem", name="Coding").click()
         expect(window.frame.get_by_role("heading", level=1)).to_contain_text("have landed")
         expect(window.frame.locator("body")).to_have_css("background-color", background)
         take_picture(page, f"today-{mode.lower()}")
-        page.get_by_role("button", name="User").click()
-        page.get_by_role("menuitem", name="Appearance").click()
 
 
 def test_a_marked_range_of_dates_gives_the_command_of_its_backfill(window: Window, paths: dict[str, str]) -> None:
     window.open(paths["dates"])
     page = window.page
-    page.get_by_label("From").fill("2026-10-01")
+    page.get_by_label("From", exact=True).fill("2026-10-01")
     page.get_by_label("To", exact=True).fill("2026-10-03")
     page.get_by_role("button", name="Mark").click()
     expect(page.get_by_text(f"airflow backfill create --dag-id {RECODE_DAG_ID}")).to_be_visible()

@@ -11,6 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 from include.pipeline.names import RECODE_DAG_ID
 from tests.browser.conftest import CODING, Window, take_picture, yesterday
 from tests.end_to_end.conftest import Harness, wait_until
+from tests.end_to_end.test_form import wait_for_question
 
 pytestmark = pytest.mark.airflow
 
@@ -120,7 +121,7 @@ def test_a_run_that_waits_for_approval_is_found_and_approved_in_the_browser(wind
     lines = "".join(f"W{number},wave job {number},tasks\n" for number in range(40))
     source.write_text("record_id,occp_text,tasks_text\n" + lines)
     run_id = harness.api.trigger({"source": source.as_uri(), "response_date": "2026-06-30", "approve_above": 10})
-    wait_until(lambda: harness.api.tasks(run_id).get("approve") == "awaiting_input", "approval is requested")
+    wait_for_question(harness, run_id)
     window.open(f"{CODING}/")
     page = window.page
     expect(page.get_by_role("listitem").filter(has_text=run_id)).to_contain_text("waits for approval")
