@@ -7,7 +7,7 @@ DEVELOPMENT := $(RUNTIME) $(VENV)/requirements-dev.installed
 RESOLVE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras
 
 .NOTPARALLEL:
-.PHONY: help run up down test compose-test lint deptry bench sizes soak audit sbom mutants pin-images lock clean
+.PHONY: help run up down test test-ui screenshots browser compose-test lint deptry bench sizes soak audit sbom mutants pin-images lock clean
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -20,8 +20,24 @@ up: $(RUNTIME)  ## start Airflow and the local coding service, and leave them ru
 down: $(RUNTIME)  ## stop what `make up` started
 	@$(BIN)/python -m include.stack down
 
-test: $(DEVELOPMENT)  ## run the whole test suite in two processes
+test: $(DEVELOPMENT) browser  ## run the whole test suite in two processes
 	$(BIN)/python -m pytest --numprocesses 2 --durations 20
+
+test-ui: $(DEVELOPMENT) browser  ## run the tests of the UI in a real browser; fails if none can be installed
+	REQUIRE_BROWSER=1 $(BIN)/python -m pytest --durations 5 tests/browser
+
+screenshots: $(DEVELOPMENT) browser  ## take the pictures of docs/images again, with the tests of the UI
+	@mkdir -p docs/images
+	REQUIRE_BROWSER=1 SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/browser
+
+# Debian's Chromium, as root or by a sudo that asks for no password. Elsewhere, the tests of the UI are skipped.
+FIND_BROWSER := command -v "$${CHROMIUM:-chromium}" || command -v google-chrome
+AS_ROOT := $(shell test "$$(id -u)" = 0 || echo sudo --non-interactive)
+APT_GET := $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=20
+browser:
+	@{ $(FIND_BROWSER); } >/dev/null || { echo 'Installing Chromium for the tests of the UI' \
+		&& { $(APT_GET) update && $(APT_GET) install -y --no-install-recommends chromium; } >/dev/null 2>&1; } \
+		|| echo 'It cannot be installed here, so the tests of the UI are skipped. Set CHROMIUM to a Chromium or Chrome.'
 
 compose-test: $(DEVELOPMENT)  ## run the main job in containers; needs docker with compose, takes minutes
 	$(BIN)/python -m pytest -v tests/compose

@@ -74,7 +74,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
     class StackScheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             folder, _, name = nodeid.partition("::")[0].rpartition("/")
-            return folder if folder == "tests/end_to_end" and name not in OWN_STACK_TESTS else f"{folder}/{name}"
+            shares_stack = folder == "tests/end_to_end" and name not in OWN_STACK_TESTS
+            return folder if shares_stack or folder == "tests/browser" else f"{folder}/{name}"
 
     config.option.loadscopereorder = False
     return StackScheduling(config, log)

@@ -95,13 +95,14 @@ def show_today(request: Request, view: ViewDep, session: SessionDep) -> HTMLResp
     waiting = {task.run_id for task in tasks if task.state == today.WAITING_FOR_PERSON}
     topic = next(iter(dates.list_topics(runs)), None)
     days = dates.read_days(runs, topic, first, last, waiting)
+    due = today.read_due(session, view.dag_id, night.run_id) if night and night.is_unfinished else None
     dag = session.get(DagModel, view.dag_id)
     is_paused = dag is None or bool(dag.is_paused)
     published = next((run for run in runs if run.landing and run.plan and not run.mode), None)
     model = published.plan if published else None
     return render(
         request, view, "today.html",
-        headline=today.describe_night(night, tasks, now, is_paused, format_time),
+        headline=today.describe_night(night, tasks, now, is_paused, format_time, due),
         waiting=[run for run in unfinished if run.run_id in waiting],
         problems=[day for day in reversed(days) if day.state in ("failed", "over_limit")],
         unfinished=unfinished[:LISTED_RUNS], unfinished_count=len(unfinished), tasks=tasks, calls=today.read_calls(),

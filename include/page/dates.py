@@ -152,25 +152,30 @@ class ShareLine:
 
     :param points: of each piece of the line without a gap, as `points` of a polyline
     :param dots: (x, y) of dates without neighbours, which no line shows
-    :param low, high: the shares at the bottom and the top
+    :param first, last: the dates at the left and the right, the first and the last that have a share
+    :param lowest, highest: the shares of the lowest and the highest point
     """
 
     width: int
     height: int
     points: tuple[str, ...]
     dots: tuple[tuple[float, float], ...]
-    low: float
-    high: float
+    first: date
+    last: date
+    lowest: float
+    highest: float
 
 
 def draw_shares(days: Sequence[DayState], width: int = 720, height: int = 160) -> ShareLine | None:
     """Return the line of the shares; None if no date has one."""
-    shares = [day.share for day in days]
-    known = [share for share in shares if share is not None]
+    known = [(number, day.share) for number, day in enumerate(days) if day.share is not None]
     if not known:
         return None
-    low = max(0.0, min(known) - 0.02)
-    high = min(1.0, max(known) + 0.02)
+    start, end = known[0][0], known[-1][0]
+    shares = [day.share for day in days[start : end + 1]]
+    lowest, highest = min(share for _, share in known), max(share for _, share in known)
+    low = max(0.0, lowest - 0.02)
+    high = min(1.0, highest + 0.02)
     pieces: list[list[tuple[float, float]]] = [[]]
     for number, share in enumerate(shares):
         if share is None:
@@ -179,4 +184,5 @@ def draw_shares(days: Sequence[DayState], width: int = 720, height: int = 160) -
             x = width * number / max(1, len(shares) - 1)
             pieces[-1].append((round(x, 1), round(height * (high - share) / (high - low), 1)))
     lines = tuple(" ".join(f"{x},{y}" for x, y in piece) for piece in pieces if len(piece) > 1)
-    return ShareLine(width, height, lines, tuple(piece[0] for piece in pieces if len(piece) == 1), low, high)
+    dots = tuple(piece[0] for piece in pieces if len(piece) == 1)
+    return ShareLine(width, height, lines, dots, days[start].day, days[end].day, lowest, highest)

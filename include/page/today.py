@@ -23,7 +23,7 @@ from coding_service.errors import CodingServiceError
 from coding_service.shared_state import SharedRow
 from include.page.runs import CodingRun, TaskCount
 from include.pipeline import settings
-from include.pipeline.alerts import CHANNELS, EMAIL, LAND_WITHIN
+from include.pipeline.alerts import CHANNELS, EMAIL, LAND_WITHIN, find_due_time
 from include.pipeline.names import CODING_SERVICE_CONN_ID, POOL, POOL_SLOTS, WAREHOUSE_CONN_ID
 
 #: States of task instances that explain why a run does not go on.
@@ -64,11 +64,13 @@ def describe_night(
     now: datetime,
     is_paused: bool,
     format_time: Callable[[datetime], str],
+    due: datetime | None,
 ) -> Headline:
     """Return the sentence on the last scheduled run.
 
     :param night: the newest scheduled run; None without one
     :param tasks: its task instances
+    :param due: when it should have landed; None without a night
     """
     paused = "The DAG is paused, so no night starts: unpause it." if is_paused else ""
     if night is None:
@@ -77,18 +79,21 @@ def describe_night(
         )
     day = night.partition_key or "without a date"
     if now - night.run_after > NIGHT and not night.is_unfinished:
-        advice = paused or "Check that the scheduler is running; docs/runbook.md, *The codes are late*, has more."
+        advice = paused or "Check that the scheduler is running; “The codes are late” in docs/runbook.md has more."
         return Headline("bad", f"Last night did not start: the newest night is that of {day}.", advice, night.run_id)
     states = [task for task in tasks if task.run_id == night.run_id]
     if night.landing:
-        counts = night.landing
+        dates = night.landing.dates
+        counts = next((counts for counts in dates if counts.day == day), night.landing)
         sentence = f"The responses of {day} have landed: {_count_coded(counts.coded, counts.read)}."
+        if len(dates) > 1:
+            sentence += f" Late answers of {len(dates) - 1} earlier dates are coded too."
         if night.state == "failed":
             names = _name_tasks(states, (FAILED,))
             return Headline("bad", f"{sentence} A later task failed: {names}.", _advise(names), night.run_id)
         return Headline("good", sentence, paused, night.run_id)
     if night.is_unfinished:
-        return _describe_unfinished(night, day, states, now, format_time)
+        return _describe_unfinished(night, day, states, now, format_time, due or now)
     if night.state == "failed":
         names = _name_tasks(states, (FAILED,))
         return Headline(
@@ -98,21 +103,31 @@ def describe_night(
 
 
 def _describe_unfinished(
-    night: CodingRun, day: str, states: Sequence[TaskCount], now: datetime, format_time: Callable[[datetime], str]
+    night: CodingRun,
+    day: str,
+    states: Sequence[TaskCount],
+    now: datetime,
+    format_time: Callable[[datetime], str],
+    due: datetime,
 ) -> Headline:
     names = _name_tasks(states, ACTIVE) or "its start"
-    due = night.run_after + _read_limit()
     if any(task.state == WAITING_FOR_PERSON for task in states):
         advice = "Approve or reject it in Airflow, under Required Actions."
         return Headline("busy", f"The night of {day} waits for a person: {names}.", advice, night.run_id)
     if now > due:
-        advice = "Look at the log of this task; docs/runbook.md, *The codes are late*, has more."
+        advice = "Look at the log of this task; “The codes are late” in docs/runbook.md has more."
         return Headline(
             "bad", f"The night of {day} is late, since {format_time(due)}: it waits in {names}.", advice, night.run_id
         )
     return Headline(
         "busy", f"The night of {day} is under way in {names}. It is due at {format_time(due)}.", "", night.run_id
     )
+
+
+def read_due(session: Session, dag_id: str, run_id: str) -> datetime | None:
+    """Return when a night should have landed, as the alert of a late night has it; None for other runs."""
+    due = find_due_time(session, dag_id, run_id)
+    return due + _read_limit() if due else None
 
 
 def _read_limit() -> timedelta:

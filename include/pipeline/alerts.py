@@ -81,16 +81,21 @@ class ScheduledRunDue(BaseDeadlineReference):
     required_kwargs: ClassVar = {"dag_id", "run_id"}
 
     def _evaluate_with(self, *, session: Any, dag_id: str, run_id: str) -> datetime | None:
-        from airflow.models.dag_version import DagVersion
-        from airflow.models.dagrun import DagRun
-        from sqlalchemy import func, select
+        return find_due_time(session, dag_id, run_id)
 
-        runs = select(DagRun.run_after).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
-        run_after = session.scalar(runs.where(DagRun.run_type == "scheduled"))
-        if run_after is None:
-            return None
-        first_parsed = session.scalar(select(func.min(DagVersion.created_at)).where(DagVersion.dag_id == dag_id))
-        return max(filter(None, (run_after, first_parsed, _last_unpaused(session, dag_id, run_after))))
+
+def find_due_time(session: Any, dag_id: str, run_id: str) -> datetime | None:
+    """Return when a scheduled run was due (:class:`ScheduledRunDue`); None for other runs."""
+    from airflow.models.dag_version import DagVersion
+    from airflow.models.dagrun import DagRun
+    from sqlalchemy import func, select
+
+    runs = select(DagRun.run_after).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
+    run_after = session.scalar(runs.where(DagRun.run_type == "scheduled"))
+    if run_after is None:
+        return None
+    first_parsed = session.scalar(select(func.min(DagVersion.created_at)).where(DagVersion.dag_id == dag_id))
+    return max(filter(None, (run_after, first_parsed, _last_unpaused(session, dag_id, run_after))))
 
 
 def _last_unpaused(session: Any, dag_id: str, since: datetime) -> datetime | None:

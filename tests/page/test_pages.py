@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from airflow.models.log import Log
 
 from include.page.app import read_today
 from tests.page.conftest import MODEL, NOW, Metadata, TestClient, make_landing, make_plan
@@ -39,7 +41,26 @@ def test_today_says_how_many_records_of_the_last_night_are_coded(client: Client,
     text = read_text(client("viewer").get("/").text)
     assert text.startswith(f"The responses of {YESTERDAY} have landed: 2,009 of 2,037 records coded (98.6%).")
     assert "Nothing of the last month." in text
-    assert f"the last run that landed used model 3 0a1b2c3d ( {MODEL} )" in text
+    assert f"the last run that landed used model 3, {MODEL}" in text
+
+
+def test_today_counts_the_last_night_apart_from_late_answers_of_earlier_dates(
+    client: Client, metadata: Metadata
+) -> None:
+    landing = make_landing(YESTERDAY, "2026-11-01", "2026-11-02")
+    metadata.add_run("night", YESTERDAY, plan=make_plan(YESTERDAY), land=landing)
+    text = read_text(client("viewer").get("/").text)
+    assert "have landed: 2,009 of 2,037 records coded (98.6%). Late answers of 2 earlier dates are coded too." in text
+
+
+def test_a_night_that_starts_when_the_dag_is_switched_on_is_not_late(client: Client, metadata: Metadata) -> None:
+    metadata.add_run(
+        "night", YESTERDAY, state="running", run_after=NOW - timedelta(hours=7), plan=make_plan(YESTERDAY)
+    )
+    with metadata.make_session.begin() as session:
+        event = Log(event="patch_dag", dag_id="recode_occupations", extra=json.dumps({"is_paused": False}))
+        session.add(event)
+    assert "is late" not in client("viewer").get("/").text
 
 
 def test_today_names_the_task_in_which_the_night_failed_and_what_to_do(client: Client, metadata: Metadata) -> None:
