@@ -38,3 +38,5 @@ RUN pip install --no-cache-dir --disable-pip-version-check --no-index --no-deps 
 COPY --chown=airflow:root dags /opt/airflow/dags
 COPY --chown=airflow:root plugins/occupation_coding_plugin.py /opt/airflow/plugins/
 COPY --chown=airflow:root include /opt/airflow/include
+# what the page Help shows
+COPY --chown=airflow:root docs/runbook.md /opt/airflow/docs/

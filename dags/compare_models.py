@@ -14,36 +14,39 @@ from airflow.sdk import DAG, Param, task
 
 from coding_service import CodingServiceRetryPolicy
 from include.pipeline.dag_arguments import PERMANENT_ERRORS
+from include.pipeline.documentation import WAREHOUSE_ERRORS, document_dag, name_dag
+from include.pipeline.links import add_report_link
+from include.pipeline.names import COMPARE_DAG_ID
 
 PARAMS = {
     "topic": Param(
-        "osca", type="string", minLength=1, title="Topic", section="What to compare",
+        "osca", type="string", minLength=1, title="Topic",
         description="uriName of the classification.",
     ),
     "model_before": Param(
-        "previous", type="string", minLength=1, title="Model before", section="What to compare",
-        description="`previous` or `newest` (by version, among models with records of the topic), or a GUID.",
+        "previous", type="string", minLength=1, title="Model before",
+        description_md="`previous` or `newest` (by version, among models with records of the topic), or a GUID.",
     ),
     "model_after": Param(
-        "newest", type="string", minLength=1, title="Model after", section="What to compare",
-        description="`newest`, `previous`, or the GUID of a model.",
+        "newest", type="string", minLength=1, title="Model after",
+        description_md="`newest`, `previous`, or the GUID of a model.",
     ),
     "from_date": Param(
-        None, type=["null", "string"], format="date", title="From", section="What to compare",
+        None, type=["null", "string"], format="date", title="From",
         description="First response date. Empty: the earliest.",
     ),
     "to_date": Param(
-        None, type=["null", "string"], format="date", title="To", section="What to compare",
+        None, type=["null", "string"], format="date", title="To",
         description="Last response date, inclusive. Empty: the latest.",
     ),
     "schema": Param(
-        None, type=["null", "string"], pattern=r"^[A-Za-z0-9_]{1,50}$", title="Schema", section="What to compare",
-        description="For a DAG with tables of its own: the `schema` that its file names. Empty: the tables of"
+        None, type=["null", "string"], pattern=r"^[A-Za-z0-9_]{1,50}$", title="Schema", section="Tables",
+        description_md="For a DAG with tables of its own: the `schema` that its file names. Empty: the tables of"
         " `recode_occupations`.",
     ),
     "topic_after": Param(
         None, type=["null", "string"], title="Topic after", section="Another classification",
-        description="uriName of the classification of the second model, if it differs. Then set the model before"
+        description_md="uriName of the classification of the second model, if it differs. Then set the model before"
         " to `newest` or a GUID, and name a crosswalk.",
     ),
     "crosswalk": Param(
@@ -63,7 +66,11 @@ PARAMS = {
 }  # fmt: skip
 
 
-@task
+@task(
+    doc_md="Counts which records kept, changed, gained or lost a code, and writes the report. If it fails, correct"
+    " what its message names in the form, then start another run; nothing in the warehouse has changed.",
+    multiple_outputs=False, show_return_value_in_logs=False,
+)  # fmt: skip
 def compare(*, params: Any = None, dag_run: Any = None) -> str:
     """Count what changed, write the report, and return its URI."""
     from include.pipeline import steps
@@ -72,8 +79,10 @@ def compare(*, params: Any = None, dag_run: Any = None) -> str:
 
 
 with DAG(
-    "compare_models",
-    doc_md=__doc__,
+    COMPARE_DAG_ID,
+    dag_display_name=name_dag("Compare two models", COMPARE_DAG_ID),
+    description="Compares on demand the codes that two models gave the same records; it only reads the warehouse.",
+    doc_md=document_dag(__doc__, "SettingsError", *WAREHOUSE_ERRORS),
     schedule=None,
     is_paused_upon_creation=False,
     params=PARAMS,
@@ -85,4 +94,4 @@ with DAG(
     },
     tags=["occupation", "coding"],
 ) as dag:
-    compare()
+    add_report_link(compare())

@@ -4,11 +4,24 @@ An example to copy: code a JSONL file with the operators alone, without the ware
 It is paused until you switch it on, and runs when it is started by hand. The same file is coded in two ways, in two
 operations of the service: `code` is one task; `create`, `upload`, `poll` and `download` are the same as four tasks.
 Each line of the output has the `recordId` of a line of the input.
+
+## If a task fails
+
+Clear it: it resumes its operation, and sends nothing twice.
+
+| Error | What to do |
+|---|---|
+| `SettingsError`, `AuthorizationError` | Correct the connection `coding_service_default`. |
+| `InputFileError` | Correct the file that it names. |
+| `OperationFailedError`, `OutputExpiredError` | Clear the task that opened the operation, to code the file again. |
+
+[Help](/occupation-coding/help) on the Coding page has all errors, where this project is installed as a whole.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -39,7 +52,10 @@ TEXTS = [
 ]
 
 
-@task
+@task(
+    doc_md="Writes made-up answers to the input file. If it fails, correct the rights of the folder, then clear it.",
+    multiple_outputs=False, show_return_value_in_logs=False,
+)  # fmt: skip
 def write_texts(path: str) -> str:
     """Write the input file, and return its path."""
     records: list[dict[str, Any]] = [
@@ -48,11 +64,14 @@ def write_texts(path: str) -> str:
     ]
     Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     Path(path).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    logging.getLogger(__name__).info("Wrote %d made-up answers to %s", len(records), path)
     return path
 
 
 with DAG(
     "example_coding_service",
+    dag_display_name="Example: the operators alone (example_coding_service)",
+    description="An example to copy: codes a JSONL file on demand, in one task and in four.",
     doc_md=__doc__,
     schedule=None,
     start_date=pendulum.datetime(2026, 1, 1, tz="Australia/Sydney"),
@@ -66,15 +85,32 @@ with DAG(
 
     # One task. It waits in the triggerer; without `deferrable`, Airflow's [operators] default_deferrable decides.
     CodingServiceOperator(
-        task_id="code", input_file=input_file, output_file=f"{FOLDER}/one_task.jsonl", deferrable=True
+        task_id="code",
+        doc_md="Codes the file in one task: opens an operation, uploads, waits, downloads. If it fails, clear it: it"
+        " resumes the operation.",
+        input_file=input_file,
+        output_file=f"{FOLDER}/one_task.jsonl",
+        deferrable=True,
     )
 
     # Four tasks: each can have its own pool, retries and time limit.
-    create = CodingServiceCreateOperator(task_id="create")
-    upload = CodingServiceUploadOperator(task_id="upload", input_file=input_file, operation_id=create.output)
-    poll = BatchCodeSensor(task_id="poll", operation_id=upload.output)
+    create = CodingServiceCreateOperator(
+        task_id="create", doc_md="Opens an operation. If it fails, correct the connection, then clear it."
+    )
+    upload = CodingServiceUploadOperator(
+        task_id="upload",
+        doc_md="Sends the file once. If it fails, clear it: it asks first whether the file has arrived.",
+        input_file=input_file,
+        operation_id=create.output,
+    )
+    poll = BatchCodeSensor(
+        task_id="poll",
+        doc_md="Waits until the operation ends. If it fails and the operation may still end, clear it.",
+        operation_id=upload.output,
+    )
     download = CodingServiceDownloadOperator(
         task_id="download",
+        doc_md="Downloads the output, which is kept for 24 hours at most. If it fails, clear it within that time.",
         operation_id=upload.output,
         output_file=f"{FOLDER}/four_tasks.jsonl",
         metadata_file=f"{FOLDER}/four_tasks_metadata.json",

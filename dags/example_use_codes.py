@@ -16,6 +16,7 @@ import pendulum
 from airflow.sdk import DAG, Asset, Param, PartitionedAssetTimetable, task
 
 from include.pipeline import names
+from include.pipeline.documentation import document_dag, name_dag
 
 CODED_RECORDS = Asset(names.CODED_RECORDS)
 
@@ -41,7 +42,11 @@ PARAMS = {
 log = logging.getLogger(__name__)
 
 
-@task
+@task(
+    doc_md="Logs the number of records of the date by the first digit of their code. Without codes, it is skipped. If"
+    " it fails, look at the warehouse and at the form of the run, then clear it.",
+    multiple_outputs=False, show_return_value_in_logs=False,
+)  # fmt: skip
 def count_codes(*, params: Any = None, dag_run: Any = None, triggering_asset_events: Any = None) -> list[list[Any]]:
     """Log the number of records of the date by the first digit of their code."""
     from datetime import date
@@ -82,7 +87,9 @@ def count_codes(*, params: Any = None, dag_run: Any = None, triggering_asset_eve
 
 with DAG(
     "example_use_codes",
-    doc_md=__doc__,
+    dag_display_name=name_dag("Example: use the codes", "example_use_codes"),
+    description="An example to copy: counts the codes of a date as soon as `recode_occupations` has published it.",
+    doc_md=document_dag(__doc__, "PlanError", "WarehouseError", "WarehouseSettingsError"),
     # Not `schedule=[CODED_RECORDS]`: an event with a partition key only starts DAGs that are scheduled by partition.
     schedule=PartitionedAssetTimetable(assets=CODED_RECORDS),
     start_date=pendulum.datetime(2026, 1, 1, tz=names.TIMEZONE),

@@ -13,9 +13,14 @@ import pendulum
 from airflow.sdk import DAG, task
 
 from include.pipeline import names
+from include.pipeline.documentation import document_dag, name_dag
 
 
-@task
+@task(
+    doc_md="Removes the staged files of runs that never landed and have not changed for `CODING_STAGING_DAYS` days."
+    " Reports stay. If it fails, free some space or correct the rights that its message names, then clear it.",
+    multiple_outputs=False, show_return_value_in_logs=False,
+)  # fmt: skip
 def sweep() -> list[str]:
     """Clear the folders of abandoned runs, and return their URIs."""
     from include.pipeline import steps
@@ -25,7 +30,9 @@ def sweep() -> list[str]:
 
 with DAG(
     "sweep_staging",
-    doc_md=__doc__,
+    dag_display_name=name_dag("Remove old staged files", "sweep_staging"),
+    description="Removes the files of abandoned runs, which contain people's texts, every day at midnight in Sydney.",
+    doc_md=document_dag(__doc__, "SettingsError", "StagingError", "WarehouseError", "WarehouseSettingsError"),
     schedule="@daily",
     start_date=pendulum.datetime(2026, 1, 1, tz=names.TIMEZONE),
     catchup=False,

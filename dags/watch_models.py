@@ -21,11 +21,16 @@ from airflow.sdk import DAG, Asset, TriggerRule, task, task_group
 from coding_service import CodingServiceRetryPolicy
 from include.pipeline import names
 from include.pipeline.alerts import alert_on_failure
+from include.pipeline.documentation import SERVICE_ERRORS, TOPIC_LABEL, document_dag, name_dag
 
 CODING_MODELS = Asset(names.CODING_MODELS)
+QUIET_ARGS: dict[str, Any] = {"multiple_outputs": False, "show_return_value_in_logs": False}
 
 
-@task
+@task(
+    doc_md="Reads the topics to watch from `CODING_WATCH_TOPICS`. If it fails, correct that setting, then clear it.",
+    **QUIET_ARGS,
+)
 def topics() -> list[str]:
     """Return the topics to watch."""
     from include.pipeline import watch
@@ -33,7 +38,13 @@ def topics() -> list[str]:
     return watch.list_topics()
 
 
-@task(outlets=[CODING_MODELS], multiple_outputs=False)
+@task(
+    outlets=[CODING_MODELS],
+    doc_md="Asks the service for the latest model of the topic, and emits an event if it is new; otherwise it is"
+    " skipped. If it fails, correct what its message names; the next day asks again.",
+    map_index_template=TOPIC_LABEL,
+    **QUIET_ARGS,
+)
 def look(
     topic: str, *, run_id: Any = None, asset_state_store: Any = None, outlet_events: Any = None
 ) -> dict[str, Any]:
@@ -43,7 +54,14 @@ def look(
     return watch.detect_new_model(topic, run_id, asset_state_store[CODING_MODELS], outlet_events[CODING_MODELS])
 
 
-@task(inlets=[CODING_MODELS], trigger_rule=TriggerRule.NONE_FAILED, multiple_outputs=False)
+@task(
+    inlets=[CODING_MODELS],
+    trigger_rule=TriggerRule.NONE_FAILED,
+    doc_md="Starts a backfill with the newest model, if `CODING_RECODE_HISTORY_FROM` is set and none was started;"
+    " otherwise it is skipped. If it fails, a person has to do what its message says; the next day continues.",
+    map_index_template=TOPIC_LABEL,
+    **QUIET_ARGS,
+)
 def recode_history(topic: str, *, asset_state_store: Any = None) -> dict[str, int]:
     """Start the backfills with the newest model that were not started already, and return their ids by DAG."""
     from include.pipeline import watch
@@ -59,7 +77,9 @@ def watch_topic(topic: Any) -> None:
 
 with DAG(
     "watch_models",
-    doc_md=__doc__,
+    dag_display_name=name_dag("Watch for new models", "watch_models"),
+    description="Looks for new models of the service every day at 07:00 in Sydney, and can start backfills.",
+    doc_md=document_dag(__doc__, *SERVICE_ERRORS),
     schedule="0 7 * * *",
     start_date=pendulum.datetime(2026, 1, 1, tz=names.TIMEZONE),
     catchup=False,

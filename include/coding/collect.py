@@ -75,7 +75,7 @@ def log_discarded_lines(engine: Engine) -> None:
     engine.execute(RESULTS)
     lines = "SELECT * FROM discarded_lines ORDER BY part, line LIMIT ?"
     for number, line, problem in engine.execute(lines, [MAX_LISTED_LINES]).fetchall():
-        log.warning("Part %d: output line %d was discarded: %s", number, line, problem)
+        log.warning("Part %d: output line %d was discarded: %s", number + 1, line, problem)
 
 
 def _read_output(

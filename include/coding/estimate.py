@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
 from math import ceil
 from typing import TYPE_CHECKING
+
+import pendulum
 
 from include.coding.handoff import Count, Handoff, Seconds, ShortText, Text
 from include.coding.limits import format_reasons
@@ -62,6 +63,13 @@ class Estimate(Handoff):
     notes: tuple[Text, ...] = ()
 
     @property
+    def duration(self) -> str:
+        """How long it takes to code the texts, in words. The service works while calls wait for the budget."""
+        if self.coding_seconds is None:
+            return "an unknown time, because no operation of this topic has completed yet"
+        return format_duration(max(self.coding_seconds, self.call_seconds))
+
+    @property
     def as_markdown(self) -> str:
         """The estimate as a list for people."""
         return "\n".join(
@@ -74,17 +82,17 @@ class Estimate(Handoff):
         skipped = describe_skipped_rows(self.unreadable_dates, self.unreadable_examples, self.empty_rows)
         coding = "unknown, because no operation of this topic has completed yet"
         if self.coding_seconds is not None:
-            coding = f"about {format_duration(self.coding_seconds)}, judging by earlier operations"
+            coding = f"{format_duration(self.coding_seconds)}, judging by earlier operations"
         reasons = f" ({format_reasons(self.rejected_by_reason)})" if self.rejected_by_reason else ""
         return [
             *self.notes,
-            f"Records: {self.read}, of which {self.rejected} are rejected{reasons}; {self.undated} more have no"
+            f"Records: {self.read:,}, of which {self.rejected:,} are rejected{reasons}; {self.undated:,} more have no"
             " date.",
             *skipped,
-            f"Distinct texts: {self.texts}, of which {self.known_texts} are coded already:"
-            f" **{self.texts_to_send} to send**.",
-            f"Upload: {self.bytes} bytes in {self.parts} parts, one operation each.",
-            f"Calls of the service: about {self.calls}; within the call budget they take"
+            f"Distinct texts: {self.texts:,}, of which {self.known_texts:,} are coded already:"
+            f" **{self.texts_to_send:,} to send**.",
+            f"Upload: {self.bytes:,} bytes in {self.parts:,} parts, one operation each.",
+            f"Calls of the service: about {self.calls:,}; within the call budget they take"
             f" {format_duration(self.call_seconds)}.",
             f"Coding time: {coding}.",
         ]
@@ -115,5 +123,6 @@ def estimate_run(
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration as hours, minutes and seconds."""
-    return str(timedelta(seconds=round(seconds)))
+    """Return a duration in words, such as `about 2 minutes 5 seconds`; from an hour on, in whole minutes."""
+    whole_seconds = round(seconds / 60) * 60 if seconds >= 3600 else round(seconds)
+    return f"about {pendulum.duration(seconds=whole_seconds).in_words()}" if whole_seconds else "less than a second"

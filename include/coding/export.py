@@ -117,8 +117,8 @@ def export_records(
         with open_target(target, plan, staging, access) as output:
             _write(engine, export, output, columns, read, staging)
     log.info(
-        "Exported %d records of %s to %s with all columns of %r and their codes to %s",
-        read, plan.from_date, plan.to_date, plan.source, target.uri,
+        "Exported %s records of %s to %s with all columns of %r and their codes to %s",
+        f"{read:,}", plan.from_date, plan.to_date, plan.source, target.uri,
     )  # fmt: skip
     return ExportSummary(target.uri, read)
 

@@ -6,6 +6,7 @@ People with an ordinary role of Airflow can edit XComs. So nothing that comes fr
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -116,9 +117,14 @@ class Handoff:
     #: Fields that earlier versions wrote. They are ignored, so that a run can continue after an update.
     OBSOLETE_FIELDS: ClassVar[frozenset[str]] = frozenset()
 
+    @classmethod
+    @functools.cache  # it takes a hundred times as long to make as to use
+    def _make_adapter(cls) -> TypeAdapter[Any]:
+        return TypeAdapter(cls)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return TypeAdapter(type(self)).dump_python(self, mode="json")
+        return self._make_adapter().dump_python(self, mode="json")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, task: str | None = None, folder: str | None = None) -> Self:
@@ -132,7 +138,7 @@ class Handoff:
         if isinstance(data, Mapping):
             data = {name: value for name, value in data.items() if name not in cls.OBSOLETE_FIELDS}
         try:
-            return TypeAdapter(cls).validate_python(data, context=None if folder is None else {_FOLDER: folder})
+            return cls._make_adapter().validate_python(data, context=None if folder is None else {_FOLDER: folder})
         except ValidationError as error:
             problems = [_describe_problem(item) for item in error.errors(include_input=False)]
             more = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""

@@ -109,15 +109,14 @@ def land(
             dates_over_limit = find_dates_over_limit(session, plan.schema, plan.topic)
             unresolved_records = _count_unresolved(session, plan) if unresolved else 0
     log.info(
-        "Published %s to %s: %d records read, %d coded, %d uncoded, %d rejected",
-        plan.from_date, plan.to_date, run.read, run.coded, run.uncoded, run.rejected,
+        "Published %s to %s: %s records read, %s coded, %s uncoded, %s rejected",
+        plan.from_date, plan.to_date, *(f"{count:,}" for count in (run.read, run.coded, run.uncoded, run.rejected)),
     )  # fmt: skip
     if unresolved is not None:
         raise IncompleteError(
-            f"{run.read} records of {plan.from_date} to {plan.to_date} are published, but {unresolved_records} of"
-            f" them as uncoded (no_result), because {collected.unresolved} of {collected.texts_sent} texts have no"
-            " result yet;"
-            f" {_describe_next_step(plan)}. {'; '.join(collected.problems)}"
+            f"{run.read:,} records of {plan.from_date} to {plan.to_date} are published, but {unresolved_records:,} of"
+            f" them as uncoded (no_result), because {collected.unresolved:,} of {collected.texts_sent:,} texts"
+            f" have no result yet; {_describe_next_step(plan)}. {'; '.join(collected.problems)}"
         )
     earlier_run = None if run.run_id == plan.run_id else run.run_id
     return LandingSummary(
@@ -142,7 +141,7 @@ def _check_complete(plan: Plan, collected: CollectSummary) -> None:
     if collected.incomplete:
         raise IncompleteError(
             f"nothing was published, because {collected.incomplete} parts or operations are incomplete; the results"
-            f" of {collected.usable} of {collected.texts_sent} texts are kept, and {_describe_next_step(plan)}."
+            f" of {collected.usable:,} of {collected.texts_sent:,} texts are kept, and {_describe_next_step(plan)}."
             f" {'; '.join(collected.problems)}"
         )
 

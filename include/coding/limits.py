@@ -39,7 +39,7 @@ def describe_exceeded_limits(
     """Return all limits that these numbers of records exceed, in one sentence; empty if there are none."""
     reasons = f" ({format_reasons(rejected_by_reason)})" if rejected_by_reason else ""
     return "; ".join(
-        f"{count} of {total} records are {outcome} ({count / total:.1%}), which exceeds {name} = {limit}"
+        f"{count:,} of {total:,} records are {outcome} ({count / total:.1%}), which exceeds {name} = {limit}"
         + (reasons if outcome == "rejected" else "")
         for name, limit, outcome, count, total in _find_high_shares(plan, read, rejected, uncoded)
         if total >= plan.min_records_for_limits
@@ -49,7 +49,7 @@ def describe_exceeded_limits(
 def describe_unchecked_limits(plan: Plan, read: int, rejected: int, uncoded: int = 0) -> str:
     """Return the shares that would exceed a limit if there were more records; empty if there are none."""
     return "; ".join(
-        f"{count} of {total} records are {outcome}; limits apply from {plan.min_records_for_limits} records"
+        f"{count:,} of {total:,} records are {outcome}; limits apply from {plan.min_records_for_limits:,} records"
         for _, _, outcome, count, total in _find_high_shares(plan, read, rejected, uncoded)
         if total < plan.min_records_for_limits
     )
@@ -58,7 +58,7 @@ def describe_unchecked_limits(plan: Plan, read: int, rejected: int, uncoded: int
 def format_reasons(rejected_by_reason: Mapping[str, int]) -> str:
     """Return the numbers of rejected records by reason, the largest first."""
     counts = sorted(rejected_by_reason.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{count} {reason}" for reason, count in counts)
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts)
 
 
 def _find_high_shares(

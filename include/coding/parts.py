@@ -69,8 +69,8 @@ def write_parts(engine: Engine, plan: Plan, staging: Staging) -> tuple[Part, ...
     count = -(-lines // plan.records_per_part)
     if count > MAX_PARTS:
         raise PlanError(
-            f"{lines} texts make {count} parts of {plan.records_per_part}, but Airflow can map at most {MAX_PARTS}:"
-            f" raise records_per_part to {-(-lines // MAX_PARTS)} or more, or run fewer dates"
+            f"{lines:,} texts make {count:,} parts of {plan.records_per_part:,}, but Airflow can map at most"
+            f" {MAX_PARTS:,}: raise records_per_part to {-(-lines // MAX_PARTS)} or more, or run fewer dates"
         )
     return tuple(_write_part(engine, plan, staging, number, lines) for number in range(count))
 
@@ -91,11 +91,12 @@ def _write_part(engine: Engine, plan: Plan, staging: Staging, number: int, lines
     size = draft.stat().st_size
     if size > MAX_PART_BYTES:
         raise PlanError(
-            f"part {number} has {size} bytes, but the service accepts {MAX_PART_BYTES}: lower records_per_part"
+            f"part {number + 1} has {size:,} bytes, but the service accepts {MAX_PART_BYTES:,}: lower"
+            " records_per_part"
         )
     with draft.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     # Named by its content, so that another attempt of this task never replaces a file that was sent.
     path = draft.replace(staging.scratch / f"part-{number:04}-{digest[:12]}.jsonl")
-    log.info("Part %d: %d texts, %d bytes", number, last - first, size)
+    log.info("Part %d: %s texts, %s bytes", number + 1, f"{last - first:,}", f"{size:,}")
     return Part(number, plan.topic, plan.model_id, plan.force_new, staging.keep(path), last - first, size, digest)

@@ -121,9 +121,9 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAc
             read, checksum = compute_checksum(engine, plan)
             if plan.export is not None:
                 check_size(plan.export, read, len(snapshot.columns) + len(ADDED_COLUMNS))
-            log.info("Read %d records of %s to %s", read, plan.from_date, plan.to_date)
+            log.info("Read %s records of %s to %s", f"{read:,}", plan.from_date, plan.to_date)
             if undated:
-                log.warning("Source %r has %d records without a date: no run codes them", plan.source, undated)
+                log.warning("Source %r: %s records have no date: no run codes them", plan.source, f"{undated:,}")
             for sentence in describe_skipped_rows(*skipped):
                 log.warning("Source %r: %s", plan.source, sentence)
             notes = tuple(snapshot.describe(plan, read))
@@ -144,8 +144,8 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAc
             log.warning("%s", warning)
         texts, known_texts = find_new_texts(engine, plan, warehouse, records, dates_over_limit)
         log.info(
-            "%d records are rejected (%s); the others have %d distinct texts, %d of which are coded already",
-            rejected, format_reasons(reasons) or "no reason", texts, known_texts,
+            "%s records are rejected (%s); the others have %s distinct texts, %s of which are coded already",
+            f"{rejected:,}", format_reasons(reasons) or "no reason", f"{texts:,}", f"{known_texts:,}",
         )  # fmt: skip
         parts = _add_expected_durations(write_parts(engine, plan, staging), plan, warehouse)
     records_uri = staging.keep(records)

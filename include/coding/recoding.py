@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -165,8 +166,9 @@ class Recoding:
                 needs_control=self._needs_control,
             )
             if pieces:
-                kinds = {kind.value: len(list(group)) for kind, group in groupby(pieces, lambda piece: piece.kind)}
-                log.info("Coding again in round %d: %s", pieces[0].round, kinds)
+                counts = Counter(piece.kind.value for piece in pieces)
+                kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+                log.info("Coding again in round %d, in %d operations: %s", pieces[0].round, len(pieces), kinds)
                 ready_pieces = self._write_input_files(pieces)
                 is_gathered = any(piece.kind is Kind.UNANSWERED for piece in pieces)
                 earlier = (
@@ -213,7 +215,7 @@ class Recoding:
             if piece.has_failed and result.output_uri is None and result.operation_id:
                 pieces.append(piece)
             elif entry.summary.problem:
-                problems.append(f"part {part.part} (operation {result.operation_id}): {entry.summary.problem}")
+                problems.append(f"part {part.part + 1} (operation {result.operation_id}): {entry.summary.problem}")
             elif entry.unanswered:
                 unanswered_uri = files[part.part]
                 pieces.append(
@@ -283,7 +285,7 @@ class Recoding:
             except WarehouseBusyError:
                 raise
             except WarehouseError as error:
-                log.warning("The results of part %d are not stored (%s)", result.part, type(error).__name__)
+                log.warning("The results of part %d are not stored (%s)", result.part + 1, type(error).__name__)
                 failures.append(error)
         if failures:
             raise failures[0]

@@ -101,7 +101,7 @@ def write_report(
         notes.append(sentence)
     if exported:
         notes.append(
-            f"Exported: {exported.records} records with all columns of the source and their codes, to"
+            f"Exported: {exported.records:,} records with all columns of the source and their codes, to"
             f" {format_code(exported.uri)}."
         )
     if abandoned:
@@ -110,7 +110,7 @@ def write_report(
         warnings.append(f"Operations that were opened and never used: {len(abandoned)} ({names}{more})")
     if invalid:
         warnings.append(f"{invalid} codes have a confidence outside 0 to 1; it is stored as the service gave it")
-    trial = f": a trial of {plan.max_records} records" if plan.max_records else ""
+    trial = f": a trial of {plan.max_records:,} records" if plan.max_records else ""
     document = Document(
         f"Occupation coding, {plan.from_date} to {plan.to_date}{trial}",
         _format_plan(plan),
@@ -411,12 +411,12 @@ def _describe_run(plan: Plan, prepared: Prepared, summary: LandingSummary) -> li
         sentences.append(f"Its rows are in the tables of the schema `{plan.schema}`, separate from all others.")
     if plan.changed_only:
         days = format_dates(date.fromisoformat(day) for day in summary.days) or "none"
-        sentences.append(f"Records checked for changes: {prepared.read}; dates that changed: {days}.")
+        sentences.append(f"Records checked for changes: {prepared.read:,}; dates that changed: {days}.")
     sentences += [
-        f"Records read: {summary.read}: {summary.coded} coded, {summary.uncoded} uncoded,"
-        f" {summary.rejected} rejected{_format_rejected(prepared, summary)}.",
-        f"Distinct texts: {summary.texts}; coded earlier by this model: {prepared.known_texts}; sent:"
-        f" {summary.texts_sent} in {summary.operations} operations.{_explain_no_sending(prepared, summary)}",
+        f"Records read: {summary.read:,}: {summary.coded:,} coded, {summary.uncoded:,} uncoded,"
+        f" {summary.rejected:,} rejected{_format_rejected(prepared, summary)}.",
+        f"Distinct texts: {summary.texts:,}; coded earlier by this model: {prepared.known_texts:,}; sent:"
+        f" {summary.texts_sent:,} in {summary.operations:,} operations.{_explain_no_sending(prepared, summary)}",
     ]
     if summary.extra_operations:
         sentences.append(
@@ -424,6 +424,6 @@ def _describe_run(plan: Plan, prepared: Prepared, summary: LandingSummary) -> li
             " without a result."
         )
     if prepared.undated:
-        sentences.append(f"Records of the source without a date, which no run codes: {prepared.undated}.")
+        sentences.append(f"Records of the source without a date, which no run codes: {prepared.undated:,}.")
     skipped = describe_skipped_rows(prepared.unreadable_dates, prepared.unreadable_examples, prepared.empty_rows)
     return [*sentences, *skipped, *prepared.notes]

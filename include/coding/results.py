@@ -257,15 +257,17 @@ def _report_differences(engine: Engine, part: int) -> None:
         log.warning(
             "Part %d: %d of %d output lines have a label above %d characters or with control characters; it is stored"
             " without them",
-            part, labels, lines, MAX_LABEL_CHARACTERS,
+            part + 1, labels, lines, MAX_LABEL_CHARACTERS,
         )  # fmt: skip
     if codes:
-        log.warning("Part %d: %d of %d output lines have a code that is not one to six digits", part, codes, lines)
+        log.warning(
+            "Part %d: %d of %d output lines have a code that is not one to six digits", part + 1, codes, lines
+        )
     if different:
         log.warning(
             "Part %d: %d of %d output lines return an input that differs from the text that was sent, such as in"
             " case, quotes or white space; they are used, because their recordId matches",
-            part, different, lines,
+            part + 1, different, lines,
         )  # fmt: skip
 
 

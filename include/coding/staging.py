@@ -24,6 +24,8 @@ from include.warehouse.folder_names import has_checksum
 BLOCK_BYTES, CONCURRENT_BLOCKS = 16 << 20, 2
 MIN_SWEEP_AGE = timedelta(days=2)
 REPORT_HTML, REPORT_JSON, REPORT_MARKDOWN = "report.html", "report.json", "report.md"
+#: The picture of a comparison, beside its report.
+PICTURE = "picture.svg"
 #: The only files that stay when those of a run are removed: its report, for people and for machines.
 REPORTS = (REPORT_HTML, REPORT_JSON, REPORT_MARKDOWN)
 

@@ -10,12 +10,11 @@ from include.coding.document import Document, Section, Table, store_document, st
 from include.coding.markdown import format_code
 from include.coding.picture import Panel, render_svg
 from include.coding.source_access import DEFAULT_ACCESS, SourceAccess
-from include.coding.staging import Staging
+from include.coding.staging import PICTURE, Staging
 from include.comparison.changes import MAX_TABLE_ROWS, Changes, find_changes
 from include.comparison.comparison import Comparison, Model
 from include.warehouse.warehouse import Warehouse
 
-PICTURE = "picture.svg"
 MAX_PICTURE_MOVES = 12
 #: Columns of the samples with what people wrote.
 TEXT_COLUMNS = ("occp_text", "tasks_text")

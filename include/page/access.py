@@ -15,7 +15,7 @@ from fastapi import Depends, HTTPException, Query, status
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from include.pipeline.names import RECODE_DAG_ID, RECODE_TAG
+from include.pipeline.names import COMPARE_DAG_ID, RECODE_DAG_ID, RECODE_TAG
 
 #: What a person must be allowed to read of a DAG: the page shows its runs, their tasks, and counts from their XComs.
 ENTITIES = (DagAccessEntity.RUN, DagAccessEntity.TASK_INSTANCE, DagAccessEntity.XCOM)
@@ -48,6 +48,11 @@ def read_view(user: GetUserDep, session: SessionDep, dag: Annotated[str, Query(m
     return View(dag or main, dag_ids, _can_read_setup(user))
 
 
+def can_read_comparisons(user: GetUserDep) -> bool:
+    """Return whether the person may read the runs of `compare_models`, which is another DAG."""
+    return _can_read_dag(user, COMPARE_DAG_ID)
+
+
 def _list_dags(session: Session) -> list[str]:
     """Return the ids of the DAGs that `recode_dag` made; the main one before Airflow has parsed any."""
     query = select(DagTag.dag_id).join(DagModel, DagModel.dag_id == DagTag.dag_id)
@@ -76,3 +81,4 @@ def _can_read_setup(user: BaseUser) -> bool:
 
 
 ViewDep = Annotated[View, Depends(read_view)]
+ComparisonRightDep = Annotated[bool, Depends(can_read_comparisons)]

@@ -12,17 +12,19 @@ from zoneinfo import ZoneInfo
 
 from airflow.api_fastapi.common.db.common import SessionDep
 from airflow.models.dag import DagModel
-from fastapi import Depends, FastAPI, Query, Request
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response, status
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from include.page import dates, today
-from include.page.access import View, ViewDep, read_view
+from include.page import dates, models, today
+from include.page.access import ComparisonRightDep, View, ViewDep, read_view
+from include.page.runbook import read_errors, render_runbook
 from include.page.runs import PAGE_RUNS, CodingRun, Filters, RunQuery, count_tasks
-from include.pipeline.names import TIMEZONE
+from include.pipeline.names import COMPARE_DAG_ID, PAGE_PATH, TIMEZONE
+from include.pipeline.reports import read_comparison_picture
 
 #: Path of the page below the root of Airflow.
-PREFIX = "/occupation-coding"
+PREFIX = PAGE_PATH
 #: How many days *Today* looks back, and how many runs of each kind it lists.
 RECENT_DAYS, LISTED_RUNS = 31, 20
 #: Highest page of the list of runs.
@@ -149,6 +151,44 @@ def show_runs(
     )  # fmt: skip
 
 
+@app.get("/models")
+def show_models(
+    request: Request, view: ViewDep, session: SessionDep, has_comparison_right: ComparisonRightDep
+) -> HTMLResponse:
+    """Answer with the models that have records, how to compare two of them, and the comparisons that were made."""
+    model_list = models.list_models(RunQuery(view.dag_id).read_recent(session, date.min))
+    suggestion = models.suggest_comparison(model_list)
+    return render(
+        request, view, "models.html", models=model_list, suggestion=suggestion,
+        command=models.make_trigger_command(suggestion) if suggestion else "", shown_params=models.SHOWN_PARAMS,
+        comparisons=models.read_comparisons(session) if has_comparison_right else None, compare_dag_id=COMPARE_DAG_ID,
+    )  # fmt: skip
+
+
+@app.get("/models/picture")
+def show_picture(
+    session: SessionDep, has_comparison_right: ComparisonRightDep, run: Annotated[str, Query(max_length=250)]
+) -> Response:
+    """Answer with the picture of a comparison. Whatever is in the file, it runs no script and loads nothing."""
+    if not has_comparison_right:
+        raise HTTPException(status.HTTP_403_FORBIDDEN, "you may not read the comparisons of models")
+    picture = read_comparison_picture(run) if models.read_comparisons(session, run) else None
+    if picture is None:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, "there is no picture of this comparison")
+    headers = {
+        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "private, max-age=3600",
+    }
+    return Response(picture, media_type="image/svg+xml", headers=headers)
+
+
+@app.get("/help")
+def show_help(request: Request, view: ViewDep) -> HTMLResponse:
+    """Answer with the runbook, with an anchor for each class of error."""
+    return render(request, view, "help.html", errors=read_errors(), runbook=render_runbook())
+
+
 # ---- what the URL says -------------------------------------------------------------------------------------------
 
 
@@ -239,7 +279,8 @@ def render(request: Request, view: View, template: str, **values: Any) -> HTMLRe
         made_at=format_time(datetime.now(UTC)), timezone=TIMEZONE, **values,
     )  # fmt: skip
     policy = (
-        f"default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self'; frame-ancestors 'self'; base-uri 'none'"
+        f"default-src 'none'; style-src 'nonce-{nonce}'; img-src 'self'; form-action 'self'; frame-ancestors 'self';"
+        " base-uri 'none'"
     )
     headers = {
         "Content-Security-Policy": policy,

@@ -44,22 +44,17 @@ from include.pipeline.alerts import DeadlineDAG, alert_on_failure, landing_deadl
 from include.pipeline.approval import ApproveSendingOperator
 from include.pipeline.collecting import CollectResultsOperator
 from include.pipeline.dag_arguments import PERMANENT_ERRORS
+from include.pipeline.documentation import (
+    PART_LABEL,
+    TASK_DOCS,
+    describe_recode_dag,
+    document_recode_dag,
+    name_dag,
+)
 from include.pipeline.form import PARAMS, make_params
 from include.pipeline.inputs import check_inputs
+from include.pipeline.links import add_report_link
 from include.pipeline.run_notes import explain_failure
-
-#: Documentation of each DAG in Airflow's UI.
-DOC = """
-Code occupation free text with the WoAG Occupation Coding Service, and publish the codes in the warehouse.
-
-It runs every night for the responses of the day before, on demand for any dates, and as a backfill. A model codes
-each distinct text once. A run replaces the rows of its topic, model and dates in `coded_records`, or changes nothing.
-
-Before you start a **backfill** in the UI: unpause the DAG, because runs of a backfill wait silently while it is
-paused; set *To* to 23:59 of the last day, because midnight in an Australian time zone leaves that day out; and keep
-the dates of the form below empty. Do not **pause** the DAG while the service is coding: no task continues until you
-unpause it, and the service deletes its output after a day. docs/runbook.md has more.
-"""
 
 #: A time of each day, as cron writes it. On the day when the clocks change in October, the hour from 2 to 3 is
 #: missing: Airflow 3.3.2 then gives two runs the same response date, and none the one before it.
@@ -87,7 +82,11 @@ DEFAULT_ARGS = {
 PATIENT_ARGS: dict[str, Any] = {"retries": 24}
 
 
-@task(multiple_outputs=False)
+#: For `@task`: its result is one XCom, however it is annotated, and is not in the log, where nobody could read it.
+QUIET_ARGS: dict[str, Any] = {"multiple_outputs": False, "show_return_value_in_logs": False}
+
+
+@task(doc_md=TASK_DOCS["plan"], **QUIET_ARGS)
 def plan(*, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
     """Determine topic, model, dates and source of the run, and check what can be checked before any work is done."""
     from include.pipeline import steps
@@ -95,7 +94,7 @@ def plan(*, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
     return steps.make_plan(params, dag_run, PARAMS)
 
 
-@task(execution_timeout=LONG_TIMEOUT)
+@task(doc_md=TASK_DOCS["prepare"], execution_timeout=LONG_TIMEOUT, **QUIET_ARGS)
 def prepare(*, ti: Any = None, dag_run: Any = None) -> list[dict[str, Any]]:
     """Read and validate the records, keep each distinct text once, and write what has to be sent as parts."""
     from include.pipeline import steps
@@ -103,7 +102,10 @@ def prepare(*, ti: Any = None, dag_run: Any = None) -> list[dict[str, Any]]:
     return steps.prepare_parts(ti, dag_run)
 
 
-@task(trigger_rule=TriggerRule.NONE_FAILED, multiple_outputs=False, execution_timeout=LONG_TIMEOUT, **PATIENT_ARGS)
+@task(
+    doc_md=TASK_DOCS["land"], trigger_rule=TriggerRule.NONE_FAILED, execution_timeout=LONG_TIMEOUT, **QUIET_ARGS,
+    **PATIENT_ARGS,
+)  # fmt: skip
 def land(*, ti: Any = None) -> dict[str, Any]:
     """Audit and publish the run's dates, unless results are still missing."""
     from include.pipeline import steps
@@ -111,7 +113,7 @@ def land(*, ti: Any = None) -> dict[str, Any]:
     return steps.land_results(ti)
 
 
-@task(multiple_outputs=False, execution_timeout=LONG_TIMEOUT)
+@task(doc_md=TASK_DOCS["export"], execution_timeout=LONG_TIMEOUT, **QUIET_ARGS)
 def export(*, ti: Any = None) -> dict[str, Any]:
     """Write the records of the landed run with all columns of the source and their codes to the file of `export`."""
     from include.pipeline import steps
@@ -119,7 +121,7 @@ def export(*, ti: Any = None) -> dict[str, Any]:
     return steps.export_records(ti)
 
 
-@task(trigger_rule=TriggerRule.NONE_FAILED, execution_timeout=LONG_TIMEOUT)
+@task(doc_md=TASK_DOCS["report"], trigger_rule=TriggerRule.NONE_FAILED, execution_timeout=LONG_TIMEOUT, **QUIET_ARGS)
 def report(*, ti: Any = None) -> str:
     """Write the report of the run, or of a dry run, and return its URI."""
     from include.pipeline import steps
@@ -127,7 +129,7 @@ def report(*, ti: Any = None) -> str:
     return steps.report_run(ti)
 
 
-@task(trigger_rule=TriggerRule.NONE_FAILED)
+@task(doc_md=TASK_DOCS["clean_up"], trigger_rule=TriggerRule.NONE_FAILED, **QUIET_ARGS)
 def clean_up(*, ti: Any = None) -> None:
     """Remove the files of the landed run except its report, because they contain people's texts."""
     from include.pipeline import steps
@@ -141,7 +143,9 @@ def recode_dag(
     schedule: str | PartitionedAssetTimetable | None = None,
     schema: str | None = None,
     deferrable: bool = True,
-    doc_md: str = DOC,
+    display_name: str | None = None,
+    description: str | None = None,
+    doc_md: str | None = None,
     **defaults: Any,
 ) -> DAG:
     """Return a DAG that codes a source: every night if it has a schedule, on demand, and as a backfill.
@@ -154,7 +158,8 @@ def recode_dag(
     :param schema: for tables of its own: what their schema is called after `CODING_SCHEMA` and an underscore. Without
         it, the DAG uses the tables of `recode_occupations`, and its topic must not be that of another DAG
     :param deferrable: whether to wait for the service in the triggerer; False for a deployment without one
-    :param doc_md: its documentation in Airflow's UI
+    :param display_name, description, doc_md: its name, its description, and its documentation (Markdown) in Airflow's
+        UI; None: made from the other arguments. People search for the name, so keep the id in it
     :param defaults: defaults of the form by the names of its params: `source`, `topic`, `columns`, ...
     :raises SettingsError: an argument has an impossible value, or is unknown
     """
@@ -162,32 +167,40 @@ def recode_dag(
         suffix = None if schema is None else settings.check_schema_suffix(schema)
     except PlanError as error:
         raise SettingsError(f"recode_dag({dag_id!r}): {error}") from None
+    timetable = _make_timetable(dag_id, schedule)
+    params = make_params(defaults, f"recode_dag({dag_id!r})")
+    if description is None:
+        description = describe_recode_dag(schedule, params["source"].value, params["topic"].value)
     asset = Asset(names.name_coded_records(dag_id))
 
     @task_group
     def code(part: Any) -> None:
-        """Code one part in one operation.
-
-        The lifetime of an upload grant is not documented, so each one is used before the next is created: only one
-        `create` runs at a time, and later steps have a higher priority.
-        """
-        common: dict[str, Any] = {"pool": names.POOL, "weight_rule": "upstream", "pre_execute": check_inputs}
+        """Code one part in one operation."""
+        # The lifetime of an upload grant is not documented, so each one is used before the next is created: only one
+        # `create` runs at a time, and later steps have a higher priority.
+        common: dict[str, Any] = {
+            "pool": names.POOL, "weight_rule": "upstream", "pre_execute": check_inputs,
+            "map_index_template": PART_LABEL, "operation_link": names.OPERATION_LINK,
+        }  # fmt: skip
         files: dict[str, Any] = {**common, "storage_conn_id": names.STAGING_CONN_ID, "record_operations": True}
-        create = CodingServiceCreateOperator(task_id="create", part=part, max_active_tis_per_dagrun=1, **files)
+        create = CodingServiceCreateOperator(
+            task_id="create", doc_md=TASK_DOCS["create"], part=part, max_active_tis_per_dagrun=1, **files
+        )
         upload = CodingServiceUploadOperator(
-            task_id="upload", part=part, operation_id=create.output, grant=XComArg(create, key=UPLOAD_GRANT_KEY),
-            execution_timeout=LONG_TIMEOUT, **files, **PATIENT_ARGS,
+            task_id="upload", doc_md=TASK_DOCS["upload"], part=part, operation_id=create.output,
+            grant=XComArg(create, key=UPLOAD_GRANT_KEY), execution_timeout=LONG_TIMEOUT, **files, **PATIENT_ARGS,
         )  # fmt: skip
         poll = BatchCodeSensor(
-            task_id="poll", part=part, operation_id=upload.output, deferrable=deferrable, **common, **PATIENT_ARGS
-        )
+            task_id="poll", doc_md=TASK_DOCS["poll"], part=part, operation_id=upload.output, deferrable=deferrable,
+            **common, **PATIENT_ARGS,
+        )  # fmt: skip
         download = CodingServiceDownloadOperator(
-            task_id="download", part=part, operation_id=upload.output, outcome=XComArg(poll, key=OPERATION_KEY),
-            execution_timeout=LONG_TIMEOUT, **files, **PATIENT_ARGS,
+            task_id="download", doc_md=TASK_DOCS["download"], part=part, operation_id=upload.output,
+            outcome=XComArg(poll, key=OPERATION_KEY), execution_timeout=LONG_TIMEOUT, **files, **PATIENT_ARGS,
         )  # fmt: skip
         create >> upload >> poll >> download
 
-    @task(outlets=[asset])
+    @task(outlets=[asset], doc_md=TASK_DOCS["announce"], **QUIET_ARGS)
     def announce(*, ti: Any = None, dag_run: Any = None, outlet_events: Any = None) -> None:
         """Emit an event of the asset for each date that was published, with the date as its partition."""
         from include.pipeline import steps
@@ -196,12 +209,14 @@ def recode_dag(
 
     with DeadlineDAG(
         dag_id,
-        doc_md=doc_md,
-        schedule=_make_timetable(dag_id, schedule),
+        dag_display_name=display_name or name_dag("Code occupations", dag_id),
+        description=description,
+        doc_md=doc_md or document_recode_dag(dag_id, description),
+        schedule=timetable,
         start_date=pendulum.datetime(2026, 1, 1, tz=names.TIMEZONE),
         catchup=False,
         max_active_runs=4,
-        params=make_params(defaults, f"recode_dag({dag_id!r})"),
+        params=params,
         default_args=DEFAULT_ARGS,
         on_failure_callback=alert_on_failure,
         deadline=landing_deadline(),
@@ -210,15 +225,19 @@ def recode_dag(
         parts = prepare()
         approve = ApproveSendingOperator(
             task_id="approve",
+            doc_md=TASK_DOCS["approve"],
             subject="Send texts of {{ dag_run.run_id }} to the coding service?",
             ignore_downstream_trigger_rules=True,
             response_timeout=timedelta(days=7),
         )
         # However the parts ended, `collect` keeps the results that came back. It is skipped if there was nothing to
         # send, and not started if something failed before the parts.
-        wait_for_parts = EmptyOperator(task_id="wait_for_parts", trigger_rule=TriggerRule.NONE_SKIPPED)
+        wait_for_parts = EmptyOperator(
+            task_id="wait_for_parts", doc_md=TASK_DOCS["wait_for_parts"], trigger_rule=TriggerRule.NONE_SKIPPED
+        )
         collect = CollectResultsOperator(
             task_id="collect",
+            doc_md=TASK_DOCS["collect"],
             storage_conn_id=names.STAGING_CONN_ID,
             deferrable=deferrable,
             execution_timeout=LONG_TIMEOUT if deferrable else COLLECT_IN_WORKER_TIMEOUT,
@@ -228,7 +247,7 @@ def recode_dag(
         )
         landing = land()
         plan() >> parts >> approve >> code.expand(part=parts) >> wait_for_parts
-        [approve, wait_for_parts] >> collect >> landing >> export() >> report() >> clean_up()
+        [approve, wait_for_parts] >> collect >> landing >> export() >> add_report_link(report()) >> clean_up()
         landing >> announce()
     settings.SCHEMA_SUFFIXES.pop(dag_id, None)
     if suffix is not None:

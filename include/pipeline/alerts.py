@@ -10,7 +10,8 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,10 +27,13 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
 from coding_service.errors import SettingsError
+from include.pipeline.links import make_help_url
 
 CHANNELS, EMAIL, LAND_WITHIN = "CODING_ALERTS", "CODING_ALERT_EMAIL", "CODING_LAND_WITHIN_HOURS"
 SMTP_NOTIFIER = "airflow.providers.smtp.notifications.smtp.SmtpNotifier"
 RUNBOOK = "docs/runbook.md"
+#: XCom key of the class of the error with which a task failed, and what such a name looks like.
+FAILURE_CLASS_KEY, CLASS_NAME = "failure_class", re.compile(r"[A-Z][A-Za-z]{1,60}Error")
 TEMPLATES = SandboxedEnvironment(undefined=StrictUndefined)
 #: Entries of Airflow's audit log for switching DAGs on: by command, and through the API for one DAG or for several.
 UNPAUSE_COMMAND = "cli_dag_unpause"
@@ -165,7 +169,7 @@ def alert_on_failure(context: Mapping[str, Any]) -> None:
         subject,
         f"{subject.dag_id} failed for {subject.dates or subject.run_id}",
         f"failed: {', '.join(failed) or context.get('reason')}",
-        "a-run-failed",
+        _find_error_class(context.get("ti"), failed) or "a-run-failed",
     )
     with _log_errors(alert):
         for channel in _read_channels(alert):
@@ -188,6 +192,18 @@ def _list_failed_tasks(task: Any, run: AlertSubject) -> list[str]:
         log.info("Airflow does not list the failed tasks of this run here; the alert names %r", task.task_id)
         return [task.task_id]
     return sorted(name for name, state in states.items() if state == "failed")
+
+
+def _find_error_class(task: Any, failed_tasks: Iterable[str]) -> str | None:
+    """Return the class of the error of the first failed task that has left one; None if none has.
+
+    :param task: the task that the callback was called for; None if the run timed out
+    """
+    try:
+        names = (task.xcom_pull(task_ids=name, key=FAILURE_CLASS_KEY, map_indexes=-1) for name in failed_tasks)
+        return next((name for name in names if isinstance(name, str) and CLASS_NAME.fullmatch(name)), None)
+    except (AttributeError, NameError, AirflowRuntimeError):  # as in `airflow dags test`
+        return None
 
 
 async def alert_on_missed_deadline(context: Mapping[str, Any]) -> None:
@@ -224,13 +240,17 @@ async def _notify(notifier: BaseNotifier, context: Any) -> None:
 # ---- content and channels ----------------------------------------------------------------------------------------
 
 
-def _compose_alert(run: AlertSubject, subject: str, event: str, section: str) -> dict[str, Any]:
-    """Return the values that the templates of a :data:`Channel` can use."""
+def _compose_alert(run: AlertSubject, subject: str, event: str, anchor: str) -> dict[str, Any]:
+    """Return the values that the templates of a :data:`Channel` can use.
+
+    :param anchor: the class of error, or the section of the runbook, that says what to do
+    """
+    section = "what-the-errors-mean" if CLASS_NAME.fullmatch(anchor) else anchor
     lines = [
         f"Run {run.run_id} of {run.dag_id} {event}",
         *([f"Response dates: {run.dates}"] if run.dates else []),
         f"The run: {run.url}",
-        f"What to do: {RUNBOOK}#{section}",
+        f"What to do: {make_help_url(anchor) or f'{RUNBOOK}#{section}'}",
     ]
     return {"subject": subject, "message": "\n".join(lines), "dag_run": run}
 

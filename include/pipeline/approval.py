@@ -65,7 +65,7 @@ class ApproveSendingOperator(ApprovalOperator):
         params, estimate = context["params"], pull_estimate(context["ti"])
         limit = lower_limit(read_approval_limit(), params["approve_above"])
         if params["dry_run"] or limit is None or count_texts(context["ti"], estimate) <= limit:
-            self.log.info("No approval needed to send %d texts", estimate.texts_to_send)
+            self.log.info("No approval is needed to send %s texts", f"{estimate.texts_to_send:,}")
             return None
         consent = self._needed_consent(context)
         if context["task_state_store"].get(QUESTION_KEY) is None:
@@ -99,8 +99,7 @@ class ApproveSendingOperator(ApprovalOperator):
         consent_in_question = None if question is None else Consent.from_dict(question, task=self.task_id)
         if consent_in_question is None or not consent_in_question.covers(consent):
             raise ApprovalError(
-                "the approval does not cover what would be sent now: the question was about"
-                f" {consent_in_question or 'an unknown number of texts'}, but it is {consent}."
-                " Nothing was sent. When the run has ended, clear this task with downstream tasks: Airflow then asks"
-                " about what would be sent now"
+                "clear this task with downstream tasks when the run has ended: Airflow then asks about what would be"
+                " sent now, which the approval does not cover. Nothing was sent: the question was about"
+                f" {consent_in_question or 'an unknown number of texts'}, but it is {consent}"
             )

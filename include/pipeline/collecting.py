@@ -16,8 +16,9 @@ from coding_service.errors import CodingServiceError, ExpiredError, FinalError, 
 from coding_service.hooks import CONN_ID
 from coding_service.models import InputPart
 from coding_service.part_operation import PartOperation
-from coding_service.polling import next_wait
+from coding_service.polling import describe_wait, next_wait
 from coding_service.redaction import redact
+from coding_service.sensors import log_deferral
 from coding_service.triggers import Reason
 
 if TYPE_CHECKING:
@@ -99,6 +100,10 @@ class CollectResultsOperator(BaseOperator):
                 self._wait(recoding, hook)
             summary = recoding.finish()
             record_abandoned_operations(lambda: warehouse, plan.schema, staging, plan.run_id)
+            self.log.info(
+                "Kept the results of %s of %s texts, from %s operations",
+                f"{summary.usable:,}", f"{summary.texts_sent:,}", f"{summary.operations:,}",
+            )  # fmt: skip
             return summary.to_dict()
 
     def _advance(
@@ -161,7 +166,10 @@ class CollectResultsOperator(BaseOperator):
         started = piece.deadline - self.timeout.total_seconds()
         if not self.deferrable:
             first_interval = self.poll_interval or hook.settings.poll_interval
-            time.sleep(next_wait(first_interval, None, time.time() - started, None, random.random))
+            elapsed = max(0.0, time.time() - started)
+            wait = next_wait(first_interval, None, elapsed, None, random.random)
+            self.log.info("Operation %s is waited for: %s", piece.operation_id, describe_wait(elapsed, None, wait))
+            time.sleep(wait)
             return
         trigger = BatchCodeTrigger(
             topic=recoding.plan.topic,
@@ -171,6 +179,7 @@ class CollectResultsOperator(BaseOperator):
             poll_interval=self.poll_interval,
             started=started,
         )
+        log_deferral(trigger)
         # Airflow's own timeout must come later, because it would end the task without the state of the operation.
         timeout = timedelta(seconds=max(0.0, piece.deadline - time.time()) + 600)
         self.defer(trigger=trigger, method_name="resume", timeout=timeout)

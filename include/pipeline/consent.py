@@ -59,8 +59,8 @@ class Consent(Handoff):
 
     def __str__(self) -> str:
         return (
-            f"{self.texts_to_send} texts of {self.source!r}, {self.from_date} to {self.to_date},"
-            f" in {self.parts} parts, for model {self.model_id!r} of {self.topic!r}"
+            f"{self.texts_to_send:,} texts of {self.source!r}, {self.from_date} to {self.to_date},"
+            f" in {self.parts:,} parts, for model {self.model_id!r} of {self.topic!r}"
         )
 
     @property

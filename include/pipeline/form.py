@@ -28,29 +28,35 @@ from include.pipeline.names import MAX_LOOK_BACK_DAYS, MAX_TRIAL_RECORDS
 _SCOPE, _SOURCE, _RESULT, _TRIAL, _LIMITS, _SENDING = (
     "What to code", "Source", "Result", "Try it first", "Limits for publishing", "Sending",
 )  # fmt: skip
+#: Params without a section are open when the form opens; a click opens a section. Airflow shows a `description` as it
+#: is, and renders a `description_md`.
 PARAMS = {
-    "topic": Param(
-        "osca", type="string", title="Topic", section=_SCOPE, minLength=1,
-        description="`uriName` of the classification, such as `osca` or `anzsco`.",
-    ),
-    "model": Param(
-        "latest", type="string", title="Model", section=_SCOPE, minLength=1,
-        description="`latest`, or the GUID of a model. All runs of a backfill use the model of its first run.",
-    ),
     "from_date": Param(
-        None, type=["null", "string"], format="date", title="From", section=_SCOPE,
+        None, type=["null", "string"], format="date", title="From",
         description="First response date. If both dates are empty: the day before the run. Leave it empty in a"
         " backfill.",
     ),
     "to_date": Param(
-        None, type=["null", "string"], format="date", title="To", section=_SCOPE,
-        description="Last response date, inclusive. If only one of the dates is set, the run codes that day. Empty in"
-        " a backfill: instead, set its own *To* to 23:59 of the last day.",
+        None, type=["null", "string"], format="date", title="To",
+        description_md="Last response date, inclusive. If only one of the dates is set, the run codes that day. Empty"
+        " in a backfill: instead, set its own *To* to 23:59 of the last day.",
+    ),
+    "dry_run": Param(
+        False, type="boolean", title="Dry run",
+        description="Send nothing: the report counts the records and texts, and estimates calls and time.",
+    ),
+    "topic": Param(
+        "osca", type="string", title="Topic", section=_SCOPE, minLength=1,
+        description_md="`uriName` of the classification, such as `osca` or `anzsco`.",
+    ),
+    "model": Param(
+        "latest", type="string", title="Model", section=_SCOPE, minLength=1,
+        description_md="`latest`, or the GUID of a model. All runs of a backfill use the model of its first run.",
     ),
     "look_back_days": Param(
         7, type="integer", minimum=0, maximum=MAX_LOOK_BACK_DAYS, title="Look back", section=_SCOPE,
-        description="Earlier days that a **scheduled** run checks for late answers; others code only their dates. It"
-        " looks back further to dates that are not published yet.",
+        description_md="Earlier days that a **scheduled** run checks for late answers; others code only their dates."
+        " It looks back further to dates that are not published yet.",
     ),
     "selection": Param(
         "uncoded", type="string", enum=list(SELECTIONS), title="Texts", section=_SCOPE,
@@ -58,21 +64,21 @@ PARAMS = {
     ),
     "source": Param(
         "survey_responses", type="string", title="Source", section=_SOURCE, minLength=1,
-        description="Table or view of the warehouse, or a file: `file:///path/answers.parquet` (.csv, .jsonl, .xlsx,"
-        " others: docs/sources.md), a folder of Parquet files, or `s3://bucket/answers.csv`, if the settings of the"
-        " deployment allow it. It must contain all records of the dates, because records from"
-        " other sources are replaced.",
+        description_md="Table or view of the warehouse, or a file: `file:///path/answers.parquet` (.csv, .jsonl,"
+        " .xlsx, others: docs/sources.md), a folder of Parquet files, or `s3://bucket/answers.csv`, if the settings"
+        " of the deployment allow it. It must contain all records of the dates, because records from other sources"
+        " are replaced.",
     ),
     "columns": Param(
         {}, type="object", title="Columns", section=_SOURCE,
-        description='Columns that have other names in the source: `{"occp_text": "job_title"}`. The names to map are'
-        " `record_id`, `response_date`, `occp_text`, `tasks_text`. `null` says that the source does not have one:"
+        description_md='Columns that have other names in the source: `{"occp_text": "job_title"}`. The names to map'
+        " are `record_id`, `response_date`, `occp_text`, `tasks_text`. `null` says that the source does not have one:"
         ' `{"tasks_text": null}`; without a record id, the rows of a file are numbered.',
         additionalProperties={"type": ["string", "null"], "minLength": 1},
     ),
     "read_options": Param(
         {}, type=["object", "null"], title="Read options", section=_SOURCE,
-        description='How the source is read: `{"sheet": "Data", "header_row": 5, "date_format": "%d/%m/%Y"}`.'
+        description_md='How the source is read: `{"sheet": "Data", "header_row": 5, "date_format": "%d/%m/%Y"}`.'
         " `sheet`: name or number of a sheet of Excel; `header_row`: number of the row with the names of the columns;"
         " `delimiter` and `encoding` (`cp1252`, `latin-1`, `utf-16`) of a text file; `date_format`: form of dates"
         " that are texts; `timezone`: that in which the response date of a time with an offset or Z is determined;"
@@ -82,7 +88,7 @@ PARAMS = {
     ),
     "response_date": Param(
         None, type=["null", "string"], format="date", title="Single response date", section=_SOURCE,
-        description="For a file or table **without dates**: the date of all its records. No other source can have"
+        description_md="For a file or table **without dates**: the date of all its records. No other source can have"
         " this date. Leave From and To empty.",
     ),
     "clean": Param(
@@ -90,24 +96,20 @@ PARAMS = {
         description="Convert accents, fractions, HTML entities etc. to plain ASCII. If off, texts are validated as"
         " they are.",
     ),
-    "dry_run": Param(
-        False, type="boolean", title="Dry run", section=_TRIAL,
-        description="Send nothing: the report counts the records and texts, and estimates calls and time.",
-    ),
     "max_records": Param(
         None, type=["null", "integer"], minimum=1, maximum=MAX_TRIAL_RECORDS, title="Trial: maximum records",
         section=_TRIAL,
-        description="Code only this many records, sampled from all. Their rows go to separate tables (schema"
+        description_md="Code only this many records, sampled from all. Their rows go to separate tables (schema"
         " `..._trial`); nothing is published.",
     ),
     "approve_above": Param(
         None, type=["null", "integer"], minimum=0, title="Require approval above", section=_TRIAL,
-        description="Number of distinct texts above which a person must approve sending them (Required Actions)."
+        description_md="Number of distinct texts above which a person must approve sending them (Required Actions)."
         " The setting `CODING_APPROVE_ABOVE` applies instead if it is lower.",
     ),
     "export": Param(
         None, type=["null", "string"], title="Export", section=_RESULT,
-        description="File to write when the run has landed: its records with all columns of the source, and code,"
+        description_md="File to write when the run has landed: its records with all columns of the source, and code,"
         " label, confidence, level, outcome, reason and model. `file:///path/coded.xlsx` or `s3://bucket/coded.csv`"
         " (.parquet, .csv, .xlsx), in a folder that the settings of the deployment allow. Leave it empty in a"
         " backfill.",
@@ -132,8 +134,8 @@ PARAMS = {
     ),
     "force_new": Param(
         False, type="boolean", title="New operations", section=_SENDING,
-        description="Never resume the operation of an earlier attempt, and code dates even if another run in progress"
-        " codes them. **Every retry sends its texts again.**",
+        description_md="Never resume the operation of an earlier attempt, and code dates even if another run in"
+        " progress codes them. **Every retry sends its texts again.**",
     ),
 }  # fmt: skip
 

@@ -181,8 +181,8 @@ def _pull(ti: Any, task_id: str, key: str, kind: type[H]) -> H:
     value = ti.xcom_pull(task_ids=task_id, key=key, map_indexes=None)
     if value is None:
         raise DataError(
-            f"the result of task {task_id!r} is missing, because it did not succeed or was marked as success by hand:"
-            f" clear {task_id!r} with downstream tasks"
+            f"the result of task {task_id!r} is missing: clear {task_id!r} with downstream tasks, because it did not"
+            " succeed or was marked as success by hand"
         )
     return kind.from_dict(value, task=task_id, folder=settings.run_folder(settings.read_run_key(ti)))
 
@@ -203,7 +203,8 @@ def _pull_part_result(ti: Any, part: int) -> PartResult:
     outcome, files = pull(POLL, WaitOutcome, OPERATION_KEY), pull(DOWNLOAD, DownloadedFiles)
     state, seconds = (outcome.state.value, outcome.seconds) if outcome else ("unknown", None)
     if files is None:
-        missing = f"its output was not downloaded; see the log of {DOWNLOAD}[{part}], or clear it if it was marked"
+        log_place = f"the log of {DOWNLOAD}, part {part + 1}"
+        missing = f"its output was not downloaded; see {log_place}, or clear it if it was marked"
         message = missing if state == "complete" else outcome and outcome.message
         return PartResult(part, pull_operation_id(UPLOAD) or pull_operation_id(CREATE), state, message or None)
     return PartResult(

@@ -23,7 +23,7 @@ def check_inputs(context: Any) -> None:
     name = part.input_uri.rpartition("/")[2]
     if not name.startswith(f"part-{part.part:04}-{part.sha256[:12]}."):
         raise PlanError(
-            f"Part is invalid: input_uri: {name!r} is not the file of part {part.part}. Clear the task"
+            f"Part is invalid: input_uri: {name!r} is not the file of part {part.part + 1}. Clear the task"
             f" {handoffs.PREPARE!r} to compute it again"
         )
     if context["params"]["dry_run"]:

@@ -21,6 +21,11 @@ WAREHOUSE_CONN_ID = "warehouse_default"
 STAGING_CONN_ID = "staging_default"
 AIRFLOW_API_CONN_ID = "airflow_api"
 
+COMPARE_DAG_ID = "compare_models"
+#: The Coding page below the root of Airflow's UI, and its page on an operation as the operators take it.
+PAGE_PATH = "/occupation-coding"
+OPERATION_LINK = PAGE_PATH + "/run?dag={dag_id}&run={run_id}#operation-{operation_id}"
+
 #: Bounds of the trigger form.
 MAX_LOOK_BACK_DAYS = 366
 MAX_TRIAL_RECORDS = 1_000_000

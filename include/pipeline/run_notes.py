@@ -15,6 +15,7 @@ from airflow.listeners import hookimpl
 from coding_service.errors import CodingServiceError
 from include.coding.errors import DataError, EngineError, StagingError
 from include.coding.markdown import escape_cell
+from include.pipeline.alerts import FAILURE_CLASS_KEY
 from include.pipeline.names import POOL
 from include.warehouse.errors import WarehouseError
 
@@ -40,6 +41,8 @@ def explain_failure(context: Mapping[str, Any]) -> None:
     ti, error = context["ti"], context.get("exception")
     sentence = describe_error(error)
     ti.xcom_push(key=FAILURE_KEY, value=sentence)
+    if isinstance(error, OWN_ERRORS):
+        ti.xcom_push(key=FAILURE_CLASS_KEY, value=type(error).__name__)
     if ti.map_index < 0 and ti.task_id not in LAST_TASKS:  # after a part that failed, `collect` and `land` go on
         ti.xcom_push(key=FAILURE_REPORT_KEY, value=_write_failure_report(ti, type(error).__name__, sentence))
 

@@ -95,7 +95,19 @@ def make_plan(
     plan = claim_dates(open_warehouse(plan.engine_memory_mb), plan, is_in_progress)
     for sentence in plan.competing_runs:
         log.warning("%s", sentence)
+    log.info("%s", _describe_plan(plan))
     return plan.to_dict()
+
+
+def _describe_plan(plan: Plan) -> str:
+    if not plan.days:
+        return "The run leaves all of its dates to other runs, and sends nothing"
+    version = "" if plan.model_version is None else f" (version {plan.model_version})"
+    kind = "A dry run" if plan.dry_run else "A trial" if plan.max_records is not None else "The run"
+    return (
+        f"{kind} codes {plan.from_date} to {plan.to_date} from source {plan.source!r} with topic {plan.topic!r},"
+        f" model {plan.model_id}{version}"
+    )
 
 
 def _check_export(export: str) -> None:
@@ -110,8 +122,8 @@ def check_airflow(metadata: RunMetadata | None, run_type: str) -> None:
     waits indefinitely, and a missing plugin (`metadata` is None), without which a backfill has no common model."""
     if metadata is None and run_type == "backfill":
         raise PlanError(
-            "the runs of this backfill would not all use the same model, because the scheduler has not loaded"
-            " plugins/occupation_coding_plugin.py: check its log, give it the plugins folder, and restart it"
+            "the scheduler has not loaded plugins/occupation_coding_plugin.py: check its log, give it the plugins"
+            " folder, and restart it. Without it, the runs of this backfill would not all use the same model"
         )
     if metadata is not None and metadata.pool is None:
         raise PlanError(
@@ -182,15 +194,28 @@ def prepare_parts(
     claimed = claim_dates(open_warehouse(plan.engine_memory_mb), plan, is_in_progress)
     if claimed.excluded_dates != plan.excluded_dates:
         raise DataError(
-            f"other runs have taken over dates of the plan. {'; '.join(claimed.competing_runs)}. To code the dates"
-            " that remain, clear 'plan' with downstream tasks"
+            "other runs have taken over dates: clear 'plan' with downstream tasks to code the dates that remain."
+            f" {'; '.join(claimed.competing_runs)}"
         )
     access = settings.read_source_access()  # the plan is not trusted: users can edit it in Airflow
     with open_staging(read_run_key(ti)) as staging:
         write_owner(plan, staging)
         prepared = prepare(plan, open_warehouse(plan.engine_memory_mb), staging, access)
-    handoffs.push_prepared(ti, prepared, _estimate_run(prepared, dag_run))
+    estimate = _estimate_run(prepared, dag_run)
+    handoffs.push_prepared(ti, prepared, estimate)
+    log.info("%s", _describe_prepared(estimate, is_dry_run=plan.dry_run))
     return [] if plan.dry_run else [part.to_dict() for part in prepared.parts]
+
+
+def _describe_prepared(estimate: Estimate, *, is_dry_run: bool) -> str:
+    counts = f"{estimate.read:,} records, {estimate.rejected:,} rejected, {estimate.texts:,} distinct texts"
+    if not estimate.texts_to_send:
+        return f"Prepared {counts}: there is nothing to send"
+    action = "a run would send" if is_dry_run else "the run sends"
+    return (
+        f"Prepared {counts}: {action} {estimate.texts_to_send:,} texts in"
+        f" {estimate.parts:,} {'part' if estimate.parts == 1 else 'parts'}, which takes {estimate.duration}"
+    )
 
 
 def _check_has_dates(plan: Plan) -> None:
@@ -248,16 +273,21 @@ def report_run(ti: Any) -> str:
     plan = handoffs.pull_plan(ti)
     with open_staging(read_run_key(ti)) as staging:
         if plan.dry_run:
-            return write_estimate(plan, handoffs.pull_estimate(ti), staging)
+            return _log_report(write_estimate(plan, handoffs.pull_estimate(ti), staging))
         if not plan.days:
-            return write_skip_report(plan, staging)
+            return _log_report(write_skip_report(plan, staging))
         warehouse = open_warehouse(plan.engine_memory_mb)
         prepared, summary = handoffs.pull_prepared(ti), handoffs.pull_landing_summary(ti)
         exported = handoffs.pull_export_summary(ti) if plan.export else None
-        return write_report(
+        return _log_report(write_report(
             plan, prepared, summary, warehouse, staging, exported, estimate=handoffs.pull_estimate(ti),
             with_texts=settings.read_flag("CODING_REPORT_TEXTS"),
-        )  # fmt: skip
+        ))  # fmt: skip
+
+
+def _log_report(uri: str) -> str:
+    log.info("Wrote the report %s", uri)
+    return uri
 
 
 def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> None:
@@ -272,6 +302,8 @@ def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> Non
     if plan.max_records or not days:
         raise AirflowSkipException("nothing was published")
     outlet_events[asset].add_partitions(days)
+    count = f"{len(days):,} {'date' if len(days) == 1 else 'dates'}"
+    log.info("Announced %s, %s to %s, as events of the asset", count, days[0], days[-1])
     # Airflow 3.3.2 takes one `extra` for all partitions of a task, so each event has the counts of all dates.
     counts = summary.dates if len(summary.dates) <= MAX_COUNTED_DATES else ()
     outlet_events[asset].extra = {
@@ -295,7 +327,9 @@ def clean_up(ti: Any) -> None:
         has_operations = bool(staging.find(FILE_PREFIX))  # whatever the plan says, which users can edit in Airflow
     if has_operations or (plan.days and not plan.dry_run):
         _check_published(plan, handoffs.pull_prepared(ti))
-    if not settings.read_flag("CODING_KEEP_STAGING"):
+    if settings.read_flag("CODING_KEEP_STAGING"):
+        log.info("Kept the files of the run, because CODING_KEEP_STAGING is set")
+    else:
         remove_files(ti)
 
 
@@ -305,9 +339,9 @@ def _check_published(plan: Plan, prepared: Prepared) -> None:
     with open_warehouse(plan.engine_memory_mb).session(read_only=True) as session:
         if not is_published(session, plan, prepared.read_at):
             raise DataError(
-                f"the files of run {plan.run_id!r} are kept, because it is not recorded as published, although its"
-                f" earlier tasks ended or were marked as success by hand: clear {handoffs.LAND!r} with downstream"
-                " tasks"
+                f"nothing is recorded as published: clear {handoffs.LAND!r} with downstream tasks. The files of run"
+                f" {plan.run_id!r} are kept until then, although its earlier tasks ended or were marked as success by"
+                " hand"
             )
 
 
@@ -322,6 +356,7 @@ def remove_files(ti: Any) -> None:
     with open_staging(read_run_key(ti)) as staging:
         record_abandoned_operations(lambda: open_warehouse(plan.engine_memory_mb), plan.schema, staging, plan.run_id)
         staging.clear()
+    log.info("Removed the files of the run, except its report")
 
 
 # ---- compare_models, sweep_staging -------------------------------------------------------------------------------
@@ -342,7 +377,7 @@ def compare_models(params: Mapping[str, Any], dag_run: Any, param_names: Collect
     # A quarter is left for what an engine uses beyond its limit.
     warehouse = open_warehouse(settings.read_memory_mb() * 3 // 4)
     with open_staging(dag_run.run_id, settings.COMPARISONS) as staging:
-        return write_comparison(comparison, warehouse, staging, settings.read_source_access())
+        return _log_report(write_comparison(comparison, warehouse, staging, settings.read_source_access()))
 
 
 def sweep_staging() -> list[str]:
@@ -358,8 +393,10 @@ def sweep_staging() -> list[str]:
 
     base, min_age = settings.staging_base(), timedelta(days=float(settings.read_setting("CODING_STAGING_DAYS", "14")))
     fs, now = settings.open_file_system(base), pendulum.now("UTC")
-    return [
+    uris = [
         uri
         for folder in (settings.RUNS, settings.EXCHANGE)
         for uri in sweep(f"{base}/{folder}", min_age, now, fs, record_operations)
     ]
+    log.info("Removed %s folders whose files have not changed for %s days", f"{len(uris):,}", f"{min_age.days:,}")
+    return uris

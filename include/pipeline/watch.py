@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import dataclass
 from datetime import date
@@ -27,9 +28,17 @@ from include.pipeline.form import PARAMS, name_default
 from include.pipeline.names import RECODE_DAG_ID, TIMEZONE
 from include.pipeline.settings import read_setting
 
+log = logging.getLogger(__name__)
+
 
 def list_topics() -> list[str]:
     """Return the topics to watch (`CODING_WATCH_TOPICS`), by default that of the nightly run."""
+    topics = _read_topics()
+    log.info("Watching %s: %s", "1 topic" if len(topics) == 1 else f"{len(topics):,} topics", ", ".join(topics))
+    return topics
+
+
+def _read_topics() -> list[str]:
     nightly = os.environ.get(name_default("topic")) or str(PARAMS["topic"].value)
     topics = (topic.strip() for topic in read_setting("CODING_WATCH_TOPICS", nightly).split(","))
     return list(dict.fromkeys(filter(None, topics)))
@@ -60,6 +69,7 @@ def detect_new_model(topic: str, run_id: str, store: Any, event: Any) -> dict[st
         raise AirflowSkipException(f"the latest model of topic {topic!r} is still {latest.model_id}")
     if change["model_before"] is None:
         raise AirflowSkipException(f"topic {topic!r} is watched for the first time; its model is {latest.model_id}")
+    log.info("Topic %r has a new model, %s; it was %s", topic, latest.model_id, change["model_before"])
     event.extra = change
     return change
 
@@ -117,6 +127,7 @@ def recode_history(topic: str, store: Any) -> dict[str, int]:
         _record(store, topic, "problems", {outcome.dag_id: outcome.problem for outcome in new_problems})
         raise AirflowFailException("; ".join(outcome.message for outcome in new_problems))
     if ids := {outcome.dag_id: outcome.new_id for outcome in outcomes if outcome.new_id is not None}:
+        log.info("%s", "; ".join(outcome.message for outcome in outcomes))
         return ids
     raise AirflowSkipException("; ".join(outcome.message for outcome in outcomes))
 
@@ -168,7 +179,7 @@ def _record(store: Any, topic: str, name: str, values: dict[str, Any]) -> None:
 
 def _check_topic(topic: str) -> None:
     """Raise :class:`SettingsError` if a topic, which comes from XCom, is not one of the deployment's."""
-    if topic not in list_topics():
+    if topic not in _read_topics():
         raise SettingsError(
             "the topic is not one that CODING_WATCH_TOPICS lists. Clear the task 'topics' to compute it again"
         )

@@ -514,14 +514,14 @@ def _mask_links(*values: str | None) -> None:
 
 def _unavailable_error(step: Send, error: Exception) -> errors.ServiceUnavailableError:
     return errors.ServiceUnavailableError(
-        f"{step.method} {step.url} failed without an answer ({type(error).__name__}): check that the service is"
-        " running and that the host of the connection is correct"
+        f"the call failed without an answer ({type(error).__name__}): check that the service is running and that the"
+        f" host of the connection is correct ({step.method} {step.url})"
     )
 
 
 def _unreadable_error(step: Send, error: BodyError) -> errors.ServiceUnavailableError:
     return errors.ServiceUnavailableError(
-        f"{step.method} {step.url} was answered with {error}: another machine answered, or the service is disturbed"
+        f"the answer is {error}: another machine answered, or the service is disturbed ({step.method} {step.url})"
     )
 
 

@@ -14,10 +14,11 @@ from airflow.sdk import XComArg
 from coding_service.errors import InputFileError
 from coding_service.hooks import CONN_ID, CodingServiceHook
 from coding_service.input_file import read_input_file
+from coding_service.links import OperationLink, check_operation_link, push_operation_link
 from coding_service.models import InputPart, check_file, check_guid, check_model, check_topic, finite_number
 from coding_service.part_operation import OPERATION_STATE_KEY, PartOperation
 from coding_service.retry import CodingServiceRetryPolicy
-from coding_service.sensors import airflow_timeout, end_wait, read_deferrable
+from coding_service.sensors import airflow_timeout, end_wait, log_deferral, read_deferrable
 from coding_service.storage import check_output_path, storage_path
 from coding_service.triggers import BatchCodeTrigger
 from coding_service.upstream import UpstreamResultsMixin
@@ -50,6 +51,9 @@ class CodingServiceOperator(UpstreamResultsMixin):
         model and files. The output is written to a folder beside its input file
     :param coding_service_conn_id: Airflow connection of the service
     :param storage_conn_id: Airflow connection (aws) for `s3://`; None: the credentials that AWS finds on the machine
+    :param operation_link: path of a page on an operation below the root of Airflow's UI, to which the task then has a
+        link: `/operations?run={run_id}#{operation_id}`. It can contain {dag_id}, {run_id} and {operation_id}, which
+        are quoted. None: no link
     :param record_operations: whether each operation that is opened for a part is recorded with the id of the run in a
         file beside the input file, `operation-<id>.json`
     :param timeout: maximum wait, in seconds or as timedelta; the service states none (docs/service-contract.md 5)
@@ -70,6 +74,7 @@ class CodingServiceOperator(UpstreamResultsMixin):
     required_fields: Sequence[str] = ("part", "topic", "input_file", "output_file")
     #: What a task needs if it has no part.
     needed_arguments: Sequence[str] = ("topic", "input_file", "output_file")
+    operator_extra_links = (OperationLink(),)
     ui_color = "#e3eefa"
 
     def __init__(
@@ -83,6 +88,7 @@ class CodingServiceOperator(UpstreamResultsMixin):
         part: Mapping[str, Any] | XComArg | None = None,
         coding_service_conn_id: str = CONN_ID,
         storage_conn_id: str | None = None,
+        operation_link: str | None = None,
         record_operations: bool = False,
         timeout: float | timedelta = timedelta(hours=24),
         poll_interval: float | None = None,
@@ -99,6 +105,7 @@ class CodingServiceOperator(UpstreamResultsMixin):
         self.part: Any = part
         self.coding_service_conn_id = coding_service_conn_id
         self.storage_conn_id = storage_conn_id
+        self.operation_link = check_operation_link(operation_link)
         self.record_operations = record_operations
         self.timeout = timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout)
         self.poll_interval = poll_interval
@@ -116,6 +123,7 @@ class CodingServiceOperator(UpstreamResultsMixin):
         operation = self._operation(context, part)
         operation_id = operation.upload(*operation.open())
         context["ti"].xcom_push(key=OPERATION_ID_KEY, value=operation_id)
+        push_operation_link(context["ti"], self.operation_link, operation_id)
         now, seconds = time.time(), self.timeout.total_seconds()
         trigger = BatchCodeTrigger(
             topic=part.topic,
@@ -126,6 +134,7 @@ class CodingServiceOperator(UpstreamResultsMixin):
             started=now,
         )
         if self.deferrable:
+            log_deferral(trigger)
             self.defer(trigger=trigger, method_name="resume", timeout=airflow_timeout(seconds))
         return self.resume(context, trigger.run_in_worker())
 
@@ -138,7 +147,7 @@ class CodingServiceOperator(UpstreamResultsMixin):
             part = replace(part, sha256=state["fingerprint"]["input_sha256"], records=state.get("records"))
         result = self._operation(context, part).download(state["operation_id"], None, *self._check_output_files())
         if part.records not in (None, result.records):
-            self.log.warning("The output has %d lines for %d records", result.records, part.records)
+            self.log.warning("The output has %s lines for %s records", f"{result.records:,}", f"{part.records:,}")
         return {**result.to_dict(), "input_records": part.records}
 
     def _describe_part(self) -> InputPart:
@@ -160,7 +169,7 @@ class CodingServiceOperator(UpstreamResultsMixin):
         if part.sha256 is not None:
             return part
         summary = read_input_file(storage_path(part.input_uri, self.storage_conn_id))
-        self.log.info("The input file %s has %d records", part.input_uri, summary.records)
+        self.log.info("The input file %s has %s records", part.input_uri, f"{summary.records:,}")
         return replace(part, sha256=summary.sha256, records=summary.records)
 
     def _check_output_files(self) -> tuple[str | None, str | None]:
@@ -203,6 +212,7 @@ class CodingServiceCreateOperator(CodingServiceOperator):
     def execute(self, context: Any) -> Any:
         operation_id, grant = self._operation(context, self._describe_part()).open()
         context["ti"].xcom_push(key=UPLOAD_GRANT_KEY, value=grant)
+        push_operation_link(context["ti"], self.operation_link, operation_id)
         return operation_id
 
 
@@ -233,7 +243,11 @@ class CodingServiceUploadOperator(CodingServiceOperator):
 
     def execute(self, context: Any) -> Any:
         operation_id = check_guid(self.operation_id, "the operation id from the create step")
-        return self._operation(context, self._read_part()).upload(operation_id, str(self.grant))
+        push_operation_link(context["ti"], self.operation_link, operation_id)
+        uploaded_id = self._operation(context, self._read_part()).upload(operation_id, str(self.grant))
+        if uploaded_id != operation_id:  # a new one, because the first could not have the file
+            push_operation_link(context["ti"], self.operation_link, uploaded_id)
+        return uploaded_id
 
 
 def _find_grant(operation_id: Any) -> XComArg:
@@ -284,6 +298,7 @@ class CodingServiceDownloadOperator(CodingServiceOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         operation_id = check_guid(self.operation_id, "the operation id from the upload step")
+        push_operation_link(context["ti"], self.operation_link, operation_id)
         ended_at = finite_number(self.outcome.get("ended_at")) if isinstance(self.outcome, Mapping) else None
         files = self._check_output_files()
         return self._operation(context, self._describe_part()).download(operation_id, ended_at, *files).to_dict()

@@ -185,7 +185,8 @@ class PartOperation:
             )
         except (OutputNotReadyError, NotFoundError) as error:
             raise self._missing_output_error(operation_id, ended_at, error) from None
-        log.info("Operation %s: %d lines, %d bytes", operation_id, output.lines, output.bytes)
+        sizes = f"{output.lines:,} lines, {output.bytes:,} bytes"
+        log.info("Downloaded the output of operation %s: %s", operation_id, sizes)
         return DownloadResult(
             operation_id=operation_id,
             input_uri=part.input_uri,
@@ -325,7 +326,7 @@ class PartOperation:
             history = replace(history, interruptions=history.interruptions + 1, interrupted_at=self._clock.now())
             self._save_history(grant.operation_id, history)
             raise
-        log.info("Uploaded %s (%d bytes) to operation %s", part.input_uri, size, grant.operation_id)
+        log.info("Uploaded %s (%s bytes) to operation %s", part.input_uri, f"{size:,}", grant.operation_id)
         return grant.operation_id
 
     def _write_record(self, operation_id: str, *, is_sent: bool) -> None:

@@ -22,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pendulum
+
 from coding_service.errors import (
     CertificateError,
     CodingServiceError,
@@ -131,6 +133,23 @@ def next_wait(
     wait = next((poll - elapsed for poll in (FIRST_POLL_SHARE * due, due) if poll - elapsed > interval), interval)
     wait = min(wait, max(interval, MAX_FIRST_WAIT_S))
     return max(wait, _min_wait_after(error)) + interval * JITTER_SHARE * random()
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a duration in words, such as `about 2 minutes 5 seconds`; from an hour on, in whole minutes."""
+    whole_seconds = round(seconds / 60) * 60 if seconds >= 3600 else round(seconds)
+    return f"about {pendulum.duration(seconds=whole_seconds).in_words()}" if whole_seconds else "less than a second"
+
+
+def describe_wait(elapsed: float, expected: float | None, wait: float) -> str:
+    """Return how long a wait has taken, how long it should take, and when the next status call is made, in words.
+
+    :param elapsed: seconds since the wait began
+    :param expected: seconds that the operation is expected to take; None if unknown
+    :param wait: seconds until the next status call
+    """
+    duration = "unknown duration" if expected is None else f"{describe_seconds(expected)} expected"
+    return f"{describe_seconds(elapsed)} so far, {duration}, next look in {describe_seconds(wait)}"
 
 
 def _min_wait_after(error: CodingServiceError | None) -> float:

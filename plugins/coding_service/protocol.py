@@ -208,29 +208,32 @@ def _json(answer: Answer, request: str) -> Any:
 
 
 def error_for(answer: Answer, request: str) -> errors.CodingServiceError:
-    """Return the error for a refusal: by status, and by message where one status has two meanings."""
-    text = f"{request} was answered with HTTP {answer.status} {answer.message!r}"
+    """Return the error for a refusal: by status, and by message where one status has two meanings.
+
+    The path of a request is long, so it comes last: Airflow shows the beginning of a message only.
+    """
     status = answer.status
+    text, place = f"HTTP {status} {answer.message!r}", f" ({request})"
     if status == 429 and answer.has_words("limit exceeded"):
         text = f"{text}: the quota of calls is used up; wait, or request a higher quota"
-        return errors.QuotaExceededError(text, status_code=429, retry_after=answer.retry_after)
+        return errors.QuotaExceededError(text + place, status_code=429, retry_after=answer.retry_after)
     retry_after = None if answer.retry_after is None else min(answer.retry_after, MAX_SHORT_RETRY_AFTER_S)
     if status == 429:
         text = f"{text}: calls are too close together"
-        return errors.TooManyRequestsError(text, status_code=429, retry_after=retry_after)
+        return errors.TooManyRequestsError(text + place, status_code=429, retry_after=retry_after)
     # this 500 is permanent (docs/service-contract.md 4)
     if status >= 500 and not answer.has_words("no models found"):
-        return errors.ServiceUnavailableError(text, status_code=status, retry_after=retry_after)
+        return errors.ServiceUnavailableError(text + place, status_code=status, retry_after=retry_after)
     if status == 403:
         text = (
             f"{text}: others of your organisation may have requested too many tokens, which passes; if it does not,"
             " check that the credentials belong to the tier of this host"
         )
         wait = DENIAL_WAIT_S if retry_after is None else retry_after
-        return errors.AccessDeniedError(text, status_code=status, retry_after=wait)
+        return errors.AccessDeniedError(text + place, status_code=status, retry_after=wait)
     if status == 401:
         text = f"{text}, although the token is new: check that the credentials belong to the tier of this host"
-        return errors.AuthorizationError(text, status_code=status)
+        return errors.AuthorizationError(text + place, status_code=status)
     if status == 404:
-        return errors.NotFoundError(text, status_code=status)
-    return errors.RequestRefusedError(text, status_code=status)
+        return errors.NotFoundError(text + place, status_code=status)
+    return errors.RequestRefusedError(text + place, status_code=status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +13,27 @@ from typing import Any
 from airflow.sdk import BaseSensorOperator, XComArg
 from airflow.sdk.configuration import conf
 
-from coding_service.errors import CodingServiceError, OperationFailedError, ProtocolError
+from coding_service.errors import CodingServiceError, OperationFailedError, ProtocolError, utc
 from coding_service.hooks import CONN_ID, CodingServiceHook
+from coding_service.links import OperationLink, check_operation_link, push_operation_link
 from coding_service.models import OperationOutcome, check_guid
-from coding_service.polling import ErrorSeries, extend_series, next_wait, seconds_or_none
+from coding_service.polling import (
+    ErrorSeries,
+    describe_seconds,
+    describe_wait,
+    extend_series,
+    next_wait,
+    seconds_or_none,
+)
 from coding_service.retry import CodingServiceRetryPolicy
-from coding_service.triggers import MAX_EXTENSION_S, BatchCodeTrigger, Reason, completion_event, make_event
+from coding_service.triggers import (
+    DEFAULT_INTERVAL_S,
+    MAX_EXTENSION_S,
+    BatchCodeTrigger,
+    Reason,
+    completion_event,
+    make_event,
+)
 from coding_service.upstream import UpstreamResultsMixin
 
 #: XCom key of the outcome of an operation, a :class:`coding_service.models.OperationOutcome` as a dict.
@@ -26,6 +42,8 @@ OPERATION_KEY = "operation"
 ERRORS_STATE_KEY = "status_errors"
 #: Airflow's own timeout of the wait comes this much later than ours, which it must not anticipate.
 TIMEOUT_MARGIN_S = 600.0
+
+log = logging.getLogger(__name__)
 
 
 class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
@@ -45,6 +63,7 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
     :param expected_seconds: how long the operation is expected to take; the first status call (rescheduled: the
         second) is made a little earlier. None: the value of the part, if any. Not used by later attempts
     :param deferrable: whether to wait in the triggerer; None: as Airflow's `[operators] default_deferrable` says
+    :param operation_link: as for :class:`coding_service.CodingServiceOperator`
     :raises OperationFailedError: the operation failed, timed out, or did not end before the timeout (rescheduled:
         Airflow raises AirflowSensorTimeout after the timeout)
     """
@@ -52,6 +71,7 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
     template_fields: Sequence[str] = ("topic", "part", "operation_id", "coding_service_conn_id", "expected_seconds")
     required_fields: Sequence[str] = ("part", "operation_id")
     optional_fields: Sequence[str] = ("expected_seconds",)
+    operator_extra_links = (OperationLink(),)
     ui_color = "#d8e6f3"
 
     def __init__(
@@ -65,6 +85,7 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
         poll_interval: float | None = None,
         expected_seconds: float | str | XComArg | None = None,
         deferrable: bool | None = None,
+        operation_link: str | None = None,
         **kwargs: Any,
     ) -> None:
         if topic is None and part is None:
@@ -82,12 +103,14 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
         self.expected_seconds: Any = expected_seconds
         self._last_error: CodingServiceError | None = None
         self.deferrable = read_deferrable(deferrable)
+        self.operation_link = check_operation_link(operation_link)
 
     def execute(self, context: Any) -> None:
+        check_guid(self.operation_id, "the operation id of the wait")
+        push_operation_link(context["ti"], self.operation_link, self.operation_id)
         if not self.deferrable:
             super().execute(context)
             return
-        check_guid(self.operation_id, "the operation id of the wait")
         now = time.time()
         trigger = BatchCodeTrigger(
             topic=self._topic,
@@ -99,6 +122,7 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
             expected_seconds=self._expected_seconds if context["ti"].try_number == 1 else None,
             started=now,
         )
+        log_deferral(trigger)
         self.defer(trigger=trigger, method_name="resume", timeout=airflow_timeout(self.timeout))
 
     @property
@@ -156,7 +180,10 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
         """Return the interval that the trigger would use, instead of Airflow's fixed or doubling one."""
         elapsed = run_duration()
         wait = next_wait(self.poke_interval, self._expected_seconds, elapsed, self._last_error, random.random)
-        return max(0.0, min(wait, self.timeout - elapsed))
+        wait = max(0.0, min(wait, self.timeout - elapsed))
+        words = describe_wait(elapsed, self._expected_seconds, wait)
+        self.log.info("Operation %s is waited for: %s", self.operation_id, words)
+        return wait
 
     def resume(self, context: Any, event: dict[str, Any] | None = None) -> None:
         """Handle the trigger's event: push the outcome, and fail unless the operation is complete."""
@@ -177,6 +204,19 @@ def airflow_timeout(seconds: float) -> timedelta:
     return timedelta(seconds=seconds + MAX_EXTENSION_S + TIMEOUT_MARGIN_S)
 
 
+def log_deferral(trigger: BatchCodeTrigger) -> None:
+    """Say in the log of a task, before it is deferred, what it waits for, how long that takes, and until when."""
+    interval = trigger.poll_interval or DEFAULT_INTERVAL_S
+    with suppress(CodingServiceError):  # the trigger says what is wrong with the connection
+        interval = trigger.poll_interval or CodingServiceHook(trigger.coding_service_conn_id).settings.poll_interval
+    elapsed = max(0.0, time.time() - trigger.started)
+    wait = next_wait(interval, trigger.expected_seconds, elapsed, None, lambda: 0.0)
+    log.info(
+        "Operation %s is waited for in the triggerer, until %s at the latest: %s",
+        trigger.operation_id, utc(trigger.deadline), describe_wait(elapsed, trigger.expected_seconds, wait),
+    )  # fmt: skip
+
+
 def end_wait(ti: Any, operation_id: str | None, event: dict[str, Any] | None) -> None:
     """Push how the wait for an operation ended as XCom, and fail unless the operation is complete.
 
@@ -195,5 +235,7 @@ def end_wait(ti: Any, operation_id: str | None, event: dict[str, Any] | None) ->
         seconds = None  # it covers this attempt only
     outcome = OperationOutcome(operation_id, reason.value, message, seconds, ended_at=time.time())
     ti.xcom_push(key=OPERATION_KEY, value=outcome.to_dict())
+    waited = "" if seconds is None else f", after a wait of {describe_seconds(seconds)}"
+    log.info("Operation %s is %s%s", operation_id, reason.value, waited)
     if reason is not Reason.COMPLETE:
         raise OperationFailedError(f"operation {operation_id!r}: {message}")

@@ -14,7 +14,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from coding_service.errors import CodingServiceError, LocalFaultError, QuotaExceededError
 from coding_service.hooks import CodingServiceAsyncHook
 from coding_service.models import Operation, check_guid, check_topic
-from coding_service.polling import ErrorSeries, extend_series, next_wait
+from coding_service.polling import ErrorSeries, describe_seconds, describe_wait, extend_series, next_wait
 from coding_service.redaction import redact, redact_traceback
 
 #: First interval of a wait whose connection cannot be read yet.
@@ -133,22 +133,26 @@ class BatchCodeTrigger(BaseTrigger):
         extension = 0.0
         last_error: CodingServiceError | None = None
         series: ErrorSeries | None = None
+        wait = self._next_wait(first_interval, extension)
+        self.log.info("Operation %s is waited for: %s", self.operation_id, self._describe_wait(wait))
         while True:
-            wait = next_wait(first_interval, self.expected_seconds, self._elapsed(), last_error, random.random)
-            await asyncio.sleep(min(wait, self._time_left(extension)))
+            await asyncio.sleep(wait)
             try:
                 operation = await hook.operation(self.topic, self.operation_id)
             except CodingServiceError as error:
                 series = extend_series(series, error, time.time())
                 if series.ends_wait(error):
                     return make_event(Reason.REFUSED, self.operation_id, series.describe(error), self._elapsed())
-                if str(error) != str(last_error) or not isinstance(error, QuotaExceededError):
+                is_news = str(error) != str(last_error) or not isinstance(error, QuotaExceededError)
+                if is_news:
                     self.log.warning("Status call for operation %s failed, will retry: %s", self.operation_id, error)
-                last_error = error
+                last_error, status = error, "waited for"
             else:
-                self.log.info("Operation %s is %s", self.operation_id, operation.status)
                 last_error = series = None
+                is_news, status = True, operation.status
                 if (payload := completion_event(operation, self._elapsed())) is not None:
+                    waited = describe_seconds(self._elapsed())
+                    self.log.info("Operation %s is %s, after %s", self.operation_id, operation.status, waited)
                     return payload
             if not self._time_left(extension):
                 extension = await find_extension(hook, self.started)
@@ -156,6 +160,16 @@ class BatchCodeTrigger(BaseTrigger):
                 detail = f" (the last status call failed: {last_error})" if last_error else ""
                 message = f"did not end before its deadline{detail}; {RESUME_HINT}"
                 return make_event(Reason.DEADLINE, self.operation_id, message, self._elapsed())
+            wait = self._next_wait(first_interval, extension, last_error)
+            if is_news:
+                self.log.info("Operation %s is %s: %s", self.operation_id, status, self._describe_wait(wait))
+
+    def _next_wait(self, first_interval: float, extension: float, error: CodingServiceError | None = None) -> float:
+        wait = next_wait(first_interval, self.expected_seconds, self._elapsed(), error, random.random)
+        return min(wait, self._time_left(extension))
+
+    def _describe_wait(self, wait: float) -> str:
+        return describe_wait(self._elapsed(), self.expected_seconds, wait)
 
     async def _first_interval(self, hook: CodingServiceAsyncHook) -> float:
         """Return the first interval; a default if the connection, which has it, cannot be read at the moment."""

@@ -49,6 +49,6 @@ def _is_missing(value: Any, context: Any) -> bool:
 
 def _refuse_missing_result(task_id: str) -> NoReturn:
     raise AirflowFailException(
-        f"the result of task {task_id!r} is missing, because it did not succeed or was marked as success by hand:"
-        f" clear {task_id!r} with downstream tasks"
+        f"the result of task {task_id!r} is missing: clear {task_id!r} with downstream tasks, because it did not"
+        " succeed or was marked as success by hand"
     )

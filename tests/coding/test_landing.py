@@ -333,7 +333,7 @@ def test_a_text_in_parts_of_two_attempts_is_stored_once(pipeline):
     first = pipeline.code_part(pipeline.prepare(records_per_part=2).parts[0])
     pipeline.fill((jobs[0], DAY, jobs[0], ""))
     second = pipeline.code_part(pipeline.prepare(records_per_part=2).parts[1])
-    with pytest.raises(IncompleteError, match="part 0 .*prepared again"):
+    with pytest.raises(IncompleteError, match="part 1 .*prepared again"):
         pipeline.land([first, second])
     assert pipeline.query("SELECT occp_text, count(*) FROM coding.coded_texts GROUP BY 1 ORDER BY 2 DESC")[0][1] == 1
     prepared = pipeline.prepare(run_id="run-2")
@@ -427,7 +427,7 @@ def test_results_of_a_part_for_another_model_are_not_stored(survey, metadata):
 def test_a_missing_input_file_does_not_lose_the_results_of_other_parts(survey):
     first, second = (survey.code_part(part) for part in survey.prepare(records_per_part=1).parts)
     path_from_uri(first.input_uri).unlink()
-    with pytest.raises(IncompleteError, match="part 0 .*its input file .* does not exist any more"):
+    with pytest.raises(IncompleteError, match="part 1 .*its input file .* does not exist any more"):
         survey.land([first, second])
     assert survey.query("SELECT count(*) FROM coding.coded_texts") == [(1,)]
 
@@ -493,7 +493,7 @@ def test_a_part_that_may_be_running_is_named_and_blocks_publishing_but_not_stori
         survey.land([survey.code_part(first), lose_part(second)])
     assert str(caught.value) == (
         "nothing was published, because 1 parts or operations are incomplete; the results of 1 of 2 texts are kept,"
-        " and the next run of these dates sends the rest. part 1 (operation operation-1): it did not end before its"
+        " and the next run of these dates sends the rest. part 2 (operation operation-1): it did not end before its"
         " deadline"
     )
     assert [count(survey, table) for table in ("coded_texts", "coded_records")] == [1, 0]
@@ -507,7 +507,7 @@ def test_the_next_run_sends_only_the_part_that_is_missing(pipeline):
     pipeline.fill(*[(str(n), DAY, f"job {n}", "") for n in range(10)])
     parts = pipeline.prepare(records_per_part=2).parts
     part_results = [lose_part(part) if part.part == 3 else pipeline.code_part(part) for part in parts]
-    with pytest.raises(IncompleteError, match=r"8 of 10 texts are kept.* part 3 \(operation operation-3\)"):
+    with pytest.raises(IncompleteError, match=r"8 of 10 texts are kept.* part 4 \(operation operation-3\)"):
         pipeline.land(part_results)
     assert [part.records for part in pipeline.prepare(run_id="run-2").parts] == [2]
     assert pipeline.land().coded == 10
@@ -524,7 +524,7 @@ def test_published_rows_stay_when_a_part_is_missing(survey):
 
 def test_a_part_without_an_operation_is_named_and_has_no_row(survey):
     survey.prepare()
-    with pytest.raises(IncompleteError, match=r"part 0 \(operation None\): it has no output; see the logs"):
+    with pytest.raises(IncompleteError, match=r"part 1 \(operation None\): it has no output; see the logs"):
         survey.land([PartResult(0, None, "unknown")])
     assert count(survey, "coding_operations") == 0
 
@@ -534,7 +534,7 @@ def test_the_text_of_a_discarded_line_is_sent_once_more_and_the_line_is_logged(s
     (part,) = survey.prepared.parts
     chef = {"recordId": make_key("chef", "cooks"), "occp_text": "chef", "tasks_text": "cooks"}
     summary = survey.land([survey.code_part(part, lines=code_line(chef) + "oops\n")])
-    assert "Part 0: output line 2 was discarded: it is not a JSON object" in caplog.text
+    assert "Part 1: output line 2 was discarded: it is not a JSON object" in caplog.text
     assert survey.sent_again == [["baker"]]
     assert (summary.coded, summary.texts_sent, summary.operations, summary.extra_operations) == (3, 3, 2, 1)
     operations = "SELECT part, records, usable, discarded_lines FROM coding.coding_operations ORDER BY part"
@@ -553,7 +553,7 @@ def test_a_missing_output_file_does_not_lose_the_results_of_other_parts(survey):
     first, second = survey.prepare(records_per_part=1).parts
     missing = survey.code_part(second)
     path_from_uri(missing.output_uri).unlink()
-    with pytest.raises(IncompleteError, match="part 1 .*its output file .* does not exist any more"):
+    with pytest.raises(IncompleteError, match="part 2 .*its output file .* does not exist any more"):
         survey.land([survey.code_part(first), missing])
     assert count(survey, "coded_texts") == 1
 

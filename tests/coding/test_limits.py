@@ -50,7 +50,7 @@ def test_a_dry_run_shows_that_a_real_run_would_be_refused_and_why(pipeline):
     pipeline.fill(("1", DAY, "chef", ""), *BAD_ANSWERS)
     prepared = pipeline.prepare(dry_run=True)
     estimate = estimate_run(prepared, 2, 5, 1.0, max_operations=None)
-    report = path_from_uri(write_estimate(pipeline.plan, estimate, pipeline.staging)).read_text()
+    report = path_from_uri(write_estimate(pipeline.plan, estimate, pipeline.staging)).with_suffix(".md").read_text()
     assert "- **A real run would be refused: 3 of 4 records are rejected (75.0%), which exceeds" in report
     assert "- Records: 4, of which 3 are rejected (2 blank, 1 no_record_id); 0 more have no date." in report
     assert estimate.texts_to_send == 1

@@ -321,7 +321,7 @@ def test_more_parts_than_airflow_can_map_are_refused_with_a_remedy(pipeline):
         f" FROM generate_series(0, {MAX_PARTS * 2}) t(i)"
     )
     message = (
-        r"2049 texts make 1025 parts of 2, but Airflow can map at most 1024: raise records_per_part to 3 or more"
+        r"2,049 texts make 1,025 parts of 2, but Airflow can map at most 1,024: raise records_per_part to 3 or more"
     )
     with pytest.raises(PlanError, match=message):
         pipeline.prepare(records_per_part=2)

@@ -267,7 +267,7 @@ def test_an_operation_that_may_still_have_the_bytes_gets_no_successor(jobs):
     parts = jobs.prepared.parts
     for state, message in (("deadline", "it did not end"), ("refused", "unknown"), ("unknown", None)):
         results = [jobs.code_part(parts[0]), PartResult(1, "op-1", state, message)]
-        with pytest.raises(IncompleteError, match=r"part 1 \(operation op-1\): "):
+        with pytest.raises(IncompleteError, match=r"part 2 \(operation op-1\): "):
             jobs.land(results, code_piece=pytest.fail)
 
 
@@ -381,7 +381,7 @@ def test_a_part_that_does_not_fit_into_memory_costs_no_other_part(jobs, monkeypa
     read = fail_for_part(collect.read_results, 1, lambda arguments: arguments[1], error)
     monkeypatch.setattr(collect, "read_results", read)
     with pytest.raises(
-        IncompleteError, match="part 1 .*cannot be read .OutOfMemoryException.: raise CODING_MEMORY_MB"
+        IncompleteError, match="part 2 .*cannot be read .OutOfMemoryException.: raise CODING_MEMORY_MB"
     ):
         Service(jobs).run(records_per_part=25)
     counts = [("run-1-0", 25), ("run-1-2", 25), ("run-1-3", 25)]

@@ -89,7 +89,7 @@ def test_different_echoes_are_counted_in_one_warning_without_a_text(read, caplog
         line(0, input={"occp_text": "CHEF", "tasks_text": "cooks"}) + line(1, input={"occp_text": "Driver"}) + line(3)
     )
     [message] = caplog.messages
-    assert "Part 3: 2 of 3 output lines return an input that differs" in message
+    assert "Part 4: 2 of 3 output lines return an input that differs" in message
     assert "chef" not in message.lower()
 
 
@@ -367,9 +367,9 @@ def test_labels_are_bounded_and_counted_in_one_warning(read, caplog):
     assert [results[INPUTS[number]["recordId"]]["label"] for number in range(3)] == [
         "<script>alert(1)</script>", "a\ufffdb\ufffdc", "x" * 1000,
     ]  # fmt: skip
-    assert "Part 3: 2 of 3 output lines have a label above 1000 characters or with control characters" in caplog.text
+    assert "Part 4: 2 of 3 output lines have a label above 1000 characters or with control characters" in caplog.text
 
 
 def test_codes_that_are_not_digits_are_counted_in_one_warning(read, caplog):
     read(line(0, result={**CHEF, "codeCategory": "abc"}) + line(1))
-    assert "Part 3: 1 of 2 output lines have a code that is not one to six digits" in caplog.messages
+    assert "Part 4: 1 of 2 output lines have a code that is not one to six digits" in caplog.messages

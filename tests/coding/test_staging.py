@@ -103,8 +103,8 @@ def test_texts_are_coded_again_through_a_bucket_and_leave_no_local_files(remote,
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("output.jsonl", "part 0 .*its output file 's3://.*/operation-0/output.jsonl' does not exist any more"),
-        ("part-0000", "part 0 .*its input file 's3://.*/part-0000-.*jsonl' does not exist any more"),
+        ("output.jsonl", "part 1 .*its output file 's3://.*/operation-0/output.jsonl' does not exist any more"),
+        ("part-0000", "part 1 .*its input file 's3://.*/part-0000-.*jsonl' does not exist any more"),
         ("records.parquet", "the staged file 's3://.*/records.parquet' does not exist any more: start another run"),
     ],
 )

@@ -125,7 +125,7 @@ def test_a_model_of_another_topic_is_refused(connected):
 
 
 async def test_an_unknown_operation_is_not_found(connected, either):
-    with pytest.raises(NotFoundError, match=rf"operations/{MISSING} was answered with HTTP 404 'The specified"):
+    with pytest.raises(NotFoundError, match=rf"HTTP 404 'The specified .* \(GET .*operations/{MISSING}\)"):
         await either().operation("osca", MISSING)
 
 
@@ -255,7 +255,8 @@ async def test_the_error_for_a_service_that_is_down_contains_its_url_and_what_to
     server.stop()
     connect(url)
     with pytest.raises(
-        ServiceUnavailableError, match=rf"POST {url}/oauth2/token failed without an answer .*check that the service"
+        ServiceUnavailableError,
+        match=rf"failed without an answer .*check that the service .*\(POST {url}/oauth2/token\)",
     ):
         await either().operation("osca", "00000000-0000-4000-8000-000000000001")
 
@@ -270,7 +271,7 @@ async def test_a_call_without_an_answer_fails_after_the_timeout(serve, connect, 
     stop = threading.Event()
     connect(serve(answer).url, timeout=0.2)
     try:
-        with pytest.raises(ServiceUnavailableError, match="GET .*failed without an answer .*Timeout"):
+        with pytest.raises(ServiceUnavailableError, match=r"failed without an answer .*Timeout.* \(GET "):
             await either().operation("osca", "00000000-0000-4000-8000-000000000001")
     finally:
         stop.set()

@@ -23,6 +23,8 @@ from coding_service.polling import (
     JITTER_SHARE,
     MAX_FIRST_WAIT_S,
     MAX_INTERVAL_S,
+    describe_seconds,
+    describe_wait,
     extend_series,
     is_gone,
     next_wait,
@@ -224,3 +226,28 @@ def test_a_rendered_expectation_that_is_no_number_of_seconds_is_refused(value):
 @pytest.mark.parametrize("error", [QuotaExceededError("no"), ServiceUnavailableError("no")])
 def test_an_error_without_a_retry_after_does_not_delay_the_next_call(error):
     assert next_wait(0.5, None, 0, error, no_jitter) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "less than a second"),
+        (0.4, "less than a second"),
+        (1.2, "about 1 second"),
+        (11, "about 11 seconds"),
+        (125, "about 2 minutes 5 seconds"),
+        (3605, "about 1 hour"),
+        (90_000, "about 1 day 1 hour"),
+    ],
+)
+def test_a_duration_is_said_in_words(seconds, words):
+    assert describe_seconds(seconds) == words
+
+
+def test_a_wait_says_how_long_it_has_taken_how_long_it_should_take_and_when_it_looks_next():
+    assert describe_wait(120, 180, 24) == (
+        "about 2 minutes so far, about 3 minutes expected, next look in about 24 seconds"
+    )
+    assert describe_wait(0, None, 10) == (
+        "less than a second so far, unknown duration, next look in about 10 seconds"
+    )

@@ -1,6 +1,7 @@
 """The wait as a task: deferred to the triggerer, or rescheduled between status calls."""
 
 import json
+import re
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -64,6 +65,35 @@ def test_the_default_timeout_is_a_day(run, context):
     with pytest.raises(TaskDeferred) as caught:
         run(sensor_for("00000000-0000-4000-8000-000000000001"), context)
     assert caught.value.trigger.deadline == pytest.approx(time.time() + 86400, abs=60)
+
+
+def test_before_the_wait_is_deferred_the_log_says_how_long_it_takes_and_when_it_looks_first(run, context, caplog):
+    caplog.set_level("INFO", logger="coding_service.sensors")
+    with pytest.raises(TaskDeferred):
+        run(sensor_for("00000000-0000-4000-8000-000000000001", poll_interval=5, expected_seconds=100), context)
+    [message] = [record.getMessage() for record in caplog.records if record.name == "coding_service.sensors"]
+    assert re.fullmatch(
+        r"Operation 00000000-0000-4000-8000-000000000001 is waited for in the triggerer, until \S+ \S+ UTC at the latest:"
+        r" less than a second so far, about 1 minute 40 seconds expected, next look in about 1 minute 20 seconds",
+        message,
+    )
+
+
+def test_the_log_uses_the_interval_of_the_connection_and_does_without_it(run, context, caplog, connect):
+    caplog.set_level("INFO", logger="coding_service.sensors")
+    connect("https://service.example.org", poll_interval=45)
+    with pytest.raises(TaskDeferred):
+        run(sensor_for("00000000-0000-4000-8000-000000000001"), context)
+    assert "unknown duration, next look in about 45 seconds" in caplog.text
+    with pytest.raises(TaskDeferred):
+        run(sensor_for("00000000-0000-4000-8000-000000000001", coding_service_conn_id="nowhere"), context)
+    assert "unknown duration, next look in about 10 seconds" in caplog.text
+
+
+def test_the_end_of_a_wait_is_in_the_log_with_its_duration(run, context, caplog):
+    caplog.set_level("INFO", logger="coding_service.sensors")
+    sensor_for("00000000-0000-4000-8000-000000000001").resume(context, event(seconds=11.2))
+    assert "00000000-0000-4000-8000-000000000001 is complete, after a wait of about 11 seconds" in caplog.text
 
 
 def take_outcome(context):

@@ -97,6 +97,17 @@ async def test_a_complete_operation_gives_one_event_without_a_link(connected, up
     assert len(connected.journal("GET", operation_id)) >= 3
 
 
+async def test_the_log_of_a_wait_says_how_long_it_takes_and_when_it_looks_next(connected, uploaded, capsys):
+    connected.progression("by_polls", polls=2)
+    operation_id = uploaded()
+    await collect_events(trigger_for(operation_id, expected_seconds=0.1))
+    log = capsys.readouterr().out
+    words = "less than a second so far, less than a second expected, next look in less than a second"
+    assert f"Operation {operation_id} is waited for: {words}" in log
+    assert f"Operation {operation_id} is in_progress: {words}" in log
+    assert f"Operation {operation_id} is complete, after less than a second" in log
+
+
 async def test_a_failed_operation_gives_one_event_without_the_words_of_the_service(connected, uploaded):
     connected.fault("operation_fails", error="see https://s3/log?X-Amz-Signature=5ec4e7 for more")
     operation_id = uploaded()

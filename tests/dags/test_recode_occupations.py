@@ -274,8 +274,8 @@ def test_the_defaults_of_the_form_are_valid_and_those_of_the_design(dag: Any) ->
     }  # fmt: skip
 
 
-def test_every_param_of_the_form_has_a_title_a_section_and_help_or_choices(dag: Any) -> None:
-    for name, param in dag.params.items():
-        schema = dag.params.get_param(name).schema
-        assert {"title", "section"} <= schema.keys(), name
-        assert "values_display" in schema or dag.params.get_param(name).description, (name, param)
+def test_every_param_of_the_form_has_a_title_and_help_or_choices(dag: Any) -> None:
+    for name in dag.params:
+        param = dag.params.get_param(name)
+        assert "title" in param.schema, name
+        assert param.description or {"values_display", "description_md"} & param.schema.keys(), name

@@ -106,7 +106,7 @@ def test_a_late_run_and_a_failed_run_cause_emails_if_only_an_address_is_set(nigh
     assert message["To"] == "night@agency.example"
     assert message["Subject"] == f"{RECODE_DAG_ID} is late: no codes for {yesterday}"
     assert f"Run {run['dag_run_id']} of {RECODE_DAG_ID} has not landed by " in read_body(message)
-    assert "docs/runbook.md#the-codes-are-late" in read_body(message)
+    assert "/occupation-coding/help#the-codes-are-late" in read_body(message)
 
     run_id, state = night.run(topic="oska")
     assert state == "failed"

@@ -71,7 +71,7 @@ def test_a_dry_run_estimates_what_would_be_sent_and_sends_nothing(harness: Harne
     assert "Records: 30, of which 0 are rejected" in report
     assert "**30 to send**" in report
     assert "bytes in 3 parts, one operation each" in report
-    assert "Calls of the service: about 17; within the call budget they take 0:00:00" in report
+    assert "Calls of the service: about 17; within the call budget they take less than a second" in report
     assert [call["method"] for call in harness.calls(position)] == ["GET", "GET"]
     assert harness.query("SELECT count(*) FROM coding.coded_texts WHERE occp_text LIKE 'wave job%'") == [(0,)]
     tasks = harness.api.tasks(run_id)

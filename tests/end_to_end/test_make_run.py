@@ -56,7 +56,7 @@ def first_run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_make_run_codes_the_sample_shows_the_result_and_stops_all_processes(first_run_folder: Path) -> None:
     output = (first_run_folder / "output").read_text()
-    assert "Records read: 20000:" in output
+    assert "Records read: 20,000:" in output
     assert "code.poll[3]         deferred" in output, "a line for each change of state"
     assert "run                  success" in output
     assert output.count("\nR0") == 10, "ten coded rows"

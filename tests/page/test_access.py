@@ -8,7 +8,7 @@ import pytest
 
 from tests.page.conftest import Metadata, TestClient
 
-PAGES = ["/", "/dates", "/runs"]
+PAGES = ["/", "/dates", "/runs", "/models", "/help"]
 Client = Callable[..., TestClient]
 
 

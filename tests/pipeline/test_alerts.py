@@ -57,8 +57,33 @@ def test_the_alert_of_a_failed_run_has_its_failed_tasks_its_dates_its_page_and_w
         "Run run+1 of recode_occupations failed: code.poll_1, land",
         "Response dates: 2026-10-05",
         "The run: https://airflow.agency.example/dags/recode_occupations/runs/run%2B1",
-        "What to do: docs/runbook.md#a-run-failed",
+        "What to do: https://airflow.agency.example/occupation-coding/help#a-run-failed",
     ]
+
+
+def failed_with(error_class):
+    """Return the context of a run whose task `land` left this as the class of its error."""
+    context = failure_context()
+    xcoms = {("land", "failure_class", -1): error_class}
+    context["ti"].xcom_pull = lambda task_ids, key, map_indexes: xcoms.get((task_ids, key, map_indexes))
+    return context
+
+
+def test_the_alert_of_a_failed_run_links_to_the_advice_on_the_class_of_its_error(sent_alerts):
+    alerts.alert_on_failure(failed_with("AuditError"))
+    assert sent_alerts()[0]["message"].endswith("https://airflow.agency.example/occupation-coding/help#AuditError")
+
+
+def test_the_alert_names_the_table_of_errors_if_airflow_does_not_know_its_address(sent_alerts, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "")
+    alerts.alert_on_failure(failed_with("AuditError"))
+    assert sent_alerts()[0]["message"].endswith("What to do: docs/runbook.md#what-the-errors-mean")
+
+
+@pytest.mark.parametrize("value", ["Error\nhttps://elsewhere.example", "<script>Error", 5, None, {"a": "Error"}])
+def test_an_alert_does_not_show_a_class_of_error_that_somebody_has_put_in_its_place(sent_alerts, value):
+    alerts.alert_on_failure(failed_with(value))
+    assert sent_alerts()[0]["message"].endswith("/occupation-coding/help#a-run-failed")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +122,7 @@ async def test_the_alert_of_a_late_run_has_the_time_by_which_it_should_have_land
     (alert,) = sent_alerts()
     assert alert["subject"] == "recode_occupations is late: no codes for 2026-10-05"
     assert "has not landed by 2026-10-05 19:00 UTC; its state is running\n" in alert["message"]
-    assert alert["message"].endswith("docs/runbook.md#the-codes-are-late")
+    assert alert["message"].endswith("/occupation-coding/help#the-codes-are-late")
 
 
 class SyncAndAsyncNotifier(BaseNotifier):

@@ -224,7 +224,7 @@ def pull_last_part(xcoms: dict[Any, Any]) -> PartResult:
                 OUTCOME_KEY: OperationOutcome(OPERATION, "complete", "complete", 7).to_dict(),
             },
             "complete",
-            "its output was not downloaded; see the log of code.download[1], or clear it if it was marked",
+            "its output was not downloaded; see the log of code.download, part 2, or clear it if it was marked",
         ),
     ],
     ids=["not created", "not uploaded", "failed", "not downloaded"],

@@ -134,6 +134,7 @@ def fail(plan: Plan, error: BaseException, task_id: str = "prepare", map_index: 
 def test_a_run_that_failed_has_a_report_with_the_task_and_its_error(make_plan: Callable[..., Plan]) -> None:
     pushed = fail(make_plan(source="<script>"), SourceError("source '<script>' has no column 'job'. Name another"))
     assert pushed["failure"] == "source '<script>' has no column 'job'. Name another"
+    assert pushed["failure_class"] == "SourceError"
     path = path_from_uri(pushed["failure_report"])
     html, data = path.read_text(encoding="utf-8"), json.loads(path.with_suffix(".json").read_text())
     assert data["title"] == "Occupation coding, 2026-10-05 to 2026-10-06: the run failed"
@@ -146,6 +147,7 @@ def test_a_run_that_failed_has_a_report_with_the_task_and_its_error(make_plan: C
 def test_the_words_of_errors_that_are_not_ours_are_in_no_note_and_no_report(make_plan: Callable[..., Plan]) -> None:
     pushed = fail(make_plan(), ValueError("could not convert 'secret chef' of https://bucket/x?signature=1"))
     assert pushed["failure"] == "ValueError, which only the log of the task explains"
+    assert "failure_class" not in pushed
     assert "secret chef" not in path_from_uri(pushed["failure_report"]).read_text(encoding="utf-8")
 
 
@@ -153,5 +155,9 @@ def test_a_part_that_failed_and_a_task_after_the_report_leave_the_report_alone(
     make_plan: Callable[..., Plan],
 ) -> None:
     error = CodingServiceError("operation 'x' failed")
-    assert fail(make_plan(), error, "code.poll", 2) == {"failure": "operation 'x' failed"}
-    assert fail(make_plan(), error, "clean_up") == {"failure": "operation 'x' failed"}
+    assert fail(make_plan(), error, "code.poll", 2) == {
+        "failure": "operation 'x' failed", "failure_class": "CodingServiceError",
+    }  # fmt: skip
+    assert fail(make_plan(), error, "clean_up") == {
+        "failure": "operation 'x' failed", "failure_class": "CodingServiceError",
+    }  # fmt: skip

@@ -159,7 +159,7 @@ def test_a_service_that_is_down_is_named_with_its_address(plan_with: Callable[..
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(
         ServiceUnavailableError,
-        match=f"{url}/oauth2/token failed without an answer.*check that the service is running",
+        match=rf"failed without an answer.*check that the service is running.*{url}/oauth2/token",
     ):
         plan_with(host=url, extra={"auth_host": url})
 
@@ -172,7 +172,7 @@ def test_a_missing_service_connection_is_named_with_what_to_do() -> None:
 
 def test_a_connection_over_plain_http_to_another_machine_is_refused(plan_with: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(SettingsError, match=r"'http://coder.example.org'.*use https"):
-        plan_with(host="http://coder.example.org")
+        plan_with(host="http://coder.example.org", port=None)
 
 
 def test_a_missing_warehouse_connection_is_named_with_what_to_do(
@@ -201,7 +201,9 @@ def test_a_missing_pool_is_named_with_what_to_do() -> None:
 
 
 def test_a_backfill_is_refused_if_the_scheduler_has_not_loaded_the_plugin() -> None:
-    with pytest.raises(PlanError, match=r"the scheduler has not loaded plugins/occupation_coding_plugin\.py"):
+    with pytest.raises(
+        PlanError, match=r"^the scheduler has not loaded plugins/occupation_coding_plugin\.py: check its log"
+    ):
         steps.check_airflow(None, "backfill")
     assert (Path(__file__).resolve().parents[2] / "plugins" / "occupation_coding_plugin.py").is_file()
 
@@ -345,7 +347,9 @@ def test_landing_is_refused_if_nothing_was_sent(make_plan: Callable[..., Plan]) 
 @pytest.mark.parametrize("task_id", ["plan", "prepare"])
 def test_landing_is_refused_if_an_earlier_task_did_not_succeed(task_id: str, make_plan: Callable[..., Plan]) -> None:
     xcoms = {"plan": make_plan().to_dict()} if task_id == "prepare" else {}
-    with pytest.raises(DataError, match=f"task '{task_id}' is missing, because it did not succeed"):
+    with pytest.raises(
+        DataError, match=f"task '{task_id}' is missing: clear '{task_id}' with downstream tasks, because"
+    ):
         steps.land_results(TaskInstance(xcoms))
 
 
@@ -440,7 +444,7 @@ def test_the_files_of_a_run_that_opened_an_operation_are_kept_even_if_its_plan_s
     plan = make_plan(dry_run=True)
     with open_warehouse(warehouse).session() as session:
         create_tables(session, plan.schema)
-    with pytest.raises(DataError, match="it is not recorded as published"):
+    with pytest.raises(DataError, match="^nothing is recorded as published: clear 'land' with downstream tasks"):
         steps.clean_up(TaskInstance({"plan": plan.to_dict(), ("prepare", "prepared"): PREPARED.to_dict()}))
     assert (folder / f"{FILE_PREFIX}1.json").exists()
 
@@ -457,7 +461,7 @@ def test_the_files_of_a_run_that_is_not_published_are_kept_and_its_task_says_why
     if read_at:
         with open_warehouse(warehouse).session() as session:
             record_run(session, plan, read_at, "checksum", run)
-    with pytest.raises(DataError, match=r"files of run 'run-1' are kept, .* clear 'land' with downstream tasks$"):
+    with pytest.raises(DataError, match=r"clear 'land' with downstream tasks\. The files of run 'run-1' are kept"):
         clean_up(plan)
     assert (path_from_uri(run_folder(plan.run_id)) / "output.jsonl").exists()
 
