@@ -347,7 +347,9 @@ def test_landing_is_refused_if_nothing_was_sent(make_plan: Callable[..., Plan]) 
 @pytest.mark.parametrize("task_id", ["plan", "prepare"])
 def test_landing_is_refused_if_an_earlier_task_did_not_succeed(task_id: str, make_plan: Callable[..., Plan]) -> None:
     xcoms = {"plan": make_plan().to_dict()} if task_id == "prepare" else {}
-    with pytest.raises(DataError, match=f"task '{task_id}' is missing: clear '{task_id}' with downstream tasks, because"):
+    with pytest.raises(
+        DataError, match=f"task '{task_id}' is missing: clear '{task_id}' with downstream tasks, because"
+    ):
         steps.land_results(TaskInstance(xcoms))
 
 
