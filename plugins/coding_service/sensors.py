@@ -14,6 +14,7 @@ from airflow.sdk.configuration import conf
 
 from coding_service.errors import CodingServiceError, OperationFailedError, ProtocolError
 from coding_service.hooks import CONN_ID, CodingServiceHook
+from coding_service.lineage import OperationLineageMixin
 from coding_service.models import OperationOutcome, check_guid
 from coding_service.polling import ErrorSeries, extend_series, next_wait, seconds_or_none
 from coding_service.retry import CodingServiceRetryPolicy
@@ -28,7 +29,7 @@ ERRORS_STATE_KEY = "status_errors"
 TIMEOUT_MARGIN_S = 600.0
 
 
-class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
+class BatchCodeSensor(OperationLineageMixin, UpstreamResultsMixin, BaseSensorOperator):
     """Waits until a batch coding operation ends, and succeeds if it is complete.
 
     If it is deferrable, it waits in the triggerer and does not occupy a worker. Otherwise it is rescheduled between
@@ -160,6 +161,7 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
 
     def resume(self, context: Any, event: dict[str, Any] | None = None) -> None:
         """Handle the trigger's event: push the outcome, and fail unless the operation is complete."""
+        self.remember_for_lineage(self.operation_id)
         end_wait(context["ti"], self.operation_id, event)
 
 
