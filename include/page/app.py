@@ -200,11 +200,10 @@ def show_run(
 def show_report(view: ViewDep, session: SessionDep, run: Annotated[str, Query(max_length=250)]) -> Response:
     """Answer with the report of a run or of a comparison. Whatever is in the file, it runs no script and loads
     nothing."""
-    query = RunQuery(view.dag_id)
-    known = next(iter(query.read(session, Filters(run_id=run), limit=1)), None)
-    if known is None:
+    dag_run = RunQuery(view.dag_id).find(session, run)
+    if dag_run is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, NO_RUN)
-    if known.conf.get("with_texts") and not read_flag(REPORT_TEXTS):
+    if dag_run.conf.get("with_texts") and not read_flag(REPORT_TEXTS):
         raise HTTPException(status.HTTP_403_FORBIDDEN, TEXTS_HIDDEN)
     report = read_report(view.dag_id, run)
     if report is None:

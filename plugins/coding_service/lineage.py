@@ -73,8 +73,8 @@ def make_coding_facet(**fields: Any) -> dict[str, Any]:
     """Return the run facet with the fields that have a value."""
     from airflow.providers.common.compat.openlineage.facet import RunFacet
 
-    known = {name: value for name, value in fields.items() if value is not None}
-    return {CODING_FACET: RunFacet().with_additional_properties(**known)}
+    values = {name: value for name, value in fields.items() if value is not None}
+    return {CODING_FACET: RunFacet().with_additional_properties(**values)}
 
 
 def _describe_task(task: Any, operation_id: str | None, service: str | None, files: Mapping[str, Any]) -> Any:
