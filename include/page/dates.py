@@ -174,8 +174,8 @@ def draw_shares(days: Sequence[DayState], width: int = 720, height: int = 160) -
     start, end = known[0][0], known[-1][0]
     shares = [day.share for day in days[start : end + 1]]
     lowest, highest = min(share for _, share in known), max(share for _, share in known)
-    low = max(0.0, lowest - 0.02)
-    high = min(1.0, highest + 0.02)
+    low = lowest - 0.02
+    high = highest + 0.02
     pieces: list[list[tuple[float, float]]] = [[]]
     for number, share in enumerate(shares):
         if share is None:
