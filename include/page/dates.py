@@ -176,8 +176,8 @@ def draw_shares(days: Sequence[DayState], width: int = 720, height: int = 160) -
     start, end = values[0][0], values[-1][0]
     shares = [day.share for day in days[start : end + 1]]
     lowest, highest = min(share for _, share in values), max(share for _, share in values)
-    low = max(0.0, lowest - 0.02)
-    high = min(1.0, highest + 0.02)
+    low = lowest - 0.02
+    high = highest + 0.02
     pieces: list[list[tuple[float, float]]] = [[]]
     for number, share in enumerate(shares):
         if share is None:
