@@ -89,7 +89,9 @@ def test_a_dry_run_from_the_form_says_in_its_note_what_would_be_sent(window: Win
 def test_a_run_is_followed_from_the_form_over_its_wait_to_its_codes(window: Window, harness: Harness) -> None:
     harness.wait_until_idle()
     run_id = start_run(window, harness, str(first_day()), str(yesterday()))
-    wait_until(lambda: harness.api.tasks(run_id).get("code.poll[0]") == "deferred", "the run waits for the service")
+    wait_until(
+        lambda: harness.api.tasks(run_id).get("code.poll[0]") == "deferred", "the run waits for the service", 600
+    )
     window.open(f"{CODING}/")
     under_way = window.page.get_by_role("row").filter(has_text=run_id)
     expect(under_way).to_contain_text("code.poll: 1 deferred")
