@@ -78,25 +78,34 @@ class Metadata:
                 add_task(session, number, dag_id, run_id, task_id, task_state, run_after)
 
 
-def add_xcom(session: Session, dag_run_id: int, dag_id: str, run_id: str, task_id: str, value: Any) -> None:
+def add_xcom(
+    session: Session, dag_run_id: int, dag_id: str, run_id: str, task_id: str, value: Any, *,
+    key: str = "return_value", map_index: int = -1,
+) -> None:  # fmt: skip
+    values = {"id": dag_run_id, "task": task_id, "dag": dag_id, "run": run_id, "value": json.dumps(value)}
     session.execute(
         text(
             "INSERT INTO xcom (dag_run_id, task_id, map_index, key, dag_id, run_id, value, timestamp)"
-            " VALUES (:id, :task, -1, 'return_value', :dag, :run, :value, '2026-11-01')"
+            " VALUES (:id, :task, :index, :key, :dag, :run, :value, '2026-11-01')"
         ),
-        {"id": dag_run_id, "task": task_id, "dag": dag_id, "run": run_id, "value": json.dumps(value)},
+        {**values, "key": key, "index": map_index},
     )
 
 
 def add_task(
-    session: Session, number: int, dag_id: str, run_id: str, task_id: str, state: str, started: datetime
-) -> None:
-    """Add a task instance without the version of its DAG, which a real one has."""
+    session: Session, number: int, dag_id: str, run_id: str, task_id: str, state: str, started: datetime,
+    ended: datetime | None = None,
+) -> None:  # fmt: skip
+    """Add a task instance without the version of its DAG, which a real one has.
+
+    :param number: its map index
+    """
     columns = {column.name: column for column in Base.metadata.tables["task_instance"].columns}
     values: dict[str, Any] = {
         "id": f"{hash((dag_id, run_id, task_id, number)) & (2**128 - 1):032x}", "dag_id": dag_id, "run_id": run_id,
         "task_id": task_id, "state": state, "map_index": number, "start_date": started.replace(tzinfo=None).isoformat(" "),
         "pool": "coding_service", "pool_slots": 1, "try_number": 1,
+        "end_date": ended and ended.replace(tzinfo=None).isoformat(" "),
     }  # fmt: skip
     for name, column in columns.items():
         if name not in values and not column.nullable:

@@ -222,7 +222,7 @@ def runs(metadata: Metadata) -> None:
 @pytest.mark.usefixtures("runs")
 def test_filters_in_the_url_select_runs(client: Client, query: str, names: str) -> None:
     html = client("viewer").get(f"/runs?{query}").text
-    assert re.findall(r'<tr><td><a href="[^"]*/runs/(\w+)">', html) == names.split()
+    assert re.findall(r'<tr><td><a href="run\?[^"]*run=(\w+)">', html) == names.split()
 
 
 @pytest.mark.usefixtures("runs")
@@ -241,9 +241,9 @@ def test_further_runs_are_on_further_pages_with_the_same_filters(client: Client,
     first = browser.get("/runs?kind=manual").text
     older = re.search(r'rel="next" href="([^"]*)"', first)
     assert older
-    assert (first.count("/runs/run-"), "kind=manual" in older[1]) == (50, True)
+    assert (first.count("run=run-"), "kind=manual" in older[1]) == (50, True)
     second = browser.get("/" + older[1].replace("&amp;", "&")).text
-    assert re.findall(r"/runs/(run-\d+)", second) == ["run-50"]
+    assert re.findall(r"run=(run-\d+)", second) == ["run-50"]
 
 
 @pytest.mark.parametrize("page", ["0", "-1", "x", "9" * 19, "²"])
