@@ -343,9 +343,9 @@ def _list_operations(session: Session, plan: Plan, prepared: Prepared) -> Sectio
     )
     expected = {part.part: part.expected_seconds for part in prepared.parts}
     columns = ("part", "texts", "operation_id", "state", "results", "seconds", "expected_seconds")
-    rows = [(*row, expected.get(row[0])) for row in operations[:MAX_LISTED_OPERATIONS]]
+    rows = [(part + 1, *row, expected.get(part)) for part, *row in operations[:MAX_LISTED_OPERATIONS]]
     more = f"The first {MAX_LISTED_OPERATIONS} operations." if len(operations) > MAX_LISTED_OPERATIONS else ""
-    return Section("Operations", Table(columns, rows), f"{more} Parts are counted from 0.".strip() if rows else "")
+    return Section("Operations", Table(columns, rows), more)
 
 
 def _find_share(count: int, total: int) -> float | None:

@@ -198,7 +198,7 @@ def show_runs(
 def show_run(request: Request, view: ViewDep, session: SessionDep, run: ShortText = "") -> HTMLResponse:
     """Answer with what a run did: the page, and the tab of the run in Airflow."""
     details = read_details(session, view.dag_id, run, datetime.now(UTC))
-    if details is None or not run:
+    if details is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, NO_RUN)
     return render(request, view, "run.html", details=details, run=details.run, errors=read_errors())
 
@@ -207,7 +207,7 @@ def show_run(request: Request, view: ViewDep, session: SessionDep, run: ShortTex
 def show_report(dag_id: ReportDagDep, session: SessionDep, run: ShortText = "") -> Response:
     """Answer with the report of a run or of a comparison. Whatever is in the file, it runs no script and loads
     nothing."""
-    if not RunQuery(dag_id).read(session, Filters(run_id=run), limit=1) or not run:
+    if RunQuery(dag_id).find(session, run) is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, NO_RUN)
     report = read_report(dag_id, run)
     if report is None:

@@ -56,8 +56,10 @@ def list_topics(runs: Iterable[CodingRun]) -> list[str]:
 
     :param runs: newest first
     """
-    planned = [run for run in runs if run.plan and run.topic]
-    return list(dict.fromkeys(str(run.topic) for run in sorted(planned, key=lambda run: run.kind != "scheduled")))
+    runs_with_plan = [run for run in runs if run.plan and run.topic]
+    return list(
+        dict.fromkeys(str(run.topic) for run in sorted(runs_with_plan, key=lambda run: run.kind != "scheduled"))
+    )
 
 
 def read_days(
@@ -168,14 +170,14 @@ class ShareLine:
 
 def draw_shares(days: Sequence[DayState], width: int = 720, height: int = 160) -> ShareLine | None:
     """Return the line of the shares; None if no date has one."""
-    known = [(number, day.share) for number, day in enumerate(days) if day.share is not None]
-    if not known:
+    values = [(number, day.share) for number, day in enumerate(days) if day.share is not None]
+    if not values:
         return None
-    start, end = known[0][0], known[-1][0]
+    start, end = values[0][0], values[-1][0]
     shares = [day.share for day in days[start : end + 1]]
-    lowest, highest = min(share for _, share in known), max(share for _, share in known)
-    low = max(0.0, lowest - 0.02)
-    high = min(1.0, highest + 0.02)
+    lowest, highest = min(share for _, share in values), max(share for _, share in values)
+    low = lowest - 0.02
+    high = highest + 0.02
     pieces: list[list[tuple[float, float]]] = [[]]
     for number, share in enumerate(shares):
         if share is None:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from coding_service.sensors import OPERATION_KEY
 from include.coding.handoff import Count, Guid, PartNumber, Seconds, Text, Word
-from include.page.runs import CodingRun, Filters, RunQuery, validate
+from include.page.runs import CodingRun, RunQuery, validate
 from include.page.today import FAILED, WAITING_FOR_PERSON
 from include.pipeline.alerts import FAILURE_CLASS_KEY
 from include.pipeline.handoffs import CREATE, DOWNLOAD, ESTIMATE_KEY, LAND, POLL, PREPARE, RETURN_KEY, UPLOAD
@@ -205,7 +205,7 @@ def _round(number: float | None) -> int | None:
 
 def read_details(session: Session, dag_id: str, run_id: str, now: datetime) -> RunDetails | None:
     """Return what a run did; None if the DAG has no such run."""
-    run = next(iter(RunQuery(dag_id).read(session, Filters(run_id=run_id), limit=1)), None)
+    run = RunQuery(dag_id).find(session, run_id)
     if run is None:
         return None
     tasks = _read_tasks(session, dag_id, run_id)

@@ -177,7 +177,6 @@ class Filters:
     mode: str = ""
     first: str = ""
     last: str = ""
-    run_id: str = ""
 
 
 class RunQuery:
@@ -201,6 +200,10 @@ class RunQuery:
     def read(self, session: Session, filters: Filters, limit: int = PAGE_RUNS, offset: int = 0) -> list[CodingRun]:
         """Return the runs that the filters select."""
         return self._read(session, self._statement.where(*self._conditions(filters)), limit, offset)
+
+    def find(self, session: Session, run_id: str) -> CodingRun | None:
+        """Return a run; None if the DAG has none with this id."""
+        return next(iter(self._read(session, self._statement.where(DagRun.run_id == run_id), 1, 0)), None)
 
     def read_recent(self, session: Session, first: date) -> list[CodingRun]:
         """Return the runs of dates from `first` on, and all that are unfinished."""
@@ -227,7 +230,6 @@ class RunQuery:
             "model": self._field("model_id") == filters.model,
             "user": DagRun.triggering_user_name == filters.user,
             "mode": modes.get(filters.mode),
-            "run_id": DagRun.run_id == filters.run_id,
             "first": self._last_day() >= filters.first,
             "last": func.coalesce(self._field("from_date"), DagRun.partition_key) <= filters.last,
         }

@@ -79,7 +79,7 @@ def describe_night(
         )
     day = night.partition_key or "without a date"
     if now - night.run_after > NIGHT and not night.is_unfinished:
-        advice = paused or "Check that the scheduler is running; “The codes are late” in docs/runbook.md has more."
+        advice = paused or "Check that the scheduler is running; “The codes are late” on the page Help has more."
         return Headline("bad", f"Last night did not start: the newest night is that of {day}.", advice, night.run_id)
     states = [task for task in tasks if task.run_id == night.run_id]
     if night.landing:
@@ -115,7 +115,7 @@ def _describe_unfinished(
         advice = "Approve or reject it in Airflow, under Required Actions."
         return Headline("busy", f"The night of {day} waits for a person: {names}.", advice, night.run_id)
     if now > due:
-        advice = "Look at the log of this task; “The codes are late” in docs/runbook.md has more."
+        advice = "Look at the log of this task; “The codes are late” on the page Help has more."
         return Headline(
             "bad", f"The night of {day} is late, since {format_time(due)}: it waits in {names}.", advice, night.run_id
         )
@@ -140,7 +140,7 @@ def _read_limit() -> timedelta:
 
 def _advise(task_names: str) -> str:
     return (
-        f"Read the last line of the log of {task_names}, look up its class of error in docs/runbook.md, remove the"
+        f"Open this night to read the error of {task_names} and what to do about it, remove the"
         " cause, and clear the task with downstream tasks. What was published before is unchanged."
     )
 

@@ -17,7 +17,7 @@ from coding_service import CodingServiceHook
 from include.coding.errors import DataError, PlanError
 from include.coding.estimate import CALLS_PER_PART, PLANNING_CALLS, Estimate, estimate_run
 from include.coding.plan import Plan, extend_look_back, resolve_dates
-from include.pipeline import handoffs, settings
+from include.pipeline import handoffs, lineage, settings
 from include.pipeline.names import MAX_LOOK_BACK_DAYS, POOL, TIMEZONE
 from include.pipeline.params import check_params
 from include.pipeline.run_metadata import RunMetadata, is_in_progress, read_metadata
@@ -203,6 +203,7 @@ def prepare_parts(
         prepared = prepare(plan, open_warehouse(plan.engine_memory_mb), staging, access)
     estimate = _estimate_run(prepared, dag_run)
     handoffs.push_prepared(ti, prepared, estimate)
+    lineage.send_preparation(ti, plan, prepared)
     log.info("%s", _describe_prepared(estimate, is_dry_run=plan.dry_run))
     return [] if plan.dry_run else [part.to_dict() for part in prepared.parts]
 
@@ -247,7 +248,9 @@ def land_results(ti: Any) -> dict[str, Any]:
         raise DataError("nothing was sent, so there is nothing to land: see the log of the first task that failed")
     collected = handoffs.pull_collect_summary(ti)
     with open_staging(read_run_key(ti)) as staging:
-        return land(plan, prepared, collected, open_warehouse(plan.engine_memory_mb), staging).to_dict()
+        summary = land(plan, prepared, collected, open_warehouse(plan.engine_memory_mb), staging)
+    lineage.send_landing(ti, plan, summary)
+    return summary.to_dict()
 
 
 def export_records(ti: Any) -> dict[str, Any]:

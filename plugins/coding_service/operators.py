@@ -14,6 +14,7 @@ from airflow.sdk import XComArg
 from coding_service.errors import InputFileError
 from coding_service.hooks import CONN_ID, CodingServiceHook
 from coding_service.input_file import read_input_file
+from coding_service.lineage import OperationLineageMixin
 from coding_service.links import OperationLink, check_operation_link, push_operation_link
 from coding_service.models import InputPart, check_file, check_guid, check_model, check_topic, finite_number
 from coding_service.part_operation import OPERATION_STATE_KEY, PartOperation
@@ -29,7 +30,7 @@ UPLOAD_GRANT_KEY = "upload_grant"
 OPERATION_ID_KEY = "operation_id"
 
 
-class CodingServiceOperator(UpstreamResultsMixin):
+class CodingServiceOperator(OperationLineageMixin, UpstreamResultsMixin):
     """Codes a JSONL file in one operation of the service: opens it, uploads, waits, and downloads the output.
 
     Every line of the input file is a JSON object with the texts `recordId`, `occp_text` and `tasks_text`. The file is
@@ -141,6 +142,7 @@ class CodingServiceOperator(UpstreamResultsMixin):
     def resume(self, context: Any, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Handle the trigger's event: download the output, or fail unless the operation is complete."""
         state = context["task_state_store"].get(OPERATION_STATE_KEY) or {}
+        self.remember_for_lineage(state.get("operation_id"))
         end_wait(context["ti"], state.get("operation_id"), event)
         part = self._describe_part()
         if self.part is None:
@@ -148,7 +150,9 @@ class CodingServiceOperator(UpstreamResultsMixin):
         result = self._operation(context, part).download(state["operation_id"], None, *self._check_output_files())
         if part.records not in (None, result.records):
             self.log.warning("The output has %s lines for %s records", f"{result.records:,}", f"{part.records:,}")
-        return {**result.to_dict(), "input_records": part.records}
+        files = {**result.to_dict(), "input_records": part.records}
+        self.remember_for_lineage(result.operation_id, files)
+        return files
 
     def _describe_part(self) -> InputPart:
         """Return what is coded, from the part or the other arguments, once their templates are rendered.
@@ -211,6 +215,7 @@ class CodingServiceCreateOperator(CodingServiceOperator):
 
     def execute(self, context: Any) -> Any:
         operation_id, grant = self._operation(context, self._describe_part()).open()
+        self.remember_for_lineage(operation_id)
         context["ti"].xcom_push(key=UPLOAD_GRANT_KEY, value=grant)
         push_operation_link(context["ti"], self.operation_link, operation_id)
         return operation_id
@@ -243,9 +248,11 @@ class CodingServiceUploadOperator(CodingServiceOperator):
 
     def execute(self, context: Any) -> Any:
         operation_id = check_guid(self.operation_id, "the operation id from the create step")
+        self.remember_for_lineage(operation_id)
         push_operation_link(context["ti"], self.operation_link, operation_id)
         uploaded_id = self._operation(context, self._read_part()).upload(operation_id, str(self.grant))
         if uploaded_id != operation_id:  # a new one, because the first could not have the file
+            self.remember_for_lineage(uploaded_id)
             push_operation_link(context["ti"], self.operation_link, uploaded_id)
         return uploaded_id
 
@@ -298,7 +305,10 @@ class CodingServiceDownloadOperator(CodingServiceOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         operation_id = check_guid(self.operation_id, "the operation id from the upload step")
+        self.remember_for_lineage(operation_id)
         push_operation_link(context["ti"], self.operation_link, operation_id)
         ended_at = finite_number(self.outcome.get("ended_at")) if isinstance(self.outcome, Mapping) else None
         files = self._check_output_files()
-        return self._operation(context, self._describe_part()).download(operation_id, ended_at, *files).to_dict()
+        result = self._operation(context, self._describe_part()).download(operation_id, ended_at, *files).to_dict()
+        self.remember_for_lineage(operation_id, result)
+        return result

@@ -15,6 +15,7 @@ from airflow.sdk.configuration import conf
 
 from coding_service.errors import CodingServiceError, OperationFailedError, ProtocolError, utc
 from coding_service.hooks import CONN_ID, CodingServiceHook
+from coding_service.lineage import OperationLineageMixin
 from coding_service.links import OperationLink, check_operation_link, push_operation_link
 from coding_service.models import OperationOutcome, check_guid
 from coding_service.polling import (
@@ -46,7 +47,7 @@ TIMEOUT_MARGIN_S = 600.0
 log = logging.getLogger(__name__)
 
 
-class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
+class BatchCodeSensor(OperationLineageMixin, UpstreamResultsMixin, BaseSensorOperator):
     """Waits until a batch coding operation ends, and succeeds if it is complete.
 
     If it is deferrable, it waits in the triggerer and does not occupy a worker. Otherwise it is rescheduled between
@@ -187,6 +188,7 @@ class BatchCodeSensor(UpstreamResultsMixin, BaseSensorOperator):
 
     def resume(self, context: Any, event: dict[str, Any] | None = None) -> None:
         """Handle the trigger's event: push the outcome, and fail unless the operation is complete."""
+        self.remember_for_lineage(self.operation_id)
         end_wait(context["ti"], self.operation_id, event)
 
 

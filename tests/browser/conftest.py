@@ -42,14 +42,18 @@ class NightStack(FastStack):
     """A stack whose sample ends yesterday, so that the run of last night, which starts by itself, has records."""
 
     def _load_sample(self) -> None:
-        first_day = yesterday() - timedelta(days=SAMPLE_DAYS - 1)
-        write_sample(self.folder / "sample.parquet", rows=6000, first_day=first_day, days=SAMPLE_DAYS)
+        write_sample(self.folder / "sample.parquet", rows=6000, first_day=first_day(), days=SAMPLE_DAYS)
         super()._load_sample()
 
 
 def yesterday() -> date:
     """Return the day whose answers the run of last night codes."""
     return pendulum.yesterday(TIMEZONE).date()
+
+
+def first_day() -> date:
+    """Return the first day of the sample."""
+    return yesterday() - timedelta(days=SAMPLE_DAYS - 1)
 
 
 @pytest.fixture(scope="package")

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from include.pipeline.names import RECODE_DAG_ID
-from tests.browser.conftest import CODING, Window, take_picture, yesterday
+from tests.browser.conftest import CODING, Window, first_day, take_picture, yesterday
 from tests.end_to_end.conftest import Harness, wait_until
 from tests.end_to_end.test_form import wait_for_question
 
@@ -78,7 +78,7 @@ def test_the_form_opens_with_the_dates_and_the_dry_run_and_without_a_click_on_a_
 
 
 def test_a_dry_run_from_the_form_says_in_its_note_what_would_be_sent(window: Window, harness: Harness) -> None:
-    run_id = start_run(window, harness, "2001-01-01", str(yesterday()), is_dry=True)
+    run_id = start_run(window, harness, str(first_day()), str(yesterday()), is_dry=True)
     assert harness.wait(run_id) == "success"
     page = open_run(window, run_id)
     expect(page.get_by_text(re.compile(r"Dry run: [\d,]+ texts to send; nothing was sent"))).to_be_visible()
@@ -87,7 +87,7 @@ def test_a_dry_run_from_the_form_says_in_its_note_what_would_be_sent(window: Win
 @pytest.mark.usefixtures("held_service")
 def test_a_run_is_followed_from_the_form_over_its_wait_to_its_codes(window: Window, harness: Harness) -> None:
     harness.wait_until_idle()
-    run_id = start_run(window, harness, "2001-01-01", str(yesterday()))
+    run_id = start_run(window, harness, str(first_day()), str(yesterday()))
     wait_until(lambda: harness.api.tasks(run_id).get("code.poll[0]") == "deferred", "the run waits for the service")
     window.open(f"{CODING}/")
     under_way = window.page.get_by_role("row").filter(has_text=run_id)

@@ -67,8 +67,8 @@ def test_an_estimate_counts_texts_bytes_parts_calls_and_time(pipeline):
         calls=17, call_seconds=34.0, coding_seconds=1200.0,
     )  # fmt: skip
     assert "**5 to send**" in estimate.as_markdown
-    assert "about 17; within the call budget they take 0:00:34" in estimate.as_markdown
-    assert "about 0:20:00, judging by earlier operations" in estimate.as_markdown
+    assert "about 17; within the call budget they take about 34 seconds" in estimate.as_markdown
+    assert "about 20 minutes, judging by earlier operations" in estimate.as_markdown
 
 
 def test_an_estimate_names_the_rows_that_no_run_codes():

@@ -323,7 +323,7 @@ async def test_a_probe_that_succeeds_lets_all_hooks_go_on(remote, connect, eithe
 async def test_limit_exceeded_stops_all_hooks_until_midnight_but_for_a_probe_an_hour(connected, either):
     connected.fault("limit_exceeded")
     now = time.time()
-    with pytest.raises(QuotaExceededError, match="request a higher quota; no calls to the coding") as caught:
+    with pytest.raises(QuotaExceededError, match="request a higher quota .*; no calls to the coding") as caught:
         await either().operation("osca", MISSING)
     until_midnight = 86400 - now % 86400
     assert caught.value.ends_after == pytest.approx(until_midnight, abs=5)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -30,6 +33,8 @@ with warnings.catch_warnings():  # Airflow's own dependencies import it, and it 
 
 MODEL = "0a1b2c3d-0000-4000-8000-000000000003"
 NOW = datetime.now(UTC).replace(microsecond=0)
+#: What differs between two answers with the same content.
+NONCE = re.compile('nonce="[^"]*"')
 
 
 class Metadata:
@@ -59,8 +64,10 @@ class Metadata:
         run_after: datetime = NOW - timedelta(hours=3), plan: dict[str, Any] | None = None,
         land: Any = None, conf: dict[str, Any] | None = None, dag_id: str = "recode_occupations", user: str | None = None,
         note: str | None = None, tasks: tuple[tuple[str, str], ...] = (),
+        xcoms: Mapping[tuple[str, int, str], Any] = MappingProxyType({}),
     ) -> None:  # fmt: skip
-        """Add a run, with what its tasks `plan` and `land` reported and the states of others."""
+        """Add a run, with what its tasks `plan` and `land` reported, the states of others (the same task again is its
+        next part), and other XComs by task, index and key."""
         with self.make_session.begin() as session:
             run = DagRun(
                 dag_id=dag_id, run_id="new", run_type=kind, state=state, run_after=run_after, conf=conf or {},
@@ -71,41 +78,42 @@ class Metadata:
             session.flush()
             # Airflow refuses most characters in the id of a run, unless its administrator allows them.
             session.execute(text("UPDATE dag_run SET run_id = :name WHERE id = :id"), {"name": run_id, "id": run.id})
-            for task_id, value in (("plan", plan), ("land", land)):
+            results = {("plan", -1, "return_value"): plan, ("land", -1, "return_value"): land, **xcoms}
+            for place, value in results.items():
                 if value is not None:
-                    add_xcom(session, run.id, dag_id, run_id, task_id, value)
-            for number, (task_id, task_state) in enumerate(tasks):
-                add_task(session, number, dag_id, run_id, task_id, task_state, run_after)
+                    add_xcom(session, run.id, dag_id, run_id, place, value)
+            parts = Counter[str]()
+            for task_id, task_state in tasks:
+                index = parts[task_id] if task_id.startswith("code.") else -1
+                add_task(session, index, dag_id, run_id, task_id, task_state, run_after)
+                parts[task_id] += 1
 
 
 def add_xcom(
-    session: Session, dag_run_id: int, dag_id: str, run_id: str, task_id: str, value: Any, *,
-    key: str = "return_value", map_index: int = -1,
-) -> None:  # fmt: skip
-    values = {"id": dag_run_id, "task": task_id, "dag": dag_id, "run": run_id, "value": json.dumps(value)}
+    session: Session, dag_run_id: int, dag_id: str, run_id: str, place: tuple[str, int, str], value: Any
+) -> None:
+    task_id, map_index, key = place
     session.execute(
         text(
             "INSERT INTO xcom (dag_run_id, task_id, map_index, key, dag_id, run_id, value, timestamp)"
             " VALUES (:id, :task, :index, :key, :dag, :run, :value, '2026-11-01')"
         ),
-        {**values, "key": key, "index": map_index},
-    )
+        {
+            "id": dag_run_id, "task": task_id, "index": map_index, "key": key, "dag": dag_id, "run": run_id,
+            "value": json.dumps(value),
+        },
+    )  # fmt: skip
 
 
 def add_task(
-    session: Session, number: int, dag_id: str, run_id: str, task_id: str, state: str, started: datetime,
-    ended: datetime | None = None,
-) -> None:  # fmt: skip
-    """Add a task instance without the version of its DAG, which a real one has.
-
-    :param number: its map index
-    """
+    session: Session, map_index: int, dag_id: str, run_id: str, task_id: str, state: str, started: datetime
+) -> None:
+    """Add a task instance without the version of its DAG, which a real one has."""
     columns = {column.name: column for column in Base.metadata.tables["task_instance"].columns}
     values: dict[str, Any] = {
-        "id": f"{hash((dag_id, run_id, task_id, number)) & (2**128 - 1):032x}", "dag_id": dag_id, "run_id": run_id,
-        "task_id": task_id, "state": state, "map_index": number, "start_date": started.replace(tzinfo=None).isoformat(" "),
+        "id": f"{hash((dag_id, run_id, task_id, map_index)) & (2**128 - 1):032x}", "dag_id": dag_id, "run_id": run_id,
+        "task_id": task_id, "state": state, "map_index": map_index, "start_date": started.replace(tzinfo=None).isoformat(" "),
         "pool": "coding_service", "pool_slots": 1, "try_number": 1,
-        "end_date": ended and ended.replace(tzinfo=None).isoformat(" "),
     }  # fmt: skip
     for name, column in columns.items():
         if name not in values and not column.nullable:

@@ -94,7 +94,7 @@ def test_the_lower_one_of_the_limits_of_the_form_and_of_the_setting_counts(
     if limit is not None:
         assert needs_approval(make_context(make_plan(), limit + 1, form))
         (request,) = requests_to_approve
-        assert f"**{limit + 1} to send**" in request.body
+        assert f"**{limit + 1:,} to send**" in request.body
         assert request.options == ["Approve", "Reject"]
 
 
@@ -142,8 +142,8 @@ def test_more_texts_or_another_model_source_or_date_need_a_new_approval(
     assert needs_approval(make_context(make_plan(), 30, 0, store))
     context = make_context(make_plan(**changes), texts, 0, store)
     message = (
-        "the question was about 30 texts of 'survey_responses', 2026-10-05 to 2026-10-06, in 2 parts, for model"
-        f" '11111111.*' of 'osca', but it is {texts} texts of .*clear this task with downstream"
+        "^clear this task with downstream tasks .* the question was about 30 texts of 'survey_responses', 2026-10-05 to"
+        f" 2026-10-06, in 2 parts, for model '11111111.*' of 'osca', but it is {texts} texts of "
     )
     with pytest.raises(ApprovalError, match=message):
         respond(context, "Approve")  # `prepare` was cleared while the question was open

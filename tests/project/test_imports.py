@@ -31,8 +31,9 @@ coding_service            -> coding_service
 """
 #: The same inside the provider, where every module has a row.
 PROVIDER = """
-operators                 -> sensors, links, part_operation, triggers, hooks, input_file, storage, retry, upstream, models, errors
-sensors                   -> links, triggers, hooks, polling, retry, upstream, models, errors
+operators                 -> lineage, sensors, links, part_operation, triggers, hooks, input_file, storage, retry, upstream, models, errors
+sensors                   -> lineage, links, triggers, hooks, polling, retry, upstream, models, errors
+lineage                   -> hooks, models
 part_operation            -> hooks, polling, storage, models, errors
 triggers                  -> hooks, polling, models, errors, redaction
 hooks                     -> calls, connection_test, tls, transfer, storage, shared_state, settings, protocol, clock, answer_limits, bounded_connections, models, errors, redaction
@@ -65,7 +66,7 @@ redaction                 ->
 #: Rooms and modules that can import Airflow, and modules in them that cannot.
 AIRFLOW = [
     "dags", "occupation_coding_plugin", "include.page", "include.pipeline", "include.warehouse.connect", "coding_service.hooks",
-    "coding_service.links", "coding_service.operators", "coding_service.sensors", "coding_service.triggers", "coding_service.part_operation",
+    "coding_service.lineage", "coding_service.links", "coding_service.operators", "coding_service.sensors", "coding_service.triggers", "coding_service.part_operation",
     "coding_service.retry", "coding_service.storage", "coding_service.upstream",
 ]  # fmt: skip
 WITHOUT_AIRFLOW = ["include.pipeline.__main__", "include.pipeline.check", "include.pipeline.names"]
