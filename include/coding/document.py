@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from include.coding.markdown import escape_cell
 from include.coding.picture import Panel, render_svg
-from include.coding.staging import REPORT_HTML, REPORT_JSON, REPORT_MARKDOWN, Staging
+from include.coding.staging import QUOTES_PEOPLE, REPORT_HTML, REPORT_JSON, REPORT_MARKDOWN, Staging
 
 MAX_CELL_CHARACTERS = 100
 #: Version of the JSON of a report, which changes if the meaning of one of its members changes.
@@ -124,6 +124,11 @@ class Document:
     picture_uri: str = ""
 
     @property
+    def quotes_people(self) -> bool:
+        """Whether texts of people are in it."""
+        return any(section.table.rows and section.table.text_columns for section in self.sections)
+
+    @property
     def tiles(self) -> list[tuple[str, str]]:
         """The facts for people."""
         return [(name.replace("_", " "), _format(value, name)) for name, value in self.facts.items()]
@@ -157,7 +162,7 @@ def store_file(name: str, text: str, staging: Staging) -> str:
 
 def render_html(document: Document) -> str:
     """Return the report as one HTML page without external resources and without scripts."""
-    return _TEMPLATES.get_template("document.html.j2").render(document=document)
+    return _TEMPLATES.get_template("document.html.j2").render(document=document, quotes_people_mark=QUOTES_PEOPLE)
 
 
 def render_json(document: Document) -> str:

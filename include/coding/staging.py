@@ -26,6 +26,8 @@ MIN_SWEEP_AGE = timedelta(days=2)
 REPORT_HTML, REPORT_JSON, REPORT_MARKDOWN = "report.html", "report.json", "report.md"
 #: The picture of a comparison, beside its report.
 PICTURE = "picture.svg"
+#: Stands in the head of a report that quotes people.
+QUOTES_PEOPLE = '<meta name="quotes-people" content="yes">'
 #: The only files that stay when those of a run are removed: its report, for people and for machines.
 REPORTS = (REPORT_HTML, REPORT_JSON, REPORT_MARKDOWN)
 

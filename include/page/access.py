@@ -36,7 +36,14 @@ class View:
 
 
 class OtherDagError(Exception):
-    """The tab of a run is shown on the runs of every DAG, and this one is not of a DAG that the page shows."""
+    """The tab of a run is shown on the runs of every DAG, and this one is not of a DAG that the page shows.
+
+    :param is_comparison: whether it is a comparison that the person may read, whose report can be shown
+    """
+
+    def __init__(self, *, is_comparison: bool) -> None:
+        super().__init__()
+        self.is_comparison = is_comparison
 
 
 def read_view(
@@ -53,10 +60,9 @@ def read_view(
     :raises OtherDagError: the same for a tab, whether or not the DAG exists
     """
     dag_ids = tuple(dag_id for dag_id in _list_dags(session) if _can_read_dag(user, dag_id))
-    is_comparison = dag == COMPARE_DAG_ID and can_read_comparisons(user)  # for its report
-    if not (dag in dag_ids or is_comparison if dag else dag_ids):
+    if not (dag in dag_ids if dag else dag_ids):
         if tab:
-            raise OtherDagError
+            raise OtherDagError(is_comparison=dag == COMPARE_DAG_ID and can_read_comparisons(user))
         raise HTTPException(status.HTTP_403_FORBIDDEN, "you may not read the runs of this DAG, or it does not exist")
     main = RECODE_DAG_ID if RECODE_DAG_ID in dag_ids else dag_ids[0]
     return View(dag or main, dag_ids, _can_read_setup(user))
@@ -65,6 +71,17 @@ def read_view(
 def can_read_comparisons(user: GetUserDep) -> bool:
     """Return whether the person may read the runs of `compare_models`, which is another DAG."""
     return _can_read_dag(user, COMPARE_DAG_ID)
+
+
+def read_report_dag(user: GetUserDep, session: SessionDep, dag: Annotated[str, Query(max_length=250)] = "") -> str:
+    """Return the DAG whose reports the person asks for: one that the page shows, or `compare_models`.
+
+    :param dag: as in :func:`read_view`
+    :raises HTTPException: as in :func:`read_view`
+    """
+    if dag == COMPARE_DAG_ID and can_read_comparisons(user):
+        return dag
+    return read_view(user, session, dag).dag_id
 
 
 def _list_dags(session: Session) -> list[str]:
@@ -95,4 +112,5 @@ def _can_read_setup(user: BaseUser) -> bool:
 
 
 ViewDep = Annotated[View, Depends(read_view)]
+ReportDagDep = Annotated[str, Depends(read_report_dag)]
 ComparisonRightDep = Annotated[bool, Depends(can_read_comparisons)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -11,18 +12,20 @@ from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
 
 from airflow.api_fastapi.common.db.common import SessionDep
+from airflow.api_fastapi.core_api.security import get_user
 from airflow.models.dag import DagModel
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response, status
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import AfterValidator
 
 from include.page import dates, models, today
-from include.page.access import ComparisonRightDep, OtherDagError, View, ViewDep, read_view
+from include.page.access import ComparisonRightDep, OtherDagError, ReportDagDep, View, ViewDep
 from include.page.run import read_details
 from include.page.runbook import read_errors, render_runbook
 from include.page.runs import PAGE_RUNS, CodingRun, Filters, RunQuery, count_tasks
 from include.pipeline.names import COMPARE_DAG_ID, PAGE_PATH, TIMEZONE
-from include.pipeline.reports import read_comparison_picture, read_report
+from include.pipeline.reports import quotes_people, read_comparison_picture, read_report
 from include.pipeline.settings import read_flag
 
 #: Path of the page below the root of Airflow.
@@ -39,6 +42,7 @@ MODES = ("publish", "dry run", "trial")
 REPORT_TEXTS = "CODING_REPORT_TEXTS"
 #: Sentences of pages that cannot be shown.
 NO_RUN = "This DAG has no such run."
+NO_PICTURE = "There is no picture of this comparison."
 NO_REPORT = (
     "There is no report to show: the run has not written it yet, somebody has removed it, or the API server cannot"
     " read the staging area (CODING_STAGING)."
@@ -48,6 +52,7 @@ TEXTS_HIDDEN = (
     " staging area, at the place that the task returned."
 )
 OTHER_DAG = "This run is of another DAG. This tab shows the runs that code occupations."
+COMPARISON = "This run compares models."
 #: Headers of files of the staging area, which run no script and load nothing whatever is in them.
 FILE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox",
@@ -55,11 +60,12 @@ FILE_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 
-ShortText = Annotated[str, Query(max_length=250)]
+#: A value of the URL, without the character that PostgreSQL refuses in any text.
+ShortText = Annotated[str, Query(max_length=250), AfterValidator(lambda text: text.replace("\0", ""))]
 
 app = FastAPI(
     title="Occupation coding",
-    dependencies=[Depends(read_view)],
+    dependencies=[Depends(get_user)],  # whoever asks is logged in; what they may see, each page asks
     docs_url=None,
     redoc_url=None,
     openapi_url=None,  # FastAPI serves these without the dependencies
@@ -69,13 +75,16 @@ app = FastAPI(
 @app.exception_handler(HTTPException)
 def show_problem(request: Request, error: HTTPException) -> HTMLResponse:
     """Answer with the sentence of an error as a page."""
-    return render_problem(str(error.detail), error.status_code)
+    return render_problem(str(error.detail), error.status_code, headers=error.headers)
 
 
 @app.exception_handler(OtherDagError)
 def show_other_dag(request: Request, error: OtherDagError) -> HTMLResponse:
     """Answer to the tab of a run that the page does not show, without saying whether the DAG exists."""
-    return render_problem(OTHER_DAG, status.HTTP_200_OK)
+    if not error.is_comparison:
+        return render_problem(OTHER_DAG, status.HTTP_200_OK)
+    query = {"dag": COMPARE_DAG_ID, "run": request.query_params.get("run", "")}
+    return render_problem(COMPARISON, status.HTTP_200_OK, report_url=f"report?{urlencode(query)}")
 
 
 # ---- pages -------------------------------------------------------------------------------------------------------
@@ -186,9 +195,7 @@ def show_runs(
 
 
 @app.get("/run")
-def show_run(
-    request: Request, view: ViewDep, session: SessionDep, run: Annotated[str, Query(max_length=250)]
-) -> HTMLResponse:
+def show_run(request: Request, view: ViewDep, session: SessionDep, run: ShortText = "") -> HTMLResponse:
     """Answer with what a run did: the page, and the tab of the run in Airflow."""
     details = read_details(session, view.dag_id, run, datetime.now(UTC))
     if details is None:
@@ -197,17 +204,16 @@ def show_run(
 
 
 @app.get("/report")
-def show_report(view: ViewDep, session: SessionDep, run: Annotated[str, Query(max_length=250)]) -> Response:
+def show_report(dag_id: ReportDagDep, session: SessionDep, run: ShortText = "") -> Response:
     """Answer with the report of a run or of a comparison. Whatever is in the file, it runs no script and loads
     nothing."""
-    dag_run = RunQuery(view.dag_id).find(session, run)
-    if dag_run is None:
+    if RunQuery(dag_id).find(session, run) is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, NO_RUN)
-    if dag_run.conf.get("with_texts") and not read_flag(REPORT_TEXTS):
-        raise HTTPException(status.HTTP_403_FORBIDDEN, TEXTS_HIDDEN)
-    report = read_report(view.dag_id, run)
+    report = read_report(dag_id, run)
     if report is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, NO_REPORT)
+    if quotes_people(report) and not read_flag(REPORT_TEXTS):
+        raise HTTPException(status.HTTP_403_FORBIDDEN, TEXTS_HIDDEN)
     return Response(report, media_type="text/html", headers={**FILE_HEADERS, "Cache-Control": "no-store"})
 
 
@@ -226,15 +232,13 @@ def show_models(
 
 
 @app.get("/models/picture")
-def show_picture(
-    session: SessionDep, has_comparison_right: ComparisonRightDep, run: Annotated[str, Query(max_length=250)]
-) -> Response:
+def show_picture(session: SessionDep, has_comparison_right: ComparisonRightDep, run: ShortText = "") -> Response:
     """Answer with the picture of a comparison. Whatever is in the file, it runs no script and loads nothing."""
     if not has_comparison_right:
         raise HTTPException(status.HTTP_403_FORBIDDEN, "you may not read the comparisons of models")
     picture = read_comparison_picture(run) if models.read_comparisons(session, run) else None
     if picture is None:
-        raise HTTPException(status.HTTP_404_NOT_FOUND, "there is no picture of this comparison")
+        raise HTTPException(status.HTTP_404_NOT_FOUND, NO_PICTURE)
     headers = {**FILE_HEADERS, "Cache-Control": "private, max-age=3600"}
     return Response(picture, media_type="image/svg+xml", headers=headers)
 
@@ -343,11 +347,13 @@ def render(request: Request, view: View, template: str, **values: Any) -> HTMLRe
     return HTMLResponse(html, headers=make_headers(nonce))
 
 
-def render_problem(sentence: str, status_code: int) -> HTMLResponse:
-    """Return a page with nothing but a sentence."""
+def render_problem(
+    sentence: str, status_code: int, report_url: str = "", headers: Mapping[str, str] | None = None
+) -> HTMLResponse:
+    """Return a page with nothing but a sentence, perhaps with a link to a report."""
     nonce = secrets.token_urlsafe(16)
-    html = TEMPLATES.get_template("problem.html").render(nonce=nonce, sentence=sentence)
-    return HTMLResponse(html, status_code, headers=make_headers(nonce))
+    html = TEMPLATES.get_template("problem.html").render(nonce=nonce, sentence=sentence, report_url=report_url)
+    return HTMLResponse(html, status_code, headers={**(headers or {}), **make_headers(nonce)})
 
 
 def make_headers(nonce: str) -> dict[str, str]:

@@ -15,17 +15,21 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from coding_service.sensors import OPERATION_KEY
-from include.coding.handoff import Count, Guid, PartNumber, Seconds, Text
+from include.coding.handoff import Count, Guid, PartNumber, Seconds, Text, Word
 from include.page.runs import CodingRun, RunQuery, validate
 from include.page.today import FAILED, WAITING_FOR_PERSON
 from include.pipeline.alerts import FAILURE_CLASS_KEY
-from include.pipeline.handoffs import CREATE, DOWNLOAD, ESTIMATE_KEY, POLL, PREPARE, RETURN_KEY, UPLOAD
-from include.pipeline.run_notes import FAILURE_KEY
+from include.pipeline.handoffs import CREATE, DOWNLOAD, ESTIMATE_KEY, LAND, POLL, PREPARE, RETURN_KEY, UPLOAD
+from include.pipeline.run_notes import FAILURE_KEY, FAILURE_REPORT_KEY
 
 #: Steps of an operation, in their order.
 STEPS = (CREATE, UPLOAD, POLL, DOWNLOAD)
-#: Maximum number of operations, and of failed tasks, that the page shows.
-MAX_OPERATIONS, MAX_FAILED_TASKS = 200, 10
+#: Task that writes the report of a run that landed.
+REPORT = "report"
+#: Maximum number of operations on the page, which is that of the parts of a run, and of failed tasks.
+MAX_OPERATIONS, MAX_FAILED_TASKS = 1024, 10
+#: States of a task that has not run, because of another one.
+WITHOUT_RUNNING = ("upstream_failed", "skipped", "removed")
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,9 @@ class WaitFacts:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
 
     operation_id: Guid
-    state: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
+    state: Word
     seconds: Seconds | None = None
+    ended_at: Seconds | None = None
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,9 @@ class Operation:
 
     :param number: number of the part, from 1
     :param texts: number of its texts; None if unknown
-    :param task: the step that it has come to; None if none has begun
+    :param task: the step that it has come to, or that failed; None if none has begun
     :param answer: how the service ended the operation; None if it has not
+    :param started, ended: when its first step began, and when the wait for the service ended
     :param seconds: how long the service took, or has taken; None before it has the texts
     """
 
@@ -100,6 +106,7 @@ class Operation:
     task: TaskState | None
     answer: str | None
     started: datetime | None
+    ended: datetime | None
     seconds: float | None
     expected_seconds: float | None
 
@@ -135,6 +142,8 @@ class RunDetails:
 
     :param operations: of its parts, at most :data:`MAX_OPERATIONS`
     :param parts: number of all parts
+    :param failures: the tasks that failed, the first one at the beginning
+    :param has_report: whether it has written a report, as far as that is known
     """
 
     run: CodingRun
@@ -143,6 +152,7 @@ class RunDetails:
     operations: Sequence[Operation]
     parts: int
     failures: Sequence[Failure]
+    has_report: bool
 
     @property
     def headline(self) -> tuple[str, str]:
@@ -153,7 +163,11 @@ class RunDetails:
                 f"Coded {counts.coded:,} of {counts.read:,} records, {counts.uncoded:,} uncoded,"
                 f" {counts.rejected:,} rejected."
             )
-            return ("bad", f"{sentence} A later task failed.") if run.state == "failed" else ("good", sentence)
+            if run.state == "failed":
+                return "bad", f"{sentence} A later task failed."
+            if not run.is_unfinished or any(task.task_id == LAND and task.state == "success" for task in self.tasks):
+                return "good", sentence
+            return "busy", f"Under way again, after its tasks were cleared. Before that: {sentence}"
         if run.is_unfinished:
             waits = any(task.state == WAITING_FOR_PERSON for task in self.tasks)
             return "busy", "Waits for a person." if waits else "Under way."
@@ -197,10 +211,12 @@ def read_details(session: Session, dag_id: str, run_id: str, now: datetime) -> R
     tasks = _read_tasks(session, dag_id, run_id)
     xcoms = _read_xcoms(session, dag_id, run_id)
     parts = validate(_PARTS, xcoms.get((PREPARE, -1, RETURN_KEY))) or ()
+    has_report = (REPORT, -1, RETURN_KEY) in xcoms or any(key == FAILURE_REPORT_KEY for _, _, key in xcoms)
     return RunDetails(
         run, tasks, validate(_ESTIMATE, xcoms.get((PREPARE, -1, ESTIMATE_KEY))),
         list(_list_operations(parts[:MAX_OPERATIONS], tasks, xcoms, now)), len(parts),
         list(_list_failures(tasks, xcoms)),
+        has_report or not run.is_unfinished,
     )  # fmt: skip
 
 
@@ -225,7 +241,7 @@ def _read_tasks(session: Session, dag_id: str, run_id: str) -> list[TaskState]:
 
 def _read_xcoms(session: Session, dag_id: str, run_id: str) -> dict[tuple[str, int, str], Any]:
     """Return what the tasks of a run left, by task, index and key: nothing that is a secret or a file."""
-    keys = (RETURN_KEY, ESTIMATE_KEY, OPERATION_KEY, FAILURE_KEY, FAILURE_CLASS_KEY)
+    keys = (RETURN_KEY, ESTIMATE_KEY, OPERATION_KEY, FAILURE_KEY, FAILURE_CLASS_KEY, FAILURE_REPORT_KEY)
     statement = (
         select(XComModel.task_id, XComModel.map_index, XComModel.key, XComModel.value)
         .join(DagRun, DagRun.id == XComModel.dag_run_id)
@@ -240,6 +256,7 @@ def _list_operations(
     states = {(task.task_id, task.map_index): task for task in tasks}
     for index, part in enumerate(parts):
         steps = [state for step in STEPS if (state := states.get((step, index)))]
+        active = [step for step in steps if step.state not in WITHOUT_RUNNING] or steps
         ended = validate(_WAIT, xcoms.get((POLL, index, OPERATION_KEY)))
         # `upload` returns another operation than `create` if the first one could not have the texts.
         ids = (validate(_GUID, xcoms.get((step, index, RETURN_KEY))) for step in (UPLOAD, CREATE))
@@ -251,16 +268,19 @@ def _list_operations(
             number=part.part + 1,
             texts=part.records,
             operation_id=ended.operation_id if ended else next(filter(None, ids), None),
-            task=steps[-1] if steps else None,
+            task=active[-1] if active else None,
             answer=ended.state if ended else None,
             started=steps[0].started if steps else None,
+            ended=datetime.fromtimestamp(ended.ended_at, UTC) if ended and ended.ended_at else None,
             seconds=seconds,
             expected_seconds=part.expected_seconds,
         )
 
 
 def _list_failures(tasks: Sequence[TaskState], xcoms: XComs) -> Iterator[Failure]:
-    for task in [task for task in tasks if task.state == FAILED][:MAX_FAILED_TASKS]:
+    failed = [task for task in tasks if task.state == FAILED]
+    failed.sort(key=lambda task: task.ended or datetime.max.replace(tzinfo=UTC))
+    for task in failed[:MAX_FAILED_TASKS]:
         key = (task.task_id, task.map_index)
         error_class = xcoms.get((*key, FAILURE_CLASS_KEY))
         yield Failure(

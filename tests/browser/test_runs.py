@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -148,7 +149,7 @@ def test_a_failed_run_shows_a_hostile_name_as_text(window: Window, harness: Harn
     row = window.page.get_by_role("row").filter(has_text=run_id)
     expect(row).to_contain_text(HOSTILE_SOURCE)
     expect(row).to_contain_text("prepare")
-    window.open(f"{CODING}/run?dag={RECODE_DAG_ID}&run={run_id}")
+    window.open(f"{CODING}/run?dag={RECODE_DAG_ID}&run={quote(run_id)}")
     expect(window.page.get_by_text(HOSTILE_SOURCE).first).to_be_visible()
     open_run(window, run_id)
     expect(window.page.get_by_text("onerror=alert(1)").first).to_be_visible()

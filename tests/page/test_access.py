@@ -6,18 +6,21 @@ from collections.abc import Callable
 
 import pytest
 
+from include.page.app import app
 from tests.page.conftest import NONCE, Metadata, TestClient
 
 PAGES = ["/", "/dates", "/runs", "/models", "/help"]
+#: All that the app answers to, with pages of a single run.
+PATHS = [route.path for route in app.routes]  # type: ignore[attr-defined]
 Client = Callable[..., TestClient]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PATHS)
 def test_nobody_sees_a_page_without_logging_in(client: Client, page: str) -> None:
     assert client().get(page).status_code == 401
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PATHS)
 def test_a_person_without_rights_on_the_dag_sees_no_page(client: Client, page: str) -> None:
     answer = client("none").get(page)
     assert answer.status_code == 403

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from include.coding.estimate import Estimate
+from include.coding.parts import Part
+from include.page.run import STEPS, EstimateFacts, PartFacts, WaitFacts
 from include.pipeline import settings
+from include.pipeline.handoffs import WaitOutcome
 from tests.page.conftest import NONCE, Metadata, TestClient, make_landing, make_plan
 from tests.page.test_pages import read_text
 
@@ -36,8 +41,8 @@ def open_run(client: Client, run_id: str = RUN_ID, **query: str) -> str:
     return answer.text
 
 
-def write_report(run_key: str, html: str, area: str = settings.RUNS) -> None:
-    with settings.open_staging(run_key, area) as staging:
+def write_report(run_key: str, html: str) -> None:
+    with settings.open_staging(run_key) as staging:
         staging.scratch.mkdir(parents=True)
         (staging.scratch / "report.html").write_text(html)
 
@@ -128,13 +133,95 @@ def test_a_task_that_left_no_error_is_named_all_the_same(client: Client, metadat
     assert "It left no error" in words
 
 
-def test_only_the_first_operations_of_many_are_shown(client: Client, metadata: Metadata) -> None:
-    parts = [{"part": number, "records": 10} for number in range(1000)]
-    add_run(metadata, state="running", xcoms={("prepare", -1, "return_value"): parts})
+def test_all_parts_of_the_largest_run_have_an_anchor(client: Client, metadata: Metadata) -> None:
+    parts = [{"part": number, "records": 10} for number in range(1024)]
+    xcoms = {("prepare", -1, "return_value"): parts, ("code.create", 1023, "return_value"): OPERATION}
+    add_run(metadata, state="running", xcoms=xcoms)
+    html = open_run(client)
+    assert f'id="operation-{OPERATION}"' in html
+    assert "1,024 of 1,024 10" in read_text(html)
+
+
+@pytest.mark.parametrize(
+    ("states", "words"),
+    [
+        ((), "not begun"),
+        (("success", "success", "failed", "upstream_failed"), "poll: failed"),
+        (("success", "success", "success", "up_for_retry"), "download: up for retry"),
+    ],
+)
+def test_an_operation_shows_the_step_it_has_come_to_or_that_failed(
+    client: Client, metadata: Metadata, states: tuple[str, ...], words: str
+) -> None:
+    tasks = tuple(zip(STEPS, states, strict=False))
+    add_run(metadata, state="running", tasks=tasks, xcoms={("prepare", -1, "return_value"): PARTS[:1]})
+    assert f"1 of 1 40,000 {words}" in read_text(open_run(client))
+
+
+def test_an_operation_shows_when_the_service_answered(client: Client, metadata: Metadata) -> None:
+    ended = datetime(2026, 11, 2, 3, 4, tzinfo=UTC).timestamp()
+    outcome = {"operation_id": OPERATION, "state": "complete", "message": "", "seconds": 5.0, "ended_at": ended}
+    xcoms = {("prepare", -1, "return_value"): PARTS[:1], ("code.poll", 0, "operation"): outcome}
+    add_run(metadata, xcoms=xcoms)
+    assert "complete 02 Nov 2026 14:04 5 s" in read_text(open_run(client))
+
+
+@pytest.mark.parametrize(
+    ("facts", "handoff"), [(PartFacts, Part), (WaitFacts, WaitOutcome), (EstimateFacts, Estimate)]
+)
+def test_the_page_reads_what_tasks_write(facts: type[Any], handoff: type[Any]) -> None:
+    assert {field.name for field in fields(facts)} <= {field.name for field in fields(handoff)}
+
+
+def test_a_run_that_was_cleared_does_not_pass_for_one_that_has_landed(client: Client, metadata: Metadata) -> None:
+    values = {"state": "running", "land": make_landing("2026-11-01")}
+    add_run(metadata, "again", tasks=(("prepare", "running"),), **values)
+    add_run(metadata, "landed", tasks=(("land", "success"), ("report", "running")), **values)
+    assert read_text(open_run(client, "again")).startswith("Under way again, after its tasks were cleared.")
+    assert read_text(open_run(client, "landed")).startswith("Coded 2,009 of 2,037 records")
+
+
+def test_a_run_under_way_offers_no_report_before_it_is_written(client: Client, metadata: Metadata) -> None:
+    add_run(metadata, "early", state="running")
+    add_run(metadata, "late", state="running", xcoms={("report", -1, "return_value"): "file:///x/report.html"})
+    early, late = open_run(client, "early"), open_run(client, "late")
+    assert ("no report yet" in early, "report?dag=" in early) == (True, False)
+    assert ("no report yet" in late, "report?dag=" in late) == (False, True)
+
+
+def test_the_task_to_clear_is_the_first_that_failed(client: Client, metadata: Metadata) -> None:
+    add_run(
+        metadata, state="failed", tasks=(("land", "failed"), ("code.poll", "success"), ("code.poll", "failed")),
+        xcoms={("land", -1, "failure"): "a part is incomplete", ("code.poll", 1, "failure"): "it did not end"},
+    )  # fmt: skip
+    with metadata.make_session.begin() as session:
+        for minute, task_id in enumerate(("code.poll", "land")):
+            values = {"moment": f"2026-11-02 03:{minute:02}:00", "task": task_id}
+            session.execute(text("UPDATE task_instance SET end_date = :moment WHERE task_id = :task"), values)
     words = read_text(open_run(client))
-    assert "200 of 1,000 10" in words
-    assert "201 of 1,000 10" not in words
-    assert "The first 200 of 1,000 parts." in words
+    assert words.count("with downstream tasks, unless its error names another task") == 1
+    assert "clear code.poll (part 2) with downstream tasks" in words
+    assert words.index("it did not end") < words.index("a part is incomplete")
+
+
+def test_a_part_that_failed_in_a_run_that_landed_needs_nothing(client: Client, metadata: Metadata) -> None:
+    add_run(metadata, land=make_landing("2026-11-01"), tasks=(("code.poll", "failed"),))
+    words = read_text(open_run(client))
+    assert "nothing has to be cleared" in words
+    assert "When the cause is removed" not in words
+
+
+def test_the_number_of_queries_does_not_grow_with_the_parts(client: Client, metadata: Metadata) -> None:
+    browser, counts = client("viewer"), []
+    for name, parts in (("small", 1), ("large", 20)):
+        tasks = tuple((step, state) for step, state in zip(STEPS, ("success", "failed"), strict=False)) * parts
+        values = [{"part": number, "records": 10} for number in range(parts)]
+        add_run(metadata, name, state="failed", tasks=tasks, xcoms={("prepare", -1, "return_value"): values})
+        browser.get("/run", params={"run": name})
+        metadata.statements.clear()
+        assert browser.get("/run", params={"run": name}).status_code == 200
+        counts.append(len(metadata.statements))
+    assert counts[0] == counts[1] <= 8
 
 
 @pytest.mark.parametrize("value", [HOSTILE, [1], {"part": HOSTILE}, [{"part": -1, "records": 1}], None, 7])
@@ -190,47 +277,35 @@ def test_the_tab_of_a_run_of_another_dag_says_so_and_nothing_else(client: Client
     assert client().get("/run", params={"dag": "payroll", "run": "secret", "tab": "1"}).status_code == 401
 
 
-# ---- reports -----------------------------------------------------------------------------------------------------
+def test_the_tab_of_a_comparison_leads_to_its_report(client: Client, metadata: Metadata) -> None:
+    metadata.add_dag("compare_models", tag="coding")
+    metadata.add_run("a&b", dag_id="compare_models")
+    html = client("viewer").get("/run", params={"dag": "compare_models", "run": "a&b", "tab": "1"}).text
+    assert read_text(html) == "This run compares models. Its report"
+    assert 'href="report?dag=compare_models&amp;run=a%26b"' in html
 
 
-def test_a_report_runs_nothing_and_loads_nothing(client: Client, metadata: Metadata) -> None:
+@pytest.mark.parametrize("page", ["/", "/dates", "/runs", "/run"])
+def test_the_dag_of_comparisons_has_no_pages_of_runs(client: Client, metadata: Metadata, page: str) -> None:
+    metadata.add_dag("compare_models", tag="coding")
+    metadata.add_run("a", dag_id="compare_models")
+    assert client("viewer").get(page, params={"dag": "compare_models", "run": "a"}).status_code == 403
+
+
+@pytest.mark.parametrize("query", ["run=other", "run=", "", "run=%00"])
+def test_a_run_that_does_not_exist_is_a_page_with_a_sentence(client: Client, metadata: Metadata, query: str) -> None:
     add_run(metadata)
-    write_report(settings.make_run_key("recode_occupations", RUN_ID), "<h1>a report</h1>")
-    answer = client("viewer").get("/report", params={"run": RUN_ID})
-    assert answer.text == "<h1>a report</h1>"
-    policy = answer.headers["content-security-policy"]
-    assert "default-src 'none'" in policy
-    assert "sandbox" in policy
-    assert "script" not in policy
-
-
-def test_a_report_that_is_gone_is_a_sentence(client: Client, metadata: Metadata) -> None:
-    add_run(metadata)
-    answer = client("viewer").get("/report", params={"run": RUN_ID})
+    answer = client("viewer").get(f"/run?{query}")
     assert answer.status_code == 404
-    assert "There is no report to show" in answer.text
+    assert read_text(answer.text) == "This DAG has no such run."
 
 
-def test_the_report_of_a_comparison_needs_the_right_to_read_comparisons(client: Client, metadata: Metadata) -> None:
-    metadata.add_dag("compare_models", tag="coding")
-    metadata.add_run(RUN_ID, None, kind="manual", dag_id="compare_models")
-    write_report(RUN_ID, "<h1>a comparison</h1>", settings.COMPARISONS)
-    answers = [
-        client(role).get("/report", params={"dag": "compare_models", "run": RUN_ID}) for role in ("viewer", "none")
-    ]  # fmt: skip
-    assert [answer.status_code for answer in answers] == [200, 403]
-    assert "a comparison" in answers[0].text
+def test_the_url_gives_no_query_a_character_that_postgresql_refuses(client: Client) -> None:
+    assert "\0" not in client("viewer").get("/runs?topic=a%00b").text
 
 
-def test_a_comparison_that_quotes_people_is_shown_only_if_the_setting_allows_it(
-    client: Client, metadata: Metadata, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    metadata.add_dag("compare_models", tag="coding")
-    metadata.add_run(RUN_ID, None, kind="manual", dag_id="compare_models", conf={"with_texts": True})
-    write_report(RUN_ID, "<h1>what people wrote</h1>", settings.COMPARISONS)
-    query = {"dag": "compare_models", "run": RUN_ID}
-    refusal = client("admin").get("/report", params=query)
-    assert refusal.status_code == 403
-    assert "CODING_REPORT_TEXTS" in refusal.text
-    monkeypatch.setenv("CODING_REPORT_TEXTS", "true")
-    assert client("admin").get("/report", params=query).status_code == 200
+def test_airflow_gets_the_address_of_the_tab_with_the_placeholders_that_its_ui_replaces() -> None:
+    from occupation_coding_plugin import OccupationCodingPlugin
+
+    (view,) = [view for view in OccupationCodingPlugin.external_views if view["destination"] == "dag_run"]
+    assert view["href"] == "occupation-coding/run?dag={DAG_ID}&run={RUN_ID}&tab=1"
