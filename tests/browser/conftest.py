@@ -162,8 +162,14 @@ def take_picture(page: Page | Locator, name: str) -> None:
 
 
 def find_faults(page: Page) -> list[str]:
-    """Return the serious and critical faults that axe finds on a page."""
-    violations = Axe().run(page).response["violations"]
+    """Return the serious and critical faults that axe finds on a page.
+
+    It runs in a copy, because it would wait without an end in a report, which is sandboxed and runs no script.
+    """
+    copy = page.context.new_page()
+    copy.set_content(page.content())
+    violations = Axe().run(copy).response["violations"]
+    copy.close()
     return [
         f"{fault['id']}: {fault['help']}: {node['html'][:200]}"
         for fault in violations
