@@ -134,7 +134,6 @@ def test_a_run_that_waits_for_approval_is_found_and_approved_in_the_browser(wind
     page.get_by_role("menuitem", name="Required Actions").click()
     page.get_by_role("link", name=re.compile("Send 40 texts of 2026-06-30")).click()
     expect(page.get_by_text("what is sent is paid for")).to_be_visible()
-    take_picture(page, "approval")
     page.get_by_role("button", name="Approve").click()
     assert harness.wait(run_id) == "success"
     assert harness.api.xcom(run_id, "land")["texts_sent"] == 40
