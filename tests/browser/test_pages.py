@@ -47,8 +47,6 @@ def test_a_page_is_readable_on_a_desk_and_on_a_phone_in_light_and_in_dark(
         answer = window.page.goto(window.root + paths[name])
         assert answer is not None
         assert answer.status == 200
-        if name == "dates" and size is DESKTOP:
-            take_picture(window.page, name)
         width = window.page.evaluate("document.documentElement.scrollWidth")
         assert width <= size["width"], f"the page is {width} px wide, and scrolls sideways"
         assert find_faults(window.page) == [], scheme

@@ -44,19 +44,18 @@ def open_form(window: Window) -> Locator:
 
 def start_run(window: Window, harness: Harness, from_date: str, to_date: str, is_dry: bool = False) -> str:
     """Start a run with the form, and return its id."""
-    known = {run["dag_run_id"] for run in harness.runs()}
+    earlier_ids = {run["dag_run_id"] for run in harness.runs()}
     form = open_form(window)
     form.locator("[name=element_from_date]").fill(from_date)
     form.locator("[name=element_to_date]").fill(to_date)
     if is_dry:
         form.get_by_label("Dry run").press("Space")
         expect(form.get_by_label("Dry run")).to_be_checked()
-        take_picture(window.page, "form")
     form.get_by_role("button", name="Trigger").click()
     new: list[str] = []
 
     def has_started() -> bool:
-        new[:] = [run["dag_run_id"] for run in harness.runs() if run["dag_run_id"] not in known]
+        new[:] = [run["dag_run_id"] for run in harness.runs() if run["dag_run_id"] not in earlier_ids]
         return bool(new)
 
     wait_until(has_started, "the form starts a run")
