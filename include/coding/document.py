@@ -83,12 +83,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A table under a title, perhaps with a sentence and a picture of the same numbers."""
+    """A table under a title, perhaps with a sentence.
+
+    :param bar_column: the column whose numbers have bars beside them on the page; empty for none
+    """
 
     title: str
     table: Table
     note: str = ""
-    panel: Panel | None = None
+    bar_column: str = ""
 
     @property
     def anchor(self) -> str:
@@ -96,9 +99,14 @@ class Section:
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
     @property
-    def svg(self) -> str | None:
-        """The picture; None without one."""
-        return render_svg(self.title, [self.panel], f"{self.anchor}-picture") if self.panel else None
+    def bars(self) -> list[float]:
+        """The length of the bar of each row, 0 to 1: a share as it is, another number as a part of the largest."""
+        if not self.bar_column:
+            return []
+        cells = [row[self.table.columns.index(self.bar_column)] for row in self.table.rows]
+        values = [cell if isinstance(cell, int | float) else 0 for cell in cells]
+        longest = 1.0 if self.bar_column.endswith("share") else max(values, default=0)
+        return [round(value / longest, 4) if longest else 0.0 for value in values]
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ class Document:
     @property
     def svg(self) -> str | None:
         """The picture of the whole report; None without one."""
-        return render_svg(self.picture_title, self.panels, "picture") if self.panels else None
+        return render_svg(self.picture_title, self.panels) if self.panels else None
 
 
 def store_document(document: Document, staging: Staging) -> str:

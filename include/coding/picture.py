@@ -37,11 +37,8 @@ class Panel:
         return f"{self.title}: {'; '.join(f'{label}: {note}' for label, _, note in self.rows) or 'none'}."
 
 
-def render_svg(title: str, panels: Sequence[Panel], name: str = "picture") -> str:
-    """Return an SVG with the panels one below the other, as a file of its own or for an HTML page.
-
-    :param name: distinguishes the pictures of a page
-    """
+def render_svg(title: str, panels: Sequence[Panel]) -> str:
+    """Return an SVG with the panels one below the other, as a file of its own or for an HTML page."""
     tops = [TITLE_HEIGHT_PX + GAP_PX]
     for panel in panels:
         tops.append(tops[-1] + panel.height)
@@ -50,7 +47,7 @@ def render_svg(title: str, panels: Sequence[Panel], name: str = "picture") -> st
         "bar_height": BAR_HEIGHT_PX, "title_height": TITLE_HEIGHT_PX, "height": tops[-1],
     }  # fmt: skip
     template = _TEMPLATES.get_template("picture.svg.j2")
-    return template.render(title=title, name=name, panels=list(zip(panels, tops, strict=False)), **layout)
+    return template.render(title=title, panels=list(zip(panels, tops, strict=False)), **layout)
 
 
 def _shorten(text: str, max_characters: int) -> str:

@@ -13,7 +13,6 @@ from include.coding.errors import IncompleteError
 from include.coding.estimate import CALLS_PER_PART, PLANNING_CALLS, Estimate
 from include.coding.limits import describe_unchecked_limits, format_reasons
 from include.coding.markdown import format_code
-from include.coding.picture import Panel
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
 from include.coding.response_dates import describe_skipped_rows
@@ -41,7 +40,6 @@ _DATE_COUNTS = (
     "count(*), count(CASE WHEN outcome = 'coded' THEN 1 END), count(CASE WHEN outcome = 'uncoded' THEN 1 END),"
     f" count(CASE WHEN outcome = 'rejected' THEN 1 END), {_MEAN_CONFIDENCE}"
 )
-_COLORS = {"outcome": "#5f93c6", "confidence": "#5f9a57", "code": "#b5803a"}
 
 
 @dataclass(frozen=True)
@@ -197,8 +195,8 @@ def _count_outcomes(rows: _RunRows) -> Iterator[Section]:
 def _make_count_section(title: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> Section:
     """Return a section whose rows have a name, a number of records and perhaps more."""
     total = sum(row[1] for row in rows)
-    bars = [(str(row[0]), row[1] / total, f"{row[1]:,} ({row[1] / total:.1%})") for row in rows]
-    return Section(title, Table(columns, rows), panel=Panel("Records", bars, _COLORS["outcome"]))
+    entries = [(name, count, count / total, *others) for name, count, *others in rows]
+    return Section(title, Table((*columns[:2], "share", *columns[2:]), entries), bar_column="share")
 
 
 def _count_confidence(rows: _RunRows) -> Section:
@@ -213,13 +211,12 @@ def _count_confidence(rows: _RunRows) -> Section:
         (f"{number / CONFIDENCE_BINS:g} to {(number + 1) / CONFIDENCE_BINS:g}", records.get(number, 0))
         for number in reversed(range(CONFIDENCE_BINS))
     ]
-    largest, total = max(records.values(), default=0), sum(records.values())
-    bars = [(name, count / largest, f"{count:,}") for name, count in bins if largest]
+    total = sum(records.values())
     return Section(
         "Confidence of the codes",
         Table(("confidence", "records", "share"), [(*entry, entry[1] / total) for entry in bins if total]),
         "Coded records by confidence. Each row includes its lower bound, and the first row 1 as well.",
-        Panel("Coded records", bars, _COLORS["confidence"]),
+        bar_column="share",
     )
 
 
@@ -228,12 +225,8 @@ def _rank_codes(rows: _RunRows) -> Section:
         f"SELECT code, label, count(*), {_MEAN_CONFIDENCE}"  # noqa: S608
         f" FROM rows WHERE outcome = 'coded' GROUP BY code, label ORDER BY 3 DESC, 1 LIMIT {MAX_LISTED_CODES}"
     )
-    bars = [(f"{code} {label or ''}", count / codes[0][2], f"{count:,}") for code, label, count, _ in codes]
-    return Section(
-        "Most frequent codes",
-        Table(("code", "label", "records", "mean_confidence"), codes),
-        panel=Panel("Records", bars, _COLORS["code"]),
-    )
+    columns = ("code", "label", "records", "mean_confidence")
+    return Section("Most frequent codes", Table(columns, codes), bar_column="records")
 
 
 def _rank_uncoded(rows: _RunRows, with_texts: bool) -> Section:
@@ -249,7 +242,7 @@ def _rank_uncoded(rows: _RunRows, with_texts: bool) -> Section:
     columns = ("text_key", "records", "share")
     if not with_texts or not entries:
         hint = " `text_key` is the key of the text in `coded_texts`." if total else ""
-        return Section(title, Table(columns, entries), note + hint)
+        return Section(title, Table(columns, entries), note + hint, bar_column="share")
     texts = rows.session.execute(
         f"SELECT text_key, occp_text, tasks_text FROM {table(rows.plan.schema, 'coded_texts')}"  # noqa: S608
         f" WHERE topic = ? AND model_id = ? AND text_key IN ({', '.join('?' * len(entries))})",
@@ -258,8 +251,9 @@ def _rank_uncoded(rows: _RunRows, with_texts: bool) -> Section:
     words = {key: pair for key, *pair in texts}
     entries = [(*entry, *words.get(entry[0], (None, None))) for entry in entries]
     return Section(
-        title, Table((*columns, "occp_text", "tasks_text"), entries, text_columns=("occp_text", "tasks_text")), note
-    )
+        title, Table((*columns, "occp_text", "tasks_text"), entries, text_columns=("occp_text", "tasks_text")), note,
+        bar_column="share",
+    )  # fmt: skip
 
 
 def _compare_with_earlier_dates(rows: _RunRows) -> tuple[Section, str]:
@@ -285,13 +279,7 @@ def _compare_with_earlier_dates(rows: _RunRows) -> tuple[Section, str]:
         f"The {EARLIER_DATES} response dates before",
         ("dates", "model_version", "records", "coded", "uncoded", "rejected", "coded_share", "mean_confidence"),
     )
-    bars = [(entry[0], entry[6] or 0.0, f"{entry[6] or 0:.1%} of {entry[2]:,}") for entry in entries]
-    section = Section(
-        title,
-        Table(columns, entries),
-        "The newest codes of each date.",
-        Panel("Share coded", bars, _COLORS["outcome"]),
-    )
+    section = Section(title, Table(columns, entries), "The newest codes of each date.", bar_column="coded_share")
     if not earlier or not count:
         return section, ""
     before = _find_share(sum(row[3] for row in earlier), sum(row[2] for row in earlier)) or 0.0

@@ -82,9 +82,7 @@ def _send(ti: Any, plan: Plan, inputs: Iterable[tuple[str, str] | None], outputs
 def _make_output(name: tuple[str, str], rows: int | None = None, size: int | None = None) -> Any:
     from airflow.providers.common.compat.openlineage.facet import OutputDataset, OutputStatisticsOutputDatasetFacet
 
-    statistics: dict[str, Any] = (
-        {} if rows is None else {"outputStatistics": OutputStatisticsOutputDatasetFacet(rows, size)}
-    )
+    statistics: Any = {} if rows is None else {"outputStatistics": OutputStatisticsOutputDatasetFacet(rows, size)}
     return OutputDataset(*name, outputFacets=statistics)
 
 

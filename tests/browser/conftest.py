@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import pendulum
 import pytest
@@ -161,8 +162,14 @@ def take_picture(page: Page | Locator, name: str) -> None:
 
 
 def find_faults(page: Page) -> list[str]:
-    """Return the serious and critical faults that axe finds on a page."""
-    violations = Axe().run(page).response["violations"]
+    """Return the serious and critical faults that axe finds on a page.
+
+    It runs in a copy, because it would wait without an end in a report, which is sandboxed and runs no script.
+    """
+    copy = page.context.new_page()
+    copy.set_content(page.content())
+    violations = Axe().run(copy).response["violations"]
+    copy.close()
     return [
         f"{fault['id']}: {fault['help']}: {node['html'][:200]}"
         for fault in violations
@@ -173,7 +180,7 @@ def find_faults(page: Page) -> list[str]:
 
 def page_paths(run_id: str) -> dict[str, str]:
     """Return the address of each page by its name."""
-    query = f"?dag={RECODE_DAG_ID}"
+    query, run = f"?dag={RECODE_DAG_ID}", quote(run_id)
     names = ("today", "dates", "runs", "models", "help")
     paths = {name: f"{CODING}/{'' if name == 'today' else name}{query}" for name in names}
-    return {**paths, "run": f"{CODING}/run{query}&run={run_id}", "report": f"{CODING}/report{query}&run={run_id}"}
+    return {**paths, "run": f"{CODING}/run{query}&run={run}", "report": f"{CODING}/report{query}&run={run}"}

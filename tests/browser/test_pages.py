@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from include.pipeline.names import RECODE_DAG_ID
 from include.stack.processes import USER
@@ -46,8 +47,6 @@ def test_a_page_is_readable_on_a_desk_and_on_a_phone_in_light_and_in_dark(
         answer = window.page.goto(window.root + paths[name])
         assert answer is not None
         assert answer.status == 200
-        if name in ("dates", "runs", "models", "help"):
-            take_picture(window.page, f"{name}-{'desk' if size is DESKTOP else 'phone'}")
         width = window.page.evaluate("document.documentElement.scrollWidth")
         assert width <= size["width"], f"the page is {width} px wide, and scrolls sideways"
         assert find_faults(window.page) == [], scheme
@@ -64,6 +63,21 @@ def test_only_those_who_may_read_the_dag_see_a_page(
         assert answer.status == status, user or "nobody"
 
 
+def choose_appearance(page: Page, name: str) -> None:
+    """Switch Airflow to dark or light. The inner menu opens when the mouse moves over its entry."""
+    page.get_by_role("button", name="User").click()
+    entry, choice = page.get_by_role("menuitem", name="Appearance"), page.get_by_role("menuitemradio", name=name)
+    steps = count(5)
+
+    def has_opened() -> bool:
+        if not choice.is_visible():
+            entry.hover(position={"x": next(steps) % 40, "y": 8})
+        return choice.is_visible()
+
+    wait_until(has_opened, "the menu is open")
+    choice.click()
+
+
 def test_the_page_is_two_clicks_from_home_and_dark_where_airflow_is_dark(
     open_window: Callable[..., Window], paths: dict[str, str]
 ) -> None:
@@ -71,14 +85,13 @@ def test_the_page_is_two_clicks_from_home_and_dark_where_airflow_is_dark(
     page = window.page
     for mode, background in (("Dark", "rgb(13, 17, 23)"), ("Light", "rgb(255, 255, 255)")):
         window.open("/")
-        page.get_by_role("button", name="User").click()
-        page.get_by_role("menuitem", name="Appearance").hover()
-        page.get_by_role("menuitemradio", name=f"{mode} Mode").click()
+        choose_appearance(page, f"{mode} Mode")
         page.get_by_role("button", name="Browse").click()
         page.get_by_role("menuitem", name="Coding").click()
         expect(window.frame.get_by_role("heading", level=1)).to_contain_text("have landed")
         expect(window.frame.locator("body")).to_have_css("background-color", background)
-        take_picture(page, f"today-{mode.lower()}")
+        if mode == "Light":
+            take_picture(page, "today")
 
 
 def test_a_marked_range_of_dates_gives_the_command_of_its_backfill(window: Window, paths: dict[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -43,19 +44,18 @@ def open_form(window: Window) -> Locator:
 
 def start_run(window: Window, harness: Harness, from_date: str, to_date: str, is_dry: bool = False) -> str:
     """Start a run with the form, and return its id."""
-    known = {run["dag_run_id"] for run in harness.runs()}
+    earlier_ids = {run["dag_run_id"] for run in harness.runs()}
     form = open_form(window)
     form.locator("[name=element_from_date]").fill(from_date)
     form.locator("[name=element_to_date]").fill(to_date)
     if is_dry:
         form.get_by_label("Dry run").press("Space")
         expect(form.get_by_label("Dry run")).to_be_checked()
-        take_picture(window.page, "form")
     form.get_by_role("button", name="Trigger").click()
     new: list[str] = []
 
     def has_started() -> bool:
-        new[:] = [run["dag_run_id"] for run in harness.runs() if run["dag_run_id"] not in known]
+        new[:] = [run["dag_run_id"] for run in harness.runs() if run["dag_run_id"] not in earlier_ids]
         return bool(new)
 
     wait_until(has_started, "the form starts a run")
@@ -88,7 +88,9 @@ def test_a_dry_run_from_the_form_says_in_its_note_what_would_be_sent(window: Win
 def test_a_run_is_followed_from_the_form_over_its_wait_to_its_codes(window: Window, harness: Harness) -> None:
     harness.wait_until_idle()
     run_id = start_run(window, harness, str(first_day()), str(yesterday()))
-    wait_until(lambda: harness.api.tasks(run_id).get("code.poll[0]") == "deferred", "the run waits for the service")
+    wait_until(
+        lambda: harness.api.tasks(run_id).get("code.poll[0]") == "deferred", "the run waits for the service", 600
+    )
     window.open(f"{CODING}/")
     under_way = window.page.get_by_role("row").filter(has_text=run_id)
     expect(under_way).to_contain_text("code.poll: 1 deferred")
@@ -131,7 +133,6 @@ def test_a_run_that_waits_for_approval_is_found_and_approved_in_the_browser(wind
     page.get_by_role("menuitem", name="Required Actions").click()
     page.get_by_role("link", name=re.compile("Send 40 texts of 2026-06-30")).click()
     expect(page.get_by_text("what is sent is paid for")).to_be_visible()
-    take_picture(page, "approval")
     page.get_by_role("button", name="Approve").click()
     assert harness.wait(run_id) == "success"
     assert harness.api.xcom(run_id, "land")["texts_sent"] == 40
@@ -146,7 +147,7 @@ def test_a_failed_run_shows_a_hostile_name_as_text(window: Window, harness: Harn
     row = window.page.get_by_role("row").filter(has_text=run_id)
     expect(row).to_contain_text(HOSTILE_SOURCE)
     expect(row).to_contain_text("prepare")
-    window.open(f"{CODING}/run?dag={RECODE_DAG_ID}&run={run_id}")
+    window.open(f"{CODING}/run?dag={RECODE_DAG_ID}&run={quote(run_id)}")
     expect(window.page.get_by_text(HOSTILE_SOURCE).first).to_be_visible()
     open_run(window, run_id)
     expect(window.page.get_by_text("onerror=alert(1)").first).to_be_visible()

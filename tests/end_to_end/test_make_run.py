@@ -60,7 +60,7 @@ def test_make_run_codes_the_sample_shows_the_result_and_stops_all_processes(firs
     assert "code.poll[3]         deferred" in output, "a line for each change of state"
     assert "run                  success" in output
     assert output.count("\nR0") == 10, "ten coded rows"
-    for file in ("report.md", "warehouse.duckdb"):
+    for file in ("report.html", "warehouse.duckdb"):
         (line,) = (line for line in output.splitlines() if file in line)
         assert Path(line.split()[1]).exists()
     processes = psutil.process_iter(["cmdline"])
