@@ -57,6 +57,7 @@ SECTIONS: dict[str, Callable[[Sizes], Iterator[str]]] = {
     "end-to-end": lambda sizes: measure("end_to_end", sizes.rows),
     "backfill": lambda sizes: measure("backfill", sizes.days),
     "dag-parse": lambda sizes: measure_in_a_process("The DAG file", "dag_parse"),
+    "page": lambda sizes: measure_in_a_process("The Coding page", "coding_page"),
     "local-service": lambda sizes: measure_in_a_process(
         "The local service", "local_service", "--gigabytes", str(sizes.gigabytes)
     ),

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Annotated, Any, ClassVar, Self
 
@@ -49,24 +48,21 @@ def find_run_file(uri: str, folder: str) -> str:
 
 
 def _check_day(value: str) -> str:
-    with _no_value_in_message("it is not a date such as 2026-10-31"):
-        if date.fromisoformat(value).isoformat() == value:
-            return value
-        raise ValueError
-
-
-def _check_moment(value: str) -> str:
-    with _no_value_in_message("it is not a date with a time"):
-        datetime.fromisoformat(value)
+    try:  # the Coding page checks thousands of days
+        is_day = date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        is_day = False
+    if not is_day:
+        raise ValueError("it is not a date such as 2026-10-31")
     return value
 
 
-@contextmanager
-def _no_value_in_message(message: str) -> Iterator[None]:
+def _check_moment(value: str) -> str:
     try:
-        yield
+        datetime.fromisoformat(value)
     except ValueError:
-        raise ValueError(message) from None
+        raise ValueError("it is not a date with a time") from None  # whose message would have the value
+    return value
 
 
 def _check_run_file(uri: str, info: ValidationInfo) -> str:

@@ -135,7 +135,7 @@ def show_dates(
     end = parse_day(until) or newest
     start = max(date.min, end - timedelta(days=min(dates.MAX_DAYS - 1, (end - date.min).days)))
     query = RunQuery(view.dag_id)
-    runs = query.read_recent(session, start)
+    runs = query.read_recent(session, start, is_brief=True)
     topics = dates.list_topics(runs)
     shown_topic = topic or next(iter(topics), None)
     tasks = count_tasks(session, view.dag_id, [run for run in runs if run.is_unfinished][: dates.MAX_DAYS])
@@ -222,7 +222,7 @@ def show_models(
     request: Request, view: ViewDep, session: SessionDep, has_comparison_right: ComparisonRightDep
 ) -> HTMLResponse:
     """Answer with the models that have records, how to compare two of them, and the comparisons that were made."""
-    model_list = models.list_models(RunQuery(view.dag_id).read_recent(session, date.min))
+    model_list = models.list_models(RunQuery(view.dag_id).read_recent(session, date.min, is_brief=True))
     suggestion = models.suggest_comparison(model_list)
     return render(
         request, view, "models.html", models=model_list, suggestion=suggestion,

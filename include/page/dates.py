@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
-from include.page.runs import CodingRun, DateFacts, PlanFacts
+from include.page.runs import CodingRun, DateFacts, PlanFacts, read_day
 
 #: States of a date, with their name and the character that stands for it beside its colour.
 STATES = {
@@ -46,10 +46,6 @@ class DayState:
         """Coded records as a share of all; None if there are none."""
         return self.counts.coded / self.counts.read if self.counts and self.counts.read else None
 
-    @property
-    def is_published(self) -> bool:
-        return self.state == "landed" or self.counts is not None
-
 
 def list_topics(runs: Iterable[CodingRun]) -> list[str]:
     """Return the topics of runs that have planned; that of the newest night first.
@@ -75,26 +71,32 @@ def read_days(
     :param waiting: ids of the runs that wait for an approval
     """
     days = {day: DayState(day) for day in _list_days(first, last)}
-    over_limit: Mapping[date, str] = {}
-    for run in reversed(runs):
+    over_limit: Mapping[date, str] | None = None
+    for run in runs:
         if run.mode or run.topic not in (None, topic):
             continue
         if run.landing:
             for counts in run.landing.dates:
-                if (day := date.fromisoformat(counts.day)) in days:
+                day = read_day(counts.day)
+                if day in days and not days[day].counts:
                     days[day] = DayState(day, "landed", counts, run.plan)
-            over_limit = {date.fromisoformat(entry.day): entry.limits for entry in run.landing.dates_over_limit}
+            if over_limit is None:
+                over_limit = {read_day(entry.day): entry.limits for entry in run.landing.dates_over_limit}
         for day in run.list_own_days(first, last):
-            if not days[day].is_published:
+            if days[day].counts is None and (days[day].state == "none" or _has_landed(run)):
                 days[day] = DayState(day, _find_state(run, waiting), plan=run.plan)
-    for day, reason in over_limit.items():
+    for day, reason in (over_limit or {}).items():
         if day in days:
             days[day] = replace(days[day], state="over_limit", reason=reason)
     return list(days.values())
 
 
+def _has_landed(run: CodingRun) -> bool:
+    return run.landing is not None or run.state == "success"
+
+
 def _find_state(run: CodingRun, waiting: Collection[str]) -> str:
-    if run.landing or run.state == "success":
+    if _has_landed(run):
         return "landed"
     if run.is_unfinished:
         return "approval" if run.run_id in waiting else "active"

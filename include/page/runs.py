@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from airflow.models.dagrun import DagRun, DagRunNote
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from sqlalchemy import ColumnElement, Select, String, and_, cast, func, or_, select
+from sqlalchemy import ColumnElement, Select, String, and_, cast, func, null, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from include.coding.handoff import Count, Day, Guid, Number, SourceName, Text, Topic, WholeNumber
@@ -20,6 +21,8 @@ from include.coding.handoff import Count, Day, Guid, Number, SourceName, Text, T
 UNFINISHED = ("queued", "running")
 #: Runs on a page of the list, and maximum number of runs that other pages read.
 PAGE_RUNS, MAX_RUNS = 50, 5000
+#: Longest report of a task that is remembered, so that those of 5,000 runs take some 20 MB.
+MAX_REMEMBERED_CHARACTERS = 4000
 #: Longest note of a run that a list shows.
 MAX_NOTE_CHARACTERS = 300
 
@@ -84,7 +87,13 @@ class LandingFacts:
     dates_over_limit: Annotated[tuple[LimitFacts, ...], Field(max_length=40_000)] = ()
 
 
-_PLAN, _LANDING, _DAY = TypeAdapter(PlanFacts), TypeAdapter(LandingFacts), TypeAdapter(Day)
+_DAY = TypeAdapter(Day)
+
+
+@lru_cache(10_000)
+def read_day(text: str) -> date:
+    """Return a date. It remembers them, because the runs of years are of the same dates."""
+    return date.fromisoformat(text)
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ class CodingRun:
     :param state: Airflow's state of the run
     :param user: who started it; None if nobody did
     :param note: note of the run in Airflow, shortened
-    :param conf: the params that differ from the form
+    :param conf: the params that differ from the form, unless there is a plan, which has all of them
     :param plan, landing: what its tasks reported; None if they have not, or if the XCom is not theirs
     """
 
@@ -149,12 +158,12 @@ class CodingRun:
         if span is None:
             return []
         try:
-            start, end = max(first, date.fromisoformat(span[0])), min(last, date.fromisoformat(span[1]))
+            start, end = max(first, read_day(span[0])), min(last, read_day(span[1]))
         except ValueError:
             return []
-        excluded = set(self.plan.excluded_dates) if self.plan else set()
+        excluded = {read_day(day) for day in self.plan.excluded_dates} if self.plan else set()
         days = (start + timedelta(days=number) for number in range((end - start).days + 1))
-        return [day for day in days if day.isoformat() not in excluded]
+        return [day for day in days if day not in excluded]
 
     @property
     def duration(self) -> timedelta | None:
@@ -183,41 +192,60 @@ class RunQuery:
     """Selects runs of a DAG with their plan and their landing, newest first."""
 
     def __init__(self, dag_id: str) -> None:
+        self._dag_id = dag_id
         self._plan, self._landing = aliased(XComModel), aliased(XComModel)
-        self._statement = (
-            select(
-                DagRun.run_id, DagRun.run_type, DagRun.state, DagRun.triggering_user_name, DagRun.run_after,
-                DagRun.start_date, DagRun.end_date, DagRun.partition_key, DagRunNote.content, DagRun.conf,
-                self._plan.value, self._landing.value,
-            )
-            .outerjoin(DagRunNote, DagRunNote.dag_run_id == DagRun.id)
-            .outerjoin(self._plan, _is_result(self._plan, "plan"))
-            .outerjoin(self._landing, _is_result(self._landing, "land"))
-            .where(DagRun.dag_id == dag_id)
-            .order_by(DagRun.run_after.desc(), DagRun.id.desc())
-        )  # fmt: skip
 
     def read(self, session: Session, filters: Filters, limit: int = PAGE_RUNS, offset: int = 0) -> list[CodingRun]:
         """Return the runs that the filters select."""
-        return self._read(session, self._statement.where(*self._conditions(filters)), limit, offset)
+        return self._read(session, self._conditions(filters), limit, offset)
 
     def find(self, session: Session, run_id: str) -> CodingRun | None:
         """Return a run; None if the DAG has none with this id."""
-        return next(iter(self._read(session, self._statement.where(DagRun.run_id == run_id), 1, 0)), None)
+        return next(iter(self._read(session, [DagRun.run_id == run_id], 1, 0)), None)
 
-    def read_recent(self, session: Session, first: date) -> list[CodingRun]:
-        """Return the runs of dates from `first` on, and all that are unfinished."""
-        is_unfinished = DagRun.state.in_(UNFINISHED)
-        statement = self._statement.where(or_(is_unfinished, self._last_day() >= first.isoformat()))
-        return self._read(session, statement, MAX_RUNS, 0)
+    def read_recent(self, session: Session, first: date, *, is_brief: bool = False) -> list[CodingRun]:
+        """Return the runs of dates from `first` on, and all that are unfinished.
+
+        :param is_brief: whether to leave out who started them, when they started and ended, and their notes, which
+            takes a third of the time
+        """
+        is_recent = or_(DagRun.state.in_(UNFINISHED), self._last_day() >= first.isoformat())
+        return self._read(session, [is_recent], MAX_RUNS, 0, is_brief=is_brief)
 
     def find_first_use(self, session: Session, model_id: str) -> datetime | None:
         """Return when a run that landed used a model first; None if none did."""
-        statement = self._statement.where(self._field("model_id") == model_id, self._landing.task_id.is_not(None))
-        return session.scalar(select(func.min(statement.order_by(None).subquery().c.run_after)))
+        conditions = (self._field("model_id") == model_id, self._landing.task_id.is_not(None))
+        return session.scalar(self._join(select(func.min(DagRun.run_after))).where(*conditions))
 
-    def _read(self, session: Session, statement: Select[Any], limit: int, offset: int) -> list[CodingRun]:
-        return [_make_run(row) for row in session.execute(statement.limit(limit).offset(offset))]
+    def _read(
+        self, session: Session, conditions: Sequence[ColumnElement[bool]], limit: int, offset: int,
+        *, is_brief: bool = False,
+    ) -> list[CodingRun]:  # fmt: skip
+        """Return runs. The database sorts their ids only, because it is slow to sort what their tasks reported."""
+        newest_first = (DagRun.run_after.desc(), DagRun.id.desc())
+        ids = self._join(select(DagRun.id)).where(*conditions).order_by(*newest_first).limit(limit).offset(offset)
+        page = ids.subquery()
+        details = {
+            "user": DagRun.triggering_user_name, "started": DagRun.start_date, "ended": DagRun.end_date,
+            "note": DagRunNote.content,
+        }  # fmt: skip
+        columns = select(
+            DagRun.id, DagRun.run_id, DagRun.run_type, DagRun.state, DagRun.run_after, DagRun.partition_key,
+            cast(DagRun.conf, String).label("conf"), cast(self._plan.value, String).label("plan"),
+            cast(self._landing.value, String).label("landing"),
+            *((null() if is_brief else column).label(name) for name, column in details.items()),
+        )  # fmt: skip
+        if not is_brief:
+            columns = columns.outerjoin(DagRunNote, DagRunNote.dag_run_id == DagRun.id)
+        statement = self._join(columns).join(page, page.c.id == DagRun.id)
+        rows = session.connection().execute(statement).all()  # rows, not objects of Airflow's
+        return [_make_run(row) for row in sorted(rows, key=lambda row: (row.run_after, row.id), reverse=True)]
+
+    def _join(self, statement: Select[Any]) -> Select[Any]:
+        """Return a query of the runs with what their tasks reported."""
+        for xcom, task_id in ((self._plan, "plan"), (self._landing, "land")):
+            statement = statement.outerjoin(xcom, _is_result(xcom, task_id))
+        return statement.where(DagRun.dag_id == self._dag_id)
 
     def _conditions(self, filters: Filters) -> list[ColumnElement[bool]]:
         is_dry = cast(self._field("dry_run"), String).in_(("true", "1"))  # true is 1 in SQLite
@@ -250,13 +278,12 @@ def _is_result(xcom: Any, task_id: str) -> ColumnElement[bool]:
     )
 
 
-def _make_run(row: Sequence[Any]) -> CodingRun:
-    *columns, note, conf, plan, landing = row
-    run_id, kind, state, user, run_after, started, ended, partition_key = columns
+def _make_run(row: Any) -> CodingRun:
+    plan = _parse_plan(row.plan)
     return CodingRun(
-        run_id, str(kind), str(state), user, run_after, started, ended, partition_key,
-        note[:MAX_NOTE_CHARACTERS] if note else None, conf if isinstance(conf, Mapping) else {},
-        validate(_PLAN, plan), validate(_LANDING, landing),
+        row.run_id, str(row.run_type), str(row.state), row.user, row.run_after, row.started, row.ended,
+        row.partition_key, row.note[:MAX_NOTE_CHARACTERS] if row.note else None,
+        {} if plan else _parse_conf(row.conf) or {}, plan, _parse_landing(row.landing),
     )  # fmt: skip
 
 
@@ -266,6 +293,27 @@ def validate(adapter: TypeAdapter[F], value: Any) -> F | None:
         return adapter.validate_python(value)
     except ValidationError:
         return None
+
+
+def _make_parser(kind: type[F]) -> Callable[[str | None], F | None]:
+    """Return a function that does the same as :func:`validate` for JSON.
+
+    It remembers what it has read, because most runs have ended and report the same each time.
+    """
+    adapter = TypeAdapter(kind)
+
+    def parse(text: str | None) -> F | None:
+        try:
+            return None if text is None else adapter.validate_json(text)
+        except ValidationError:
+            return None
+
+    remember = lru_cache(MAX_RUNS)(parse)
+    return lambda text: parse(text) if text and len(text) > MAX_REMEMBERED_CHARACTERS else remember(text)
+
+
+_parse_plan, _parse_landing = _make_parser(PlanFacts), _make_parser(LandingFacts)
+_parse_conf = _make_parser(dict)
 
 
 # ---- tasks -------------------------------------------------------------------------------------------------------
