@@ -99,6 +99,7 @@ def _add_runs(database: Path) -> None:
     from airflow.sdk import DAG
     from airflow.serialization.serialized_objects import LazyDeserializedDAG
     from airflow.utils.session import create_session
+    from airflow.utils.state import DagRunState
 
     now = datetime.now(UTC)
     with create_session() as session:
@@ -115,9 +116,10 @@ def _add_runs(database: Path) -> None:
             day, is_night = (now - age).date(), number < NIGHTS
             run = DagRun(
                 dag_id=DAG_ID, run_id=f"run-{number}", run_type="scheduled" if is_night else "backfill",
-                state="success", run_after=now - age, start_date=now - age, partition_key=day.isoformat(), conf={},
+                state=DagRunState.SUCCESS, run_after=now - age, start_date=now - age, partition_key=day.isoformat(),
+                conf={},
             )  # fmt: skip
-            run.end_date = run.start_date + timedelta(minutes=12)
+            run.end_date = now - age + timedelta(minutes=12)
             run.note = "Coded 2,009 of 2,037 records, 11 uncoded, 17 rejected"
             session.add(run)
     # Without SQLAlchemy, because Airflow's tables would also ask for the task instances of the XComs.
