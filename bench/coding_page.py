@@ -5,13 +5,11 @@ The pages read the same runs as the list, and also the XComs in which the tasks 
 
 from __future__ import annotations
 
-import json
 import os
-import sqlite3
 import statistics
 import tempfile
 import time
-from contextlib import closing, redirect_stdout
+from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -21,6 +19,11 @@ from bench.measure import ROOT
 
 DAG_ID = "recode_occupations"
 RUNS, DATES, NIGHTS = 3_000, 365, 365
+#: The tasks of a run that has one part.
+TASKS = (
+    "plan", "prepare", "approve", "code.create", "code.upload", "code.poll", "code.download", "wait_for_parts",
+    "collect", "land", "announce", "export", "report", "clean_up",
+)  # fmt: skip
 #: Each night publishes its own date and this many earlier ones, for which answers came late.
 LATE_DATES = 6
 ROUNDS = 9
@@ -43,7 +46,7 @@ def main() -> None:
         _set_up_airflow(Path(home))
         with redirect_stdout(StringIO()):  # Airflow logs there
             client = _start_api()
-            _add_runs(Path(home) / "airflow.db")
+            _add_runs()
             seconds = _measure(client)
         print(f"{RUNS:,} runs of {DATES} dates in SQLite, medians of {ROUNDS} answers in turn:")
         print(f"{'page':24}{'runs':>5}{'their list':>12}{'page':>12}{'ratio':>8}")
@@ -90,16 +93,20 @@ def _start_api() -> Any:
     return TestClient(app, headers={"Authorization": f"Bearer {token}"})
 
 
-def _add_runs(database: Path) -> None:
+def _add_runs() -> None:
     from airflow.models.dag import DagModel, DagTag
+    from airflow.models.dag_version import DagVersion
     from airflow.models.dagbundle import DagBundleModel
     from airflow.models.dagrun import DagRun
     from airflow.models.serialized_dag import SerializedDagModel
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.models.xcom import XComModel
     from airflow.providers.standard.operators.empty import EmptyOperator
     from airflow.sdk import DAG
     from airflow.serialization.serialized_objects import LazyDeserializedDAG
     from airflow.utils.session import create_session
     from airflow.utils.state import DagRunState
+    from sqlalchemy import insert
 
     now = datetime.now(UTC)
     with create_session() as session:
@@ -111,30 +118,41 @@ def _add_runs(database: Path) -> None:
         with DAG(DAG_ID, schedule=None) as dag:  # without it, Airflow has no list
             EmptyOperator(task_id="plan")
         SerializedDagModel.write_dag(LazyDeserializedDAG.from_dag(dag), bundle_name="dags", session=session)
+        session.flush()
+        version: Any = DagVersion.get_latest_version(DAG_ID, session=session)
+        results = []
         for number in range(RUNS):
             age = timedelta(days=1 + number % DATES)
-            day, is_night = (now - age).date(), number < NIGHTS
-            run = DagRun(
+            day, is_night = (now - age).date().isoformat(), number < NIGHTS
+            run: Any = DagRun(
                 dag_id=DAG_ID, run_id=f"run-{number}", run_type="scheduled" if is_night else "backfill",
-                state=DagRunState.SUCCESS, run_after=now - age, start_date=now - age, partition_key=day.isoformat(),
-                conf={},
+                state=DagRunState.SUCCESS, run_after=now - age, start_date=now - age, partition_key=day, conf={},
             )  # fmt: skip
-            run.end_date = now - age + timedelta(minutes=12)
+            run.created_dag_version = version
+            run.end_date = run.start_date + timedelta(minutes=12)
             run.note = "Coded 2,009 of 2,037 records, 11 uncoded, 17 rejected"
             session.add(run)
-    # Without SQLAlchemy, because Airflow's tables would also ask for the task instances of the XComs.
-    with closing(sqlite3.connect(database)) as connection:
-        runs = connection.execute("SELECT id, run_id, partition_key, run_type FROM dag_run").fetchall()
-        connection.executemany(
-            "INSERT INTO xcom (dag_run_id, run_id, task_id, value, map_index, key, dag_id, timestamp)"
-            f" VALUES (?, ?, ?, ?, -1, 'return_value', '{DAG_ID}', '2026-11-01')",
-            [
-                (number, run_id, task_id, json.dumps(value))
-                for number, run_id, day, kind in runs
-                for task_id, value in (("plan", _make_plan(day)), ("land", _make_landing(day, kind == "scheduled")))
-            ],
-        )
-        connection.commit()
+            results.append((run, {"plan": _make_plan(day), "land": _make_landing(day, is_night)}))
+        session.flush()
+        tasks = [
+            {
+                "dag_id": DAG_ID, "run_id": run.run_id, "task_id": task_id, "map_index": -1, "state": "success",
+                "start_date": run.start_date, "end_date": run.end_date, "dag_version_id": version.id,
+                "pool": "default_pool", "pool_slots": 1, "try_number": 1,
+            }
+            for run, _ in results
+            for task_id in TASKS
+        ]  # fmt: skip
+        session.execute(insert(TaskInstance.__table__), tasks)
+        xcoms = [
+            {
+                "dag_run_id": run.id, "dag_id": DAG_ID, "run_id": run.run_id, "task_id": task_id, "value": value,
+                "key": "return_value", "map_index": -1,
+            }
+            for run, values in results
+            for task_id, value in values.items()
+        ]  # fmt: skip
+        session.execute(insert(XComModel.__table__), xcoms)
 
 
 def _make_plan(day: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
@@ -17,6 +18,7 @@ from airflow.models.dag import DagModel
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response, status
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from pydantic import AfterValidator
 
 from include.page import dates, models, today
@@ -146,7 +148,8 @@ def show_dates(
         "" if mark or not (first or last) else "Give two dates such as 2026-10-31, the first one not after the last."
     )
     return render(
-        request, view, "dates.html", months=dates.group_by_month(days), days=days, states=dates.STATES,
+        request, view, "dates.html", states=dates.STATES,
+        calendar=render_calendar(tuple(days), mark, f"runs?{urlencode({'dag': view.dag_id})}"),
         counts={state: sum(day.state == state for day in days) for state in dates.STATES},
         topics=topics, topic=shown_topic, start=start, end=end, first=first, last=last, mark=mark, problem=problem,
         command=dates.make_backfill_command(view.dag_id, *mark, days) if mark else "",
@@ -345,6 +348,19 @@ def render(request: Request, view: View, template: str, **values: Any) -> HTMLRe
         made_at=format_time(datetime.now(UTC)), timezone=TIMEZONE, **values,
     )  # fmt: skip
     return HTMLResponse(html, headers=make_headers(nonce))
+
+
+@lru_cache(8)
+def render_calendar(days: tuple[dates.DayState, ...], mark: tuple[date, date] | None, runs_link: str) -> Markup:
+    """Return the calendar and the list of dates. It remembers them, because most dates stay as they are.
+
+    :param mark: the marked range of dates
+    :param runs_link: link to the list of runs
+    """
+    html = TEMPLATES.get_template("calendar.html").render(
+        months=dates.group_by_month(days), days=days, states=dates.STATES, mark=mark, runs_link=runs_link
+    )
+    return Markup(html)  # the template escapes every value
 
 
 def render_problem(

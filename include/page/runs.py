@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from airflow.models.dagrun import DagRun, DagRunNote
@@ -21,10 +22,12 @@ from include.coding.handoff import Count, Day, Guid, Number, SourceName, Text, T
 UNFINISHED = ("queued", "running")
 #: Runs on a page of the list, and maximum number of runs that other pages read.
 PAGE_RUNS, MAX_RUNS = 50, 5000
-#: Longest report of a task that is remembered, so that those of 5,000 runs take some 20 MB.
+#: Longest reports of a run that are remembered, so that those of 5,000 runs take some 20 MB.
 MAX_REMEMBERED_CHARACTERS = 4000
 #: Longest note of a run that a list shows.
 MAX_NOTE_CHARACTERS = 300
+
+NEWEST_FIRST = (DagRun.run_after.desc(), DagRun.id.desc())
 
 F = TypeVar("F")
 
@@ -87,7 +90,8 @@ class LandingFacts:
     dates_over_limit: Annotated[tuple[LimitFacts, ...], Field(max_length=40_000)] = ()
 
 
-_DAY = TypeAdapter(Day)
+_PLAN, _LANDING, _DAY = TypeAdapter(PlanFacts), TypeAdapter(LandingFacts), TypeAdapter(Day)
+_CONF = TypeAdapter(Mapping[str, Any])
 
 
 @lru_cache(10_000)
@@ -125,20 +129,20 @@ class CodingRun:
     def is_unfinished(self) -> bool:
         return self.state in UNFINISHED
 
-    @property
+    @cached_property
     def topic(self) -> str | None:
         """The topic; None if the run has not planned and has that of the form."""
         topic = self.plan.topic if self.plan else self.conf.get("topic")
         return topic if isinstance(topic, str) else None
 
-    @property
+    @cached_property
     def mode(self) -> str:
         """`dry run`, `trial`, or empty for a run that publishes."""
         if self.plan.dry_run if self.plan else self.conf.get("dry_run"):
             return "dry run"
         return "trial" if (self.plan.max_records if self.plan else self.conf.get("max_records")) is not None else ""
 
-    @property
+    @cached_property
     def span(self) -> tuple[str, str] | None:
         """First and last response date of the run, ISO 8601; None if they are not known."""
         if self.plan:
@@ -161,9 +165,9 @@ class CodingRun:
             start, end = max(first, read_day(span[0])), min(last, read_day(span[1]))
         except ValueError:
             return []
-        excluded = {read_day(day) for day in self.plan.excluded_dates} if self.plan else set()
-        days = (start + timedelta(days=number) for number in range((end - start).days + 1))
-        return [day for day in days if day not in excluded]
+        days = [start + timedelta(days=number) for number in range((end - start).days + 1)]
+        excluded = self.plan.excluded_dates if self.plan else ()
+        return [day for day in days if day.isoformat() not in excluded] if excluded else days
 
     @property
     def duration(self) -> timedelta | None:
@@ -197,20 +201,23 @@ class RunQuery:
 
     def read(self, session: Session, filters: Filters, limit: int = PAGE_RUNS, offset: int = 0) -> list[CodingRun]:
         """Return the runs that the filters select."""
-        return self._read(session, self._conditions(filters), limit, offset)
+        ids = self._join(select(DagRun.id)).where(*self._conditions(filters)).order_by(*NEWEST_FIRST)
+        return self._read(session, ids.limit(limit).offset(offset))
 
     def find(self, session: Session, run_id: str) -> CodingRun | None:
         """Return a run; None if the DAG has none with this id."""
-        return next(iter(self._read(session, [DagRun.run_id == run_id], 1, 0)), None)
+        ids = select(DagRun.id).where(DagRun.dag_id == self._dag_id, DagRun.run_id == run_id)
+        return next(iter(self._read(session, ids)), None)
 
     def read_recent(self, session: Session, first: date, *, is_brief: bool = False) -> list[CodingRun]:
-        """Return the runs of dates from `first` on, and all that are unfinished.
+        """Return the runs of dates from `first` on, and all that are unfinished, of the newest 5,000.
 
         :param is_brief: whether to leave out who started them, when they started and ended, and their notes, which
             takes a third of the time
         """
+        ids = select(DagRun.id).where(DagRun.dag_id == self._dag_id).order_by(*NEWEST_FIRST).limit(MAX_RUNS)
         is_recent = or_(DagRun.state.in_(UNFINISHED), self._last_day() >= first.isoformat())
-        return self._read(session, [is_recent], MAX_RUNS, 0, is_brief=is_brief)
+        return self._read(session, ids, is_recent, is_brief=is_brief)
 
     def find_first_use(self, session: Session, model_id: str) -> datetime | None:
         """Return when a run that landed used a model first; None if none did."""
@@ -218,12 +225,12 @@ class RunQuery:
         return session.scalar(self._join(select(func.min(DagRun.run_after))).where(*conditions))
 
     def _read(
-        self, session: Session, conditions: Sequence[ColumnElement[bool]], limit: int, offset: int,
-        *, is_brief: bool = False,
-    ) -> list[CodingRun]:  # fmt: skip
-        """Return runs. The database sorts their ids only, because it is slow to sort what their tasks reported."""
-        newest_first = (DagRun.run_after.desc(), DagRun.id.desc())
-        ids = self._join(select(DagRun.id)).where(*conditions).order_by(*newest_first).limit(limit).offset(offset)
+        self, session: Session, ids: Select[Any], *conditions: ColumnElement[bool], is_brief: bool = False
+    ) -> list[CodingRun]:
+        """Return runs.
+
+        :param ids: of which runs. The database sorts these only, because what their tasks reported is slow to sort
+        """
         page = ids.subquery()
         details = {
             "user": DagRun.triggering_user_name, "started": DagRun.start_date, "ended": DagRun.end_date,
@@ -237,9 +244,9 @@ class RunQuery:
         )  # fmt: skip
         if not is_brief:
             columns = columns.outerjoin(DagRunNote, DagRunNote.dag_run_id == DagRun.id)
-        statement = self._join(columns).join(page, page.c.id == DagRun.id)
+        statement = self._join(columns).join(page, page.c.id == DagRun.id).where(*conditions)
         rows = session.connection().execute(statement).all()  # rows, not objects of Airflow's
-        return [_make_run(row) for row in sorted(rows, key=lambda row: (row.run_after, row.id), reverse=True)]
+        return [_make_run(row) for row in sorted(rows, key=attrgetter("run_after", "id"), reverse=True)]
 
     def _join(self, statement: Select[Any]) -> Select[Any]:
         """Return a query of the runs with what their tasks reported."""
@@ -279,12 +286,25 @@ def _is_result(xcom: Any, task_id: str) -> ColumnElement[bool]:
 
 
 def _make_run(row: Any) -> CodingRun:
-    plan = _parse_plan(row.plan)
+    """Return a run. It remembers those with short reports, because most have ended and stay as they are."""
+    is_long = len(row.plan or "") + len(row.landing or "") + len(row.conf or "") > MAX_REMEMBERED_CHARACTERS
+    return _parse_run(*row[1:]) if is_long else _remember_run(*row[1:])
+
+
+def _parse_run(
+    run_id: str, kind: Any, state: Any, run_after: datetime, partition_key: str | None, conf: str | None,
+    plan: str | None, landing: str | None, user: str | None, started: datetime | None, ended: datetime | None,
+    note: str | None,
+) -> CodingRun:  # fmt: skip
+    facts = _parse(_PLAN, plan)
     return CodingRun(
-        row.run_id, str(row.run_type), str(row.state), row.user, row.run_after, row.started, row.ended,
-        row.partition_key, row.note[:MAX_NOTE_CHARACTERS] if row.note else None,
-        {} if plan else _parse_conf(row.conf) or {}, plan, _parse_landing(row.landing),
+        run_id, str(kind), str(state), user, run_after, started, ended, partition_key,
+        note[:MAX_NOTE_CHARACTERS] if note else None, {} if facts else _parse(_CONF, conf) or {}, facts,
+        _parse(_LANDING, landing),
     )  # fmt: skip
+
+
+_remember_run = lru_cache(MAX_RUNS)(_parse_run)
 
 
 def validate(adapter: TypeAdapter[F], value: Any) -> F | None:
@@ -295,25 +315,12 @@ def validate(adapter: TypeAdapter[F], value: Any) -> F | None:
         return None
 
 
-def _make_parser(kind: type[F]) -> Callable[[str | None], F | None]:
-    """Return a function that does the same as :func:`validate` for JSON.
-
-    It remembers what it has read, because most runs have ended and report the same each time.
-    """
-    adapter = TypeAdapter(kind)
-
-    def parse(text: str | None) -> F | None:
-        try:
-            return None if text is None else adapter.validate_json(text)
-        except ValidationError:
-            return None
-
-    remember = lru_cache(MAX_RUNS)(parse)
-    return lambda text: parse(text) if text and len(text) > MAX_REMEMBERED_CHARACTERS else remember(text)
-
-
-_parse_plan, _parse_landing = _make_parser(PlanFacts), _make_parser(LandingFacts)
-_parse_conf = _make_parser(dict)
+def _parse(adapter: TypeAdapter[F], text: str | None) -> F | None:
+    """Do the same as :func:`validate` for JSON."""
+    try:
+        return None if text is None else adapter.validate_json(text)
+    except ValidationError:
+        return None
 
 
 # ---- tasks -------------------------------------------------------------------------------------------------------
