@@ -100,7 +100,7 @@ def _add_runs() -> None:
     from airflow.models.dagrun import DagRun
     from airflow.models.serialized_dag import SerializedDagModel
     from airflow.models.taskinstance import TaskInstance
-    from airflow.models.xcom import XComModel
+    from airflow.models.xcom import XCOM_RETURN_KEY, XComModel
     from airflow.providers.standard.operators.empty import EmptyOperator
     from airflow.sdk import DAG
     from airflow.serialization.serialized_objects import LazyDeserializedDAG
@@ -147,7 +147,7 @@ def _add_runs() -> None:
         xcoms = [
             {
                 "dag_run_id": run.id, "dag_id": DAG_ID, "run_id": run.run_id, "task_id": task_id, "value": value,
-                "key": "return_value", "map_index": -1,
+                "key": XCOM_RETURN_KEY, "map_index": -1,
             }
             for run, values in results
             for task_id, value in values.items()
