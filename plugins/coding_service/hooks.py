@@ -361,7 +361,7 @@ class CodingServiceAsyncHook(HttpAsyncHook):
         """Read the connection once. HttpAsyncHook would turn our own extra fields into request headers."""
         if self._config is None:
             with _connection_errors(self.coding_service_conn_id):
-                connection = await _look_up_connection(self.coding_service_conn_id)
+                connection = await self._look_up_connection(self.coding_service_conn_id)
                 extra = await get_async_extra_dejson(connection)
             settings = ServiceSettings.from_connection(connection, extra)
             self._flow = CallFlow(settings, _state_dir(extra), await self._budget_row(settings), MAX_POLL_WAIT_S)
@@ -377,9 +377,21 @@ class CodingServiceAsyncHook(HttpAsyncHook):
         if (conn_id := settings.budget_conn_id) is None:
             return None
         with _connection_errors(conn_id, budget=True):
-            connection = await _look_up_connection(conn_id)
+            connection = await self._look_up_connection(conn_id)
             extra = await get_async_extra_dejson(connection)
         return SharedRow.from_connection(connection, extra, settings.account)
+
+    async def _look_up_connection(self, conn_id: str) -> Any:
+        """Return a connection, also in `airflow dags test`, which offers stored ones to synchronous code only."""
+        try:
+            return await get_async_connection(conn_id=conn_id, hook=self)
+        except AirflowNotFoundException:
+            from airflow.sdk.execution_time import task_runner  # only here, because parsing of DAGs does not need it
+
+            comms = getattr(task_runner, "SUPERVISOR_COMMS", None)
+            if comms is None or hasattr(comms, "asend"):
+                raise
+            return await _run_in_thread(partial(self.get_connection, conn_id))
 
     async def _call(self, call: Call[T]) -> T:
         config = await self.config()
@@ -430,19 +442,6 @@ class CodingServiceAsyncHook(HttpAsyncHook):
             if refusal := tls.find_certificate_error(error):
                 raise await _run_in_thread(partial(tls.make_certificate_error, step.url, refusal)) from None
             raise _unavailable_error(step, error) from None
-
-
-async def _look_up_connection(conn_id: str) -> Any:
-    """Return a connection, also in `airflow dags test`, which offers stored connections to synchronous code only."""
-    try:
-        return await get_async_connection(conn_id=conn_id)
-    except AirflowNotFoundException:
-        from airflow.sdk.execution_time import task_runner  # only here, because parsing of DAGs does not need it
-
-        comms = getattr(task_runner, "SUPERVISOR_COMMS", None)
-        if comms is None or hasattr(comms, "asend"):
-            raise
-        return await _run_in_thread(partial(HttpHook.get_connection, conn_id))
 
 
 async def _run_in_thread(function: Callable[[], T]) -> T:

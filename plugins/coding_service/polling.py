@@ -93,7 +93,7 @@ class ErrorSeries(DictMixin):
         """Return the message of the last error, with the length of the series."""
         if self.count == 1:
             return str(error)
-        return f"{error} ({self.count} status calls in a row failed like this, over {self.seconds:.0f} s)"
+        return f"{error}; {self.count} status calls in a row failed like this, over {self.seconds:.0f} s"
 
 
 def extend_series(series: ErrorSeries | None, error: CodingServiceError, now: float) -> ErrorSeries:

@@ -193,7 +193,7 @@ def test_the_message_of_a_series_says_how_many_calls_failed_and_over_which_time(
     error = NotFoundError("there is no such operation")
     assert series_of(error).describe(error) == "there is no such operation"
     assert series_of(*[error] * 5).describe(error) == (
-        "there is no such operation (5 status calls in a row failed like this, over 400 s)"
+        "there is no such operation; 5 status calls in a row failed like this, over 400 s"
     )
 
 

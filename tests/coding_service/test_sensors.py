@@ -290,7 +290,7 @@ def test_a_404_ends_a_rescheduled_wait_only_after_several_in_a_row_over_minutes(
     stored = context["task_state_store"].get("status_errors")
     assert (stored["error"], stored["count"]) == ("NotFoundError", 6)
     context["task_state_store"].set("status_errors", {**stored, "start": stored["start"] - 300})
-    with pytest.raises(OperationFailedError, match=r"HTTP 404 .*\(7 status calls in a row failed like this, over 30"):
+    with pytest.raises(OperationFailedError, match=r"HTTP 404 .*; 7 status calls in a row failed like this, over 30"):
         poke()
     assert context["ti"].xcoms["operation"]["state"] == "refused"
     assert len(connected.journal("GET", MISSING)) == 7

@@ -262,7 +262,7 @@ async def test_an_untrusted_certificate_ends_a_wait_after_a_few_attempts(secure,
     )
     [payload] = await events_of(trigger)
     assert payload["reason"] == "refused"
-    assert f"({MAX_CERTIFICATE_ERRORS} status calls in a row failed like this" in payload["message"]
+    assert f"; {MAX_CERTIFICATE_ERRORS} status calls in a row failed like this" in payload["message"]
 
 
 async def test_a_missing_file_of_authorities_ends_a_wait_at_once(connect):
