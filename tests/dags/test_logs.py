@@ -42,16 +42,18 @@ def test_each_task_says_in_a_sentence_what_it_did_and_a_wait_how_long_it_takes(
 
 
 def test_a_mapped_task_is_called_by_its_part_in_the_ui(runner: DagRunner) -> None:
+    from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
-    from sqlalchemy import select
+    from sqlalchemy import func, select
 
     assert runner.run(parts=2).state == "success"
+    last_run = select(func.max(DagRun.id)).where(DagRun.dag_id == "recode_occupations").scalar_subquery()
     with create_session() as session:
         labels = session.execute(
-            select(TaskInstance.task_id, TaskInstance.rendered_map_index).where(
-                TaskInstance.dag_id == "recode_occupations", TaskInstance.rendered_map_index.is_not(None)
-            )
+            select(TaskInstance.task_id, TaskInstance.rendered_map_index)
+            .join(DagRun, (DagRun.dag_id == TaskInstance.dag_id) & (DagRun.run_id == TaskInstance.run_id))
+            .where(DagRun.id == last_run, TaskInstance.rendered_map_index.is_not(None))
         ).all()
     for task in ("create", "upload", "poll", "download"):
         assert {label for task_id, label in labels if task_id == f"code.{task}"} == {
