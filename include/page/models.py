@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from airflow.models.dagrun import DagRun
-from airflow.models.xcom import XComModel
+from airflow.models.xcom import XCOM_RETURN_KEY, XComModel
 from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
@@ -85,7 +85,7 @@ def list_models(runs: Iterable[CodingRun]) -> list[ModelUse]:
 def read_comparisons(session: Session, run_id: str | None = None) -> list[Comparison]:
     """Return the newest comparisons, or the one of a run."""
     is_report = and_(
-        XComModel.dag_run_id == DagRun.id, XComModel.task_id == "compare", XComModel.key == "return_value"
+        XComModel.dag_run_id == DagRun.id, XComModel.task_id == "compare", XComModel.key == XCOM_RETURN_KEY
     )
     statement = (
         select(

@@ -11,9 +11,9 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from airflow.models.dagrun import DagRun, DagRunNote
 from airflow.models.taskinstance import TaskInstance
-from airflow.models.xcom import XComModel
+from airflow.models.xcom import XCOM_RETURN_KEY, XComModel
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from sqlalchemy import ColumnElement, Select, String, and_, cast, func, null, or_, select
+from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, null, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from include.coding.handoff import Count, Day, Guid, Number, SourceName, Text, Topic, WholeNumber
@@ -210,13 +210,17 @@ class RunQuery:
         return next(iter(self._read(session, ids)), None)
 
     def read_recent(self, session: Session, first: date, *, is_brief: bool = False) -> list[CodingRun]:
-        """Return the runs of dates from `first` on, and all that are unfinished, of the newest 5,000.
+        """Return the runs of dates from `first` on, and all that are unfinished: at most 5,000 runs are read, the
+        unfinished ones first, then the newest.
 
         :param is_brief: whether to leave out who started them, when they started and ended, and their notes, which
             takes a third of the time
         """
-        ids = select(DagRun.id).where(DagRun.dag_id == self._dag_id).order_by(*NEWEST_FIRST).limit(MAX_RUNS)
-        is_recent = or_(DagRun.state.in_(UNFINISHED), self._last_day() >= first.isoformat())
+        is_unfinished = DagRun.state.in_(UNFINISHED)
+        # A backfill of old dates has runs that are under way, but are not among the newest ones.
+        order = (case((is_unfinished, 0), else_=1), *NEWEST_FIRST)
+        ids = select(DagRun.id).where(DagRun.dag_id == self._dag_id).order_by(*order).limit(MAX_RUNS)
+        is_recent = or_(is_unfinished, self._last_day() >= first.isoformat())
         return self._read(session, ids, is_recent, is_brief=is_brief)
 
     def find_first_use(self, session: Session, model_id: str) -> datetime | None:
@@ -281,12 +285,15 @@ class RunQuery:
 
 def _is_result(xcom: Any, task_id: str) -> ColumnElement[bool]:
     return and_(
-        xcom.dag_run_id == DagRun.id, xcom.task_id == task_id, xcom.key == "return_value", xcom.map_index == -1
+        xcom.dag_run_id == DagRun.id, xcom.task_id == task_id, xcom.key == XCOM_RETURN_KEY, xcom.map_index == -1
     )
 
 
 def _make_run(row: Any) -> CodingRun:
-    """Return a run. It remembers those with short reports, because most have ended and stay as they are."""
+    """Return a run. It remembers those with short reports, because most have ended and stay as they are.
+
+    :param row: the id of the run in the database, then the parameters of :func:`_parse_run` in order
+    """
     is_long = len(row.plan or "") + len(row.landing or "") + len(row.conf or "") > MAX_REMEMBERED_CHARACTERS
     return _parse_run(*row[1:]) if is_long else _remember_run(*row[1:])
 

@@ -10,7 +10,7 @@ from coding_service.errors import CodingServiceError
 
 RUN_ID = "01a21bec-585c-7420-bd77-c1897b4b4dae"
 #: What only a link, a token, a credential or the input file has.
-SECRET_WORDS = ("X-Amz", "Signature", "Bearer", "eyJ", "local-secret", "baker", "bakes")
+SECRET_WORDS = ("X-Amz", "Signature", "Bearer", "eyJ", "local-secret", "baker", "bakes", "/_storage/")
 
 
 @pytest.fixture

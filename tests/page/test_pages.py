@@ -100,6 +100,19 @@ def test_today_says_that_no_night_has_started_for_too_long(client: Client, metad
     assert text.startswith("Last night did not start: the newest night is that of 2026-01-01.")
 
 
+def test_a_backfill_of_old_dates_is_under_way_however_many_newer_runs_there_are(
+    client: Client, metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("include.page.runs.MAX_RUNS", 2)
+    for number in range(3):
+        metadata.add_run(f"night-{number}", YESTERDAY, plan=make_plan(YESTERDAY), land=make_landing(YESTERDAY))
+    old = NOW - timedelta(days=2000)
+    metadata.add_run("old-dates", "2020-01-10", kind="backfill", state="running", run_after=old)
+    viewer = client("viewer")
+    assert "old-dates" in read_text(viewer.get("/").text)
+    assert find_day(viewer.get("/dates?until=2020-01-31").text, "2020-01-10") == "under way"
+
+
 def test_today_lists_dates_over_a_limit(client: Client, metadata: Metadata) -> None:
     entry = {"day": YESTERDAY, "since": YESTERDAY, "limits": "600 of 1000 records are uncoded"}
     metadata.add_run("night", YESTERDAY, plan=make_plan(YESTERDAY), land=make_landing(dates_over_limit=[entry]))
