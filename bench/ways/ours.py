@@ -59,9 +59,10 @@ def land(job: Job) -> dict[str, int]:
     ]  # fmt: skip
     staging = Staging.in_folder(coded)  # the engine can read no other folder
     warehouse = _open_warehouse(job, plan.engine_memory_mb)
+    landing_warehouse = _open_warehouse(job, plan.landing_memory_mb)
     recoding = Recoding(plan, prepared, results, warehouse, staging, _Store(), lambda operation_id: None)
     assert not recoding.next_pieces(), "every text has a result"
-    summary = land_run(plan, prepared, recoding.finish(), warehouse, staging)
+    summary = land_run(plan, prepared, recoding.finish(), landing_warehouse, staging)
     return {"texts": summary.texts, "coded": summary.coded}
 
 

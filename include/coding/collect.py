@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
@@ -19,7 +18,7 @@ from include.coding.parts import Part
 from include.coding.plan import Plan
 from include.coding.results import (
     INPUT_LINES,
-    RESULTS,
+    TABLES,
     PartResult,
     PartSummary,
     discard_part,
@@ -60,8 +59,8 @@ class CollectedPart:
 
 
 def read_part(engine: Engine, plan: Plan, part: Part, result: PartResult, staging: Staging) -> CollectedPart:
-    """Read the results of a part into the engine's table `results`, its texts without one to `unanswered`."""
-    engine.execute(RESULTS)
+    """Have the results of a part in the engine's view `results`, and add its texts without one to `unanswered`."""
+    engine.execute(TABLES)
     metadata = staging.read_text(result.metadata_uri, MAX_METADATA_BYTES) if result.metadata_uri else None
     if metadata is not None:
         metadata = metadata.replace("\0", "\ufffd")  # PostgreSQL stores no NUL
@@ -72,7 +71,7 @@ def read_part(engine: Engine, plan: Plan, part: Part, result: PartResult, stagin
 
 def log_discarded_lines(engine: Engine) -> None:
     """Log the first lines that could not be used: their parts, their numbers and their problems."""
-    engine.execute(RESULTS)
+    engine.execute(TABLES)
     lines = "SELECT * FROM discarded_lines ORDER BY part, line LIMIT ?"
     for number, line, problem in engine.execute(lines, [MAX_LISTED_LINES]).fetchall():
         log.warning("Part %d: output line %d was discarded: %s", number + 1, line, problem)
@@ -118,14 +117,21 @@ def _read_files(engine: Engine, part: Part, result: PartResult, staging: Staging
                 paths[kind] = files.enter_context(staging.open_local(str(uri)))
             except FileNotFoundError:
                 return PartSummary(problem=f"its {kind} file {uri!r} does not exist any more")
-        summary = read_results(engine, result.part, str(result.operation_id), paths["input"], paths["output"])
+        summary = read_results(engine, result.part, paths["input"], paths["output"])
         if summary.usable < part.records:
             find_unanswered(engine, result.part, paths["input"])
         return summary
 
 
-def store_results(engine: Engine, session: Session, plan: Plan, part: int, read_at: str) -> None:
-    """Add the results of a part to `coded_texts`.
+@contextmanager
+def stage_results(engine: Engine, session: Session) -> Iterator[None]:
+    """Make the results of the part that was read last available to `session` for :func:`store_results`."""
+    with session.staged("new_results", Query(engine, "FROM results")):
+        yield
+
+
+def store_results(session: Session, plan: Plan, operation_id: str, read_at: str) -> None:
+    """Add the staged results of an operation to `coded_texts`.
 
     A text that is stored already keeps its result, unless it was set aside without one. With the selection `all`,
     results that were stored before this run read the source are replaced. If any are, the checksums of earlier runs
@@ -134,71 +140,79 @@ def store_results(engine: Engine, session: Session, plan: Plan, part: int, read_
     :param read_at: when this run read the source, ISO 8601, UTC
     """
     texts, text = table(plan.schema, "coded_texts"), session.dialect.text
-    ((count,),) = engine.execute("SELECT count(*) FROM results WHERE part = ?", [part]).fetchall()
-    if not count:
-        return
-    with session.staged("new_results", Query(engine, "FROM results WHERE part = $part", {"part": part})):
-        replaced = "reason IS NOT NULL" if plan.selection == "uncoded" else "(reason IS NOT NULL OR coded_at <= ?)"
-        condition = f"topic = ? AND model_id = ? AND {replaced} AND text_key IN (SELECT text_key FROM new_results)"  # noqa: S608
-        values: list[Any] = [plan.topic, plan.model_id]
-        if plan.selection == "all":
-            values.append(datetime.fromisoformat(read_at))
-        if plan.selection == "all" or session.execute(f"SELECT 1 FROM {texts} WHERE {condition} LIMIT 1", values):  # noqa: S608
-            session.execute(f"DELETE FROM {texts} WHERE {condition}", values)  # noqa: S608
-            session.execute(
-                f"UPDATE {table(plan.schema, 'coding_runs')} SET checksum = NULL WHERE topic = ? AND model_id = ?",  # noqa: S608
-                [plan.topic, plan.model_id],
-            )
+    session.execute(
+        f"""
+        CREATE TEMPORARY TABLE stored_texts AS
+        SELECT text_key, reason, coded_at FROM {texts}
+        WHERE topic = ? AND model_id = ? AND text_key IN (SELECT text_key FROM new_results)
+        """,  # noqa: S608
+        [plan.topic, plan.model_id],
+    )
+    replaced, values = "reason IS NOT NULL", []
+    if plan.selection == "all":
+        replaced, values = "(reason IS NOT NULL OR coded_at <= ?)", [datetime.fromisoformat(read_at)]
+    if session.execute(f"SELECT 1 FROM stored_texts WHERE {replaced} LIMIT 1", values):  # noqa: S608
         session.execute(
-            f"""
-            INSERT INTO {texts}
-            SELECT text_key, CAST(? AS {text}), CAST(? AS {text}), CAST(? AS DOUBLE PRECISION), occp_text,
-                tasks_text, outcome, code, label, confidence, level, suggestions, operation_id,
-                CAST(? AS {text}), CAST(? AS TIMESTAMP), CAST(NULL AS {text})
-            FROM new_results
-            WHERE NOT EXISTS (
-                SELECT 1 FROM {texts} AS stored
-                WHERE stored.text_key = new_results.text_key AND stored.topic = ? AND stored.model_id = ?
-            )
-            """,  # noqa: S608
-            [plan.topic, plan.model_id, plan.model_version, plan.run_id, session.now(), plan.topic, plan.model_id],
+            f"DELETE FROM {texts} WHERE topic = ? AND model_id = ?"  # noqa: S608
+            f" AND text_key IN (SELECT text_key FROM stored_texts WHERE {replaced})",
+            [plan.topic, plan.model_id, *values],
         )
+        session.execute(f"DELETE FROM stored_texts WHERE {replaced}", values)  # noqa: S608
+        session.execute(
+            f"UPDATE {table(plan.schema, 'coding_runs')} SET checksum = NULL WHERE topic = ? AND model_id = ?",  # noqa: S608
+            [plan.topic, plan.model_id],
+        )
+    session.execute(
+        f"""
+        INSERT INTO {texts}
+        SELECT text_key, CAST(? AS {text}), CAST(? AS {text}), CAST(? AS DOUBLE PRECISION), occp_text,
+            tasks_text, outcome, code, label, confidence, level, suggestions, CAST(? AS {text}),
+            CAST(? AS {text}), CAST(? AS TIMESTAMP), CAST(NULL AS {text})
+        FROM new_results WHERE text_key NOT IN (SELECT text_key FROM stored_texts)
+        """,  # noqa: S608
+        [plan.topic, plan.model_id, plan.model_version, operation_id, plan.run_id, session.now()],
+    )
+    session.execute("DROP TABLE stored_texts")
 
 
-def set_texts_aside(
-    engine: Engine, session: Session, plan: Plan, path: Path, operation_id: str, outcome: str, reason: str
-) -> None:
-    """Add the texts of an input file to `coded_texts` without a result. A text that is stored already stays as it is.
-
-    :param operation_id: last operation that was to code them
-    :param reason: why they have no result
-    """
-    texts, text = table(plan.schema, "coded_texts"), session.dialect.text
+@contextmanager
+def stage_texts(engine: Engine, session: Session, path: Path) -> Iterator[None]:
+    """Make the texts of an input file available to `session` for :func:`set_texts_aside`."""
     lines = Query(
         engine,
         f"SELECT recordId AS text_key, occp_text, tasks_text FROM {INPUT_LINES}",  # noqa: S608
         {"input": escape_glob(path)},
     )
     with session.staged("texts_aside", lines):
-        session.execute(
-            f"""
-            INSERT INTO {texts} (
-                text_key, topic, model_id, model_version, occp_text, tasks_text, outcome, operation_id, run_id,
-                coded_at, reason
-            )
-            SELECT text_key, CAST(? AS {text}), CAST(? AS {text}), CAST(? AS DOUBLE PRECISION), occp_text, tasks_text,
-                CAST(? AS {text}), CAST(? AS {text}), CAST(? AS {text}), CAST(? AS TIMESTAMP), CAST(? AS {text})
-            FROM texts_aside
-            WHERE NOT EXISTS (
-                SELECT 1 FROM {texts} AS stored
-                WHERE stored.text_key = texts_aside.text_key AND stored.topic = ? AND stored.model_id = ?
-            )
-            """,  # noqa: S608
-            [
-                plan.topic, plan.model_id, plan.model_version, outcome, operation_id, plan.run_id, session.now(),
-                reason, plan.topic, plan.model_id,
-            ],
-        )  # fmt: skip
+        yield
+
+
+def set_texts_aside(session: Session, plan: Plan, operation_id: str, outcome: str, reason: str) -> None:
+    """Add the staged texts to `coded_texts` without a result. A text that is stored already stays as it is.
+
+    :param operation_id: last operation that was to code them
+    :param reason: why they have no result
+    """
+    texts, text = table(plan.schema, "coded_texts"), session.dialect.text
+    session.execute(
+        f"""
+        INSERT INTO {texts} (
+            text_key, topic, model_id, model_version, occp_text, tasks_text, outcome, operation_id, run_id,
+            coded_at, reason
+        )
+        SELECT text_key, CAST(? AS {text}), CAST(? AS {text}), CAST(? AS DOUBLE PRECISION), occp_text, tasks_text,
+            CAST(? AS {text}), CAST(? AS {text}), CAST(? AS {text}), CAST(? AS TIMESTAMP), CAST(? AS {text})
+        FROM texts_aside
+        WHERE NOT EXISTS (
+            SELECT 1 FROM {texts} AS stored
+            WHERE stored.text_key = texts_aside.text_key AND stored.topic = ? AND stored.model_id = ?
+        )
+        """,  # noqa: S608
+        [
+            plan.topic, plan.model_id, plan.model_version, outcome, operation_id, plan.run_id, session.now(),
+            reason, plan.topic, plan.model_id,
+        ],
+    )  # fmt: skip
 
 
 def find_control_text(session: Session, plan: Plan) -> tuple[str, str, str] | None:

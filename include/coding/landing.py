@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from include.coding.claims import claim_topic, release_dates
-from include.coding.collect import NO_RESULT, set_texts_aside
-from include.coding.engine import Engine, open_engine
+from include.coding.collect import NO_RESULT, set_texts_aside, stage_texts
+from include.coding.engine import open_engine
 from include.coding.errors import IncompleteError
 from include.coding.handoff import Count, Day, Handoff, RunId
 from include.coding.limits import LimitError
@@ -31,6 +31,7 @@ from include.coding.run_log import (
     record_run,
     run_filter,
 )
+from include.coding.staged_records import look_up_results, stage_records
 from include.coding.staging import Staging
 from include.coding.tables import table
 from include.warehouse.warehouse import Session, Warehouse
@@ -82,11 +83,15 @@ def land(
     """
     _check_complete(plan, collected)
     runs = table(plan.schema, "coding_runs")  # locked by every writer of results or codes, so that they take turns
-    with ExitStack() as files, open_engine(staging.scratch, "land", plan.engine_memory_mb) as engine:
+    with ExitStack() as files, open_engine(staging.scratch, "land", plan.staging_memory_mb) as engine:
         records = _open_file(files, staging, prepared.records_uri)
+        answers = _open_file(files, staging, prepared.answers_uri)
         unresolved = _open_file(files, staging, collected.unresolved_uri)
         with (
             warehouse.session() as session,
+            # before the lock, because others wait for it
+            stage_records(engine, session, records, answers) if records and answers else nullcontext(),
+            stage_texts(engine, session, unresolved) if unresolved else nullcontext(),
             _remember_dates_over_limit(session, plan),
             session.transaction(lock=runs),
         ):
@@ -98,8 +103,11 @@ def land(
                 run = confirm_published(plan, published, later_spans)
                 record_dates_over_limit(session, plan, {}, list_read_dates(plan, later_spans))
             else:
-                with _unresolved_texts(engine, session, plan, unresolved):
-                    run = publish(engine, session, plan, prepared, records, later_spans)
+                with (
+                    _unresolved_texts(session, plan) if unresolved else nullcontext(),
+                    look_up_results(session, plan),
+                ):
+                    run = publish(session, plan, prepared, later_spans)
             # Dates that were skipped for a later run are missing from what was read.
             is_whole = run.read == prepared.read and unresolved is None
             record_run(session, plan, prepared.read_at, prepared.checksum if is_whole else None, run)
@@ -153,12 +161,9 @@ def _describe_next_step(plan: Plan) -> str:
 
 
 @contextmanager
-def _unresolved_texts(engine: Engine, session: Session, plan: Plan, path: Path | None) -> Iterator[None]:
-    """Have texts without a result in `coded_texts` as uncoded within the block, in a transaction of `session`."""
-    if path is None:
-        yield
-        return
-    set_texts_aside(engine, session, plan, path, "", "uncoded", NO_RESULT)
+def _unresolved_texts(session: Session, plan: Plan) -> Iterator[None]:
+    """Have the staged texts in `coded_texts` as uncoded within the block, in a transaction of `session`."""
+    set_texts_aside(session, plan, "", "uncoded", NO_RESULT)
     yield
     texts = table(plan.schema, "coded_texts")
     session.execute(f"DELETE FROM {texts} WHERE run_id = ? AND operation_id = ''", [plan.run_id])  # noqa: S608

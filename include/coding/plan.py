@@ -163,6 +163,16 @@ class Plan(Handoff):
         return self.memory_mb * 3 // 8
 
     @property
+    def staging_memory_mb(self) -> int:
+        """Megabytes for the engine of a task that only reads staged files for the warehouse."""
+        return self.memory_mb // 8
+
+    @property
+    def landing_memory_mb(self) -> int:
+        """Megabytes for an embedded warehouse that joins the records of a run, beside an engine that only reads."""
+        return self.memory_mb * 3 // 4
+
+    @property
     def dates(self) -> tuple[date, date]:
         """First and last response date."""
         return date.fromisoformat(self.from_date), date.fromisoformat(self.to_date)

@@ -38,6 +38,7 @@ from include.coding.run_log import (
 from include.coding.source import SourceSnapshot, materialize_source, open_source
 from include.coding.source_access import DEFAULT_ACCESS, SourceAccess
 from include.coding.source_files import find_file
+from include.coding.staged_records import look_up_results, stage_records
 from include.coding.staging import Staging
 from include.coding.tables import create_tables, table
 from include.coding.texts import RULES
@@ -46,10 +47,11 @@ from include.warehouse.warehouse import Session, Warehouse
 
 #: Number of earlier operations of a similar size whose median is the expected duration.
 SIMILAR_OPERATIONS = 5
-#: SQL of a hash of the texts of an answer.
-PAIR_HASH = "hash({0}, {1})"
-#: SQL condition that a record has the texts of an answer, and the reason why the record is rejected.
-_HAS_SAME_TEXTS = "occp_text IS NOT DISTINCT FROM raw_occp AND tasks_text IS NOT DISTINCT FROM raw_tasks"
+#: SQL of a hash of the texts of an answer, of 63 bits, because PostgreSQL has no unsigned numbers.
+PAIR_HASH = "CAST(hash({0}, {1}) >> 1 AS BIGINT)"
+#: The answers as SQL that follows JOIN, without the cleaned texts, which have the names of those of a record.
+_ANSWERS = "(SELECT * EXCLUDE (occp_text, tasks_text) FROM answers) AS answers"
+#: SQL of the reason why a record is rejected.
 _REASON = "CASE WHEN record_id <> '' THEN reason ELSE 'no_record_id' END"
 
 log = logging.getLogger(__name__)
@@ -62,8 +64,9 @@ class Prepared(Handoff):
     :param read_at: when the source was read, ISO 8601, UTC
     :param checksum: of the records
     :param unchanged: whether exactly these records are published already, so that there is nothing to do
-    :param records_uri: Parquet file of the run's records: record_id, occurrence, response_date, text_key, reason;
-        None if unchanged
+    :param records_uri: Parquet file of the run's records: record_id, occurrence, response_date, answer (the number of
+        its texts), reason; None if unchanged
+    :param answers_uri: Parquet file of the answers that are not rejected: answer, text_key; None if unchanged
     :param read, undated: records of the dates, and records of the source that have no date
     :param unreadable_dates, unreadable_examples: records of the source with a date that cannot be read; places and
         shapes of some of these dates
@@ -81,6 +84,7 @@ class Prepared(Handoff):
     checksum: ShortText
     unchanged: bool
     records_uri: RunFile | None
+    answers_uri: RunFile | None
     parts: tuple[Part, ...]
     read: Count
     undated: Count
@@ -136,10 +140,11 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAc
                     log.info("Run %r has published exactly these records: nothing to do", published.run_id)
                     return replace(_describe_published(plan, published, checksum, snapshot), notes=notes)
             materialize_source(plan, engine)
-            validate_answers(engine, plan)
-            records = staging.scratch / "records.parquet"
-            rejected = write_records(engine, plan, records, read)
-        reasons, dates_over_limit, warnings = _check_limits(engine, plan, warehouse, records)
+            condition = validate_answers(engine, plan)
+            records, answers = staging.scratch / "records.parquet", staging.scratch / "answers.parquet"
+            rejected = write_records(engine, plan, condition, records, read)
+        write_answers(engine, answers)
+        reasons, dates_over_limit, warnings = _check_limits(engine, plan, warehouse, records, answers)
         for warning in warnings:
             log.warning("%s", warning)
         texts, known_texts = find_new_texts(engine, plan, warehouse, records, dates_over_limit)
@@ -148,10 +153,10 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAc
             f"{rejected:,}", format_reasons(reasons) or "no reason", f"{texts:,}", f"{known_texts:,}",
         )  # fmt: skip
         parts = _add_expected_durations(write_parts(engine, plan, staging), plan, warehouse)
-    records_uri = staging.keep(records)
+    records_uri, answers_uri = staging.keep(records), staging.keep(answers)
     return Prepared(
-        read_at, checksum, False, records_uri, parts, read, undated, rejected, texts, known_texts, *skipped, reasons,
-        dates_over_limit, warnings, notes,
+        read_at, checksum, False, records_uri, answers_uri, parts, read, undated, rejected, texts, known_texts,
+        *skipped, reasons, dates_over_limit, warnings, notes,
     )  # fmt: skip
 
 
@@ -165,7 +170,7 @@ def _describe_published(plan: Plan, published: PublishedRun, checksum: str, snap
     if not plan.changed_only and (limits := describe_exceeded_limits(plan, read, rejected, published.uncoded)):
         warnings = [_refuse(plan, limits)]
     return Prepared(
-        snapshot.read_at, checksum, True, None, (), read, snapshot.undated, rejected, texts, texts,
+        snapshot.read_at, checksum, True, None, None, (), read, snapshot.undated, rejected, texts, texts,
         snapshot.unreadable_dates, snapshot.unreadable_examples, snapshot.empty_rows, warnings=tuple(warnings),
     )  # fmt: skip
 
@@ -190,10 +195,15 @@ def compute_checksum(engine: Engine, plan: Plan) -> tuple[int, str]:
     return records, hashlib.sha256(content.encode()).hexdigest()
 
 
-def validate_answers(engine: Engine, plan: Plan) -> None:
-    """Create the table `answers`: each distinct pair of raw texts with its key, or the reason why it is rejected.
+def validate_answers(engine: Engine, plan: Plan, pair_hash: str = PAIR_HASH) -> str:
+    """Create the table `answers`: each distinct pair of raw texts with a number, and with its key or the reason why
+    it is rejected. Return the SQL condition that a record has such a pair.
 
-    Most answers occur many times, so validating each pair once saves most of the time.
+    Most answers occur many times, so validating each pair once saves most of the time. Its number is the hash of its
+    texts, by which records find their answers in a fraction of the time and of the memory that the texts take. If two
+    answers have the same hash, the answers are counted instead, and records find them by their texts.
+
+    :param pair_hash: SQL of a hash of two texts
     """
     clean = "clean_text({0})" if plan.clean else "coalesce({0}, '')"
     execute_within_memory(
@@ -207,42 +217,56 @@ def validate_answers(engine: Engine, plan: Plan) -> None:
         ), validated AS (
             SELECT *, reject_reason(occp_text, tasks_text, $max_characters) AS reason FROM cleaned
         )
-        SELECT *, CASE WHEN reason IS NULL THEN text_key(occp_text, tasks_text) END AS text_key FROM validated
+        SELECT *, {pair_hash.format("raw_occp", "raw_tasks")} AS answer,
+            CASE WHEN reason IS NULL THEN text_key(occp_text, tasks_text) END AS text_key
+        FROM validated
         """,  # noqa: S608
         {"max_characters": plan.max_characters},
     )
+    query = "SELECT count(*) = count(DISTINCT answer) FROM answers"
+    ((is_unique,),) = execute_within_memory(engine, query).fetchall()
+    if is_unique:
+        return f"CASE WHEN record_id <> '' THEN {pair_hash.format('occp_text', 'tasks_text')} END = answers.answer"
+    execute_within_memory(
+        engine,
+        "CREATE OR REPLACE TABLE answers AS SELECT * REPLACE (row_number() OVER () AS answer) FROM answers",
+    )
+    return "record_id <> '' AND occp_text IS NOT DISTINCT FROM raw_occp AND tasks_text IS NOT DISTINCT FROM raw_tasks"
 
 
-def find_rejected_rows(engine: Engine, count: int) -> list[tuple[str, int, list[dict[str, Any]]]]:
+def find_rejected_rows(engine: Engine, condition: str, count: int) -> list[tuple[str, int, list[dict[str, Any]]]]:
     """Return for each reason, the most frequent first, how many records of the engine's `numbered_source` it rejects,
     and where the first ones are: their `part` and `row`.
 
+    :param condition: SQL condition that a record has an answer, of :func:`validate_answers`
     :param count: how many of them
     """
     return execute_within_memory(
         engine,
         f"""
         SELECT reason, count(*), min({{'part': source_part, 'row': source_row}}, {count}) FROM (
-            SELECT source_part, source_row, {_REASON} AS reason FROM numbered_source
-            LEFT JOIN (SELECT raw_occp, raw_tasks, reason FROM answers WHERE reason IS NOT NULL)
-            ON {_HAS_SAME_TEXTS}
+            SELECT source_part, source_row, {_REASON} AS reason
+            FROM numbered_source LEFT JOIN {_ANSWERS} ON {condition}
         ) WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1
         """,  # noqa: S608
     ).fetchall()
 
 
-def write_records(engine: Engine, plan: Plan, path: Path, read: int, pair_hash: str = PAIR_HASH) -> int:
-    """Write all records of the run, and return how many are rejected.
+def write_records(engine: Engine, plan: Plan, condition: str, path: Path, read: int) -> int:
+    """Write all records of the run with the numbers of their answers, and return how many are rejected.
 
     Records with the same id and day are numbered by their text keys, so that every attempt numbers them equally.
 
-    :param pair_hash: SQL of a hash of two texts
+    :param condition: SQL condition that a record has an answer, of :func:`validate_answers`
     """
-    select = number_records(engine, pair_hash)
+    columns = "record_id, CAST(occurrence AS INTEGER) AS occurrence, response_date, answer, reason"
+    select = f"SELECT {columns} FROM ({number_records(engine, condition)})"  # noqa: S608
     # Small row groups, because the writer holds two of them in memory beside the join.
     copy_to_file(engine, select, path, "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20480")
     ((rows, rejected, validated),) = engine.execute(
-        "SELECT count(*), count(reason), count(coalesce(reason, text_key)) FROM read_parquet(?)", [escape_glob(path)]
+        "SELECT count(*), count(reason), count(*) FILTER (reason IS NOT NULL OR answer IS NOT NULL)"
+        " FROM read_parquet(?)",
+        [escape_glob(path)],
     ).fetchall()
     if not rows == validated == read:
         path.unlink()
@@ -250,13 +274,20 @@ def write_records(engine: Engine, plan: Plan, path: Path, read: int, pair_hash: 
     return int(rejected)
 
 
-def number_records(engine: Engine, pair_hash: str = PAIR_HASH, columns: str = "") -> str:
-    """Return a query for all records of `source` with the keys of their texts, or why they are rejected, and with
-    numbers that distinguish records with the same id and day. It needs the table `answers`.
+def number_records(engine: Engine, condition: str, columns: str = "") -> str:
+    """Return a query for all records of `source` with the numbers of their answers and the keys of their texts, or
+    why they are rejected, and with numbers that distinguish records with the same id and day. It needs the table
+    `answers`.
 
+    :param condition: SQL condition that a record has an answer, of :func:`validate_answers`
     :param columns: further columns of `source`, each after a comma
     """
-    records = _select_validated_records(engine, pair_hash, columns)
+    records = f"""
+        SELECT record_id, response_date, answer, text_key, {_REASON} AS reason{columns}
+        FROM (SELECT * REPLACE (coalesce(record_id, '') AS record_id) FROM source)
+        {{join}} JOIN repeated_ids USING (response_date, record_id)
+        LEFT JOIN {_ANSWERS} ON {condition}
+    """  # noqa: S608
     execute_within_memory(
         engine,
         "CREATE TABLE repeated_ids AS SELECT response_date, coalesce(record_id, '') AS record_id"
@@ -272,32 +303,10 @@ def number_records(engine: Engine, pair_hash: str = PAIR_HASH, columns: str = ""
     return f"SELECT *, 1 AS occurrence FROM ({records.format(join='ANTI')}) UNION ALL FROM repeated_records"  # noqa: S608
 
 
-def _select_validated_records(engine: Engine, pair_hash: str, columns: str) -> str:
-    """Return a query for the records whose id occurs once on a day (`join` is ANTI) or more often (SEMI).
-
-    Each record is joined to its answer by the hash of its two texts, which takes a fraction of the time and of the
-    memory that the texts take. If two answers of this run have the same hash, the texts are joined.
-    """
-    record_hash, answer_hash = pair_hash.format("occp_text", "tasks_text"), pair_hash.format("raw_occp", "raw_tasks")
-    answer, condition = f"{answer_hash} AS answer_hash", f"{record_hash} = answer_hash"
-    if _has_duplicates(engine, answer_hash):
-        answer = "raw_occp, raw_tasks"
-        condition = _HAS_SAME_TEXTS
-    return f"""
-        SELECT record_id, response_date,
-            CASE WHEN record_id <> '' THEN text_key END AS text_key,
-            {_REASON} AS reason{columns}
-        FROM (SELECT * REPLACE (coalesce(record_id, '') AS record_id) FROM source)
-        {{join}} JOIN repeated_ids USING (response_date, record_id)
-        LEFT JOIN (SELECT {answer}, text_key, reason FROM answers) ON {condition}
-    """  # noqa: S608
-
-
-def _has_duplicates(engine: Engine, expression: str) -> bool:
-    """Return whether an SQL expression has the same value for two of the answers."""
-    query = f"SELECT count(*) > count(DISTINCT {expression}) FROM answers"  # noqa: S608
-    ((has_duplicates,),) = execute_within_memory(engine, query).fetchall()
-    return bool(has_duplicates)
+def write_answers(engine: Engine, path: Path) -> None:
+    """Write the keys of the texts of the answers that are not rejected, by the numbers of the answers."""
+    select = "SELECT answer, text_key FROM answers WHERE reason IS NULL"
+    copy_to_file(engine, select, path, "FORMAT parquet, COMPRESSION zstd")
 
 
 #: Rejected records, by response date and reason: the run's records are a Parquet file, $path.
@@ -308,17 +317,17 @@ _REASONS_BY_DATE = """
 
 
 def _check_limits(
-    engine: Engine, plan: Plan, warehouse: Warehouse, path: Path
+    engine: Engine, plan: Plan, warehouse: Warehouse, records: Path, answers: Path
 ) -> tuple[dict[str, int], dict[str, str], tuple[str, ...]]:
     """Check the share of rejected records before anything is sent: that of the run, or with `changed_only` that of
     each date. Return the rejected records by reason, the dates over a limit, and warnings.
 
-    :param path: the run's records, Parquet
+    :param records, answers: the run's records and answers, Parquet
     :raises LimitError: the run, or its last date, exceeds the limit; that date is recorded
     """
     run: Counter[str | None] = Counter()
     dates: dict[date, Counter[str | None]] = {}
-    for day, reason, count in engine.execute(_REASONS_BY_DATE, {"path": escape_glob(path)}).fetchall():
+    for day, reason, count in engine.execute(_REASONS_BY_DATE, {"path": escape_glob(records)}).fetchall():
         run[reason] += count
         dates.setdefault(day, Counter())[reason] += count
     reasons = {reason: count for reason, count in run.most_common() if reason}
@@ -327,7 +336,7 @@ def _check_limits(
         return reasons, {}, tuple(filter(None, [_refuse(plan, limits) if limits else "", unchecked]))
     over_limit = {day: limits for day, counts in dates.items() if (limits := _describe_limits(plan, counts)[0])}
     if over_limit:
-        for day in _find_published_dates(engine, plan, warehouse, path, set(over_limit)):
+        for day in _find_published_dates(engine, plan, warehouse, records, answers, set(over_limit)):
             del over_limit[day]
     last, warnings = plan.dates[1], []
     if last in over_limit:
@@ -353,16 +362,15 @@ def _describe_limits(plan: Plan, counts: Counter[str | None]) -> tuple[str, str]
     )
 
 
-def _find_published_dates(engine: Engine, plan: Plan, warehouse: Warehouse, path: Path, days: set[date]) -> set[date]:
+def _find_published_dates(
+    engine: Engine, plan: Plan, warehouse: Warehouse, records: Path, answers: Path, days: set[date]
+) -> set[date]:
     """Return which of these dates are published with exactly the run's records, so that no limit matters any more."""
-    columns = "record_id, CAST(occurrence AS INTEGER) AS occurrence, response_date, text_key, reason"
-    values = {"path": escape_glob(path), "days": sorted(days)}
-    records = Query(
-        engine,
-        f"SELECT {columns} FROM read_parquet($path) WHERE response_date IN (SELECT unnest($days))",  # noqa: S608
-        values,
-    )
-    with warehouse.session(read_only=True) as session, session.staged("staged_records", records):
+    with (
+        warehouse.session(read_only=True) as session,
+        stage_records(engine, session, records, answers, days),
+        look_up_results(session, plan),
+    ):
         return find_unchanged_dates(session, plan, days)
 
 
@@ -381,8 +389,7 @@ def find_new_texts(
     """
     days = [date.fromisoformat(day) for day in dates_over_limit]
     selected = (
-        " AND text_key IN (SELECT text_key FROM read_parquet($path)"
-        " WHERE response_date NOT IN (SELECT unnest($days)))"
+        " AND answer IN (SELECT answer FROM read_parquet($path) WHERE response_date NOT IN (SELECT unnest($days)))"
         if days
         else ""
     )

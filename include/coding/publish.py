@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
 
 from include.coding.collect import REFUSED_BY_SERVICE
-from include.coding.engine import Engine
 from include.coding.errors import AuditError, IncompleteError
-from include.coding.files import escape_glob
 from include.coding.limits import describe_exceeded_limits, describe_unchecked_limits, make_limit_error
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared
@@ -25,8 +22,8 @@ from include.coding.run_log import (
     run_filter,
     select_dates,
 )
+from include.coding.staged_records import RECORDS_WITH_RESULTS
 from include.coding.tables import table
-from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.warehouse import Session
 
 _SKIPPED_FOR_LATER_RUN = "Skipped these dates, because another run read them later: %s"
@@ -55,15 +52,13 @@ def confirm_published(plan: Plan, published: PublishedRun | None, later_spans: S
     )
 
 
-def publish(
-    engine: Engine, session: Session, plan: Plan, prepared: Prepared, path: Path, later_spans: Sequence[Span]
-) -> PublishedRun:
+def publish(session: Session, plan: Plan, prepared: Prepared, later_spans: Sequence[Span]) -> PublishedRun:
     """Replace the published rows of the run's dates with its records, within a transaction of `session`.
 
     Dates that :func:`_find_skipped_dates` returns stay as they are. Those of them that exceed a limit are recorded in
     `dates_over_limit`; the rows there of other dates that this run has read are removed.
 
-    :param path: the run's records, Parquet
+    :param session: has the staged records of the run, and the results of their texts
     :param later_spans: spans of dates that other runs read later
     :raises AuditError: the counts do not add up; the caller rolls back
     :raises LimitError: a limit is exceeded; the caller rolls back
@@ -74,33 +69,27 @@ def publish(
             f" {count} are published: check that the source is loaded. To remove them, delete them from coded_records"
         )
     records = table(plan.schema, "coded_records")
-    columns = "record_id, CAST(occurrence AS INTEGER) AS occurrence, response_date, text_key, reason"
-    staged_records = Query(engine, f"SELECT {columns} FROM read_parquet($path)", {"path": escape_glob(path)})  # noqa: S608
-    model, text = [plan.topic, plan.model_id], session.dialect.text
+    text = session.dialect.text
     read, rejected = prepared.read, prepared.rejected
-    with session.staged("staged_records", staged_records):
-        skipped, over_limit = _find_skipped_dates(session, plan, prepared, later_spans)
-        condition, values = exclude_dates(skipped)
-        if skipped:
-            query = f"SELECT count(*), count(reason) FROM staged_records WHERE true{condition}"  # noqa: S608
-            ((read, rejected),) = session.execute(query, values)
-        dates, date_values = run_filter(plan)
-        session.execute(f"DELETE FROM {records} WHERE {dates}{condition}", [*date_values, *values])  # noqa: S608
-        session.execute(
-            f"""
-            INSERT INTO {records}
-            SELECT record_id, occurrence, response_date,
-                CAST(? AS {text}), CAST(? AS {text}), CAST(? AS DOUBLE PRECISION),
-                CASE WHEN staged_records.reason IS NOT NULL THEN 'rejected' ELSE coalesce(outcome, 'lost') END,
-                code, label, confidence, level, suggestions, coalesce(staged_records.reason, texts.reason),
-                staged_records.text_key, nullif(operation_id, ''),
-                CAST(? AS {text}), coalesce(coded_at, CAST(? AS TIMESTAMP))
-            FROM staged_records LEFT JOIN {table(plan.schema, "coded_texts")} AS texts
-                ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
-            WHERE true{condition}
-            """,  # noqa: S608
-            [*model, plan.model_version, plan.run_id, session.now(), *model, *values],
-        )
+    skipped, over_limit = _find_skipped_dates(session, plan, prepared, later_spans)
+    condition, values = exclude_dates(skipped)
+    if skipped:
+        query = f"SELECT count(*), count(reason) FROM staged_records WHERE true{condition}"  # noqa: S608
+        ((read, rejected),) = session.execute(query, values)
+    dates, date_values = run_filter(plan)
+    session.execute(f"DELETE FROM {records} WHERE {dates}{condition}", [*date_values, *values])  # noqa: S608
+    session.execute(
+        f"""
+        INSERT INTO {records}
+        SELECT record_id, occurrence, response_date,
+            CAST(? AS {text}), CAST(? AS {text}), CAST(? AS DOUBLE PRECISION),
+            CASE WHEN staged_records.reason IS NOT NULL THEN 'rejected' ELSE coalesce(outcome, 'lost') END,
+            code, label, confidence, level, suggestions, coalesce(staged_records.reason, answer_results.reason),
+            text_key, nullif(operation_id, ''), CAST(? AS {text}), coalesce(coded_at, CAST(? AS TIMESTAMP))
+        FROM {RECORDS_WITH_RESULTS} WHERE true{condition}
+        """,  # noqa: S608
+        [plan.topic, plan.model_id, plan.model_version, plan.run_id, session.now(), *values],
+    )
     where = (dates + condition, [*date_values, *values])
     run = PublishedRun(plan.run_id, read, *_audit(session, plan, where, read, rejected), prepared.texts)
     _check_run_shares(plan, run, prepared.rejected_by_reason if run.rejected == prepared.rejected else None)
@@ -160,11 +149,8 @@ def _find_dates_over_limit(session: Session, plan: Plan, prepared: Prepared, day
         SELECT response_date, count(*),
             count(CASE WHEN staged_records.reason IS NOT NULL OR outcome = 'rejected' THEN 1 END),
             count(CASE WHEN outcome = 'uncoded' THEN 1 END)
-        FROM staged_records LEFT JOIN {table(plan.schema, "coded_texts")} AS texts
-            ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
-        GROUP BY response_date ORDER BY response_date
-        """,  # noqa: S608
-        [plan.topic, plan.model_id],
+        FROM {RECORDS_WITH_RESULTS} GROUP BY response_date ORDER BY response_date
+        """  # noqa: S608
     )
     over_limit = {}
     for day, read, rejected, uncoded in counts:

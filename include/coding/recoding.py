@@ -12,7 +12,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -28,6 +28,8 @@ from include.coding.collect import (
     log_discarded_lines,
     read_part,
     set_texts_aside,
+    stage_results,
+    stage_texts,
     store_operations,
     store_results,
 )
@@ -261,7 +263,7 @@ class Recoding:
             collected = self._keep_parts(engine, part_results, errors)
             log_discarded_lines(engine)
             if controls:
-                with self._open_session() as session:
+                with self._warehouse.session() as session, self._open_transaction(session):
                     store_operations(session, self.plan, controls, errors)
             files = {
                 entry.part.part: self._write_unanswered(engine, entry.part.part)
@@ -279,8 +281,14 @@ class Recoding:
             entry = read_part(engine, self.plan, part, result, self._staging)
             collected.append(entry)
             try:
-                with self._open_session() as session:
-                    store_results(engine, session, self.plan, result.part, self._prepared.read_at)
+                with (
+                    self._warehouse.session() as session,
+                    # before the lock, because others wait for it
+                    stage_results(engine, session) if entry.summary.usable else nullcontext(),
+                    self._open_transaction(session),
+                ):
+                    if entry.summary.usable:
+                        store_results(session, self.plan, str(result.operation_id), self._prepared.read_at)
                     store_operations(session, self.plan, [entry], errors)
             except WarehouseBusyError:
                 raise
@@ -410,10 +418,14 @@ class Recoding:
         aside += [(piece.input_uri, piece, "rejected", REFUSED_BY_SERVICE) for piece in refused]
         if not aside:
             return
-        with self._open_engine() as engine, self._open_session() as session:
+        with self._open_engine() as engine, self._warehouse.session() as session:
             for uri, piece, outcome, reason in aside:
-                with self._open_input_file(str(uri)) as path:
-                    set_texts_aside(engine, session, self.plan, path, str(piece.operation_id), outcome, reason)
+                with (
+                    self._open_input_file(str(uri)) as path,
+                    stage_texts(engine, session, path),
+                    self._open_transaction(session),
+                ):
+                    set_texts_aside(session, self.plan, str(piece.operation_id), outcome, reason)
 
     def _write_unresolved(self, uris: Sequence[str]) -> str | None:
         if not uris:
@@ -468,12 +480,9 @@ class Recoding:
         with open_engine(self._staging.scratch, "collect", self.plan.engine_memory_mb) as engine:
             yield engine
 
-    @contextmanager
-    def _open_session(self) -> Iterator[Session]:
-        """Yield a session within a transaction; all writers of results or codes take turns."""
-        lock = table(self.plan.schema, "coding_runs")
-        with self._warehouse.session() as session, session.transaction(lock=lock):
-            yield session
+    def _open_transaction(self, session: Session) -> AbstractContextManager[None]:
+        """Return a transaction; all writers of results or codes take turns."""
+        return session.transaction(lock=table(self.plan.schema, "coding_runs"))
 
 
 def identify_operations(parts: Sequence[Part], part_results: Sequence[PartResult]) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -29,11 +30,9 @@ MAX_MODEL_CHARACTERS = 100
 
 log = logging.getLogger(__name__)
 
-RESULTS = """
-CREATE TABLE IF NOT EXISTS results (
-    part INTEGER, operation_id VARCHAR, text_key VARCHAR, occp_text VARCHAR, tasks_text VARCHAR, outcome VARCHAR,
-    code VARCHAR, label VARCHAR, confidence DOUBLE, level INTEGER, suggestions VARCHAR
-);
+#: The tables of all parts, and a database in memory for those of one part, because a table on disk is compressed.
+TABLES = """
+ATTACH IF NOT EXISTS ':memory:' AS memory;
 CREATE TABLE IF NOT EXISTS discarded_lines (part INTEGER, line BIGINT, problem VARCHAR);
 CREATE TABLE IF NOT EXISTS unanswered (part INTEGER, recordId VARCHAR, occp_text VARCHAR, tasks_text VARCHAR);
 """
@@ -50,18 +49,23 @@ _LINE_TYPE = json.dumps(
     }
 )
 
-#: The lines, and the first problem of each. A contradiction is never resolved by guessing (docs/service-contract.md
-#: 8.23, 8.24). They are stored before they are joined, so that the engine needs memory for one step at a time.
+#: The lines of an output file, whose path is the parameter `output`.
+_OUTPUT_LINES = f"""read_csv($output, header = false, auto_detect = false, columns = {{'text': 'VARCHAR'}},
+    delim = chr(1), quote = '', escape = '', max_line_size = {MAX_LINE_BYTES}, buffer_size = {64 * MAX_LINE_BYTES})"""
+
+#: SQL of the number of a line. Lines without numbers are parsed by several threads.
+_NO_LINE_NUMBER, _LINE_NUMBER = "CAST(NULL AS BIGINT)", "row_number() OVER ()"
+
+#: The `numbered_lines`, and the first problem of each. A contradiction is never resolved by guessing
+#: (docs/service-contract.md 8.23, 8.24).
 _PARSE_LINES = f"""
-CREATE OR REPLACE TEMP TABLE lines AS
-WITH numbered_lines AS (
-    SELECT row_number() OVER () AS line, coalesce(text, '') AS text
-    FROM read_csv($output, header = false, auto_detect = false, columns = {{'text': 'VARCHAR'}}, delim = chr(1),
-        quote = '', escape = '', max_line_size = {MAX_LINE_BYTES}, buffer_size = {64 * MAX_LINE_BYTES})
-), parsed_lines AS (
-    SELECT line, text = chr(2) AS is_long, has_repeated_name(text) AS is_ambiguous,
-        CASE WHEN NOT is_ambiguous THEN from_json(text, '{_LINE_TYPE}') END AS member
+, checked_lines AS (
+    SELECT line, text, has_repeated_name(text) AS is_ambiguous
     FROM numbered_lines WHERE NOT regexp_full_match(text, '[ \r]*')
+), parsed_lines AS (
+    SELECT line, text = chr(2) AS is_long, is_ambiguous,
+        CASE WHEN NOT is_ambiguous THEN from_json(text, '{_LINE_TYPE}') END AS member
+    FROM checked_lines
 ), fields AS (
     SELECT line, is_long, is_ambiguous, is_ambiguous IS NOT NULL AS is_object,
         coalesce(nullif(member.recordId, ''), text_key(member.input.occp_text, member.input.tasks_text)) AS text_key,
@@ -105,7 +109,7 @@ INPUT_LINES = """read_json($input, format = 'newline_delimited',
 
 #: The lines, matched with the texts that were sent.
 _MATCH_LINES = f"""
-CREATE OR REPLACE TEMP TABLE matched_lines AS
+CREATE OR REPLACE TABLE memory.matched_lines AS
 WITH sent AS (FROM {INPUT_LINES})
 SELECT lines.* EXCLUDE (echo, problem), input.occp_text, input.tasks_text,
     coalesce(echo.occp_text <> input.occp_text OR echo.tasks_text <> input.tasks_text, false) AS is_echo_different,
@@ -124,15 +128,25 @@ SELECT $part, input.recordId, input.occp_text, input.tasks_text
 FROM {INPUT_LINES} AS input ANTI JOIN results ON results.text_key = input.recordId
 """  # noqa: S608
 
+#: SQL of the names in documented lines, in their inputs and in their results, which take little time to compare.
+_LINE_NAMES = "['recordId', 'codeStatus', 'input', 'result', 'suggestions']"
+_DOCUMENTED_NAMES = ", ".join(
+    f"[{_LINE_NAMES}, {input_names}, {result_names}, NULL]"
+    for input_names in ("['recordId', 'occp_text', 'tasks_text']", "['occp_text', 'tasks_text']")
+    for result_names in ("['codeCategory', 'codeLabel', 'codeConfidence']", "[]")
+)
+
 #: Whether a name that we use stands twice in a JSON object, or in its input or result; NULL if the text is no object.
-_HAS_REPEATED_NAME = """
+_HAS_REPEATED_NAME = f"""
 CREATE OR REPLACE TEMP MACRO list_our_names(names) AS list_filter(names, lambda name: name IN (
     'recordId', 'codeStatus', 'input', 'result', 'suggestions', 'occp_text', 'tasks_text',
     'codeCategory', 'codeLabel', 'codeConfidence'));
 CREATE OR REPLACE TEMP MACRO has_repeated_names(names) AS
     coalesce(len(list_distinct(list_our_names(names))) < len(list_our_names(names)), false);
-CREATE OR REPLACE TEMP MACRO has_repeated_name(text) AS
-    CASE WHEN json_valid(text) AND json_type(text) = 'OBJECT' THEN has_repeated_names(json_keys(text))
+CREATE OR REPLACE TEMP MACRO has_repeated_name(text) AS CASE
+    WHEN TRY(json_keys(text, ['$', '$.input', '$.result', '$.result[0]'])) IN ({_DOCUMENTED_NAMES}) THEN false
+    WHEN NOT json_valid(text) OR json_type(text) <> 'OBJECT' THEN NULL
+    ELSE has_repeated_names(json_keys(text))
         OR has_repeated_names(json_keys(text, '$.input')) OR has_repeated_names(json_keys(text, '$.result'))
         OR has_repeated_names(json_keys(text, '$.result[0]')) END
 """
@@ -145,33 +159,40 @@ CREATE OR REPLACE TEMP MACRO echo_letters(texts) AS
 _COUNT_DIFFERENCES = """
 SELECT count(*), count(*) FILTER (is_echo_different), count(*) FILTER (is_label_changed),
     count(*) FILTER (code IS NOT NULL AND NOT regexp_full_match(code, '[0-9]{1,6}'))
-FROM matched_lines WHERE problem IS NULL
+FROM memory.matched_lines WHERE problem IS NULL
 """
 
 _FIND_REPEATED_KEYS = """
-CREATE OR REPLACE TEMP TABLE repeated_keys AS
+CREATE OR REPLACE TABLE memory.repeated_keys AS
+WITH repeated AS (
+    SELECT text_key FROM memory.matched_lines WHERE problem IS NULL GROUP BY text_key HAVING count(*) > 1
+)
 SELECT text_key, min(line) AS first_line,
     count(DISTINCT (code, label, confidence_text, suggestions)) = 1 AS is_consistent
-FROM matched_lines WHERE problem IS NULL GROUP BY text_key HAVING count(*) > 1
+FROM memory.matched_lines SEMI JOIN repeated USING (text_key) WHERE problem IS NULL GROUP BY text_key
+"""
+
+_COUNT_PROBLEMS = """
+SELECT (SELECT count(*) FROM memory.matched_lines WHERE problem IS NOT NULL)
+    + (SELECT count(*) FROM memory.repeated_keys)
 """
 
 _DISCARD_LINES = """
 INSERT INTO discarded_lines
-SELECT $part, line, problem FROM matched_lines WHERE problem IS NOT NULL
+SELECT $part, line, problem FROM memory.matched_lines WHERE problem IS NOT NULL
 UNION ALL
 SELECT $part, line, CASE WHEN is_consistent THEN 'it repeats line ' || first_line
     ELSE 'its recordId is on several lines that disagree, the first is line ' || first_line END
-FROM matched_lines JOIN repeated_keys USING (text_key)
+FROM memory.matched_lines JOIN memory.repeated_keys USING (text_key)
 WHERE problem IS NULL AND NOT (is_consistent AND line = first_line)
 """
 
-_STORE_RESULTS = """
-INSERT INTO results
-SELECT $part, $operation_id, text_key, occp_text, tasks_text,
-    CASE WHEN code IS NULL THEN 'uncoded' ELSE 'coded' END, code, label, confidence,
-    CASE WHEN regexp_full_match(code, '[0-9]{1,6}') THEN length(code) END,
-    CASE WHEN json_array_length(suggestions) > 0 THEN CAST(suggestions AS VARCHAR) END
-FROM matched_lines LEFT JOIN repeated_keys USING (text_key)
+_SELECT_RESULTS = """
+CREATE OR REPLACE VIEW results AS
+SELECT text_key, occp_text, tasks_text, CASE WHEN code IS NULL THEN 'uncoded' ELSE 'coded' END AS outcome,
+    code, label, confidence, CASE WHEN regexp_full_match(code, '[0-9]{1,6}') THEN length(code) END AS level,
+    CASE WHEN json_array_length(suggestions) > 0 THEN CAST(suggestions AS VARCHAR) END AS suggestions
+FROM memory.matched_lines LEFT JOIN memory.repeated_keys USING (text_key)
 WHERE problem IS NULL AND (repeated_keys.text_key IS NULL OR (is_consistent AND line = first_line))
 """
 
@@ -212,36 +233,53 @@ class PartSummary:
     problem: str | None = None
 
 
-def read_results(engine: Engine, part: int, operation_id: str, input_file: Path, output_file: Path) -> PartSummary:
-    """Add the results of one output file to the engine's table `results`, its other lines to `discarded_lines`.
+def read_results(engine: Engine, part: int, input_file: Path, output_file: Path) -> PartSummary:
+    """Have the results of one output file in the engine's view `results`, and add its other lines to
+    `discarded_lines`.
 
     A line is matched to its text by `recordId`, or by the echoed input if that is null, empty or missing. `result`
     can be an object, null, missing, `{}` or a list of one; `suggestions` null, missing or a list; the confidence a
     number or a numeric string (docs/service-contract.md 3.4, 8.21 to 8.27). Lines can end in CRLF, the file can begin
     with a byte order mark and lack a final newline (8.30). Lines are counted from 1.
     """
-    engine.execute(RESULTS)
-    before = _count_lines(engine)
+    engine.execute(TABLES)
     engine.execute(_HAS_REPEATED_NAME + ";" + _ECHO_LETTERS)
-    if find_long_line(output_file, MAX_LINE_BYTES) is not None:
-        _parse_repaired_copy(engine, output_file)
-    else:
+    with ExitStack() as files:
+        if find_long_line(output_file, MAX_LINE_BYTES) is not None:
+            output_file = files.enter_context(_repair(output_file))
         try:
-            execute_within_memory(engine, _PARSE_LINES, {"output": escape_glob(output_file)})
+            _match_lines(engine, input_file, output_file, _NO_LINE_NUMBER)
         except duckdb.InvalidInputException:
-            _parse_repaired_copy(engine, output_file)
-    execute_within_memory(engine, _MATCH_LINES, {"input": escape_glob(input_file)})
+            output_file = files.enter_context(_repair(output_file))
+            _match_lines(engine, input_file, output_file, _NO_LINE_NUMBER)
+        if engine.execute(_COUNT_PROBLEMS).fetchall() != [(0,)]:
+            _match_lines(engine, input_file, output_file, _LINE_NUMBER)
     _report_differences(engine, part)
-    execute_within_memory(engine, _FIND_REPEATED_KEYS)
     execute_within_memory(engine, _DISCARD_LINES, {"part": part})
-    execute_within_memory(engine, _STORE_RESULTS, {"part": part, "operation_id": operation_id})
-    usable, discarded = (count - earlier for count, earlier in zip(_count_lines(engine), before, strict=True))
+    engine.execute(_SELECT_RESULTS)
+    ((usable,),) = execute_within_memory(engine, "SELECT count(*) FROM results").fetchall()
+    counts = engine.execute("SELECT count(*) FROM discarded_lines WHERE part = ?", [part])
+    ((discarded,),) = counts.fetchall()
     return PartSummary(usable, discarded)
+
+
+def _match_lines(engine: Engine, input_file: Path, output_file: Path, line_number: str) -> None:
+    """Parse the lines of an output file, and match them with the texts that were sent.
+
+    The lines are stored before they are matched, so that the engine needs memory for one step at a time.
+
+    :param line_number: SQL of the numbers of the lines
+    """
+    lines = f"SELECT {line_number} AS line, coalesce(text, '') AS text FROM {_OUTPUT_LINES}"  # noqa: S608
+    parse = f"CREATE OR REPLACE TEMP TABLE lines AS WITH numbered_lines AS ({lines}) {_PARSE_LINES}"
+    execute_within_memory(engine, parse, {"output": escape_glob(output_file)})
+    execute_within_memory(engine, _MATCH_LINES, {"input": escape_glob(input_file)})
+    execute_within_memory(engine, _FIND_REPEATED_KEYS)
 
 
 def discard_part(engine: Engine, part: int) -> None:
     """Remove what the engine's tables have of a part that could not be read completely."""
-    for table in ("results", "discarded_lines", "unanswered"):
+    for table in ("discarded_lines", "unanswered"):
         engine.execute(f"DELETE FROM {table} WHERE part = ?", [part])  # noqa: S608
 
 
@@ -271,15 +309,16 @@ def _report_differences(engine: Engine, part: int) -> None:
         )  # fmt: skip
 
 
-def _parse_repaired_copy(engine: Engine, output_file: Path) -> None:
-    """Parse a copy of a file in which other lines replace those that are too long or not text, so that these are
+@contextmanager
+def _repair(output_file: Path) -> Iterator[Path]:
+    """Yield a copy of a file in which other lines replace those that are too long or not text, so that these are
     discarded with a reason, and all lines keep their numbers."""
     repaired = output_file.with_name(output_file.name + ".repaired")
     try:
         with output_file.open("rb") as file, repaired.open("wb") as copy:
             for line in _read_lines(file):
                 copy.write(line + b"\n")
-        execute_within_memory(engine, _PARSE_LINES, {"output": escape_glob(repaired)})
+        yield repaired
     finally:
         repaired.unlink(missing_ok=True)
 
@@ -299,13 +338,6 @@ def _is_text(line: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return not any(character < " " for character in text if character != "\t")
-
-
-def _count_lines(engine: Engine) -> tuple[int, int]:
-    ((usable, discarded),) = engine.execute(
-        "SELECT (SELECT count(*) FROM results), (SELECT count(*) FROM discarded_lines)"
-    ).fetchall()
-    return usable, discarded
 
 
 def read_model_id(metadata: str) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 from include.coding.errors import AuditError
 from include.coding.handoff import Count, Day, Handoff, Text
 from include.coding.plan import Plan
+from include.coding.staged_records import RECORDS_WITH_RESULTS
 from include.coding.tables import table
 from include.warehouse.warehouse import Session
 
@@ -155,18 +156,16 @@ def count_dates(session: Session, plan: Plan) -> tuple[DateCounts, ...]:
 def find_unchanged_dates(session: Session, plan: Plan, days: set[date]) -> set[date]:
     """Return which of these dates other runs have published with exactly the rows that this run would write.
 
-    :param session: has the relation `staged_records` with all records of these dates
+    :param session: has the staged records of these dates, and the results of their texts
     """
     condition, values = run_filter(plan)
-    columns = "record_id, occurrence, response_date"
+    columns = "record_id, occurrence, response_date, text_key"
     changed_dates = f"""
         WITH fresh AS (
-            SELECT {columns}, staged_records.text_key, coalesce(staged_records.reason, texts.reason),
-                nullif(operation_id, '')
-            FROM staged_records LEFT JOIN {table(plan.schema, "coded_texts")} AS texts
-                ON texts.text_key = staged_records.text_key AND texts.topic = ? AND texts.model_id = ?
+            SELECT {columns}, coalesce(staged_records.reason, answer_results.reason), nullif(operation_id, '')
+            FROM {RECORDS_WITH_RESULTS}
         ), published AS (
-            SELECT {columns}, text_key, reason, operation_id
+            SELECT {columns}, reason, operation_id
             FROM {table(plan.schema, "coded_records")} WHERE {condition} AND run_id <> ?
         ), differences AS (
             (SELECT * FROM fresh EXCEPT SELECT * FROM published)
@@ -175,7 +174,7 @@ def find_unchanged_dates(session: Session, plan: Plan, days: set[date]) -> set[d
         )
         SELECT DISTINCT response_date FROM differences
     """  # noqa: S608
-    return days - select_dates(session, changed_dates, [plan.topic, plan.model_id, *values, plan.run_id])
+    return days - select_dates(session, changed_dates, [*values, plan.run_id])
 
 
 def select_dates(session: Session, query: str, values: Sequence[Any] = ()) -> set[date]:

@@ -621,16 +621,10 @@ def _sample_clause(plan: Plan) -> str:
 
 
 def _text_expression(column: str, plan: Plan) -> str:
-    """Return the column as text. To save memory, a text that is too long is replaced by the shortest one that is
+    """Return the column as text. To save memory, a text that is far too long is replaced by the shortest one that is
     rejected for the same reason."""
     text = f"CAST({column} AS VARCHAR)"
-    clean = f"clean_text({text})" if plan.clean else text
-    letter = f"CASE WHEN is_printable({clean}) THEN 'x' ELSE '\u0436' END"
-    return (
-        f"CASE WHEN strlen({text}) > {MAX_TEXT_BYTES} THEN repeat('x', {plan.max_characters + 1})"
-        f" WHEN length({text}) > {plan.max_characters} AND length({clean}) > {plan.max_characters}"
-        f" THEN repeat({letter}, {plan.max_characters + 1}) ELSE {text} END"
-    )
+    return f"CASE WHEN strlen({text}) > {MAX_TEXT_BYTES} THEN repeat('x', {plan.max_characters + 1}) ELSE {text} END"
 
 
 def _is_text(kind: pa.DataType) -> bool:

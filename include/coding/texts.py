@@ -110,7 +110,8 @@ CREATE OR REPLACE TEMP MACRO clean_unusual_text(t) AS squeeze_spaces(list_transf
     lambda text: break_entities(text))[1]);
 CREATE OR REPLACE TEMP MACRO clean_text(t) AS CASE
     WHEN t IS NULL THEN ''
-    WHEN is_printable(t) AND NOT has_entity(t) THEN squeeze_spaces(t)
+    WHEN is_printable(t) AND NOT has_entity(t) THEN
+        CASE WHEN contains(t, '  ') THEN squeeze_spaces(t) ELSE trim(t) END
     ELSE clean_unusual_text(t) END;
 CREATE OR REPLACE TEMP MACRO reject_reason(occp_text, tasks_text, max_characters) AS CASE
     WHEN trim(occp_text) = '' AND trim(tasks_text) = '' THEN 'blank'

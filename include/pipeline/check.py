@@ -168,12 +168,12 @@ def _check_records(
             check.undated_places = name_places(find_undated_rows(engine, scan, MAX_PLACES))
         materialize_source(plan, engine)
         show_step("Checking the texts", engine)
-        validate_answers(engine, plan)
+        condition = validate_answers(engine, plan)
         show_step("Looking for rejected records", engine)
         create_numbered_view(plan, engine, scan)
         check.rejections = [
             Rejection(reason, records, tuple(name_places([(row["part"], row["row"]) for row in rows])))
-            for reason, records, rows in find_rejected_rows(engine, MAX_PLACES)
+            for reason, records, rows in find_rejected_rows(engine, condition, MAX_PLACES)
         ]
     check.is_readable = True
     show_step("Counting the texts", engine)
@@ -192,7 +192,7 @@ def _estimate(
     rejected = sum(reasons.values())
     unchecked_limits = describe_unchecked_limits(plan, read, rejected)
     prepared = Prepared(
-        snapshot.read_at, "", False, None, parts, read, snapshot.undated, rejected, texts, known_texts,
+        snapshot.read_at, "", False, None, None, parts, read, snapshot.undated, rejected, texts, known_texts,
         snapshot.unreadable_dates, snapshot.unreadable_examples, snapshot.empty_rows, reasons,
         warnings=(unchecked_limits,) if unchecked_limits else (), notes=tuple(snapshot.describe(plan, read)),
     )  # fmt: skip

@@ -248,7 +248,7 @@ def land_results(ti: Any) -> dict[str, Any]:
         raise DataError("nothing was sent, so there is nothing to land: see the log of the first task that failed")
     collected = handoffs.pull_collect_summary(ti)
     with open_staging(read_run_key(ti)) as staging:
-        summary = land(plan, prepared, collected, open_warehouse(plan.engine_memory_mb), staging)
+        summary = land(plan, prepared, collected, open_warehouse(plan.landing_memory_mb), staging)
     lineage.send_landing(ti, plan, summary)
     return summary.to_dict()
 

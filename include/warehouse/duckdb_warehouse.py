@@ -40,7 +40,9 @@ _LEAST_MEMORY_SETTINGS = {
     "enable_external_file_cache": "false",
 }
 #: Settings that can change after :func:`restrict_access`: those of :func:`save_memory`, and those of each session.
-_CHANGEABLE_SETTINGS = [*_LEAST_MEMORY_SETTINGS, "operator_memory_limit", "memory_limit", "enable_progress_bar"]
+_CHANGEABLE_SETTINGS = [
+    *_LEAST_MEMORY_SETTINGS, "operator_memory_limit", "memory_limit", "enable_progress_bar", "disabled_optimizers"
+]  # fmt: skip
 #: With them, the hash tables and sorts of a statement may fill one of this many parts of the memory.
 _OPERATOR_PARTS = 3
 
@@ -209,8 +211,10 @@ class DuckDBSession(Session):
         return True
 
     @contextmanager
-    def staged(self, name: str, rows: ArrowRows) -> Iterator[None]:
+    def staged(self, name: str, rows: ArrowRows, *, is_largest: bool = False) -> Iterator[None]:
         self._run(lambda: self._connection.register(name, rows))
+        if is_largest:
+            self._expect_many_rows(True)
         try:
             yield
         except BaseException:
@@ -218,6 +222,15 @@ class DuckDBSession(Session):
                 self._connection.unregister(name)
             raise
         self._run(lambda: self._connection.unregister(name))
+        if is_largest:
+            self._expect_many_rows(False)
+
+    def _expect_many_rows(self, is_largest: bool) -> None:
+        """Have the right side of a join in its hash table, whatever seems to be smaller: the rows of a stream, which
+        nobody has counted, would be taken for few. And insert rows in any order, which takes less time and memory."""
+        optimizers, is_ordered = "build_side_probe_side" if is_largest else "", not (is_largest or self._saves_memory)
+        self._run(lambda: self._connection.execute(f"SET disabled_optimizers = '{optimizers}'"))
+        self._run(lambda: self._connection.execute(f"SET preserve_insertion_order = {is_ordered}"))
 
     @contextmanager
     def transaction(self, lock: str | None = None) -> Iterator[None]:

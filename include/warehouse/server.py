@@ -125,7 +125,7 @@ class ServerSession(Session):
         return True
 
     @contextmanager
-    def staged(self, name: str, rows: ArrowRows) -> Iterator[None]:
+    def staged(self, name: str, rows: ArrowRows, *, is_largest: bool = False) -> Iterator[None]:
         """Copy `rows` into a temporary table for the statements of the block."""
         drop = f"DROP TABLE {self._create_staging_table(name, rows)}"
         try:

@@ -110,8 +110,11 @@ class Session(Protocol):
     def is_open(self) -> bool:
         """Return whether the connection still works. An open transaction is rolled back."""
 
-    def staged(self, name: str, rows: ArrowRows) -> AbstractContextManager[None]:
-        """Make `rows` available as the relation `name` to the statements of the block, any number of times."""
+    def staged(self, name: str, rows: ArrowRows, *, is_largest: bool = False) -> AbstractContextManager[None]:
+        """Make `rows` available as the relation `name` to the statements of the block, any number of times.
+
+        :param is_largest: whether it has more rows than what the statements join with it on its right
+        """
 
     def transaction(self, lock: str | None = None) -> AbstractContextManager[None]:
         """Commit all statements of the block together, or none of them.

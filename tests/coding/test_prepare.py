@@ -46,7 +46,13 @@ TEXTS = [("Chef", "cooks"), ("baker", ""), ("chef", "cooks")]
 
 
 def read_records(prepared):
-    return pq.read_table(path_from_uri(prepared.records_uri)).to_pylist()
+    """Return the staged records, with the keys of their texts."""
+    keys = {row["answer"]: row["text_key"] for row in read_parquet(prepared.answers_uri)}
+    return [{**row, "text_key": keys.get(row["answer"])} for row in read_parquet(prepared.records_uri)]
+
+
+def read_parquet(uri):
+    return pq.read_table(path_from_uri(uri)).to_pylist()
 
 
 def read_texts(prepared):
@@ -60,6 +66,7 @@ def test_the_counts_add_up(pipeline):
     counts = prepared.to_dict()
     assert len(counts.pop("parts")) == 1
     assert counts.pop("records_uri").startswith("file:///")
+    assert counts.pop("answers_uri").startswith("file:///")
     assert counts.pop("read_at") > "2026"
     assert len(counts.pop("checksum")) == 64
     reasons = counts.pop("rejected_by_reason")
@@ -307,11 +314,12 @@ def test_files_of_a_killed_attempt_are_overwritten(pipeline):
         "part-0000.jsonl",
         "part-0000.jsonl.partial",
     ]
-    for name in [*names, "records.parquet", "records.parquet.partial"]:
+    kept = {"records.parquet", "answers.parquet"}
+    for name in [*names, *kept, *(f"{file}.partial" for file in kept)]:
         (folder / name).write_bytes(b"half of something")
     assert sorted(read_texts(pipeline.prepare())) == TEXTS
     (part,) = pipeline.prepared.parts
-    assert {path.name for path in folder.iterdir()} == {path_from_uri(part.input_uri).name, "records.parquet"}
+    assert {path.name for path in folder.iterdir()} == {path_from_uri(part.input_uri).name, *kept}
 
 
 def test_more_parts_than_airflow_can_map_are_refused_with_a_remedy(pipeline):

@@ -394,7 +394,9 @@ def test_a_part_that_does_not_fit_into_memory_costs_no_other_part(jobs, monkeypa
 
 @on_duckdb_and_postgres
 def test_parts_are_kept_although_the_warehouse_fails_for_one_of_them(jobs, monkeypatch):
-    store = fail_for_part(recoding.store_results, 1, lambda arguments: arguments[3], WarehouseError("out of memory"))
+    store = fail_for_part(
+        recoding.store_results, 1, lambda arguments: int(arguments[2][-1]), WarehouseError("out of memory")
+    )
     monkeypatch.setattr(recoding, "store_results", store)
     with pytest.raises(WarehouseError, match="out of memory"):
         Service(jobs).run(records_per_part=25)

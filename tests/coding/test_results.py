@@ -34,7 +34,7 @@ def read(tmp_path):
 
         def read_output(data):
             output_file.write_bytes(data if isinstance(data, bytes) else data.encode())
-            summary = read_results(engine, 3, "operation-3", input_file, output_file)
+            summary = read_results(engine, 3, input_file, output_file)
             results = engine.sql("SELECT * FROM results").to_arrow_table().to_pylist()
             return summary, {row["text_key"]: row for row in results}, read_discarded_lines(engine)
 
@@ -49,8 +49,14 @@ def test_a_coded_line_gives_a_result_with_all_its_columns(read):
     summary, results, discarded = read(line())
     assert (summary, discarded) == (PartSummary(usable=1), [])
     assert results[make_key("chef", "cooks")] == {
-        **{"part": 3, "operation_id": "operation-3", "text_key": make_key("chef", "cooks")},
-        **{"occp_text": "chef", "tasks_text": "cooks", "outcome": "coded", "code": "351311", "label": "Chef"},
+        **{
+            "text_key": make_key("chef", "cooks"),
+            "occp_text": "chef",
+            "tasks_text": "cooks",
+            "outcome": "coded",
+            "code": "351311",
+            "label": "Chef",
+        },
         **{"confidence": 0.92, "level": 6, "suggestions": None},
     }
 
@@ -335,7 +341,7 @@ def test_a_line_above_the_limit_costs_no_other_line_and_no_memory(tmp_path, size
     (tmp_path / "out.jsonl").write_text("".join(lines))
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(text) + "\n" for text in INPUTS))
     with open_engine(tmp_path, "test", 64) as engine:  # it can use the files of its own folder only
-        assert read_results(engine, 3, "o", tmp_path / "in.jsonl", tmp_path / "out.jsonl") == PartSummary(2, 1)
+        assert read_results(engine, 3, tmp_path / "in.jsonl", tmp_path / "out.jsonl") == PartSummary(2, 1)
         assert read_discarded_lines(engine) == [(place + 1, "it is above 65536 bytes")]
 
 
