@@ -74,8 +74,8 @@ deptry: $(DEVELOPMENT)
 	$(BIN)/deptry include/local_service --optional-dependencies-dev-groups dev --ignore DEP002
 	$(BIN)/deptry dags plugins include bench tests
 
-bench: $(DEVELOPMENT)  ## measure everything and write docs/performance.md; takes about 25 minutes
-	@$(BIN)/python -m bench
+bench: $(DEVELOPMENT)  ## measure the data steps beside others and write docs/performance.md; fails if a ratio fell behind
+	@$(BIN)/python -m bench $(OPTIONS)
 
 sizes: $(DEVELOPMENT)  ## look for sizes that run out of memory: 60 of them, up to 10 million records; about an hour
 	@$(BIN)/python -m bench.sizes

@@ -66,13 +66,26 @@ def code_parts(folder: Path) -> None:
             file.writelines(LineCoder(StubCoder(THRESHOLD), lambda: False).code(read_lines(lines)))
 
 
+def write_keyed_records(folder: Path) -> None:
+    """Write the records of a prepared run with the keys of their texts, for the ways that join them by the key."""
+    duckdb.execute(
+        f"""
+        COPY (
+            SELECT record_id, occurrence, response_date, text_key, reason
+            FROM read_parquet('{folder}/records.parquet')
+            LEFT JOIN read_parquet('{folder}/answers.parquet') USING (answer)
+        ) TO '{folder}/keyed-records.parquet' (FORMAT parquet, COMPRESSION zstd)
+        """
+    )
+
+
 def count_bytes_of_all_records(folder: Path) -> int:
     """Return the bytes of the input files if each record of a prepared run were sent with its text."""
     ((total,),) = duckdb.execute(
         f"""
         SELECT sum(strlen(line.json) + 1)
         FROM read_json_objects('{folder}/part-*.jsonl', format = 'newline_delimited') AS line
-        JOIN read_parquet('{folder}/records.parquet') AS record ON record.text_key = line.json ->> 'recordId'
+        JOIN read_parquet('{folder}/keyed-records.parquet') AS record ON record.text_key = line.json ->> 'recordId'
         """
     ).fetchall()
     return int(total)

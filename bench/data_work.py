@@ -1,33 +1,39 @@
 """Measure the two data steps, `prepare` and `land`, side by side with other ways to do the same work.
 
-Each measurement runs in a process of its own (:mod:`bench.measure`).
+Each measurement runs in a process of its own (:mod:`bench.measure`). The ways take turns, so that a machine whose
+speed changes is as fast for one as for the other.
 """
 
 from __future__ import annotations
 
 import ast
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
+from statistics import median
 
 from bench import data
+from bench.chart import Panel, draw_panels
 from bench.measure import MEGABYTE, ROOT, Job, Measurement, count_bytes, measure
 from bench.page import table
+from bench.ratios import Ratio
 
+PICTURE = ROOT / "docs" / "images" / "performance.svg"
 STEPS = ("prepare", "land")
 NAMES = {
-    "ours": "**this pipeline**",
+    "ours": "this pipeline",
     "bare_engine": "DuckDB alone",
     "with_polars": "polars",
     "with_pandas": "pandas",
 }
 MILLION = 1_000_000
-#: The sizes of the page, each with the ways that are measured at this size.
-SIZES: dict[int, Sequence[str]] = {MILLION: tuple(NAMES), 3 * MILLION: ("ours",), 10 * MILLION: tuple(NAMES)}
-#: Runs of this pipeline and of DuckDB alone, whose ratio has to be precise; the faster one counts.
-ROUNDS = 2
+#: The sizes of the page. Further ones are behind `--rows`.
+SIZES = (MILLION // 10, MILLION, 10 * MILLION)
+#: Rounds in which each way is measured once.
+ROUNDS = 3
+#: Records from which pandas, which takes minutes, is measured in the first round only.
+ONE_ROUND_RECORDS = 5 * MILLION
 RECORDS_OF_ADDITIONAL_DAY = 100_000
 MEMORY_LIMITS_MB = (384, 512, 1024)
 
@@ -37,13 +43,13 @@ class Size:
     """The measurements with one number of records.
 
     :param folder: of the files; those of this pipeline are in `ours-0`
-    :param measurements: by step and way
+    :param measurements: those of all rounds, by step and way
     """
 
     rows: int
     source: Path
     folder: Path
-    measurements: dict[tuple[str, str], Measurement] = field(default_factory=dict)
+    measurements: dict[tuple[str, str], list[Measurement]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -61,30 +67,55 @@ class Size:
         defaults = {"source": str(self.source), "folder": str(folder), "coded": str(self.ours)}
         return Job(**{**defaults, "warehouse": str(folder / "warehouse.duckdb"), **options})  # type: ignore[arg-type]
 
-    def rate(self, step: str) -> float:
-        """Return the records per second of this pipeline."""
-        return self.rows / self.measurements[step, "ours"].seconds
+    def figures(self, step: str, way: str, figure: Callable[[Measurement], float]) -> list[float]:
+        """Return a figure of each round in which the way has finished."""
+        return [figure(one) for one in self.measurements[step, way] if one.problem is None]
+
+    def median(self, step: str, way: str, figure: Callable[[Measurement], float]) -> float:
+        """Return the median of a figure of a way that has finished."""
+        return median(self.figures(step, way, figure))
+
+    def ratio(self, step: str, way: str, figure: Callable[[Measurement], float]) -> Ratio:
+        """Return the ratio of this pipeline to another way, in the rounds of that way."""
+        others = self.figures(step, way, figure)
+        return Ratio.of(self.figures(step, "ours", figure)[: len(others)], others)
 
 
-def sections(rows: int | None = None) -> Iterator[str]:
-    """Measure the sizes of the page, or one number of records, and yield the part of the page."""
-    sizes = {rows: tuple(NAMES)} if rows else SIZES
+def read_seconds(one: Measurement) -> float:
+    """Return the duration of a step."""
+    return one.seconds
+
+
+def read_memory_mb(one: Measurement) -> float:
+    """Return the peak memory of a step."""
+    return one.memory_mb
+
+
+def sections(rows: int | None, ratios: dict[str, Ratio], *, with_picture: bool) -> Iterator[str]:
+    """Measure the sizes of the page, or one number of records, and yield the part of the page.
+
+    :param ratios: receives the ratios of this pipeline to the other ways by name
+    :param with_picture: whether to draw the picture of the page
+    """
     work = data.FOLDER / "work"
     shutil.rmtree(work, ignore_errors=True)
-    yield "## The data steps\n\n" + describe_ways()
+    picture = f"\n\n![Time and memory against records](images/{PICTURE.name})" if with_picture else ""
+    yield "## The data steps\n\n" + describe_ways() + picture
     measured_sizes = []
     try:
-        for size_rows, ways in sizes.items():
+        for size_rows in (rows,) if rows else SIZES:
             size = Size(size_rows, data.write_records(size_rows), work / str(size_rows))
             for step in STEPS:
-                measure_ways(size, step, ways)
-                if len(ways) > 1:
-                    yield f"### {step}, {size.name} records\n\n" + compare_ways(size, step, ways)
+                measure_ways(size, step)
+                ratios |= list_ratios(size, step)
+                yield f"### {step}, {size.name} records\n\n" + compare_ways(size, step)
             measured_sizes.append(size)
-        yield "## A second run over the same records\n\n" + run_again(measured_sizes[-1])
+        yield "## A second run over the same records\n\n" + run_again(measured_sizes[-1], ratios)
         yield "## One more day\n\n" + run_additional_day(measured_sizes[-1])
-        yield "## Memory\n\n" + compare_memory(measured_sizes)
+        yield "## Memory\n\n" + compare_limits(measured_sizes[-2:][0])
         yield "## Size\n\n" + compare_sizes(measured_sizes)
+        if with_picture:
+            draw_panels(list(make_panels(measured_sizes)), PICTURE)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -99,26 +130,30 @@ def describe_ways() -> str:
 
 
 WAYS = f"""\
-Each way runs in a process of its own. Seconds and CPU seconds are those of the work, without the imports. Memory is
-the peak resident size of the process, disk the peak size of the files in its folder. This pipeline and DuckDB alone
-show the faster of {ROUNDS} runs and have a memory limit of 512 MB: 192 MB for the engine and, for this pipeline, the
-same for the embedded warehouse. The other ways have no memory limit.
+Each way runs in a process of its own, in {ROUNDS} rounds in which the ways take turns; pandas runs once from
+{ONE_ROUND_RECORDS // MILLION} M records on. A figure is the median of the rounds, in parentheses the lowest and the highest one. Seconds are those
+of the work, without the imports. Memory is the peak resident size of the process, disk the peak size of the files in
+its folder. This pipeline and DuckDB alone have a memory limit of 512 MB: 192 MB for the engine and, for this pipeline,
+the same for the embedded warehouse (64 and 384 MB when it publishes). The other ways have no memory limit. The ratios
+are those of this pipeline to the other way: below 1, it takes less.
 
-"""
+"""  # noqa: E501
 
 
-def measure_ways(size: Size, step: str, ways: Sequence[str]) -> None:
-    """Measure a step of each way, and code the parts that this pipeline has prepared."""
-    for way in ways:
-        rounds = ROUNDS if way in ("ours", "bare_engine") else 1
-        measure_step = measure_ours if way == "ours" else partial(measure, way=way)
-        attempts = [measure_step(step, job=size.job(f"{way}-{number}")) for number in range(rounds)]
-        size.measurements[step, way] = min(attempts, key=lambda one: (one.problem is not None, one.seconds))
-        if way != "ours":
-            for number in range(rounds):
-                shutil.rmtree(size.folder / f"{way}-{number}")
+def measure_ways(size: Size, step: str) -> None:
+    """Measure a step of each way in turn, and code the parts that this pipeline has prepared."""
+    for number in range(ROUNDS):
+        for way in NAMES:
+            if way == "with_pandas" and number and size.rows >= ONE_ROUND_RECORDS:
+                continue
+            job = size.job(f"{way}-{number}")
+            measurement = measure_ours(step, job) if way == "ours" else measure(step, way, job)
+            size.measurements.setdefault((step, way), []).append(measurement)
+            if way != "ours" or (number and step == "land"):
+                shutil.rmtree(job.folder)
     if step == "prepare":
         data.code_parts(size.ours)
+        data.write_keyed_records(size.ours)
 
 
 def measure_ours(step: str, job: Job) -> Measurement:
@@ -129,39 +164,71 @@ def measure_ours(step: str, job: Job) -> Measurement:
     return measurement
 
 
-def compare_ways(size: Size, step: str, ways: Sequence[str]) -> str:
+def list_ratios(size: Size, step: str) -> dict[str, Ratio]:
+    """Return the ratios of this pipeline to each other way that has finished, by name."""
+    return {
+        f"{step}, {size.name} records: {figure} to {NAMES[way]}": size.ratio(step, way, read)
+        for way in NAMES
+        if way != "ours" and size.figures(step, way, read_seconds)
+        for figure, read in (("time", read_seconds), ("memory", read_memory_mb))
+    }
+
+
+def compare_ways(size: Size, step: str) -> str:
     """Return the table of a step with a row for each way."""
-    ours = size.measurements[step, "ours"]
     rows = []
-    for way in ways:
-        one = size.measurements[step, way]
-        if one.problem:
-            rows.append([NAMES[way], one.problem, *[""] * 6])
+    for way, name in NAMES.items():
+        first = size.measurements[step, way][0]
+        if not size.figures(step, way, read_seconds):
+            rows.append([name, first.problem, *[""] * 5])
             continue
+        is_ours = way == "ours"
+        seconds = size.figures(step, way, read_seconds)
+        spread = f" ({min(seconds):.1f} to {max(seconds):.1f})" if len(seconds) > 1 else ""
         rows.append(
             [
-                NAMES[way], f"{one.seconds:.1f}", f"{one.seconds / ours.seconds:.2f}", f"{one.cpu_seconds:.1f}",
-                f"{one.memory_mb:.0f}", f"{one.memory_mb / ours.memory_mb:.2f}", f"{one.disk_mb:.0f}",
-                f"{one.counts['coded' if step == 'land' else 'texts']:,}",
+                f"**{name}**" if is_ours else name, f"{median(seconds):.1f}{spread}",
+                "" if is_ours else str(size.ratio(step, way, read_seconds)),
+                f"{size.median(step, way, read_memory_mb):.0f}",
+                "" if is_ours else str(size.ratio(step, way, read_memory_mb)),
+                f"{size.median(step, way, lambda one: one.disk_mb):.0f}",
+                f"{first.counts['coded' if step == 'land' else 'texts']:,}",
             ]
         )  # fmt: skip
     result = "records coded" if step == "land" else "texts"
-    return table(["way", "s", "s / pipeline", "CPU s", "MB", "MB / pipeline", "disk MB", result], rows)
+    return table(["way", "s", "time ratio", "MB", "memory ratio", "disk MB", result], rows)
 
 
-def run_again(size: Size) -> str:
-    """Measure this pipeline over records that are published, and what it saves by sending each text once."""
+def make_panels(sizes: Sequence[Size]) -> Iterator[Panel]:
+    """Yield the charts of time and of memory of each step."""
+    for step in STEPS:
+        for title, unit, read in (("time", "seconds", read_seconds), ("peak memory", "MB", read_memory_mb)):
+            lines = {
+                name: {
+                    size.rows: size.median(step, way, read) for size in sizes if size.figures(step, way, read_seconds)
+                }
+                for way, name in NAMES.items()
+            }
+            yield Panel(f"{step}: {title}", unit, lines)
+
+
+def run_again(size: Size, ratios: dict[str, Ratio]) -> str:
+    """Measure this pipeline over records that are published, and what it saves by sending each text once.
+
+    :param ratios: receives the ratio of the second run to the first
+    """
     warehouse = str(size.ours / "warehouse.duckdb")
     job = size.job("second", warehouse=warehouse, run_id="second", coded=str(size.folder / "second"))
     second_run = {step: measure_ours(step, job) for step in STEPS}
-    seconds = [(size.measurements[step, "ours"].seconds, second_run[step].seconds) for step in STEPS]
+    seconds = [(size.median(step, "ours", read_seconds), second_run[step].seconds) for step in STEPS]
     seconds.append((sum(first for first, _ in seconds), sum(second for _, second in seconds)))
+    ratios[f"second run, {size.name} records: time to the first run"] = Ratio([seconds[-1][1] / seconds[-1][0]])
     rows = [
         [step, f"{first:.1f}", f"{second:.1f}", f"{second / first:.3f}"]
         for step, (first, second) in zip([*STEPS, "both"], seconds, strict=True)
     ]
     bytes_sent, bytes_of_all = (
-        size.measurements["prepare", "ours"].counts["bytes"], data.count_bytes_of_all_records(size.ours)
+        size.measurements["prepare", "ours"][0].counts["bytes"], data.count_bytes_of_all_records(size.ours)
     )  # fmt: skip
     return (
         table([f"{size.name} records", "first run, s", "second run, s", "ratio"], rows)
@@ -182,7 +249,7 @@ def run_additional_day(size: Size) -> str:
     prepare = measure_ours("prepare", job)
     data.code_parts(Path(job.folder))
     land = measure_ours("land", job)
-    coded_texts = size.measurements["prepare", "ours"].counts["texts"]
+    coded_texts = size.measurements["prepare", "ours"][0].counts["texts"]
     counts = prepare.counts
     return (
         f"A run over {records:,} records of one more day, one in {data.RECORDS_PER_NEW_TEXT} with a new text."
@@ -193,54 +260,34 @@ def run_additional_day(size: Size) -> str:
     )
 
 
-def compare_memory(sizes: Sequence[Size]) -> str:
-    """Return the peak memory of this pipeline by number of records and by memory limit."""
-    rows = [
-        [f"{size.name} records, 512 MB", *(f"{size.measurements[step, 'ours'].memory_mb:.0f}" for step in STEPS)]
-        for size in sizes
-    ]
-    size = sizes[min(1, len(sizes) - 1)]
+def compare_limits(size: Size) -> str:
+    """Return the peak memory and the time of this pipeline by memory limit."""
+    rows = []
     for limit in MEMORY_LIMITS_MB:
         costs = [measure_ours(step, size.job(f"limit-{limit}", memory_mb=limit)) for step in STEPS]
-        rows.append(
-            [f"{size.name} records, {limit} MB", *(f"{one.memory_mb:.0f} ({one.seconds:.1f} s)" for one in costs)]
-        )
+        rows.append([f"{limit} MB", *(f"{one.memory_mb:.0f} ({one.seconds:.1f} s)" for one in costs)])
     return (
-        "Peak resident size in MB of a process that runs the step, Python and its libraries included, by number of"
-        " records\nand by memory limit (`CODING_MEMORY_MB`, default 512).\n\n"
-        + table(["records, limit", *STEPS], rows)
+        f"Peak resident size in MB of a process that runs the step over {size.name} records, Python and its\n"
+        "libraries included, by memory limit (`CODING_MEMORY_MB`, default 512).\n\n" + table(["limit", *STEPS], rows)
     )
 
 
 def compare_sizes(sizes: Sequence[Size]) -> str:
-    """Return the records per second by number of records, with projections to larger numbers."""
+    """Return the records per second by number of records."""
     rows = [
         [
-            size.name, *(f"{size.rate(step):,.0f}" for step in STEPS),
-            *(f"{size.measurements[step, 'ours'].disk_mb:,.0f}" for step in STEPS), f"{warehouse_mb(size):,.0f}",
+            size.name, *(f"{size.rows / size.median(step, 'ours', read_seconds):,.0f}" for step in STEPS),
+            *(f"{size.median(step, 'ours', read_memory_mb):,.0f}" for step in STEPS),
+            *(f"{size.median(step, 'ours', lambda one: one.disk_mb):,.0f}" for step in STEPS),
+            f"{warehouse_mb(size):,.0f}",
         ]
         for size in sizes
     ]  # fmt: skip
-    last = sizes[-1]
-    for total in (100 * MILLION, 1000 * MILLION):
-        factor = total / last.rows
-        minutes = [total / last.rate(step) / 60 for step in STEPS]
-        rows.append(
-            [
-                f"*{total // MILLION:,} M, projected*", *(f"*{one:,.0f} min*" for one in minutes),
-                *(f"*{last.measurements[step, 'ours'].disk_mb * factor:,.0f}*" for step in STEPS),
-                f"*{warehouse_mb(last) * factor:,.0f}*",
-            ]
-        )  # fmt: skip
-    headers = ["records", *(f"{step}, records/s" for step in STEPS), *(f"{step}, disk MB" for step in STEPS)]
-    return table([*headers, "warehouse MB"], rows) + "\n\n" + PROJECTED
+    headers = ["records", *(f"{step}, {unit}" for unit in ("records/s", "MB", "disk MB") for step in STEPS)]
+    return table([*headers, "warehouse MB"], rows) + "\n\n" + LIMITS
 
 
-PROJECTED = """\
-The projected rows are not measured: they are the largest measured size times a factor. Distinct texts grow more
-slowly than records, so the real numbers of texts, lines and operations are smaller. The time of the service is not
-included.
-
+LIMITS = """\
 The first limits of a growing run, and how to move them:
 
 1. The disk of the worker holds the records of a run, its parts and what its engines spill, until the run has landed.

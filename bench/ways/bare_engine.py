@@ -90,7 +90,7 @@ def land(job: Job) -> dict[str, int]:
     coded = Path(job.coded)
     with _connect(job, "land") as engine:
         engine.execute(_CODED_TEXTS.format(coded / "output-*.jsonl"))
-        engine.execute(_CODED_RECORDS.format(coded / "records.parquet"))
+        engine.execute(_CODED_RECORDS.format(coded / "keyed-records.parquet"))
         return {
             **_count(engine, "texts", "SELECT count(*) FROM coded_texts"),
             **_count(engine, "coded", "SELECT count(*) FROM coded_records WHERE outcome = 'coded'"),

@@ -71,7 +71,7 @@ def land(job: Job) -> dict[str, int]:
     paths = sorted(Path(job.coded).glob("output-*.jsonl"))
     texts = pd.concat([flatten(chunk) for path in paths for chunk in pd.read_json(path, lines=True, chunksize=ROWS)])
     texts = texts.drop_duplicates("text_key")
-    records = pd.read_parquet(Path(job.coded) / "records.parquet")
+    records = pd.read_parquet(Path(job.coded) / "keyed-records.parquet")
     coded = records.merge(texts, on="text_key", how="left")
     coded["outcome"] = coded["code"].notna().map({True: "coded", False: "uncoded"})
     coded.loc[coded["reason"].notna(), "outcome"] = "rejected"

@@ -66,7 +66,7 @@ def land(job: Job) -> dict[str, int]:
         .then(pl.lit("uncoded"))
         .otherwise(pl.lit("coded"))
     )
-    records = pl.scan_parquet(Path(job.coded) / "records.parquet").join(texts.lazy(), on="text_key", how="left")
+    records = pl.scan_parquet(Path(job.coded) / "keyed-records.parquet").join(texts.lazy(), on="text_key", how="left")
     path = Path(job.folder) / "coded_records.parquet"
     records.with_columns(outcome.alias("outcome")).sink_parquet(path)
     texts.write_parquet(Path(job.folder) / "coded_texts.parquet")

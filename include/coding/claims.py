@@ -24,7 +24,7 @@ from include.coding.errors import PlanError
 from include.coding.plan import Plan
 from include.coding.run_keys import split_run_key
 from include.coding.run_log import Span, format_dates, merge_into_spans, run_filter, select_dates
-from include.coding.tables import create_tables, table
+from include.coding.tables import create_tables, table, update_tables
 from include.warehouse.warehouse import Session, Warehouse
 
 #: Fields of a plan that, with its topic, model and dates, determine the texts that its run sends.
@@ -56,6 +56,19 @@ def claim_dates(warehouse: Warehouse, plan: Plan, is_in_progress: Callable[[str]
                     return _claim_dates(session, plan, ended, holders)
         # Asked outside the transaction, because nobody else can plan while it is open.
         states |= {run_id: is_in_progress(run_id) for run_id in sorted(unknown)}
+
+
+def holds_dates(warehouse: Warehouse, plan: Plan) -> bool:
+    """Return whether the run still holds the dates that it has claimed, and no other run has claimed any of them, so
+    that there is nothing to write."""
+    if plan.dry_run:
+        return True
+    update_tables(warehouse, plan.schema)
+    with warehouse.session(read_only=True) as session:
+        query = f"SELECT from_date, to_date FROM {table(plan.schema, 'date_claims')} WHERE run_id = ? ORDER BY 1"  # noqa: S608
+        own_spans = session.execute(query, [plan.run_id])
+        days = set(plan.days) - _find_dates_with_late_records(session, plan)
+        return own_spans == merge_into_spans(days) and not _find_claims(session, plan)
 
 
 def claim_topic(session: Session, plan: Plan) -> None:

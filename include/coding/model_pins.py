@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from include.coding.tables import create_tables, table
+from include.coding.tables import table, update_tables
 from include.warehouse.warehouse import Warehouse
 
 #: GUID and version of a model.
@@ -23,8 +23,8 @@ def pin_model(
     pins = table(schema, "pinned_models")
     query = f"SELECT model_id, model_version FROM {pins} WHERE backfill = ? AND topic = ? AND model = ?"  # noqa: S608
     key = [backfill, topic, model]
-    with warehouse.session() as session:
-        create_tables(session, schema)
+    update_tables(warehouse, schema)
+    with warehouse.session(read_only=True) as session:
         if rows := session.execute(query, key):
             return rows[0]
     model_id, version = ask_service()  # outside of a session, because other tasks can be waiting for the warehouse

@@ -40,7 +40,7 @@ from include.coding.source_access import DEFAULT_ACCESS, SourceAccess
 from include.coding.source_files import find_file
 from include.coding.staged_records import look_up_results, stage_records
 from include.coding.staging import Staging
-from include.coding.tables import create_tables, table
+from include.coding.tables import table, update_tables
 from include.coding.texts import RULES
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.warehouse import Session, Warehouse
@@ -114,8 +114,8 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAc
     :raises StagingError: the disk or the object storage refuses a file
     """
     file = find_file(plan.source, access)
-    with warehouse.session() as session:
-        create_tables(session, plan.schema)
+    update_tables(warehouse, plan.schema)
+    with warehouse.session(read_only=True) as session:
         check_sources(session, plan)  # before anything is sent
     with open_engine(staging.scratch, "prepare", plan.engine_memory_mb, file.paths if file else ()) as engine:
         # with all columns for an export, so that it is refused before anything is sent

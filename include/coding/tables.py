@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from include.warehouse.errors import NoSuchTableError, WarehouseError, WarehouseSettingsError
-from include.warehouse.warehouse import Dialect, Session, quote_table
+from include.warehouse.errors import NoSuchTableError, WarehouseBusyError, WarehouseError, WarehouseSettingsError
+from include.warehouse.warehouse import Dialect, Session, Warehouse, quote_table
 
 _SQL = Path(__file__).with_name("tables.sql")
 _ADD_REASON = "ALTER TABLE {schema}.coded_texts ADD COLUMN reason VARCHAR"
@@ -86,6 +86,26 @@ def table(schema: str, name: str) -> str:
 def is_project_table(name: str) -> bool:
     """Return whether one of the project's tables or views has this name."""
     return name in _parse_tables() or name == "current_codes"
+
+
+def update_tables(warehouse: Warehouse, schema: str) -> None:
+    """Do what :func:`create_tables` does, in a session that writes only if the tables need a change: an embedded
+    warehouse has one writer at a time, for which all other tasks wait.
+
+    :raises WarehouseSettingsError: as in :func:`create_tables`
+    """
+    try:
+        with warehouse.session(read_only=True) as session:
+            if _read_version(session, schema) == 1 + len(MIGRATIONS):
+                return
+    except WarehouseBusyError:
+        raise
+    except (
+        WarehouseError
+    ):  # such as an embedded warehouse that has no file yet; if it is another failure, it is raised
+        pass
+    with warehouse.session() as session:
+        create_tables(session, schema)
 
 
 def create_tables(session: Session, schema: str, migrations: Sequence[str] = MIGRATIONS) -> None:

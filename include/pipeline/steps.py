@@ -156,11 +156,12 @@ def _pin_model(plan: Plan, model: str, metadata: RunMetadata | None) -> Plan:
 def _extend_look_back(plan: Plan, metadata: RunMetadata | None) -> Plan:
     """Return the plan of a night with the dates that it has to read again, and without those of unfinished nights."""
     from include.coding.run_log import find_dates_over_limit, find_unpublished_dates
-    from include.coding.tables import create_tables
+    from include.coding.tables import update_tables
 
     unfinished, failed = (metadata.unfinished, metadata.failed) if metadata else ((), ())
-    with open_warehouse(plan.engine_memory_mb).session() as session:
-        create_tables(session, plan.schema)
+    warehouse = open_warehouse(plan.engine_memory_mb)
+    update_tables(warehouse, plan.schema)
+    with warehouse.session(read_only=True) as session:
         over_limit = find_dates_over_limit(session, plan.schema, plan.topic)
         unpublished = find_unpublished_dates(session, plan, failed)
     days = [*unpublished, *(entry.day for entry in over_limit)]
@@ -186,12 +187,13 @@ def prepare_parts(
     :raises DataError: another run has claimed dates of the plan since, because this run had ended
     """
     from include.coding.abandoned import write_owner
-    from include.coding.claims import claim_dates
+    from include.coding.claims import claim_dates, holds_dates
     from include.coding.prepare import prepare
 
     plan = handoffs.pull_plan(ti)
     _check_has_dates(plan)
-    claimed = claim_dates(open_warehouse(plan.engine_memory_mb), plan, is_in_progress)
+    warehouse = open_warehouse(plan.engine_memory_mb)
+    claimed = plan if holds_dates(warehouse, plan) else claim_dates(warehouse, plan, is_in_progress)
     if claimed.excluded_dates != plan.excluded_dates:
         raise DataError(
             "other runs have taken over dates: clear 'plan' with downstream tasks to code the dates that remain."
@@ -200,7 +202,7 @@ def prepare_parts(
     access = settings.read_source_access()  # the plan is not trusted: users can edit it in Airflow
     with open_staging(read_run_key(ti)) as staging:
         write_owner(plan, staging)
-        prepared = prepare(plan, open_warehouse(plan.engine_memory_mb), staging, access)
+        prepared = prepare(plan, warehouse, staging, access)
     estimate = _estimate_run(prepared, dag_run)
     handoffs.push_prepared(ti, prepared, estimate)
     lineage.send_preparation(ti, plan, prepared)

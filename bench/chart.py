@@ -1,0 +1,43 @@
+"""The picture of the page: time and memory of each way against the number of records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Colors that people with any color vision can tell apart (Okabe and Ito), and markers for those who print in gray.
+STYLES = (("#0072b2", "o"), ("#e69f00", "s"), ("#009e73", "^"), ("#cc79a7", "D"))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart with logarithmic axes.
+
+    :param lines: for each way, its figure by number of records
+    """
+
+    title: str
+    unit: str
+    lines: Mapping[str, Mapping[int, float]]
+
+
+def draw_panels(panels: Sequence[Panel], path: Path) -> None:
+    """Draw panels in two columns into an SVG file, the same file for the same figures."""
+    import matplotlib as mpl  # imported here, because only a complete measurement draws
+
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.hashsalt": "bench", "svg.fonttype": "none", "font.size": 9})
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(-(-len(panels) // 2), 2, figsize=(9, 6.4), squeeze=False)
+    for panel, chart in zip(panels, axes.flat, strict=True):
+        for (name, figures), (color, marker) in zip(panel.lines.items(), STYLES, strict=False):
+            width = 2.4 if name == next(iter(panel.lines)) else 1.2
+            chart.plot(list(figures), list(figures.values()), label=name, color=color, marker=marker, linewidth=width)
+        chart.set(title=panel.title, xlabel="records", ylabel=panel.unit, xscale="log", yscale="log")
+        chart.grid(visible=True, which="major", color="#dddddd")
+    axes[0][0].legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
