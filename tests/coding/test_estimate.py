@@ -12,7 +12,7 @@ from include.coding.results import PartResult, PartSummary
 from include.coding.tables import create_tables
 from tests.coding.conftest import DAY, MODEL, make_plan, on_all_warehouses
 
-NOTHING_TO_SEND = Prepared("2026-10-06T00:00:00", "x", False, None, (), 10, 1, 2, 6, 6)
+NOTHING_TO_SEND = Prepared("2026-10-06T00:00:00", "x", False, None, None, (), 10, 1, 2, 6, 6)
 
 
 @pytest.fixture

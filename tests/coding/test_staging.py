@@ -66,9 +66,8 @@ def list_files(folder):
 def test_a_run_passes_through_a_bucket_and_leaves_no_local_files(remote, s3, bucket, tmp_path):
     run_id = name_run(f"s3://{bucket}/runs")
     parts = remote.prepare(run_id=run_id, records_per_part=2).parts
-    assert s3.keys(bucket) == sorted(
-        [*(part.input_uri.removeprefix(f"s3://{bucket}/") for part in parts), f"runs/{run_id}/records.parquet"]
-    )
+    files = [f"runs/{run_id}/{name}.parquet" for name in ("answers", "records")]
+    assert s3.keys(bucket) == sorted([*(part.input_uri.removeprefix(f"s3://{bucket}/") for part in parts), *files])
     assert list_files(tmp_path / "scratch") == []
     summary = remote.land([upload_output(remote, part) for part in parts])
     assert (summary.coded, summary.rejected, summary.operations) == (3, 1, 2)

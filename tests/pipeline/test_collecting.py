@@ -370,7 +370,7 @@ def test_nothing_is_collected_if_nothing_was_sent() -> None:
         "input_uri": f"{run_folder('run-1')}/part-0000-{'a' * 12}.jsonl", "records": 3, "bytes": 120,
         "sha256": "a" * 64,
     }  # fmt: skip
-    prepared = Prepared("2026-10-07T01:02:03", "checksum", False, None, (), 9, 1, 2, 6, 1).to_dict()
+    prepared = Prepared("2026-10-07T01:02:03", "checksum", False, None, None, (), 9, 1, 2, 6, 1).to_dict()
     for xcoms in ({("prepare", "prepared"): {**prepared, "parts": parts}} for parts in ([], [part])):
         context = SimpleNamespace(ti=TaskInstance(xcoms))
         with pytest.raises(AirflowSkipException, match="nothing was sent"):

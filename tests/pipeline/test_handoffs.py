@@ -41,7 +41,7 @@ PLAN = Plan(
     read_options=ReadOptions(2, 5, ";", "cp1252", "%d/%m/%Y", "UTC", "survey_bucket"), timezone="Australia/Sydney",
 )  # fmt: skip
 PREPARED = Prepared(
-    "2026-10-07T01:02:03", "checksum", False, "file:///s/records.parquet", (PART, LAST_PART), 9, 1, 2, 6, 1,
+    "2026-10-07T01:02:03", "checksum", False, "file:///s/records.parquet", "file:///s/answers.parquet", (PART, LAST_PART), 9, 1, 2, 6, 1,
     3, ("line 11: '99/99/99'",), 4, {"blank": 2}, {"2026-10-05": "too many"}, ("a warning",),
     ("a note",),
 )  # fmt: skip
@@ -86,7 +86,7 @@ EXAMPLES = [
     PART,
     LAST_PART,
     PREPARED,
-    Prepared("2026-10-07T01:02:03", "checksum", True, None, (), 9, 0, 0, 6, 6),
+    Prepared("2026-10-07T01:02:03", "checksum", True, None, None, (), 9, 0, 0, 6, 6),
     ESTIMATE,
     Estimate(9, 1, 2, 6, 6, 0, 0, 0, 2, 2.0, None),
     COLLECTED,
@@ -179,7 +179,7 @@ def test_a_missing_result_is_refused_with_the_task_that_did_not_succeed(pull: An
 
 
 def test_a_run_without_parts_has_collected_nothing() -> None:
-    prepared = Prepared("2026-10-07T01:02:03", "checksum", True, None, (), 9, 0, 0, 6, 6)
+    prepared = Prepared("2026-10-07T01:02:03", "checksum", True, None, None, (), 9, 0, 0, 6, 6)
     assert (
         handoffs.pull_collect_summary(TaskInstance({("prepare", "prepared"): prepared.to_dict()})) == CollectSummary()
     )

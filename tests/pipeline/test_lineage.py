@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.pipeline.conftest import TaskInstance
 
 OPERATION = "00000000-0000-4000-8000-000000000001"
-PREPARED = Prepared("2026-10-07T01:02:03", "checksum", True, None, (), 9, 1, 2, 6, 1)
+PREPARED = Prepared("2026-10-07T01:02:03", "checksum", True, None, None, (), 9, 1, 2, 6, 1)
 PLAN: Any = SimpleNamespace(source="s3://bucket/answers.csv", engine_memory_mb=100)
 POSTGRES = {"conn_type": "postgres", "host": "db.example.org", "login": "nightly", "password": "marked-password"}
 REDSHIFT = {**POSTGRES, "conn_type": "redshift", "host": "survey.abc.ap-southeast-2.redshift.amazonaws.com"}

@@ -37,7 +37,7 @@ from tests.support.warehouses import open_warehouse
 
 MODELS = ("11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222")
 METADATA = RunMetadata(None, PoolSize(4, True))
-PREPARED = Prepared("2026-10-07T01:02:03", "checksum", True, None, (), 9, 1, 2, 6, 1)
+PREPARED = Prepared("2026-10-07T01:02:03", "checksum", True, None, None, (), 9, 1, 2, 6, 1)
 
 
 # ---- plan --------------------------------------------------------------------------------------------------------
