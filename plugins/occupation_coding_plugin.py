@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 
 from airflow.plugins_manager import AirflowPlugin
 
-from include.pipeline import consent, run_metadata, run_notes
+from include.pipeline import consent, preload, run_metadata, run_notes
 from include.pipeline.alerts import ScheduledRunDue
+
+__all__ = ["OccupationCodingPlugin", "preload"]
 
 
 class OccupationCodingPlugin(AirflowPlugin):

@@ -106,11 +106,11 @@ def prepare(*, ti: Any = None, dag_run: Any = None) -> list[dict[str, Any]]:
     doc_md=TASK_DOCS["land"], trigger_rule=TriggerRule.NONE_FAILED, execution_timeout=LONG_TIMEOUT, **QUIET_ARGS,
     **PATIENT_ARGS,
 )  # fmt: skip
-def land(*, ti: Any = None) -> dict[str, Any]:
+def land(*, ti: Any = None, dag_run: Any = None) -> dict[str, Any]:
     """Audit and publish the run's dates, unless results are still missing."""
     from include.pipeline import steps
 
-    return steps.land_results(ti)
+    return steps.land_results(ti, dag_run)
 
 
 @task(doc_md=TASK_DOCS["export"], execution_timeout=LONG_TIMEOUT, **QUIET_ARGS)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from coding_service.sensors import OPERATION_KEY
 from coding_service.triggers import Reason
@@ -30,11 +32,22 @@ if TYPE_CHECKING:  # imported by the functions that need them, because they load
 H = TypeVar("H", bound=Handoff)
 
 #: Ids of the tasks whose results others use.
-PLAN, PREPARE, COLLECT, LAND, EXPORT = "plan", "prepare", "collect", "land", "export"
+PLAN, PREPARE, COLLECT, LAND, EXPORT, ANNOUNCE = "plan", "prepare", "collect", "land", "export", "announce"
 CREATE, UPLOAD, POLL, DOWNLOAD = "code.create", "code.upload", "code.poll", "code.download"
+#: The tasks between `prepare` and `land`, which have nothing to do in a run that sends nothing.
+SENDING = ("approve", CREATE, UPLOAD, POLL, DOWNLOAD, "wait_for_parts", COLLECT)
 #: XCom keys of `prepare`, beside its return value, the list of parts that the task group `code` is mapped over.
 PREPARED_KEY, ESTIMATE_KEY = "prepared", "estimate"
 RETURN_KEY = "return_value"
+
+
+def skip_tasks(ti: Any, result: Any, task_ids: Sequence[str]) -> NoReturn:
+    """End a task with a result, and have following tasks skipped that have nothing to do.
+
+    Otherwise Airflow would start each of them to be told so, or skip a chain of tasks one by one, a second for each.
+    """
+    ti.xcom_push(key=RETURN_KEY, value=result)
+    raise DownstreamTasksSkipped(tasks=[(task_id, -1) for task_id in task_ids])
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from include.pipeline.run_metadata import RunMetadata, is_in_progress, read_meta
 from include.pipeline.settings import open_staging, open_warehouse, read_run_key
 
 if TYPE_CHECKING:
+    from include.coding.landing import LandingSummary
     from include.coding.prepare import Prepared
 
 #: Params of the form that a plan has under the same name.
@@ -181,7 +182,8 @@ def _extend_look_back(plan: Plan, metadata: RunMetadata | None) -> Plan:
 def prepare_parts(
     ti: Any, dag_run: Any, is_in_progress: Callable[[str], bool] = is_in_progress
 ) -> list[dict[str, Any]]:
-    """Read and validate the records, write what has to be sent, and return the parts to code; none in a dry run.
+    """Read and validate the records, write what has to be sent, and return the parts to code. If there are none, as
+    in a dry run, the tasks that would send them are skipped.
 
     :param is_in_progress: returns whether another run is in progress
     :raises DataError: another run has claimed dates of the plan since, because this run had ended
@@ -207,7 +209,9 @@ def prepare_parts(
     handoffs.push_prepared(ti, prepared, estimate)
     lineage.send_preparation(ti, plan, prepared)
     log.info("%s", _describe_prepared(estimate, is_dry_run=plan.dry_run))
-    return [] if plan.dry_run else [part.to_dict() for part in prepared.parts]
+    if plan.dry_run or not prepared.parts:
+        handoffs.skip_tasks(ti, [], handoffs.SENDING)
+    return [part.to_dict() for part in prepared.parts]
 
 
 def _describe_prepared(estimate: Estimate, *, is_dry_run: bool) -> str:
@@ -234,8 +238,9 @@ def _estimate_run(prepared: Prepared, dag_run: Any) -> Estimate:
     return estimate_run(prepared, PLANNING_CALLS, CALLS_PER_PART, calls_per_second, max_operations)
 
 
-def land_results(ti: Any) -> dict[str, Any]:
-    """Publish the run's dates, unless results are still missing, and return the summary.
+def land_results(ti: Any, dag_run: Any) -> dict[str, Any]:
+    """Publish the run's dates, unless results are still missing, and return the summary. The tasks that have nothing
+    to export or to announce are skipped.
 
     :raises DataError: an earlier task failed, so that there is nothing to land
     """
@@ -252,6 +257,9 @@ def land_results(ti: Any) -> dict[str, Any]:
     with open_staging(read_run_key(ti)) as staging:
         summary = land(plan, prepared, collected, open_warehouse(plan.landing_memory_mb), staging)
     lineage.send_landing(ti, plan, summary)
+    has_work = {handoffs.EXPORT: plan.export, handoffs.ANNOUNCE: _find_announced_days(plan, summary, dag_run)}
+    if idle_tasks := [task_id for task_id, work in has_work.items() if not work]:
+        handoffs.skip_tasks(ti, summary.to_dict(), idle_tasks)
     return summary.to_dict()
 
 
@@ -295,6 +303,12 @@ def _log_report(uri: str) -> str:
     return uri
 
 
+def _find_announced_days(plan: Plan, summary: LandingSummary, dag_run: Any) -> list[str]:
+    """Return the dates of a landed run that other DAGs are told about, ISO 8601; those of a trial are not."""
+    own_day = {dag_run.partition_key} - {None, *plan.excluded_dates}
+    return [] if plan.max_records else sorted({*summary.days, *own_day})
+
+
 def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> None:
     """Emit an event of the asset for each date that was published, with the date as its partition.
 
@@ -302,9 +316,8 @@ def announce_dates(ti: Any, dag_run: Any, outlet_events: Any, asset: Any) -> Non
     unless it is left to another run.
     """
     plan, summary = handoffs.pull_plan(ti), handoffs.pull_landing_summary(ti)
-    own_day = {dag_run.partition_key} - {None, *plan.excluded_dates}
-    days = sorted({*summary.days, *own_day})
-    if plan.max_records or not days:
+    days = _find_announced_days(plan, summary, dag_run)
+    if not days:
         raise AirflowSkipException("nothing was published")
     outlet_events[asset].add_partitions(days)
     count = f"{len(days):,} {'date' if len(days) == 1 else 'dates'}"

@@ -174,6 +174,8 @@ class Stack:
             "AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FILE_PERMISSIONS": "0o600",
             "AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FOLDER_PERMISSIONS": "0o700",
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
+            # else a task that could start waits for up to a second
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.25",
             "CODING_STAGING": (self.folder / "staging").as_uri(),
             "CODING_SOURCE_FOLDERS": str(self.source_files),
             **self._settings,

@@ -110,7 +110,7 @@ def test_importing_a_file_loads_no_heavy_library(import_record: dict[str, Any], 
     [
         ("recode_occupations", "plan", "steps.make_plan", ["params", "dag_run", "PARAMS"]),
         ("recode_occupations", "prepare", "steps.prepare_parts", ["ti", "dag_run"]),
-        ("recode_occupations", "land", "steps.land_results", ["ti"]),
+        ("recode_occupations", "land", "steps.land_results", ["ti", "dag_run"]),
         ("recode_occupations", "report", "steps.report_run", ["ti"]),
         (
             "recode_occupations", "announce", "steps.announce_dates",

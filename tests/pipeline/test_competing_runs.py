@@ -124,7 +124,7 @@ def test_two_runs_of_the_same_dates_send_each_text_once_and_the_second_is_skippe
     with pytest.raises(AirflowSkipException, match=f"The dates {FIRST_DAY} to {SECOND_DAY} are left to run 'first'"):
         runs.prepare(second)
     with pytest.raises(AirflowSkipException, match="are left to run 'first'"):
-        steps.land_results(second)
+        steps.land_results(second, make_run("second"))
     assert runs.received_texts == 2 * TEXTS
     report = Path(steps.report_run(second).removeprefix("file://"))
     assert "skipped, nothing was sent" in report.with_suffix(".md").read_text(encoding="utf-8")

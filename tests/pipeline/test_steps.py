@@ -329,7 +329,7 @@ def test_other_runs_and_nights_without_a_look_back_read_their_own_dates_only(
 def test_a_dry_run_skips_landing(make_plan: Callable[..., Plan]) -> None:
     xcoms = {"plan": make_plan(dry_run=True).to_dict(), ("prepare", "prepared"): PREPARED.to_dict()}
     with pytest.raises(AirflowSkipException, match="a dry run sends nothing"):
-        steps.land_results(TaskInstance(xcoms))
+        steps.land_results(TaskInstance(xcoms), make_run())
 
 
 def test_landing_is_refused_if_nothing_was_sent(make_plan: Callable[..., Plan]) -> None:
@@ -341,7 +341,7 @@ def test_landing_is_refused_if_nothing_was_sent(make_plan: Callable[..., Plan]) 
     }  # fmt: skip
     xcoms = {"plan": plan.to_dict(), ("prepare", "prepared"): {**PREPARED.to_dict(), "parts": [part]}}
     with pytest.raises(DataError, match="nothing was sent, so there is nothing to land: see the log"):
-        steps.land_results(TaskInstance(xcoms))
+        steps.land_results(TaskInstance(xcoms), make_run())
 
 
 @pytest.mark.parametrize("task_id", ["plan", "prepare"])
@@ -350,7 +350,7 @@ def test_landing_is_refused_if_an_earlier_task_did_not_succeed(task_id: str, mak
     with pytest.raises(
         DataError, match=f"task '{task_id}' is missing: clear '{task_id}' with downstream tasks, because"
     ):
-        steps.land_results(TaskInstance(xcoms))
+        steps.land_results(TaskInstance(xcoms), make_run())
 
 
 class OutletEvent:
