@@ -3,7 +3,8 @@
 Without sections and options, the data steps are measured and docs/performance.md is written, in less than ten minutes
 after the first time, which also makes the records. It fails, and writes nothing, if a ratio has fallen behind that of
 the page by more than its spread; `--accept` writes the page all the same. `--details` measures everything else and
-writes docs/performance-details.md (about 25 minutes). With sections, the figures are only printed.
+writes docs/performance-details.md (about 25 minutes). With sections, the figures are only printed, except those of
+`scale`, which runs a hundred million records in about an hour and writes docs/performance-scale.md.
 """
 
 from __future__ import annotations
@@ -76,7 +77,11 @@ DETAILS: dict[str, Callable[[Sizes], Iterator[str]]] = {
     ),
     "local-coder": lambda sizes: measure_in_a_process("Its coder", "local_coder", "--draws", str(sizes.draws)),
 }
-SECTIONS = {"data-steps": lambda sizes: measure_data_steps(sizes.rows, {}), **DETAILS}
+SECTIONS = {
+    "data-steps": lambda sizes: measure_data_steps(sizes.rows, {}),
+    "scale": lambda sizes: measure("scale", sizes.rows),
+    **DETAILS,
+}
 
 
 def main() -> int:

@@ -12,18 +12,21 @@ STYLES = (("#0072b2", "o"), ("#e69f00", "s"), ("#009e73", "^"), ("#cc79a7", "D")
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart with logarithmic axes.
+    """A chart.
 
-    :param lines: for each way, its figure by number of records
+    :param lines: for each way, its figure by number of records or by second
     """
 
     title: str
     unit: str
-    lines: Mapping[str, Mapping[int, float]]
+    lines: Mapping[str, Mapping[float, float]]
 
 
-def draw_panels(panels: Sequence[Panel], path: Path) -> None:
-    """Draw panels in two columns into an SVG file, the same file for the same figures."""
+def draw_panels(panels: Sequence[Panel], path: Path, *, has_time_axis: bool = False) -> None:
+    """Draw panels in two columns into an SVG file, the same file for the same figures.
+
+    :param has_time_axis: whether the figures are over seconds, with linear axes, instead of over records
+    """
     import matplotlib as mpl  # imported here, because only a complete measurement draws
 
     mpl.use("svg")
@@ -33,9 +36,14 @@ def draw_panels(panels: Sequence[Panel], path: Path) -> None:
     figure, axes = plt.subplots(-(-len(panels) // 2), 2, figsize=(9, 6.4), squeeze=False)
     for panel, chart in zip(panels, axes.flat, strict=True):
         for (name, figures), (color, marker) in zip(panel.lines.items(), STYLES, strict=False):
-            width = 2.4 if name == next(iter(panel.lines)) else 1.2
-            chart.plot(list(figures), list(figures.values()), label=name, color=color, marker=marker, linewidth=width)
-        chart.set(title=panel.title, xlabel="records", ylabel=panel.unit, xscale="log", yscale="log")
+            width = 2.4 if name == next(iter(panel.lines)) and not has_time_axis else 1.2
+            line = {"label": name, "color": color, "linewidth": width, "marker": None if has_time_axis else marker}
+            chart.plot(list(figures), list(figures.values()), **line)
+        chart.set(title=panel.title, xlabel="seconds" if has_time_axis else "records", ylabel=panel.unit)
+        if has_time_axis:
+            chart.set(xlim=0, ylim=0)
+        else:
+            chart.set(xscale="log", yscale="log")
         chart.grid(visible=True, which="major", color="#dddddd")
     axes[0][0].legend(frameon=False)
     figure.tight_layout()

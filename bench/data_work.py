@@ -203,7 +203,7 @@ def make_panels(sizes: Sequence[Size]) -> Iterator[Panel]:
     """Yield the charts of time and of memory of each step."""
     for step in STEPS:
         for title, unit, read in (("time", "seconds", read_seconds), ("peak memory", "MB", read_memory_mb)):
-            lines = {
+            lines: dict[str, dict[float, float]] = {
                 name: {
                     size.rows: size.median(step, way, read) for size in sizes if size.figures(step, way, read_seconds)
                 }

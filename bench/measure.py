@@ -15,9 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 MEGABYTE = 1_000_000
@@ -50,12 +52,27 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What a step uses at a moment.
+
+    :param seconds: since the start of its process
+    :param memory_mb: resident size of its process
+    :param disk_mb: files in the watched folders
+    """
+
+    seconds: float
+    memory_mb: float
+    disk_mb: float
+
+
+@dataclass(frozen=True)
 class Measurement:
     """The cost of a step.
 
     :param seconds, cpu_seconds: of the work alone, without the imports
     :param memory_mb: peak resident size of the process, imports included
     :param disk_mb: peak size of the files in its folder
+    :param samples: what it used over time, imports included
     :param problem: why the way did not finish; None if it did
     """
 
@@ -64,33 +81,50 @@ class Measurement:
     memory_mb: float = 0.0
     disk_mb: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
+    samples: Sequence[Sample] = ()
     problem: str | None = None
 
 
-def measure(step: str, way: str, job: Job) -> Measurement:
-    """Run a step in a new process, and wait for it."""
+def measure(
+    step: str, way: str, job: Job, *, folders: Sequence[Path] = (), timeout_s: float = TIMEOUT_S
+) -> Measurement:
+    """Run a step in a new process, and wait for it.
+
+    :param folders: folders beside its own whose files count as well
+    """
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "bench.measure", step, way, json.dumps(asdict(job))]
     with tempfile.TemporaryFile("w+") as errors:
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
-            disk_bytes = _wait(process, folder)
+            samples = _watch(process, [folder, *folders], timeout_s)
             output = process.stdout.read() if process.stdout else ""
         if process.returncode != 0:
             errors.seek(0)
             return Measurement(problem=_describe_failure(process.returncode, errors.read()))
-    return Measurement(**{**json.loads(output), "disk_mb": disk_bytes / MEGABYTE})
+    disk_mb = max((sample.disk_mb for sample in samples), default=0.0)
+    return Measurement(**{**json.loads(output), "disk_mb": disk_mb, "samples": samples})
 
 
-def _wait(process: subprocess.Popen[str], folder: Path) -> int:
-    """Wait until the process ends, kill it at the time limit, and return the peak number of bytes in its folder."""
-    deadline, peak = time.monotonic() + TIMEOUT_S, 0
+def _watch(process: subprocess.Popen[str], folders: Sequence[Path], timeout_s: float) -> list[Sample]:
+    """Wait until the process ends, kill it at the time limit, and return what it used meanwhile."""
+    start, samples = time.monotonic(), []
     while process.poll() is None:
-        peak = max(peak, count_bytes(folder.rglob("*")))
-        if time.monotonic() > deadline:
+        seconds = time.monotonic() - start
+        disk_bytes = sum(count_bytes(folder.rglob("*")) for folder in folders)
+        samples.append(Sample(seconds, _read_resident_bytes(process.pid) / MEGABYTE, disk_bytes / MEGABYTE))
+        if seconds > timeout_s:
             process.kill()
         time.sleep(POLL_S)
-    return peak
+    return samples
+
+
+def _read_resident_bytes(pid: int) -> int:
+    """Return the resident size of a process, 0 if it has ended."""
+    try:
+        return psutil.Process(pid).memory_info().rss
+    except psutil.Error:
+        return 0
 
 
 def count_bytes(paths: Iterable[Path]) -> int:
@@ -106,7 +140,7 @@ def count_bytes(paths: Iterable[Path]) -> int:
 
 def _describe_failure(status: int, errors: str) -> str:
     if status < 0:
-        return f"did not finish: killed by signal {-status}, after {TIMEOUT_S} s or out of memory"
+        return f"did not finish: killed by signal {-status}, at the time limit or out of memory"
     last_line = (errors.strip().splitlines() or ["no message"])[-1]
     return f"did not finish: {last_line[:600]}"
 

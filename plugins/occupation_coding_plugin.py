@@ -9,15 +9,13 @@ from airflow.plugins_manager import AirflowPlugin
 from include.pipeline import consent, preload, run_metadata, run_notes
 from include.pipeline.alerts import ScheduledRunDue
 
-__all__ = ["OccupationCodingPlugin", "preload"]
-
 
 class OccupationCodingPlugin(AirflowPlugin):
-    """Registers the listeners for runs that start and end, the reference of the deadline of scheduled runs, and the
-    page."""
+    """Registers the listeners for the start of the scheduler and for runs that start and end, the reference of the
+    deadline of scheduled runs, and the page."""
 
     name = "occupation_coding"
-    listeners = (run_metadata, consent, run_notes)
+    listeners = (preload, run_metadata, consent, run_notes)
     deadline_references = (ScheduledRunDue,)
     external_views: ClassVar[list[dict[str, Any]]] = [
         {

@@ -1,26 +1,28 @@
-"""Modules that the tasks and the DAG files need, for :mod:`occupation_coding_plugin` to import.
+"""Imports what tasks need in the long-running processes of Airflow, from which those of tasks are forked.
 
-Airflow forks the process of a task from a process that has loaded the plugins, so that the task has these modules
-already. Importing them takes longer than all else that a small task does.
+Importing these modules takes longer than all else that a small task does. The scheduler with the LocalExecutor and
+the DAG processor profit, not the API server, which forks nothing and does not import them.
 """
 
-import duckdb
-import pandas
-import pyarrow
+from __future__ import annotations
 
-from include.coding import claims, landing, prepare, report
-from include.pipeline import airflow_dags, steps
-from include.warehouse import connect
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "airflow_dags",
-    "claims",
-    "connect",
-    "duckdb",
-    "landing",
-    "pandas",
-    "prepare",
-    "pyarrow",
-    "report",
-    "steps",
-]
+from airflow.listeners import hookimpl
+
+#: The modules that the DAG files import, and those that the bodies of the tasks import when they run.
+MODULES = (
+    "include.pipeline.airflow_dags", "include.pipeline.steps", "include.coding.claims", "include.coding.prepare",
+    "include.coding.landing", "include.coding.report", "include.warehouse.connect",
+)  # fmt: skip
+
+
+@hookimpl
+def on_starting(component: Any) -> None:
+    """Import the modules if this is no task, whose process has them already or needs few of them."""
+    from airflow.sdk.execution_time.task_runner import TaskRunnerMarker  # a task has imported it
+
+    if not isinstance(component, TaskRunnerMarker):
+        for name in MODULES:
+            import_module(name)

@@ -1,7 +1,7 @@
 """A seeded input gives the same rows as always, row by row, however they are computed.
 
-The expected rows were published by version 0.1.0. To write them again after a deliberate change, run
-`python -m tests.coding.test_same_rows`, and look at the difference.
+The expected rows were published when records were still joined by their texts. To write them again after a deliberate
+change, run `python -m tests.coding.test_same_rows`, and look at the difference.
 """
 
 import csv

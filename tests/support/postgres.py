@@ -38,6 +38,7 @@ class Postgres:
         self._server, self._numbers = server, itertools.count(1)
         self._empty_databases: list[str] = []
         self.socket_folder = parse_qs(urlsplit(server.get_uri()).query)["host"][0]
+        self.data_folder = Path(server.pgdata)
 
     def conninfo(self, database: str, user: str = "postgres", **options: str) -> str:
         """Return the connection string of libpq for a database."""
