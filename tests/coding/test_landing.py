@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
 
@@ -15,6 +16,7 @@ from include.coding.landing import LandingSummary
 from include.coding.plan import MIN_MEMORY_MB
 from include.coding.results import PartResult
 from include.coding.run_log import DateCounts, find_unpublished_dates, format_dates, merge_into_spans
+from include.warehouse.errors import WarehouseError
 from tests.coding.conftest import (
     CHEF,
     DAY,
@@ -775,6 +777,48 @@ def test_two_landings_at_the_same_time_both_succeed(survey):
         ("run-1", 2),
         ("run-2", 2),
     ]
+
+
+class LockProbe:
+    """A warehouse whose sessions try, while rows are staged, whether another session could take the writers' lock."""
+
+    def __init__(self, warehouse):
+        self._warehouse, self.name, self.is_free = warehouse, warehouse.name, {}
+
+    @contextmanager
+    def session(self, *, read_only=False):
+        with self._warehouse.session(read_only=read_only) as session:
+            self._watch(session)
+            yield session
+
+    def _watch(self, session):
+        stage = session.staged
+
+        @contextmanager
+        def staged(name, rows, **options):
+            with stage(name, rows, **options):
+                self.is_free[name] = self._try_lock()
+                yield
+
+        session.staged = staged
+
+    def _try_lock(self):
+        try:
+            with self._warehouse.session() as session, session.transaction():
+                session.execute("LOCK TABLE coding.coding_runs IN EXCLUSIVE MODE NOWAIT")
+        except WarehouseError:
+            return False
+        return True
+
+
+@on_postgres
+def test_no_run_waits_for_the_lock_of_another_one_that_copies_its_rows(survey):
+    survey.prepare()
+    survey.warehouse = probe = LockProbe(survey.warehouse)
+    survey.land(code=lambda line: code_line(line) if line["occp_text"] == "chef" else "")  # the other is set aside
+    assert probe.is_free == dict.fromkeys(["texts_aside", "new_results", "staged_answers", "staged_records"], True)
+    with survey.warehouse.session() as session, session.transaction(lock="coding.coding_runs"):
+        assert not probe._try_lock(), "the probe notices a lock"
 
 
 def kill_after(process, seconds):

@@ -336,11 +336,11 @@ def test_calls_are_estimated_with_the_call_budget_of_a_connection_that_sets_none
 
 @pytest.fixture(scope="module")
 def long_file(tmp_path_factory):
-    """A million records, a tenth of them without texts."""
+    """A million records, a tenth of them without texts, and half as many texts, so that checking them takes a while."""
     path = tmp_path_factory.mktemp("long") / "answers.csv"
     duckdb.execute(
         f"COPY (SELECT 'R' || i AS record_id, DATE '{DAY}' AS response_date,"
-        f" if(i % 10 = 0, '', '{SECRET} ' || hash(i) % 20000) AS occp_text, if(i % 10 = 0, '', 'feeds fish') AS tasks_text"
+        f" if(i % 10 = 0, '', '{SECRET} ' || hash(i) % 500000) AS occp_text, if(i % 10 = 0, '', 'feeds fish') AS tasks_text"
         f" FROM range(1000000) AS r(i)) TO '{path}' (FORMAT csv)"
     )
     return path
