@@ -168,7 +168,8 @@ def store_results(session: Session, plan: Plan, operation_id: str, read_at: str)
         SELECT text_key, CAST(? AS {text}), CAST(? AS {text}), CAST(? AS DOUBLE PRECISION), occp_text,
             tasks_text, outcome, code, label, confidence, level, suggestions, CAST(? AS {text}),
             CAST(? AS {text}), CAST(? AS TIMESTAMP), CAST(NULL AS {text})
-        FROM new_results WHERE text_key NOT IN (SELECT text_key FROM stored_texts)
+        FROM new_results
+        WHERE NOT EXISTS (SELECT 1 FROM stored_texts WHERE stored_texts.text_key = new_results.text_key)
         """,  # noqa: S608
         [plan.topic, plan.model_id, plan.model_version, operation_id, plan.run_id, session.now()],
     )

@@ -56,10 +56,10 @@ _OUTPUT_LINES = f"""read_csv($output, header = false, auto_detect = false, colum
 #: SQL of the number of a line. Lines without numbers are parsed by several threads.
 _NO_LINE_NUMBER, _LINE_NUMBER = "CAST(NULL AS BIGINT)", "row_number() OVER ()"
 
-#: The `numbered_lines`, and the first problem of each. A contradiction is never resolved by guessing
+#: The fields of `numbered_lines`, and the first problem of each. A contradiction is never resolved by guessing
 #: (docs/service-contract.md 8.23, 8.24).
 _PARSE_LINES = f"""
-, checked_lines AS (
+checked_lines AS (
     SELECT line, text, has_repeated_name(text) AS is_ambiguous
     FROM numbered_lines WHERE NOT regexp_full_match(text, '[ \r]*')
 ), parsed_lines AS (
@@ -271,7 +271,7 @@ def _match_lines(engine: Engine, input_file: Path, output_file: Path, line_numbe
     :param line_number: SQL of the numbers of the lines
     """
     lines = f"SELECT {line_number} AS line, coalesce(text, '') AS text FROM {_OUTPUT_LINES}"  # noqa: S608
-    parse = f"CREATE OR REPLACE TEMP TABLE lines AS WITH numbered_lines AS ({lines}) {_PARSE_LINES}"
+    parse = f"CREATE OR REPLACE TEMP TABLE lines AS WITH numbered_lines AS ({lines}), {_PARSE_LINES}"
     execute_within_memory(engine, parse, {"output": escape_glob(output_file)})
     execute_within_memory(engine, _MATCH_LINES, {"input": escape_glob(input_file)})
     execute_within_memory(engine, _FIND_REPEATED_KEYS)
