@@ -4,7 +4,7 @@ Without sections and options, the data steps are measured and docs/performance.m
 after the first time, which also makes the records. It fails, and writes nothing, if a ratio has fallen behind that of
 the page by more than its spread; `--accept` writes the page all the same. `--details` measures everything else and
 writes docs/performance-details.md (about 25 minutes). With sections, the figures are only printed, except those of
-`scale`, which runs a hundred million records in about an hour and writes docs/performance-scale.md.
+`scale` and `scale-postgres`, which run a hundred million records and write pages of their own.
 """
 
 from __future__ import annotations
@@ -58,6 +58,11 @@ def measure_data_steps(rows: int | None, ratios: dict[str, Ratio], *, with_pictu
     yield from importlib.import_module("bench.data_work").sections(rows, ratios, with_picture=with_picture)
 
 
+def measure_scale(rows: int | None, warehouse: str) -> Iterator[str]:
+    """Yield the text of a page about a run of many records."""
+    yield from importlib.import_module("bench.scale").sections(rows, warehouse)
+
+
 def measure_in_a_process(title: str, module: str, *options: str) -> Iterator[str]:
     """Yield the output of a module that is measured in a process of its own, for its figures of memory."""
     command = [sys.executable, "-m", f"bench.{module}", *options]
@@ -79,7 +84,8 @@ DETAILS: dict[str, Callable[[Sizes], Iterator[str]]] = {
 }
 SECTIONS = {
     "data-steps": lambda sizes: measure_data_steps(sizes.rows, {}),
-    "scale": lambda sizes: measure("scale", sizes.rows),
+    "scale": lambda sizes: measure_scale(sizes.rows, "DuckDB"),
+    "scale-postgres": lambda sizes: measure_scale(sizes.rows, "PostgreSQL"),
     **DETAILS,
 }
 
@@ -95,7 +101,7 @@ def main() -> int:
     elif options.details:
         texts = collect(text for measure_section in DETAILS.values() for text in measure_section(sizes))
         if sizes == FULL:
-            write_page("Performance in detail", texts, DETAILS_PAGE)
+            write_page("Performance in detail", "make bench OPTIONS=--details", texts, DETAILS_PAGE)
     else:
         return write_standard_page(sizes, accept=options.accept)
     return 0
@@ -112,7 +118,7 @@ def write_standard_page(sizes: Sizes, *, accept: bool) -> int:
     if regressions and not accept:
         return 1
     if is_complete:
-        write_page("Performance", texts, PAGE)
+        write_page("Performance", "make bench", texts, PAGE)
         write_ratios(RATIOS, ratios)
     return 0
 
@@ -126,8 +132,8 @@ def collect(texts: Iterator[str]) -> list[str]:
     return collected
 
 
-def write_page(title: str, texts: list[str], path: Path) -> None:
-    path.write_text("\n\n".join([heading(title), *texts]) + "\n", encoding="utf-8")
+def write_page(title: str, command: str, texts: list[str], path: Path) -> None:
+    path.write_text("\n\n".join([heading(title, command), *texts]) + "\n", encoding="utf-8")
     print(f"Wrote {path.relative_to(ROOT)}")
 
 
@@ -135,15 +141,13 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    sections = f"what to measure: {', '.join(SECTIONS)}; default: data-steps, or with --details all others"
+    sections = f"what to measure: {', '.join(SECTIONS)}; default: data-steps"
     # not with `choices`, which argparse would also compare with the empty list of no sections
     parser.add_argument("sections", nargs="*", metavar="SECTION", type=check_section, help=sections)
-    parser.add_argument("--details", action="store_true", help="measure all sections except data-steps")
+    parser.add_argument("--details", action="store_true", help="measure the other sections, without those of scale")
     parser.add_argument("--accept", action="store_true", help="write the page although a ratio has fallen behind")
     parser.add_argument("--quick", action="store_true", help="the smallest useful size of each section")
-    parser.add_argument(
-        "--rows", type=int, help="records of data-steps, formats, servers and end-to-end: for example 100000000"
-    )
+    parser.add_argument("--rows", type=int, help="records of data-steps, scale, formats, servers and end-to-end")
     parser.add_argument("--days", type=int, help=f"days of the backfill (default {FULL.days})")
     parser.add_argument(
         "--gigabytes", type=int, choices=range(1, 6), help=f"upload to the local service (default {FULL.gigabytes})"

@@ -77,8 +77,8 @@ class Size:
 
     def ratio(self, step: str, way: str, figure: Callable[[Measurement], float]) -> Ratio:
         """Return the ratio of this pipeline to another way, in the rounds of that way."""
-        others = self.figures(step, way, figure)
-        return Ratio.of(self.figures(step, "ours", figure)[: len(others)], others)
+        pairs = zip(self.measurements[step, "ours"], self.measurements[step, way], strict=False)
+        return Ratio([figure(ours) / figure(other) for ours, other in pairs if other.problem is None])
 
 
 def read_seconds(one: Measurement) -> float:
@@ -178,9 +178,9 @@ def compare_ways(size: Size, step: str) -> str:
     """Return the table of a step with a row for each way."""
     rows = []
     for way, name in NAMES.items():
-        first = size.measurements[step, way][0]
-        if not size.figures(step, way, read_seconds):
-            rows.append([name, first.problem, *[""] * 5])
+        finished = [one for one in size.measurements[step, way] if one.problem is None]
+        if not finished:
+            rows.append([name, size.measurements[step, way][0].problem, *[""] * 5])
             continue
         is_ours = way == "ours"
         seconds = size.figures(step, way, read_seconds)
@@ -192,7 +192,7 @@ def compare_ways(size: Size, step: str) -> str:
                 f"{size.median(step, way, read_memory_mb):.0f}",
                 "" if is_ours else str(size.ratio(step, way, read_memory_mb)),
                 f"{size.median(step, way, lambda one: one.disk_mb):.0f}",
-                f"{first.counts['coded' if step == 'land' else 'texts']:,}",
+                f"{finished[0].counts['coded' if step == 'land' else 'texts']:,}",
             ]
         )  # fmt: skip
     result = "records coded" if step == "land" else "texts"

@@ -69,7 +69,7 @@ class Sample:
 class Measurement:
     """The cost of a step.
 
-    :param seconds, cpu_seconds: of the work alone, without the imports
+    :param seconds: of the work alone, without the imports
     :param memory_mb: peak resident size of the process, imports included
     :param disk_mb: peak size of the files in its folder
     :param samples: what it used over time, imports included
@@ -77,7 +77,6 @@ class Measurement:
     """
 
     seconds: float = 0.0
-    cpu_seconds: float = 0.0
     memory_mb: float = 0.0
     disk_mb: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
@@ -149,10 +148,10 @@ def run_step(step: str, way: str, job: Job) -> Measurement:
     """Run a step in this process, and measure it."""
     work = getattr(importlib.import_module(f"bench.ways.{way}"), step)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_GB * 10**9,) * 2)
-    start, start_cpu = time.perf_counter(), time.process_time()
+    start = time.perf_counter()
     counts = work(job)
-    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
-    return Measurement(seconds, cpu_seconds, read_peak_bytes("self") / MEGABYTE, counts=counts)
+    seconds = time.perf_counter() - start
+    return Measurement(seconds, read_peak_bytes("self") / MEGABYTE, counts=counts)
 
 
 def read_peak_bytes(pid: int | str) -> int:

@@ -19,14 +19,16 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def heading(title: str) -> str:
-    """Return the first lines of a page: when and on what machine it was measured, and how to measure it again."""
+def heading(title: str, command: str) -> str:
+    """Return the first lines of a page: when and on what machine it was measured, and how to measure it again.
+
+    :param command: writes the page again
+    """
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return f"""# {title}
 
-`make bench` measures again and writes this page (`make bench OPTIONS=--details` the one with the details); no figure
-is typed in. The seconds are those of one machine on one day. Compare the ratios, which are measured side by side in
-one run.
+`{command}` measures again and writes this page; no figure is typed in. The seconds are those of one machine on one
+day. Compare the ratios, which are measured side by side in one run.
 
 {datetime.now(UTC):%Y-%m-%d} (UTC), {os.cpu_count()} cores, {psutil.virtual_memory().total / 10**9:.0f} GB of memory,
 {platform.system()} {platform.machine()}, Python {platform.python_version()}, {packages}. 1 MB is 1,000,000 bytes."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+
+#: How far above all earlier ratios a ratio has to be to have fallen behind, because three rounds show a part of the
+#: spread only.
+MARGIN = 1.1
 
 
 @dataclass(frozen=True)
@@ -18,11 +22,6 @@ class Ratio:
 
     rounds: Sequence[float]
 
-    @classmethod
-    def of(cls, ours: Iterable[float], others: Iterable[float]) -> Ratio:
-        """Return the ratio of two figures that were measured in turn, round by round."""
-        return cls([our / other for our, other in zip(ours, others, strict=True)])
-
     def __str__(self) -> str:
         """Return the median, and the lowest and the highest ratio if there are several."""
         if len(self.rounds) == 1:
@@ -30,8 +29,10 @@ class Ratio:
         return f"{median(self.rounds):.2f} ({min(self.rounds):.2f} to {max(self.rounds):.2f})"
 
     def falls_behind(self, earlier: Ratio) -> bool:
-        """Return whether even the lowest ratio is above all earlier ones, so that no spread explains it."""
-        return min(self.rounds) > max(earlier.rounds)
+        """Return whether even the lowest ratio is clearly above all earlier ones, so that no spread explains it. The
+        spread of a single round is unknown, so it never falls behind."""
+        has_spreads = len(self.rounds) > 1 and len(earlier.rounds) > 1
+        return has_spreads and min(self.rounds) > MARGIN * max(earlier.rounds)
 
 
 def read_ratios(path: Path) -> dict[str, Ratio]:

@@ -1,4 +1,4 @@
-"""Measure a run of many records, by default a hundred million, with DuckDB and with PostgreSQL as the warehouse.
+"""Measure a run of many records, by default a hundred million, with DuckDB or PostgreSQL as the warehouse.
 
 The time per record is compared with that of a tenth of the records, measured just before. Memory and disk over time
 are drawn as a picture.
@@ -19,8 +19,8 @@ from bench.page import heading, table
 from tests.support.postgres import run_postgres
 
 RECORDS = 100 * MILLION
-PICTURE = ROOT / "docs" / "images" / "performance-scale.svg"
-PAGE = ROOT / "docs" / "performance-scale.md"
+#: Names of the page and of the picture, and the section of `python -m bench`, by warehouse.
+NAMES = {"DuckDB": ("performance-scale", "scale"), "PostgreSQL": ("performance-scale-postgres", "scale-postgres")}
 TIMEOUT_S = 4 * 3600
 #: Most points of a line in the picture.
 MAX_POINTS = 300
@@ -31,7 +31,6 @@ class Cost:
     """The measurements of the steps of one run, by step."""
 
     rows: int
-    warehouse: str
     steps: dict[str, Measurement]
 
     def microseconds(self, step: str) -> float:
@@ -39,30 +38,32 @@ class Cost:
         return self.steps[step].seconds / self.rows * 1e6
 
 
-def sections(rows: int | None = None) -> Iterator[str]:
-    """Measure both warehouses, and yield the page and write it."""
+def sections(rows: int | None, warehouse: str) -> Iterator[str]:
+    """Measure runs with a warehouse, and yield the page. It is written if its number of records is measured."""
     rows = rows or RECORDS
     work = data.FOLDER / "scale"
     shutil.rmtree(work, ignore_errors=True)
-    texts = []
-    costs: list[Cost] = []
     try:
-        for warehouse in ("DuckDB", "PostgreSQL"):
-            pair = [run(warehouse, size_rows, work) for size_rows in (rows // 10, rows)]
-            costs += pair
-            texts.append(f"## {warehouse}\n\n{compare_sizes(pair)}")
-            yield texts[-1]
-        draw_panels(list(make_panels([cost for cost in costs if cost.rows == rows])), PICTURE, has_time_axis=True)
-        picture = f"![Memory and disk over time](images/{PICTURE.name})"
-        title = f"A run of {rows / MILLION:g} M records"
-        PAGE.write_text("\n\n".join([heading(title), ABOUT, *texts, picture]) + "\n", encoding="utf-8")
-        yield f"Wrote {PAGE.relative_to(ROOT)}"
+        costs = [run(warehouse, size_rows, work) for size_rows in (rows // 10, rows)]
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    text = compare_sizes(costs)
+    yield text
+    if rows == RECORDS:
+        name, section = NAMES[warehouse]
+        title = f"A run of {rows / MILLION:g} M records, with {warehouse} as the warehouse"
+        picture = f"![Memory and disk over time](images/{name}.svg)"
+        draw_panels(
+            list(make_panels(costs[-1], warehouse)), ROOT / "docs" / "images" / f"{name}.svg", has_time_axis=True
+        )
+        page = ROOT / "docs" / f"{name}.md"
+        head = heading(title, f"make bench OPTIONS={section}")
+        page.write_text("\n\n".join([head, ABOUT, text, picture]) + "\n", encoding="utf-8")
+        yield f"Wrote {page.relative_to(ROOT)}"
 
 
 ABOUT = """\
-`python -m bench scale` runs `prepare`, a stub in place of the service, and `land` with `collect`, once for each
+This runs `prepare`, a stub in place of the service, and `land` with `collect`, once for each
 number of records, at the default limit of 512 MB. Memory is the peak resident size of the process of the step,
 without the server of PostgreSQL; disk is the peak size of the files of the run, of the embedded warehouse, and of the
 server's folder, its log included. The server runs on the same cores, with default settings except that it does not
@@ -75,10 +76,10 @@ def run(warehouse: str, rows: int, work: Path) -> Cost:
     size = Size(rows, data.write_records(rows), folder)
     try:
         if warehouse == "DuckDB":
-            return Cost(rows, warehouse, dict(run_steps(size, "", [])))
+            return Cost(rows, dict(run_steps(size, "", [])))
         with run_postgres() as server:
             conninfo = server.conninfo(server.create_database())
-            return Cost(rows, warehouse, dict(run_steps(size, conninfo, [server.data_folder])))
+            return Cost(rows, dict(run_steps(size, conninfo, [server.data_folder])))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -116,13 +117,11 @@ def compare_sizes(costs: Sequence[Cost]) -> str:
     return table(["step", "s", "µs per record", "ratio", "MB", "disk MB", "texts"], rows)
 
 
-def make_panels(costs: Sequence[Cost]) -> Iterator[Panel]:
+def make_panels(cost: Cost, warehouse: str) -> Iterator[Panel]:
     """Yield the charts of memory and of disk over time."""
     for step in STEPS:
+        samples = cost.steps[step].samples
+        samples = samples[:: max(1, len(samples) // MAX_POINTS)]
         for name, figure in (("memory", "memory_mb"), ("disk", "disk_mb")):
-            lines = {}
-            for cost in costs:
-                samples = cost.steps[step].samples
-                every = max(1, len(samples) // MAX_POINTS)
-                lines[cost.warehouse] = {sample.seconds: getattr(sample, figure) for sample in samples[::every]}
-            yield Panel(f"{step}: {name}", "MB", lines)
+            line = {sample.seconds: getattr(sample, figure) for sample in samples}
+            yield Panel(f"{step}: {name}", "MB", {warehouse: line})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import duckdb
 
-from include.coding.engine import Engine
+from include.coding.engine import Engine, use_one_thread
 from include.coding.files import escape_glob
 from include.coding.isolation import FAILED, TIMED_OUT
 from include.coding.parts import Part
@@ -29,7 +29,7 @@ from include.coding.results import (
 from include.coding.staging import Staging
 from include.coding.tables import table
 from include.warehouse.duckdb_warehouse import Query, is_out_of_memory
-from include.warehouse.warehouse import Dialect, Session
+from include.warehouse.warehouse import Dialect, Session, inline_values
 
 #: Maximum number of discarded lines that the log lists.
 MAX_LISTED_LINES = 20
@@ -59,7 +59,7 @@ class CollectedPart:
 
 
 def read_part(engine: Engine, plan: Plan, part: Part, result: PartResult, staging: Staging) -> CollectedPart:
-    """Have the results of a part in the engine's view `results`, and add its texts without one to `unanswered`."""
+    """Read the results of a part for the engine's view `results`, and add its texts without one to `unanswered`."""
     engine.execute(TABLES)
     metadata = staging.read_text(result.metadata_uri, MAX_METADATA_BYTES) if result.metadata_uri else None
     if metadata is not None:
@@ -140,14 +140,12 @@ def store_results(session: Session, plan: Plan, operation_id: str, read_at: str)
     :param read_at: when this run read the source, ISO 8601, UTC
     """
     texts, text = table(plan.schema, "coded_texts"), session.dialect.text
-    session.execute(
-        f"""
+    create_table = f"""
         CREATE TEMPORARY TABLE stored_texts AS
         SELECT text_key, reason, coded_at FROM {texts}
         WHERE topic = ? AND model_id = ? AND text_key IN (SELECT text_key FROM new_results)
-        """,  # noqa: S608
-        [plan.topic, plan.model_id],
-    )
+    """  # noqa: S608
+    session.execute(inline_values(create_table, [plan.topic, plan.model_id]))
     replaced, values = "reason IS NOT NULL", []
     if plan.selection == "all":
         replaced, values = "(reason IS NOT NULL OR coded_at <= ?)", [datetime.fromisoformat(read_at)]
@@ -184,7 +182,7 @@ def stage_texts(engine: Engine, session: Session, path: Path) -> Iterator[None]:
         f"SELECT recordId AS text_key, occp_text, tasks_text FROM {INPUT_LINES}",  # noqa: S608
         {"input": escape_glob(path)},
     )
-    with session.staged("texts_aside", lines):
+    with use_one_thread(engine), session.staged("texts_aside", lines):
         yield
 
 

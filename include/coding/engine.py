@@ -92,6 +92,18 @@ def execute_within_memory(engine: Engine, sql: str, values: Any = None) -> Engin
         return engine.execute(sql, values)
 
 
+@contextmanager
+def use_one_thread(engine: Engine) -> Iterator[None]:
+    """Let an engine use one thread within the block, for rows that are read as a stream: each thread holds rows of
+    its own, and a stream that runs out of memory cannot be repeated."""
+    ((threads,),) = engine.execute("SELECT current_setting('threads')").fetchall()
+    engine.execute("SET threads = 1")
+    try:
+        yield
+    finally:
+        engine.execute(f"SET threads = {threads}")
+
+
 def copy_to_file(engine: Engine, select: str, path: Path, options: str) -> None:
     """Write the rows of a query to a file that appears only when it is complete.
 

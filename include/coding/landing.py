@@ -162,7 +162,7 @@ def _describe_next_step(plan: Plan) -> str:
 
 @contextmanager
 def _unresolved_texts(session: Session, plan: Plan) -> Iterator[None]:
-    """Have the staged texts in `coded_texts` as uncoded within the block, in a transaction of `session`."""
+    """Keep the staged texts in `coded_texts` as uncoded within the block, in a transaction of `session`."""
     set_texts_aside(session, plan, "", "uncoded", NO_RESULT)
     yield
     texts = table(plan.schema, "coded_texts")

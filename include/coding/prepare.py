@@ -35,7 +35,7 @@ from include.coding.run_log import (
     find_unchanged_dates,
     record_dates_over_limit,
 )
-from include.coding.source import SourceSnapshot, materialize_source, open_source
+from include.coding.source import SourceSnapshot, materialize_source, open_source, shorten_texts
 from include.coding.source_access import DEFAULT_ACCESS, SourceAccess
 from include.coding.source_files import find_file
 from include.coding.staged_records import look_up_results, stage_records
@@ -122,7 +122,7 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAc
         with open_source(plan, engine, warehouse, access, file, all_columns=plan.export is not None) as snapshot:
             read_at, undated = snapshot.read_at, snapshot.undated
             skipped = (snapshot.unreadable_dates, snapshot.unreadable_examples, snapshot.empty_rows)
-            read, checksum = compute_checksum(engine, plan)
+            read, checksum, longest = compute_checksum(engine, plan)
             if plan.export is not None:
                 check_size(plan.export, read, len(snapshot.columns) + len(ADDED_COLUMNS))
             log.info("Read %s records of %s to %s", f"{read:,}", plan.from_date, plan.to_date)
@@ -139,6 +139,7 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAc
                 if published:
                     log.info("Run %r has published exactly these records: nothing to do", published.run_id)
                     return replace(_describe_published(plan, published, checksum, snapshot), notes=notes)
+            shorten_texts(plan, engine, longest)
             materialize_source(plan, engine)
             condition = validate_answers(engine, plan)
             records, answers = staging.scratch / "records.parquet", staging.scratch / "answers.parquet"
@@ -183,16 +184,17 @@ def _refuse(plan: Plan, limits: str, dates: dict[date, str] | None = None) -> st
     return f"A real run would be refused: {limits}"
 
 
-def compute_checksum(engine: Engine, plan: Plan) -> tuple[int, str]:
-    """Return the number of records in the engine's `source`, and a checksum of the records (in any order) and of the
-    rules that validate them."""
-    ((records, total),) = engine.execute(
-        "SELECT count(*), sum(hash(record_id, response_date, occp_text, tasks_text)) FROM source"
+def compute_checksum(engine: Engine, plan: Plan) -> tuple[int, str, int]:
+    """Return the number of records in the engine's `source`, a checksum of the records (in any order) and of the
+    rules that validate them, and the bytes of the longest text."""
+    ((records, total, longest),) = engine.execute(
+        "SELECT count(*), sum(hash(record_id, response_date, occp_text, tasks_text)),"
+        " coalesce(max(greatest(strlen(occp_text), strlen(tasks_text))), 0) FROM source"
     ).fetchall()
     # Another version of the engine can hash differently; then the run does its work again.
     rules = f"{RULES} {plan.clean} {plan.max_characters} {plan.model_version}"
     content = f"{records} {total} {duckdb.__version__} {rules}"
-    return records, hashlib.sha256(content.encode()).hexdigest()
+    return records, hashlib.sha256(content.encode()).hexdigest(), longest
 
 
 def validate_answers(engine: Engine, plan: Plan, pair_hash: str = PAIR_HASH) -> str:

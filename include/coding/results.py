@@ -234,7 +234,7 @@ class PartSummary:
 
 
 def read_results(engine: Engine, part: int, input_file: Path, output_file: Path) -> PartSummary:
-    """Have the results of one output file in the engine's view `results`, and add its other lines to
+    """Read the results of one output file for the engine's view `results`, and add its other lines to
     `discarded_lines`.
 
     A line is matched to its text by `recordId`, or by the echoed input if that is null, empty or missing. `result`

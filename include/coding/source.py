@@ -33,6 +33,8 @@ from include.warehouse.warehouse import Session, Warehouse, quote_column, quote_
 
 #: A longer text is rejected, however much white space it contains.
 MAX_TEXT_BYTES = 100_000
+#: Texts of more than this many times `max_characters` are shortened, because a set of many of them needs much memory.
+LONG_TEXT_FACTOR = 10
 #: Number of unreadable dates that a message describes.
 MAX_EXAMPLES = 5
 #: Types of numbers that are ids as the warehouse writes them: of PostgreSQL, and of DuckDB.
@@ -620,9 +622,33 @@ def _sample_clause(plan: Plan) -> str:
     return f" ORDER BY hash(record_id, response_date, occp_text, tasks_text), record_id LIMIT {plan.max_records}"
 
 
+def shorten_texts(plan: Plan, engine: Engine, longest: int, view: str = "source") -> None:
+    """Replace the long texts of a view by the shortest ones that are rejected for the same reasons.
+
+    Without such texts, nothing is done, because every statement that reads the view would take longer.
+
+    :param longest: bytes of the longest text
+    """
+    if longest <= LONG_TEXT_FACTOR * plan.max_characters:
+        return
+    texts = ", ".join(f"{_shorten_text(name, plan)} AS {name}" for name in ("occp_text", "tasks_text"))
+    engine.execute(f"ALTER VIEW {view} RENAME TO long_{view}")
+    engine.execute(f"CREATE TEMP VIEW {view} AS SELECT * REPLACE ({texts}) FROM long_{view}")  # noqa: S608
+
+
+def _shorten_text(text: str, plan: Plan) -> str:
+    """Return the SQL expression of a text that is shortened if it is long and remains too long when it is cleaned."""
+    clean = f"clean_text({text})" if plan.clean else text
+    letter = f"CASE WHEN is_printable({clean}) THEN 'x' ELSE '\u0436' END"
+    return (
+        f"CASE WHEN strlen({text}) > {LONG_TEXT_FACTOR * plan.max_characters}"
+        f" AND length({clean}) > {plan.max_characters}"
+        f" THEN repeat({letter}, {plan.max_characters + 1}) ELSE {text} END"
+    )
+
+
 def _text_expression(column: str, plan: Plan) -> str:
-    """Return the column as text. To save memory, a text that is far too long is replaced by the shortest one that is
-    rejected for the same reason."""
+    """Return the column as text. A text that is far too long is replaced by the shortest one that is rejected."""
     text = f"CAST({column} AS VARCHAR)"
     return f"CASE WHEN strlen({text}) > {MAX_TEXT_BYTES} THEN repeat('x', {plan.max_characters + 1}) ELSE {text} END"
 

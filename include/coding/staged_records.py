@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
-from include.coding.engine import Engine
+from include.coding.engine import Engine, use_one_thread
 from include.coding.files import escape_glob
 from include.coding.plan import Plan
 from include.coding.tables import table
 from include.warehouse.duckdb_warehouse import Query
-from include.warehouse.warehouse import Session
+from include.warehouse.warehouse import Session, inline_values
 
 #: The staged records with the results of their texts as SQL that follows FROM: see :func:`look_up_results`.
 RECORDS_WITH_RESULTS = "staged_records LEFT JOIN answer_results ON answer_results.answer = staged_records.answer"
@@ -33,6 +33,7 @@ def stage_records(
     record_rows = Query(engine, f"SELECT * FROM read_parquet($path){condition}", values)  # noqa: S608
     answer_rows = Query(engine, "SELECT * FROM read_parquet($path)", {"path": escape_glob(answers)})
     with (
+        use_one_thread(engine),
         session.staged("staged_answers", answer_rows),
         session.staged("staged_records", record_rows, is_largest=True),
     ):
@@ -41,21 +42,19 @@ def stage_records(
 
 @contextmanager
 def look_up_results(session: Session, plan: Plan) -> Iterator[None]:
-    """Have the results of the texts of the staged answers in the temporary table `answer_results` within the block.
+    """Keep the results of the texts of the staged answers in the temporary table `answer_results` within the block.
 
     Its columns are the number of the answer, and those of `coded_texts` that a record has too. Without a result,
     `outcome` is NULL. It is a table of its own, so that the warehouse needs memory for one join at a time.
     """
     columns = "outcome, code, label, confidence, level, suggestions, reason, operation_id, coded_at"
-    session.execute(
-        f"""
+    create_table = f"""
         CREATE TEMPORARY TABLE answer_results AS
         SELECT answer, staged_answers.text_key, {columns}
         FROM {table(plan.schema, "coded_texts")} AS texts
         RIGHT JOIN staged_answers
             ON texts.text_key = staged_answers.text_key AND texts.topic = ? AND texts.model_id = ?
-        """,  # noqa: S608
-        [plan.topic, plan.model_id],
-    )
+    """  # noqa: S608
+    session.execute(inline_values(create_table, [plan.topic, plan.model_id]))
     yield
     session.execute("DROP TABLE answer_results")

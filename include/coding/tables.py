@@ -100,9 +100,7 @@ def update_tables(warehouse: Warehouse, schema: str) -> None:
                 return
     except WarehouseBusyError:
         raise
-    except (
-        WarehouseError
-    ):  # such as an embedded warehouse that has no file yet; if it is another failure, it is raised
+    except WarehouseError:  # the session below raises it again, unless the file only did not exist yet
         pass
     with warehouse.session() as session:
         create_tables(session, schema)

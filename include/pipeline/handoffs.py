@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
-
-from airflow.sdk.exceptions import DownstreamTasksSkipped
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from coding_service.sensors import OPERATION_KEY
 from coding_service.triggers import Reason
@@ -41,13 +39,16 @@ PREPARED_KEY, ESTIMATE_KEY = "prepared", "estimate"
 RETURN_KEY = "return_value"
 
 
-def skip_tasks(ti: Any, result: Any, task_ids: Sequence[str]) -> NoReturn:
-    """End a task with a result, and have following tasks skipped that have nothing to do.
+def skip_tasks(task_ids: Sequence[str]) -> None:
+    """Have Airflow skip later tasks of the run that have nothing to do, unless they have started already.
 
-    Otherwise Airflow would start each of them to be told so, or skip a chain of tasks one by one, a second for each.
+    Otherwise it would start each of these tasks only to skip it, or skip them one after the other. A task that raises
+    `DownstreamTasksSkipped` has the same effect, but no result that other tasks could be mapped over.
     """
-    ti.xcom_push(key=RETURN_KEY, value=result)
-    raise DownstreamTasksSkipped(tasks=[(task_id, -1) for task_id in task_ids])
+    from airflow.sdk.execution_time import task_runner  # a task has imported it, and parsing of DAGs does not need it
+    from airflow.sdk.execution_time.comms import SkipDownstreamTasks
+
+    task_runner.SUPERVISOR_COMMS.send(SkipDownstreamTasks(tasks=[(task_id, -1) for task_id in task_ids]))
 
 
 @dataclass(frozen=True)

@@ -209,9 +209,10 @@ def prepare_parts(
     handoffs.push_prepared(ti, prepared, estimate)
     lineage.send_preparation(ti, plan, prepared)
     log.info("%s", _describe_prepared(estimate, is_dry_run=plan.dry_run))
-    if plan.dry_run or not prepared.parts:
-        handoffs.skip_tasks(ti, [], handoffs.SENDING)
-    return [part.to_dict() for part in prepared.parts]
+    parts = () if plan.dry_run else prepared.parts
+    if not parts:
+        handoffs.skip_tasks(handoffs.SENDING)
+    return [part.to_dict() for part in parts]
 
 
 def _describe_prepared(estimate: Estimate, *, is_dry_run: bool) -> str:
@@ -252,14 +253,17 @@ def land_results(ti: Any, dag_run: Any) -> dict[str, Any]:
     if plan.dry_run:
         raise AirflowSkipException("a dry run sends nothing, so there is nothing to land")
     if prepared.parts and not handoffs.has_operations(ti):
-        raise DataError("nothing was sent, so there is nothing to land: see the log of the first task that failed")
+        raise DataError(
+            "nothing was sent, so there is nothing to land: see the log of the first task that failed; if none"
+            " failed, clear 'approve' with downstream tasks"
+        )
     collected = handoffs.pull_collect_summary(ti)
     with open_staging(read_run_key(ti)) as staging:
         summary = land(plan, prepared, collected, open_warehouse(plan.landing_memory_mb), staging)
     lineage.send_landing(ti, plan, summary)
     has_work = {handoffs.EXPORT: plan.export, handoffs.ANNOUNCE: _find_announced_days(plan, summary, dag_run)}
     if idle_tasks := [task_id for task_id, work in has_work.items() if not work]:
-        handoffs.skip_tasks(ti, summary.to_dict(), idle_tasks)
+        handoffs.skip_tasks(idle_tasks)
     return summary.to_dict()
 
 

@@ -218,16 +218,19 @@ class DuckDBSession(Session):
         try:
             yield
         except BaseException:
-            with suppress(duckdb.Error):  # a failed transaction rejects it too, which must not hide the first error
+            # a failed transaction rejects them too, which must not hide the first error
+            with suppress(duckdb.Error, WarehouseError):
                 self._connection.unregister(name)
+                if is_largest:
+                    self._expect_many_rows(False)
             raise
         self._run(lambda: self._connection.unregister(name))
         if is_largest:
             self._expect_many_rows(False)
 
     def _expect_many_rows(self, is_largest: bool) -> None:
-        """Have the right side of a join in its hash table, whatever seems to be smaller: the rows of a stream, which
-        nobody has counted, would be taken for few. And insert rows in any order, which takes less time and memory."""
+        """Build the hash table of a join from its right side, because DuckDB takes a stream for a small table, and
+        insert rows in any order, which takes less time and memory."""
         optimizers, is_ordered = "build_side_probe_side" if is_largest else "", not (is_largest or self._saves_memory)
         self._run(lambda: self._connection.execute(f"SET disabled_optimizers = '{optimizers}'"))
         self._run(lambda: self._connection.execute(f"SET preserve_insertion_order = {is_ordered}"))

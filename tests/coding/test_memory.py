@@ -6,13 +6,17 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
+from include.coding.collect import stage_texts
 from include.coding.engine import copy_to_file, execute_within_memory, open_engine
 from include.coding.errors import StagingError
-from include.coding.prepare import PAIR_HASH, validate_answers, write_answers, write_records
+from include.coding.prepare import PAIR_HASH, compute_checksum, validate_answers, write_answers, write_records
+from include.coding.source import shorten_texts
+from include.coding.staged_records import stage_records
 from include.coding.texts import install_rules
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse, save_memory
 from include.warehouse.errors import WarehouseError
 from tests.coding.conftest import DAY, make_plan, open_test_source
+from tests.support.warehouses import open_warehouse
 
 #: Needs more than 32 MB, but not if it spills early.
 SORTED_ROWS = "SELECT i, md5(CAST(i AS VARCHAR)) AS hash FROM range(1000000) AS r(i) ORDER BY hash"
@@ -53,6 +57,7 @@ def write_validated_records(path, source, rows, memory_mb, pair_hash=PAIR_HASH, 
     plan = make_plan(source=source.as_uri())
     with open_test_source(path.parent, plan, None, memory_mb) as (engine, _):
         settings(engine)
+        shorten_texts(plan, engine, compute_checksum(engine, plan)[2])
         condition = validate_answers(engine, plan, pair_hash)
         write_answers(engine, answers_of(path))
         return write_records(engine, plan, condition, path, rows)
@@ -104,6 +109,53 @@ def test_each_record_has_the_key_of_its_own_texts_even_if_hashes_are_equal(tmp_p
             """
         ).fetchall()
     assert wrong == [(0,)]
+
+
+def write_long_texts(path, rows, text_bytes):
+    duckdb.execute(
+        f"COPY (SELECT 'R' || i AS record_id, DATE '{DAY}' AS response_date,"
+        f" repeat(md5(CAST(i AS VARCHAR)), {text_bytes // 32}) AS occp_text, if(i % 2 = 0, '护士', 'x') AS tasks_text"
+        f" FROM range({rows}) AS r(i)) TO '{path}' (FORMAT parquet, ROW_GROUP_SIZE 2048)"
+    )
+
+
+def test_many_different_texts_of_many_kilobytes_are_rejected_within_the_memory(tmp_path):
+    source, path, rows = tmp_path / "source.parquet", tmp_path / "records.parquet", 10_000
+    write_long_texts(source, rows, text_bytes=20_000)
+    assert write_validated_records(path, source, rows, memory_mb=192) == rows
+    reasons = duckdb.sql(f"SELECT reason, count(*) FROM '{path}' GROUP BY 1 ORDER BY 1").fetchall()
+    assert reasons == [("not_printable_ascii", rows // 2), ("too_long", rows // 2)]
+
+
+@pytest.mark.parametrize("threads", [2, 32])
+def test_records_are_staged_within_little_memory_however_many_cores_there_are(tmp_path, threads):
+    rows, records, answers = 1_000_000, tmp_path / "records.parquet", tmp_path / "answers.parquet"
+    columns = "i AS answer, md5(CAST(i AS VARCHAR)) AS text_key"
+    for path, selected in ((records, "i AS answer"), (answers, columns)):
+        duckdb.execute(f"COPY (SELECT {selected} FROM range({rows}) AS r(i)) TO '{path}' (COMPRESSION zstd)")
+    plan, warehouse = make_plan(), open_warehouse(tmp_path / "w.duckdb")
+    with (
+        open_engine(tmp_path, "land", plan.staging_memory_mb) as engine,
+        warehouse.session() as session,
+    ):
+        engine.execute(f"SET threads = {threads}")
+        with stage_records(engine, session, records, answers):
+            joined = "SELECT count(text_key) FROM staged_records LEFT JOIN staged_answers USING (answer)"
+            assert session.execute(joined) == [(rows,)]
+        assert engine.execute("SELECT current_setting('threads')").fetchall() == [(threads,)]
+
+
+def test_texts_are_staged_within_little_memory(tmp_path):
+    rows, path = 300_000, tmp_path / "texts.jsonl"
+    duckdb.execute(
+        "COPY (SELECT md5(CAST(i AS VARCHAR)) AS recordId, repeat('job ', 20) || i AS occp_text, 'x' AS tasks_text"
+        f" FROM range({rows}) AS r(i)) TO '{path}' (FORMAT json)"
+    )
+    plan, warehouse = make_plan(), open_warehouse(tmp_path / "w.duckdb")
+    with open_engine(tmp_path, "land", plan.staging_memory_mb) as engine, warehouse.session() as session:
+        engine.execute("SET threads = 32")
+        with stage_texts(engine, session, path):
+            assert session.execute("SELECT count(*), max(length(occp_text)) FROM texts_aside") == [(rows, 86)]
 
 
 def test_a_statement_that_runs_out_of_memory_is_repeated_with_less(tmp_path, caplog):

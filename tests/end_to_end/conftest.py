@@ -143,6 +143,17 @@ class Harness:
         """Return the requests that stored an input file."""
         return [entry for entry in self.journal(since) if entry["method"] == "PUT" and entry["status"] == 200]
 
+    # ---- runs ------------------------------------------------------------------------------------------------------
+
+    def clear(self, run_id: str, task_id: str) -> None:
+        """Clear a task of a run with all downstream tasks."""
+        body = {"dag_run_id": run_id, "task_ids": [task_id], "include_downstream": True, "dry_run": False}
+        self.api.request("POST", f"/dags/{RECODE_DAG_ID}/clearTaskInstances", json={**body, "only_failed": False})
+
+    def started_tasks(self, run_id: str) -> set[str]:
+        """Return the tasks of a run that Airflow has started, whatever became of them."""
+        return {task["task_id"] for task in self.api.task_instances(run_id) if task["try_number"] > 0}
+
     # ---- the warehouse ---------------------------------------------------------------------------------------------
 
     def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -121,12 +121,6 @@ def write_wave(path: Path, texts: int) -> None:
     )
 
 
-def clear(harness: Harness, run_id: str, task_id: str) -> None:
-    """Clear a task of a run with all downstream tasks."""
-    body = {"dag_run_id": run_id, "task_ids": [task_id], "include_downstream": True, "dry_run": False}
-    harness.api.request("POST", f"/dags/{RECODE_DAG_ID}/clearTaskInstances", json={**body, "only_failed": False})
-
-
 def test_an_approval_counts_for_the_texts_that_were_shown(harness: Harness, source_folder: Path) -> None:
     path, position = source_folder / "growing.csv", harness.last_request()
     write_wave(path, 30)
@@ -134,14 +128,14 @@ def test_an_approval_counts_for_the_texts_that_were_shown(harness: Harness, sour
     assert "**30 to send**" in wait_for_question(harness, run_id)
 
     write_wave(path, 530)
-    clear(harness, run_id, "prepare")  # the run is still running, and Airflow keeps the question
+    harness.clear(run_id, "prepare")  # the run is still running, and Airflow keeps the question
     wait_until(lambda: "it is 530 texts" in harness.log(run_id), "the task compares the numbers")
     assert harness.wait(run_id) == "failed"
     assert harness.api.tasks(run_id)["approve"] == "failed"
     assert "the question was about 30 texts" in harness.log(run_id)
     assert harness.uploads(position) == []
 
-    clear(harness, run_id, "approve")  # the run has ended and starts again, so Airflow asks again
+    harness.clear(run_id, "approve")  # the run has ended and starts again, so Airflow asks again
     assert "**530 to send**" in wait_for_question(harness, run_id)
     assert harness.uploads(position) == []
     send_response(harness, run_id, "Approve")

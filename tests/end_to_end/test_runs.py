@@ -90,6 +90,13 @@ def test_a_second_run_sends_nothing(harness: Harness, first_run: FirstRun) -> No
     count = "SELECT count(*) FROM coding.coded_records WHERE run_id = ?"
     assert harness.query(count, first_run.run_id) == [(first_run.records,)]
 
+    assert harness.started_tasks(run_id) == {"plan", "prepare", "land", "report", "clean_up"}
+    harness.clear(run_id, "approve")  # it is asked again whether to send nothing
+    assert harness.wait(run_id) == "success"
+    tasks = harness.api.tasks(run_id)
+    assert (tasks["approve"], tasks["code.create"], tasks["land"]) == ("success", "skipped", "success")
+    assert (harness.creations(position), harness.uploads(position)) == ([], [])
+
 
 def test_a_part_that_fails_once_is_coded_again_in_the_same_run(harness: Harness, texts_file: Path) -> None:
     conf = {"source": texts_file.as_uri(), "from_date": "2026-09-01", "records_per_part": 20}

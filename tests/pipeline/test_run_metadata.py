@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from include.coding.errors import PlanError
-from include.pipeline import consent, run_metadata, run_notes
+from include.pipeline import consent, preload, run_metadata, run_notes
 from include.pipeline.alerts import ScheduledRunDue
 from include.pipeline.run_metadata import PoolSize, RunMetadata, read_metadata
 
@@ -73,7 +73,7 @@ def test_a_pool_limits_the_operations_only_if_waiting_tasks_occupy_slots(
 def test_the_plugin_registers_the_listeners_and_the_deadline() -> None:
     from occupation_coding_plugin import OccupationCodingPlugin
 
-    assert OccupationCodingPlugin.listeners == (run_metadata, consent, run_notes)
+    assert OccupationCodingPlugin.listeners == (preload, run_metadata, consent, run_notes)
     assert OccupationCodingPlugin.deadline_references == (ScheduledRunDue,)
 
 

@@ -11,21 +11,22 @@ from bench.chart import Panel, draw_panels
 from bench.ratios import Ratio, find_regressions, read_ratios, write_ratios
 
 
-def test_a_ratio_is_that_of_each_round_and_shows_its_spread() -> None:
-    ratio = Ratio.of([2.0, 3.0, 4.0], [4.0, 4.0, 4.0])
-    assert (ratio.rounds, str(ratio)) == ([0.5, 0.75, 1.0], "0.75 (0.50 to 1.00)")
+def test_a_ratio_shows_its_median_and_its_spread() -> None:
+    assert str(Ratio([0.5, 1.0, 0.75])) == "0.75 (0.50 to 1.00)"
     assert str(Ratio([0.5])) == "0.50"
 
 
 @pytest.mark.parametrize(
     ("rounds", "falls_behind"),
     [
-        pytest.param([0.9, 1.1, 1.2], False, id="the spreads overlap"),
-        pytest.param([1.01, 1.1, 1.2], True, id="every round is above every earlier one"),
+        pytest.param([0.9, 1.2, 1.3], False, id="the spreads overlap"),
+        pytest.param([1.05, 1.2, 1.3], False, id="it is hardly above the earlier ones"),
+        pytest.param([1.15, 1.2, 1.3], True, id="every round is clearly above every earlier one"),
+        pytest.param([3.0], False, id="a single round has no spread"),
         pytest.param([0.1, 0.2, 0.3], False, id="it is better"),
     ],
 )
-def test_a_ratio_falls_behind_if_every_round_is_above_every_earlier_one(
+def test_a_ratio_falls_behind_if_every_round_is_clearly_above_every_earlier_one(
     rounds: list[float], falls_behind: bool
 ) -> None:
     earlier = {"land: time to polars": Ratio([0.8, 0.9, 1.0])}
