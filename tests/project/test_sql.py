@@ -41,7 +41,7 @@ COMPOSED_STATEMENTS = {
     "include/coding/report.py": 10,  # also constants
     "include/coding/results.py": 5,  # constants only
     "include/coding/run_log.py": 17,  # also constants
-    "include/coding/source.py": 16,  # also numbers of characters and of rows, dates, by `quote_date`, and conditions on quoted columns
+    "include/coding/source.py": 17,  # also numbers of characters and of rows, dates, by `quote_date`, and conditions on quoted columns
     "include/coding/staged_records.py": 2,  # also constants
     "include/coding/tables.py": 2,
     "include/comparison/changes.py": 7,  # also the number of samples
