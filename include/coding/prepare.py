@@ -51,6 +51,8 @@ SIMILAR_OPERATIONS = 5
 PAIR_HASH = "CAST(hash({0}, {1}) >> 1 AS BIGINT)"
 #: The answers as SQL that follows JOIN, without the cleaned texts, which have the names of those of a record.
 _ANSWERS = "(SELECT * EXCLUDE (occp_text, tasks_text) FROM answers) AS answers"
+#: Records whose ids are counted at once: with more of them, DuckDB needs more memory than it writes to disk.
+IDS_PER_PASS = 10_000_000
 #: SQL of the reason why a record is rejected.
 _REASON = "CASE WHEN record_id <> '' THEN reason ELSE 'no_record_id' END"
 
@@ -262,7 +264,7 @@ def write_records(engine: Engine, plan: Plan, condition: str, path: Path, read: 
     :param condition: SQL condition that a record has an answer, of :func:`validate_answers`
     """
     columns = "record_id, CAST(occurrence AS INTEGER) AS occurrence, response_date, answer, reason"
-    select = f"SELECT {columns} FROM ({number_records(engine, condition)})"  # noqa: S608
+    select = f"SELECT {columns} FROM ({number_records(engine, condition, read)})"  # noqa: S608
     # Small row groups, because the writer holds two of them in memory beside the join.
     copy_to_file(engine, select, path, "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20480")
     ((rows, rejected, validated),) = engine.execute(
@@ -276,12 +278,13 @@ def write_records(engine: Engine, plan: Plan, condition: str, path: Path, read: 
     return int(rejected)
 
 
-def number_records(engine: Engine, condition: str, columns: str = "") -> str:
+def number_records(engine: Engine, condition: str, read: int, columns: str = "") -> str:
     """Return a query for all records of `source` with the numbers of their answers and the keys of their texts, or
     why they are rejected, and with numbers that distinguish records with the same id and day. It needs the table
     `answers`.
 
     :param condition: SQL condition that a record has an answer, of :func:`validate_answers`
+    :param read: number of records
     :param columns: further columns of `source`, each after a comma
     """
     records = f"""
@@ -290,11 +293,7 @@ def number_records(engine: Engine, condition: str, columns: str = "") -> str:
         {{join}} JOIN repeated_ids USING (response_date, record_id)
         LEFT JOIN {_ANSWERS} ON {condition}
     """  # noqa: S608
-    execute_within_memory(
-        engine,
-        "CREATE TABLE repeated_ids AS SELECT response_date, coalesce(record_id, '') AS record_id"
-        " FROM source GROUP BY ALL HAVING count(*) > 1",
-    )
+    _find_repeated_ids(engine, passes=-(-read // IDS_PER_PASS))
     # Stored before the others are written, so that the engine needs memory for one join with the answers at a time.
     execute_within_memory(
         engine,
@@ -303,6 +302,24 @@ def number_records(engine: Engine, condition: str, columns: str = "") -> str:
         f" FROM ({records.format(join='SEMI')})",
     )
     return f"SELECT *, 1 AS occurrence FROM ({records.format(join='ANTI')}) UNION ALL FROM repeated_records"  # noqa: S608
+
+
+def _find_repeated_ids(engine: Engine, passes: int) -> None:
+    """Create the table `repeated_ids`: the ids that more than one record of a day has.
+
+    :param passes: how many parts of the ids are counted one after the other
+    """
+    engine.execute("CREATE TABLE repeated_ids (response_date DATE, record_id VARCHAR)")
+    for number in range(passes):
+        execute_within_memory(
+            engine,
+            f"""
+            INSERT INTO repeated_ids
+            SELECT response_date, id FROM (SELECT response_date, coalesce(record_id, '') AS id FROM source)
+            WHERE {passes} = 1 OR hash(response_date, id) % {passes} = {number}
+            GROUP BY ALL HAVING count(*) > 1
+            """,  # noqa: S608
+        )
 
 
 def write_answers(engine: Engine, path: Path) -> None:

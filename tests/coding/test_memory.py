@@ -6,6 +6,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
+from include.coding import prepare
 from include.coding.collect import stage_texts
 from include.coding.engine import copy_to_file, execute_within_memory, open_engine
 from include.coding.errors import StagingError
@@ -93,6 +94,17 @@ def test_records_are_the_same_if_the_hashes_of_two_answers_are_equal_and_if_memo
     expected = read_rows(files["hash"])
     assert len({row["reason"] for row in pq.read_table(files["hash"]).to_pylist()}) == 4
     assert read_rows(files["texts"]) == read_rows(files["memory"]) == expected
+
+
+def test_records_are_the_same_if_their_ids_are_counted_in_several_passes(tmp_path, write_source, monkeypatch):
+    source, rows = write_source(20_000), 20_000
+    files = {name: tmp_path / f"{name}.parquet" for name in ("one", "seven")}
+    write_validated_records(files["one"], source, rows, 256)
+    monkeypatch.setattr(prepare, "IDS_PER_PASS", 3_000)
+    write_validated_records(files["seven"], source, rows, 256)
+    repeated = duckdb.sql(f"SELECT max(occurrence) FROM '{files['seven']}'").fetchall()
+    assert repeated == [(207,)], "records that have the same id"
+    assert read_rows(files["seven"]) == read_rows(files["one"])
 
 
 def test_each_record_has_the_key_of_its_own_texts_even_if_hashes_are_equal(tmp_path, write_source):
