@@ -1,7 +1,7 @@
 """Imports what tasks need in the long-running processes of Airflow, from which those of tasks are forked.
 
-Importing these modules takes longer than all else that a small task does. The scheduler with the LocalExecutor and
-the DAG processor profit, not the API server, which forks nothing and does not import them.
+Importing these modules takes longer than the rest of a small task. The scheduler with the LocalExecutor and the DAG
+processor benefit from it; the API server does not import them.
 """
 
 from __future__ import annotations
