@@ -4,7 +4,8 @@ Without sections and options, the data steps are measured and docs/performance.m
 after the first time, which also makes the records. It fails, and writes nothing, if a ratio has fallen behind that of
 the page by more than its spread; `--accept` writes the page all the same. `--details` measures everything else and
 writes docs/performance-details.md (about 25 minutes). With sections, the figures are only printed, except those of
-`scale` and `scale-postgres`, which run a hundred million records and write pages of their own.
+`scale` and `scale-postgres`, which run a hundred million records, and of `year`, a backfill of 365 days: they write
+pages of their own.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ SECTIONS = {
     "data-steps": lambda sizes: measure_data_steps(sizes.rows, {}),
     "scale": lambda sizes: measure_scale(sizes.rows, "DuckDB"),
     "scale-postgres": lambda sizes: measure_scale(sizes.rows, "PostgreSQL"),
+    "year": lambda sizes: measure("backfill", 365),
     **DETAILS,
 }
 
@@ -144,7 +146,7 @@ def parse_arguments() -> argparse.Namespace:
     sections = f"what to measure: {', '.join(SECTIONS)}; default: data-steps"
     # not with `choices`, which argparse would also compare with the empty list of no sections
     parser.add_argument("sections", nargs="*", metavar="SECTION", type=check_section, help=sections)
-    parser.add_argument("--details", action="store_true", help="measure the other sections, without those of scale")
+    parser.add_argument("--details", action="store_true", help="measure the other sections, without scale and year")
     parser.add_argument("--accept", action="store_true", help="write the page although a ratio has fallen behind")
     parser.add_argument("--quick", action="store_true", help="the smallest useful size of each section")
     parser.add_argument("--rows", type=int, help="records of data-steps, scale, formats, servers and end-to-end")

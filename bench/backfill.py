@@ -1,30 +1,65 @@
-"""Count the calls that a backfill makes to the coding service, on real Airflow processes."""
+"""Count the calls to the coding service and the texts of a backfill, on real Airflow processes.
+
+By default of thirty days, which is a part of the page with the details; `year` is 365 days, and writes a page.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from datetime import date, timedelta
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from bench import data
+from bench.chart import Panel, draw_panels
 from bench.end_to_end import POLL_S, describe_request, list_runs, read_journal
-from bench.page import table
+from bench.measure import ROOT
+from bench.page import heading, table
 from include.pipeline.names import RECODE_DAG_ID
 from include.stack.processes import Stack
 
 RECORDS_PER_DAY, LAST_DAY = 200, date(2026, 10, 31)
 OPERATION_S, CONCURRENT_RUNS = 20, 6
 CALLS_PER_DAY = 10_000
+DAYS_OF_YEAR = 365
 TIMEOUT_S = 4 * 3600
+PAGE, PICTURE = ROOT / "docs" / "performance-year.md", ROOT / "docs" / "images" / "performance-year.svg"
+
+#: What each run did, in the order in which they landed: its date, its seconds since the start, the distinct texts of
+#: its records, its operations and the texts in them, and how many texts of its records are its own.
+_DAYS = """
+    SELECT from_date, landed_at, texts, operations, texts_sent,
+        (SELECT count(*) FROM coding.coded_texts AS texts WHERE texts.run_id = runs.run_id)
+    FROM coding.coding_runs AS runs WHERE source = 'days' AND published_by_run = run_id ORDER BY landed_at
+"""
+
+
+@dataclass(frozen=True)
+class Day:
+    """What the run of a response date did.
+
+    :param minutes: from the start of the backfill until it was published
+    :param texts: distinct texts of its records
+    :param texts_sent, texts_stored: texts that its operations sent, and those whose result it stored first
+    """
+
+    minutes: float
+    texts: int
+    operations: int
+    texts_sent: int
+    texts_stored: int
 
 
 class DaysStack(Stack):
-    """The stack with the same number of records for each day of a table `days`."""
+    """The stack with the same number of records for each day of a table `days`, as in a survey: most answers have
+    occurred before, but each day has new ones."""
 
     def __init__(self, folder: Path, days: int) -> None:
         options = ("--coder", "stub", "--progression", "by_time", "--seconds", str(OPERATION_S))
@@ -33,19 +68,16 @@ class DaysStack(Stack):
 
     def _load_sample(self) -> None:
         super()._load_sample()
+        source = data.write_records(self.days * RECORDS_PER_DAY)
         with duckdb.connect(str(self.warehouse)) as connection:
-            # a different part of the sample for each day: most texts occur again, as in real surveys
             connection.execute(
                 f"""
                 CREATE TABLE days AS
-                SELECT 'D' || day || '-' || record_id AS record_id, occp_text, tasks_text,
-                    DATE '{LAST_DAY}' - CAST(day AS INTEGER) AS response_date
-                FROM (
-                    SELECT *, row_number() OVER (PARTITION BY day ORDER BY hash(record_id || day)) AS place
-                    FROM survey_responses, range(?) AS days(day)
-                ) WHERE place <= {RECORDS_PER_DAY}
+                SELECT record_id, occp_text, tasks_text,
+                    DATE '{LAST_DAY}' - CAST(row_number() OVER () % {self.days} AS INTEGER) AS response_date
+                FROM read_parquet(?)
                 """,
-                [self.days],
+                [str(source)],
             )
 
 
@@ -54,10 +86,12 @@ class Backfill:
 
     def __init__(self, stack: DaysStack, **options: Any) -> None:
         calls_before, start = len(read_journal(stack)), time.monotonic()
+        self.start = datetime.now(UTC).replace(tzinfo=None)
         body = {
             "dag_id": RECODE_DAG_ID, "from_date": f"{LAST_DAY - timedelta(stack.days - 1)}T00:00:00Z",
             "to_date": f"{LAST_DAY}T00:00:00Z", "run_backwards": True, "max_active_runs": CONCURRENT_RUNS,
-            "dag_run_conf": {"source": "days"}, **options,
+            # of so few records a day, some days have more uncoded ones by chance than the limit allows
+            "dag_run_conf": {"source": "days", "max_uncoded_share": 0.5}, **options,
         }  # fmt: skip
         backfill_id = stack.api.request("POST", "/backfills", json=body)["id"]
         while not stack.api.request("GET", f"/backfills/{backfill_id}")["completed_at"]:
@@ -70,7 +104,7 @@ class Backfill:
 
 
 def sections(days: int) -> Iterator[str]:
-    """Run the backfill twice, and yield its part of the page."""
+    """Run the backfill twice, and yield its part of the page; that of a year is a page of its own."""
     with tempfile.TemporaryDirectory() as folder:
         stack = DaysStack(Path(folder), days)
         stack.start()
@@ -79,35 +113,66 @@ def sections(days: int) -> Iterator[str]:
                 time.sleep(POLL_S)
             stack.api.wait(scheduled_runs[0]["dag_run_id"])
             first = Backfill(stack)
-            tasks = len(stack.api.task_instances(list_runs(stack)[-1]["dag_run_id"]))
             second = Backfill(stack, reprocess_behavior="completed")
             with duckdb.connect(str(stack.warehouse), read_only=True) as warehouse:
-                ((operations, texts_sent, texts),) = warehouse.execute(
-                    "SELECT count(*), sum(records), (SELECT count(*) FROM coding.coded_texts)"
-                    " FROM coding.coding_operations"
-                ).fetchall()
-                ((published_days,),) = warehouse.execute(
-                    "SELECT count(DISTINCT response_date) FROM coding.coded_records"
-                ).fetchall()
+                rows = warehouse.execute(_DAYS).fetchall()
         finally:
             stack.stop()
-    if published_days != days:
-        raise RuntimeError(f"the backfill published {published_days} of {days} days")
-    calls_per_year = 365 * first.calls.total() / days
-    requests = sorted({*first.calls, *second.calls})
-    rows = [[f"`{request}`", first.calls[request], second.calls[request]] for request in requests]
-    rows.append(["all", first.calls.total(), second.calls.total()])
-    yield f"""\
+    if len(rows) != days:
+        raise RuntimeError(f"the backfill published {len(rows)} of {days} days")
+    published = [Day((landed_at - first.start).total_seconds() / 60, *counts) for _, landed_at, *counts in rows]
+    texts = [describe_backfill(days), compare_calls(first, second), describe_sending(published, first, second)]
+    yield from texts
+    if days == DAYS_OF_YEAR:
+        draw_panels(list(make_panels(published)), PICTURE, "days published")
+        picture = f"![The days of the backfill, in the order in which they were published](images/{PICTURE.name})"
+        head = heading("A backfill of a year", "make bench OPTIONS=year")
+        PAGE.write_text("\n\n".join([head, *texts, picture]) + "\n", encoding="utf-8")
+        yield f"Wrote {PAGE.relative_to(ROOT)}"
+
+
+def describe_backfill(days: int) -> str:
+    return f"""\
 ## Calls of a backfill
 
 A backfill of {days} days with {RECORDS_PER_DAY} records each, newest day first, on real Airflow processes with
 {CONCURRENT_RUNS} runs at a time. The local service takes {OPERATION_S} s for an operation. The second backfill covers
-the same days (`--reprocess-behavior completed`). `python -m bench backfill --days 365` measures a year."""
-    yield table(["call", "first backfill", "second backfill"], rows)
-    yield f"""\
-{first.calls.total() / days:.1f} calls per day of records and {first.calls.total() / operations:.1f} per operation;
-{first.calls.total() / CALLS_PER_DAY:.1%} of the daily quota of {CALLS_PER_DAY:,} calls. A run of one part has
-{tasks} tasks. Computed, not measured: 365 such days make {calls_per_year:,.0f} calls,
-{calls_per_year / CALLS_PER_DAY:.0%} of a daily quota. Each of {texts:,} distinct texts was sent
-{texts_sent / texts:.2f} times on average, because concurrent runs can send the same text.
-The first backfill took {first.seconds / 60:.0f} min, the second {second.seconds / 60:.0f} min."""
+the same days (`--reprocess-behavior completed`). `make bench OPTIONS=year` measures a year."""
+
+
+def compare_calls(first: Backfill, second: Backfill) -> str:
+    """Return a table of the calls of both backfills."""
+    requests = sorted({*first.calls, *second.calls})
+    rows = [[f"`{request}`", first.calls[request], second.calls[request]] for request in requests]
+    rows.append(["all", first.calls.total(), second.calls.total()])
+    return table(["call", "first backfill", "second backfill"], rows)
+
+
+def describe_sending(published: list[Day], first: Backfill, second: Backfill) -> str:
+    days, operations = len(published), sum(day.operations for day in published)
+    texts_sent, texts = (sum(getattr(day, name) for day in published) for name in ("texts_sent", "texts_stored"))
+    return f"""\
+{first.calls.total() / days:.1f} calls for each day of records and {first.calls.total() / operations:.1f} for each of
+{operations:,} operations; {first.calls.total() / CALLS_PER_DAY:.1%} of the daily quota of {CALLS_PER_DAY:,} calls.
+Each of {texts:,} distinct texts was sent {texts_sent / texts:.2f} times on average: a run leaves texts that another
+run in progress sends to that run. A day has {sum(day.texts for day in published) / days:.0f} distinct texts, of which
+{texts / days:.0f} are new. The first backfill took {first.seconds / 60:.0f} min, the second
+{second.seconds / 60:.0f} min."""
+
+
+def make_panels(published: list[Day]) -> Iterator[Panel]:
+    """Yield the charts of the backfill over the days that are published."""
+
+    def number(values: Iterable[float]) -> dict[float, float]:
+        return dict(enumerate(values, 1))
+
+    yield Panel("duration", "minutes", {"published": number([day.minutes for day in published])})
+    yield Panel(
+        "texts of a day", "texts",
+        {"distinct": number([day.texts for day in published]), "sent": number([day.texts_sent for day in published])},
+    )  # fmt: skip
+    sent, stored = (
+        list(accumulate(getattr(day, name) for day in published)) for name in ("texts_sent", "texts_stored")
+    )  # fmt: skip
+    yield Panel("texts so far", "texts", {"distinct": number(stored), "sent": number(sent)})
+    yield Panel("operations so far", "operations", {"all": number(accumulate(day.operations for day in published))})

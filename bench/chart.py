@@ -14,7 +14,7 @@ STYLES = (("#0072b2", "o"), ("#e69f00", "s"), ("#009e73", "^"), ("#cc79a7", "D")
 class Panel:
     """A chart.
 
-    :param lines: for each way, its figure by number of records or by second
+    :param lines: for each way, its figure by number of records, by second or by day
     """
 
     title: str
@@ -22,11 +22,12 @@ class Panel:
     lines: Mapping[str, Mapping[float, float]]
 
 
-def draw_panels(panels: Sequence[Panel], path: Path, *, has_time_axis: bool = False) -> None:
+def draw_panels(panels: Sequence[Panel], path: Path, axis: str = "records") -> None:
     """Draw panels in two columns into an SVG file, the same file for the same figures.
 
-    :param has_time_axis: whether the figures are over seconds, with linear axes, instead of over records
+    :param axis: what the figures are over; over anything but records, the axes are linear, and points have no markers
     """
+    is_linear = axis != "records"
     import matplotlib as mpl  # imported here, because only a complete measurement draws
 
     mpl.use("svg")
@@ -36,16 +37,17 @@ def draw_panels(panels: Sequence[Panel], path: Path, *, has_time_axis: bool = Fa
     figure, axes = plt.subplots(-(-len(panels) // 2), 2, figsize=(9, 6.4), squeeze=False)
     for panel, chart in zip(panels, axes.flat, strict=True):
         for (name, figures), (color, marker) in zip(panel.lines.items(), STYLES, strict=False):
-            width = 2.4 if name == next(iter(panel.lines)) and not has_time_axis else 1.2
-            line = {"label": name, "color": color, "linewidth": width, "marker": None if has_time_axis else marker}
+            width = 2.4 if name == next(iter(panel.lines)) and not is_linear else 1.2
+            line = {"label": name, "color": color, "linewidth": width, "marker": None if is_linear else marker}
             chart.plot(list(figures), list(figures.values()), **line)
-        chart.set(title=panel.title, xlabel="seconds" if has_time_axis else "records", ylabel=panel.unit)
-        if has_time_axis:
+        chart.set(title=panel.title, xlabel=axis, ylabel=panel.unit)
+        if is_linear:
             chart.set(xlim=0, ylim=0)
         else:
             chart.set(xscale="log", yscale="log")
         chart.grid(visible=True, which="major", color="#dddddd")
-    axes[0][0].legend(frameon=False)
+        if len(panel.lines) > 1 and (is_linear or chart is axes[0][0]):
+            chart.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

@@ -53,9 +53,8 @@ def sections(rows: int | None, warehouse: str) -> Iterator[str]:
         name, section = NAMES[warehouse]
         title = f"A run of {rows / MILLION:g} M records, with {warehouse} as the warehouse"
         picture = f"![Memory and disk over time](images/{name}.svg)"
-        draw_panels(
-            list(make_panels(costs[-1], warehouse)), ROOT / "docs" / "images" / f"{name}.svg", has_time_axis=True
-        )
+        panels = list(make_panels(costs[-1], warehouse))
+        draw_panels(panels, ROOT / "docs" / "images" / f"{name}.svg", "seconds")
         page = ROOT / "docs" / f"{name}.md"
         head = heading(title, f"make bench OPTIONS={section}")
         page.write_text("\n\n".join([head, ABOUT, text, picture]) + "\n", encoding="utf-8")

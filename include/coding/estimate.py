@@ -24,7 +24,7 @@ CALLS_PER_SECOND = 1.0
 #: Fields of what was prepared that an estimate has under the same name.
 PREPARED_FIELDS = (
     "read", "undated", "rejected", "texts", "known_texts", "rejected_by_reason", "warnings", "unreadable_dates",
-    "unreadable_examples", "empty_rows", "notes",
+    "unreadable_examples", "empty_rows", "notes", "claimed",
 )  # fmt: skip
 
 
@@ -33,6 +33,8 @@ class Estimate(Handoff):
     """What a run would send: counts of records, of distinct texts, and of parts (one operation each).
 
     :param known_texts: texts that are coded already
+    :param texts_to_send, claimed: the other texts, and how many of them other runs in progress send: this run sends
+        them only if those do not
     :param rejected_by_reason: numbers of rejected records
     :param warnings: what a person should know about the limits for publishing
     :param notes: what a person should know about the source
@@ -61,6 +63,7 @@ class Estimate(Handoff):
     unreadable_examples: tuple[Text, ...] = ()
     empty_rows: Count = 0
     notes: tuple[Text, ...] = ()
+    claimed: Count = 0
 
     @property
     def duration(self) -> str:
@@ -84,13 +87,14 @@ class Estimate(Handoff):
         if self.coding_seconds is not None:
             coding = f"{format_duration(self.coding_seconds)}, judging by earlier operations"
         reasons = f" ({format_reasons(self.rejected_by_reason)})" if self.rejected_by_reason else ""
+        claims = f", {self.claimed:,} of them only if other runs, which send them now, fail" if self.claimed else ""
         return [
             *self.notes,
             f"Records: {self.read:,}, of which {self.rejected:,} are rejected{reasons}; {self.undated:,} more have no"
             " date.",
             *skipped,
             f"Distinct texts: {self.texts:,}, of which {self.known_texts:,} are coded already:"
-            f" **{self.texts_to_send:,} to send**.",
+            f" **{self.texts_to_send:,} to send**{claims}.",
             f"Upload: {self.bytes:,} bytes in {self.parts:,} parts, one operation each.",
             f"Calls of the service: about {self.calls:,}; within the call budget they take"
             f" {format_duration(self.call_seconds)}.",
@@ -113,7 +117,7 @@ def estimate_run(
     rounds = ceil(len(parts) / (max_operations or max(len(parts), 1)))
     return Estimate(
         **{name: getattr(prepared, name) for name in PREPARED_FIELDS},
-        texts_to_send=sum(part.records for part in parts),
+        texts_to_send=sum(part.records for part in parts) + prepared.claimed,
         bytes=sum(part.bytes for part in parts),
         parts=len(parts),
         calls=calls,

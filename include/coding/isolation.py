@@ -5,6 +5,8 @@ so are the pieces that fail, until a piece has one line; that line is sent alone
 one text that the model has coded before is sent as a control: if that fails too, the service is at fault and not the
 lines, and nothing more is sent. Texts that got no answer in a complete operation are sent once more, together.
 
+Texts that another run had claimed and did not deliver are a piece of their own, which is treated like a part.
+
 Everything here is a function of what happened so far: files, calls and tables are the matter of others.
 """
 
@@ -49,6 +51,7 @@ class Kind(StrEnum):
     AGAIN = "again"  # the same lines as its parent, once more
     SPLIT = "split"  # some lines of its parent
     UNANSWERED = "unanswered"  # the texts of complete operations that had no usable output line
+    CLAIMED = "claimed"  # texts that another run had claimed, and for which it has no results
     CONTROL = "control"  # one text that the model has coded before
 
 
@@ -220,9 +223,11 @@ class Isolation:
         """
         budget = self.remaining_operations - (0 if self._has_unanswered_piece else _RESERVED_OPERATIONS)
         open_pieces = [piece for piece in self.unexplained if not self._has_failed_twice_alone(piece)]
-        repeated = [piece for piece in open_pieces if piece.kind is Kind.PART or piece.records == 1][: max(0, budget)]
+        first_attempts = (Kind.PART, Kind.CLAIMED)
+        repeated = [piece for piece in open_pieces if piece.kind in first_attempts or piece.records == 1]
+        repeated = repeated[: max(0, budget)]
         plans: list[Lines] = [(Kind.AGAIN, piece.number, 0, piece.records) for piece in repeated]
-        large = [piece for piece in open_pieces if piece.kind is not Kind.PART and piece.records > 1]
+        large = [piece for piece in open_pieces if piece.kind not in first_attempts and piece.records > 1]
         if is_cautious:
             large = sorted(large, key=lambda piece: piece.records)[:1]
         for piece in sorted(large, key=self._expect_results, reverse=True):

@@ -34,6 +34,7 @@ from include.coding.run_log import (
 from include.coding.staged_records import look_up_results, stage_records
 from include.coding.staging import Staging
 from include.coding.tables import table
+from include.coding.text_claims import release_texts
 from include.warehouse.warehouse import Session, Warehouse
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ def land(
             is_whole = run.read == prepared.read and unresolved is None
             record_run(session, plan, prepared.read_at, prepared.checksum if is_whole else None, run)
             release_dates(session, plan)
+            release_texts(session, plan, [plan.run_id])
             sent, operations = count_sent_texts(session, plan)
             dates = count_dates(session, plan)
             dates_over_limit = find_dates_over_limit(session, plan.schema, plan.topic)

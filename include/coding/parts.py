@@ -20,6 +20,9 @@ MAX_PARTS = 1024
 #: The smaller of the two meanings of 5 GB (docs/service-contract.md 8.31).
 MAX_PART_BYTES = 5_000_000_000
 
+#: SQL of the lines of an input file, from a table of texts.
+SELECT_INPUT_LINES = "SELECT text_key AS recordId, occp_text, tasks_text FROM {texts}"
+
 log = logging.getLogger(__name__)
 
 
@@ -83,8 +86,8 @@ def _write_part(engine: Engine, plan: Plan, staging: Staging, number: int, lines
     draft = staging.scratch / f"part-{number:04}.jsonl"
     copy_to_file(
         engine,
-        "SELECT text_key AS recordId, occp_text, tasks_text FROM new_texts"  # noqa: S608
-        f" WHERE position >= {first} AND position < {last} ORDER BY position",
+        SELECT_INPUT_LINES.format(texts="new_texts")
+        + f" WHERE position >= {first} AND position < {last} ORDER BY position",
         draft,
         "FORMAT json",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -25,7 +25,7 @@ from include.coding.limits import (
     format_reasons,
     make_limit_error,
 )
-from include.coding.parts import Part, write_parts
+from include.coding.parts import SELECT_INPUT_LINES, Part, write_parts
 from include.coding.plan import Plan
 from include.coding.response_dates import describe_skipped_rows
 from include.coding.run_log import (
@@ -41,6 +41,7 @@ from include.coding.source_files import find_file
 from include.coding.staged_records import look_up_results, stage_records
 from include.coding.staging import Staging
 from include.coding.tables import table, update_tables
+from include.coding.text_claims import claim_texts
 from include.coding.texts import RULES
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.warehouse import Session, Warehouse
@@ -80,6 +81,8 @@ class Prepared(Handoff):
     :param dates_over_limit: dates that exceed limits, ISO 8601, with these limits: their texts are not sent
     :param warnings: what a person should know about the limits for publishing
     :param notes: what a person should know about the source
+    :param claimed, claimed_uri: texts that other runs in progress send, which are in no part: their number, and their
+        file in the form of an input file
     """
 
     read_at: Moment
@@ -100,14 +103,24 @@ class Prepared(Handoff):
     dates_over_limit: dict[Day, Text] = field(default_factory=dict)
     warnings: tuple[Text, ...] = ()
     notes: tuple[Text, ...] = ()
+    claimed: Count = 0
+    claimed_uri: RunFile | None = None
 
 
-def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAccess = DEFAULT_ACCESS) -> Prepared:
+def prepare(
+    plan: Plan,
+    warehouse: Warehouse,
+    staging: Staging,
+    access: SourceAccess = DEFAULT_ACCESS,
+    is_in_progress: Callable[[str], bool] = lambda run_id: True,
+) -> Prepared:
     """Read the records of a plan and write what has to be sent to `staging`.
 
-    The same input gives the same parts, byte by byte. Each file appears complete or not at all.
+    The same input and the same claims give the same parts, byte by byte. Each file appears complete or not at all.
 
     :param access: what runs may read
+    :param is_in_progress: returns whether the run with this key is queued or running; texts that such a run has
+        claimed are left to it
     :raises SourceError: the source may not be read, is missing, unreadable, lacks a needed column, changes while it
         is read, or has too many dates that cannot be read
     :raises PlanError: more than 1,024 parts, or the records do not fit into the file of `export`
@@ -151,15 +164,17 @@ def prepare(plan: Plan, warehouse: Warehouse, staging: Staging, access: SourceAc
         for warning in warnings:
             log.warning("%s", warning)
         texts, known_texts = find_new_texts(engine, plan, warehouse, records, dates_over_limit)
+        known_texts += claim_texts(engine, plan, warehouse, is_in_progress)
         log.info(
             "%s records are rejected (%s); the others have %s distinct texts, %s of which are coded already",
             f"{rejected:,}", format_reasons(reasons) or "no reason", f"{texts:,}", f"{known_texts:,}",
         )  # fmt: skip
         parts = _add_expected_durations(write_parts(engine, plan, staging), plan, warehouse)
+        claimed, claimed_uri = _write_claimed_texts(engine, staging)
     records_uri, answers_uri = staging.keep(records), staging.keep(answers)
     return Prepared(
         read_at, checksum, False, records_uri, answers_uri, parts, read, undated, rejected, texts, known_texts,
-        *skipped, reasons, dates_over_limit, warnings, notes,
+        *skipped, reasons, dates_over_limit, warnings, notes, claimed, claimed_uri,
     )  # fmt: skip
 
 
@@ -444,6 +459,17 @@ def find_new_texts(
         "SELECT (SELECT count(*) FROM texts), (SELECT count(*) FROM known_texts)"
     ).fetchall()
     return texts, known_texts
+
+
+def _write_claimed_texts(engine: Engine, staging: Staging) -> tuple[int, str | None]:
+    """Write the texts that other runs in progress send; return their number and the URI of their file."""
+    ((claimed,),) = engine.execute("SELECT count(*) FROM claimed_texts").fetchall()
+    if not claimed:
+        return 0, None
+    log.info("%s of these texts are left to other runs, which send them now", f"{claimed:,}")
+    path = staging.scratch / "claimed.jsonl"
+    copy_to_file(engine, SELECT_INPUT_LINES.format(texts="claimed_texts"), path, "FORMAT json")
+    return claimed, staging.keep(path)
 
 
 def _add_expected_durations(parts: tuple[Part, ...], plan: Plan, warehouse: Warehouse) -> tuple[Part, ...]:

@@ -35,7 +35,7 @@ from include.coding.collect import (
 )
 from include.coding.engine import Engine, copy_to_file, open_engine
 from include.coding.errors import IncompleteError, PlanError
-from include.coding.handoff import Count, Handoff, RunFile, ShortText, Text
+from include.coding.handoff import Count, Handoff, RunFile, Seconds, ShortText, Text
 from include.coding.isolation import (
     COMPLETE,
     FAILED,
@@ -53,6 +53,7 @@ from include.coding.prepare import Prepared
 from include.coding.results import PartResult, PartSummary
 from include.coding.staging import Staging
 from include.coding.tables import table
+from include.coding.text_claims import find_undelivered_texts
 from include.warehouse.errors import WarehouseBusyError, WarehouseError
 from include.warehouse.warehouse import Session, Warehouse
 
@@ -60,6 +61,8 @@ from include.warehouse.warehouse import Session, Warehouse
 STATE_KEY = "recoding"
 #: Up to this many texts without an answer are single bad texts, whatever their share of the texts sent.
 MAX_SINGLE_TEXTS = 10
+#: Minimum time that other runs get to deliver the texts that they had claimed.
+MIN_CLAIMS_WAIT_S = 60.0
 #: Maximum number of problems that a summary lists.
 MAX_LISTED_PROBLEMS = 20
 
@@ -78,7 +81,8 @@ class StateStore(Protocol):
 class CollectSummary(Handoff):
     """What came back of the texts of a run.
 
-    :param texts_sent: texts of the run's parts; each counts once, however often it was sent
+    :param texts_sent: texts of the run's parts, and those that other runs had claimed but not delivered; each counts
+        once, however often it was sent
     :param usable: texts with a result
     :param operations, extra_operations: all operations, and those beside one for each part
     :param no_result, refused: texts that were set aside, because the service never answered or refused them
@@ -108,6 +112,8 @@ class RecodingState(Handoff):
     :param incomplete, problems: the parts that may still give results, or whose results cannot be used: their number,
         and why
     :param pieces: the other parts without all results, then the pieces that were sent again
+    :param claims_end: until when other runs may deliver the texts that they had claimed, in seconds since the epoch;
+        0 before the wait has begun
     """
 
     generation: ShortText
@@ -115,6 +121,7 @@ class RecodingState(Handoff):
     incomplete: Count
     problems: tuple[Text, ...]
     pieces: tuple[Piece, ...]
+    claims_end: Seconds = 0.0
 
     def __post_init__(self) -> None:
         """Check that pieces can be found by their numbers, and that each is younger than its parent."""
@@ -143,7 +150,7 @@ class Recoding:
     ) -> None:
         self.plan, self._prepared, self._part_results = plan, prepared, part_results
         self._warehouse, self._staging, self._store, self._read_error = warehouse, staging, store, read_error
-        generation = identify_operations(prepared.parts, part_results)
+        generation = identify_operations(prepared.parts, part_results, prepared.claimed_uri)
         data = store.get(STATE_KEY)
         stored = None if data is None else RecodingState.from_dict(data, task="collect", folder=staging.uri)
         if stored is not None and stored.generation == generation:
@@ -190,6 +197,31 @@ class Recoding:
     def find(self, number: int) -> Piece:
         """Return a piece as it is now."""
         return self._state.pieces[number]
+
+    def settle_claims(self, now: float) -> bool:
+        """Return whether texts that other runs had claimed have no result yet. When these runs have had as much time
+        as an operation of this run, the texts become a piece, which this run sends; until then, look again later.
+
+        :param now: seconds since the epoch
+        """
+        uri, pieces = self._prepared.claimed_uri, self._state.pieces
+        if uri is None or any(piece.kind is Kind.CLAIMED and piece.state != SUPERSEDED for piece in pieces):
+            return False
+        with self._open_input_file(uri) as path, self._open_engine() as engine:
+            texts = find_undelivered_texts(engine, self.plan, self._warehouse, path)
+            if not texts:
+                return False
+            if not self._state.claims_end:
+                seconds = max((result.seconds or 0.0 for result in self._part_results), default=0.0)
+                self._save(replace(self._state, claims_end=now + max(seconds, MIN_CLAIMS_WAIT_S)))
+            if now < self._state.claims_end:
+                log.info("%s texts that other runs send have no result yet", f"{texts:,}")
+                return True
+            log.warning("%s texts have no result of the runs that had claimed them: sending them here", f"{texts:,}")
+            draft = self._staging.scratch / "undelivered.jsonl"
+            copy_to_file(engine, "FROM undelivered_texts ORDER BY recordId", draft, "FORMAT json")
+        self._save(replace(self._state, pieces=(*pieces, self._make_claimed_piece(draft, texts))))
+        return True
 
     def resume_waiting(self, deadline: float) -> None:
         """Wait again for the operations whose end is not known.
@@ -318,6 +350,16 @@ class Recoding:
         with draft.open("rb") as file:
             return self._keep(draft, hashlib.file_digest(file, "sha256").hexdigest())
 
+    def _make_claimed_piece(self, draft: Path, texts: int) -> Piece:
+        with draft.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size, pieces = draft.stat().st_size, self._state.pieces
+        return Piece(
+            len(pieces), Kind.CLAIMED, None, 0, texts, pieces[-1].round + 1 if pieces else 1,
+            len(self._prepared.parts) + len(self._extra_pieces), input_uri=self._keep(draft, sha256), bytes=size,
+            sha256=sha256,
+        )  # fmt: skip
+
     # ---- input files of pieces -------------------------------------------------------------------------------------
 
     def _write_input_files(self, pieces: Sequence[Piece]) -> list[Piece]:
@@ -383,7 +425,9 @@ class Recoding:
         silent, unsent = isolation.silent, isolation.ungathered
         problems = [*self._state.problems, *self._describe_problems()]
         incomplete = self._state.incomplete + len(problems) - len(self._state.problems)
+        extra = self._extra_pieces
         texts_sent = sum(part.records for part in self._prepared.parts)
+        texts_sent += sum(piece.records for piece in extra if piece.kind is Kind.CLAIMED)
         no_result = sum(piece.unanswered for piece in silent)
         if no_result and not self._is_acceptable(no_result, texts_sent):
             problems.append(
@@ -398,7 +442,6 @@ class Recoding:
             problems.append(f"{unresolved} texts have no result yet: {_explain_stop(isolation)}")
         self._set_aside(silent, refused)
         uris = [*(piece.input_uri for piece in unexplained), *(str(piece.unanswered_uri) for piece in unsent)]
-        extra = self._extra_pieces
         return CollectSummary(
             texts_sent, self._state.usable + sum(piece.usable or 0 for piece in extra),
             sum(result.operation_id is not None for result in self._part_results) + len(extra), len(extra), no_result,
@@ -485,9 +528,13 @@ class Recoding:
         return session.transaction(lock=table(self.plan.schema, "coding_runs"))
 
 
-def identify_operations(parts: Sequence[Part], part_results: Sequence[PartResult]) -> str:
-    """Return a text that is another one as soon as a part has another operation, or its operation another end."""
-    ends = [
+def identify_operations(
+    parts: Sequence[Part], part_results: Sequence[PartResult], claimed_uri: str | None = None
+) -> str:
+    """Return a text that is another one as soon as a part has another operation, or its operation another end, or the
+    claims of other runs were looked up again."""
+    ends: list[object] = [claimed_uri] if claimed_uri else []
+    ends += [
         [part.sha256, result.operation_id, result.state, result.output_uri]
         for part, result in zip(parts, part_results, strict=True)
     ]
@@ -507,7 +554,9 @@ def _carry_over(old: RecodingState, new: RecodingState) -> RecodingState:
     new_identities = {identify(piece) for piece in new.pieces}
     pieces: list[Piece] = []
     for piece in old.pieces:
-        if piece.parent is None:
+        if piece.kind is Kind.CLAIMED:
+            is_superseded = piece.state is not None  # what has no result by now is looked up again
+        elif piece.parent is None:
             is_superseded = not piece.is_extra and identify(piece) not in new_identities
         else:
             is_superseded = pieces[piece.parent].state == SUPERSEDED

@@ -65,9 +65,15 @@ MIGRATIONS: tuple[str, ...] = (
     INSERT INTO {schema}.topic_owners
     SELECT topic, 'recode_occupations', min(landed_at) FROM {schema}.coding_runs GROUP BY topic
     """,
+    """
+    CREATE TABLE {schema}.text_claims (
+        text_key VARCHAR NOT NULL, topic VARCHAR NOT NULL, model_id VARCHAR NOT NULL, run_id VARCHAR NOT NULL,
+        claimed_at TIMESTAMP NOT NULL
+    )
+    """,
 )
 #: Tables that version 1 did not have.
-_LATER_TABLES = ("schema_version", "pinned_models", "dates_over_limit", "date_claims", "topic_owners")
+_LATER_TABLES = ("schema_version", "pinned_models", "dates_over_limit", "date_claims", "topic_owners", "text_claims")
 #: For each entry of `MIGRATIONS`, in order, a table and a column that only tables with that migration have.
 _NEW_COLUMNS = (
     ("coding_operations", "seconds"),
@@ -75,6 +81,7 @@ _NEW_COLUMNS = (
     ("coding_runs", "excluded_dates"),
     ("date_claims", "run_id"),
     ("topic_owners", "dag_id"),
+    ("text_claims", "run_id"),
 )
 
 

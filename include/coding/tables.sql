@@ -124,6 +124,16 @@ CREATE TABLE IF NOT EXISTS {schema}.date_claims (
     claimed_at    TIMESTAMP NOT NULL  -- when the run planned, UTC
 );
 
+-- One row per text that a run in progress sends; runs that prepare later leave it to that run, and send it themselves only
+-- if there is no result after a while. The rows of a run that has ended mean nothing.
+CREATE TABLE IF NOT EXISTS {schema}.text_claims (
+    text_key      VARCHAR NOT NULL,   -- as in coded_texts
+    topic         VARCHAR NOT NULL,
+    model_id      VARCHAR NOT NULL,
+    run_id        VARCHAR NOT NULL,   -- Airflow run that sends it
+    claimed_at    TIMESTAMP NOT NULL  -- when the run prepared it, UTC
+);
+
 -- One row per topic: the DAG that codes it. Runs of other DAGs are refused, because they would replace the rows of another
 -- survey. Delete a row to hand the topic over: the next run that plans then takes it.
 CREATE TABLE IF NOT EXISTS {schema}.topic_owners (

@@ -32,7 +32,7 @@ def count_texts(ti: Any, estimate: Estimate) -> int:
     """Return how many texts the run would send: those of the parts that it would send, whatever the estimate says."""
     from include.pipeline.handoffs import pull_parts
 
-    return max(estimate.texts_to_send, sum(part.records for part in pull_parts(ti)))
+    return max(estimate.texts_to_send, estimate.claimed + sum(part.records for part in pull_parts(ti)))
 
 
 def _describe_answers(dag_run: Any) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -63,23 +64,28 @@ class CollectResultsOperator(BaseOperator):
         self.deferrable = deferrable
 
     def execute(self, context: Any) -> dict[str, Any]:
+        return self._collect(context, is_new_attempt=True)
+
+    def resume(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
+        """Continue with the trigger's event, the end of one operation."""
+        from include.pipeline import handoffs
+
+        return self._collect(context, handoffs.WaitEvent.from_dict(event, task=handoffs.COLLECT))
+
+    def look_again(self, context: Any, event: Any = None) -> dict[str, Any]:
+        """Continue after a while in which other runs may have delivered what they had claimed."""
         return self._collect(context)
 
-    def resume(self, context: Any, event: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Continue with the trigger's event, the end of one operation."""
-        return self._collect(context, event)
+    def _collect(self, context: Any, end: WaitEvent | None = None, *, is_new_attempt: bool = False) -> dict[str, Any]:
+        """Work until an operation, or another run, has to be waited for, or nothing is left to do.
 
-    def _collect(self, context: Any, event: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Work until an operation has to be waited for, or nothing is left to do.
-
-        :param event: of the trigger; None in a new attempt
+        :param end: of the operation that was waited for
         """
         from include.coding.abandoned import record_abandoned_operations
         from include.coding.recoding import Recoding
         from include.pipeline import handoffs
         from include.pipeline.settings import open_staging, open_warehouse, read_run_key
 
-        end = None if event is None else handoffs.WaitEvent.from_dict(event, task=handoffs.COLLECT)
         if not handoffs.has_operations(context["ti"]):
             raise AirflowSkipException("nothing was sent, so there is nothing to collect")
         plan, prepared = handoffs.pull_plan(context["ti"]), handoffs.pull_prepared(context["ti"])
@@ -91,13 +97,16 @@ class CollectResultsOperator(BaseOperator):
                 plan, prepared, part_results, warehouse, staging, store,
                 lambda operation_id: self._read_error(hook, plan.topic, operation_id),
             )  # fmt: skip
-            if event is None:
+            if is_new_attempt:
                 recoding.resume_waiting(time.time() + self.timeout.total_seconds())
-            while pieces := recoding.next_pieces():
+            while (pieces := recoding.next_pieces()) or recoding.settle_claims(time.time()):
                 for piece in pieces:
                     self._advance(piece, recoding, hook, store, end)
                 end = None
-                self._wait(recoding, hook)
+                if pieces:
+                    self._wait(recoding, hook)
+                elif not recoding.running_pieces:
+                    self._wait_for_claims(hook)
             summary = recoding.finish()
             record_abandoned_operations(lambda: warehouse, plan.schema, staging, plan.run_id)
             self.log.info(
@@ -183,6 +192,16 @@ class CollectResultsOperator(BaseOperator):
         # Airflow's own timeout must come later, because it would end the task without the state of the operation.
         timeout = timedelta(seconds=max(0.0, piece.deadline - time.time()) + 600)
         self.defer(trigger=trigger, method_name="resume", timeout=timeout)
+
+    def _wait_for_claims(self, hook: CodingServiceHook) -> None:
+        """Wait for a while, in which other runs may deliver what they had claimed."""
+        first_interval = self.poll_interval or hook.settings.poll_interval
+        wait = next_wait(first_interval, None, 0.0, None, random.random)
+        self.log.info("Looking again in %.0f s", wait)
+        if not self.deferrable:
+            time.sleep(wait)
+            return
+        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=wait)), method_name="look_again")
 
     def _read_error(self, hook: CodingServiceHook, topic: str, operation_id: str) -> str | None:
         """Return what the service says about a failed operation. It can quote a text, so it is never logged."""

@@ -204,7 +204,7 @@ def prepare_parts(
     access = settings.read_source_access()  # the plan is not trusted: users can edit it in Airflow
     with open_staging(read_run_key(ti)) as staging:
         write_owner(plan, staging)
-        prepared = prepare(plan, warehouse, staging, access)
+        prepared = prepare(plan, warehouse, staging, access, is_in_progress)
     estimate = _estimate_run(prepared, dag_run)
     handoffs.push_prepared(ti, prepared, estimate)
     lineage.send_preparation(ti, plan, prepared)

@@ -15,6 +15,8 @@ import requests
 from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.crypto import get_fernet
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
+from airflow.sdk.module_loading import import_string
+from airflow.sdk.serde import deserialize, serialize
 from cryptography.fernet import Fernet
 
 from coding_service import CodingServiceHook
@@ -71,18 +73,19 @@ class Night:
     :param texts: job titles of the source, one for each record
     """
 
-    def __init__(self, service: LocalService, texts: list[str]) -> None:
+    def __init__(self, service: LocalService, texts: list[str], day: str = DAY) -> None:
         self.url = service.url
         self.warehouse = open_warehouse()
         self.hook = CodingServiceHook()
         with self.warehouse.session() as session, session.transaction():
             session.execute(
-                "CREATE TABLE survey_responses"
+                "CREATE TABLE IF NOT EXISTS survey_responses"
                 " (record_id VARCHAR, response_date DATE, occp_text VARCHAR, tasks_text VARCHAR)"
             )
             for number, text in enumerate(texts):
                 values = [f"{number:04}", text]
-                session.execute(f"INSERT INTO survey_responses VALUES (?, DATE '{DAY}', ?, '')", values)
+                session.execute(f"INSERT INTO survey_responses VALUES (?, DATE '{day}', ?, '')", values)
+        self.day = day
 
     # ---- the service -----------------------------------------------------------------------------------------------
 
@@ -114,17 +117,26 @@ class Night:
 
     def start(self, run_id: str = "run-1", **changes: Any) -> None:
         """Prepare a run, and do what `code` does."""
+        self.prepare(run_id, **changes)
+        self.code()
+
+    def prepare(
+        self, run_id: str = "run-1", is_in_progress: Callable[[str], bool] = lambda run_id: True, **changes: Any
+    ) -> None:
         fields = {
             "run_id": run_id, "topic": "osca", "model_id": self.hook.latest_model("osca").model_id,
-            "model_version": 1.0, "from_date": DAY, "to_date": DAY, "source": "survey_responses",
+            "model_version": 1.0, "from_date": self.day, "to_date": self.day, "source": "survey_responses",
             **changes,
         }  # fmt: skip
         self.plan = Plan.from_dict(fields)
         self.run_id, self.staging = run_id, Staging.in_folder(path_from_uri(run_folder(run_id)))
-        self.prepared = prepare(self.plan, self.warehouse, self.staging)
+        self.prepared = prepare(self.plan, self.warehouse, self.staging, is_in_progress=is_in_progress)
         self.xcoms: dict[Any, Any] = {
             "plan": self.plan.to_dict(), ("prepare", "prepared"): self.prepared.to_dict(),
         }  # fmt: skip
+
+    def code(self) -> None:
+        """Do what `code` does with the parts of the prepared run."""
         for part in self.prepared.parts:
             operation = PartOperation(self.hook, InputPart.from_dict(part.to_dict()), Store())
             operation_id = operation.upload(*operation.open())
@@ -165,7 +177,8 @@ class Night:
                 run = lambda: operator.execute(context, **mark)  # noqa: E731
             except TaskDeferred as deferral:
                 event = asyncio.run(_first_event(deferral.trigger))
-                run = lambda event=event: operator.resume(context, event)  # noqa: E731
+                proceed = getattr(operator, deferral.method_name)
+                run = lambda proceed=proceed, event=event: proceed(context, event)  # noqa: E731
 
     def land(self, summary: CollectSummary) -> LandingSummary:
         return land(self.plan, self.prepared, summary, self.warehouse, self.staging)
@@ -176,12 +189,14 @@ class Night:
 
 
 async def _first_event(trigger: Any) -> Mapping[str, Any]:
-    restarted = type(trigger)(**json.loads(json.dumps(trigger.serialize()[1])))  # the triggerer restarts
+    path, arguments = trigger.serialize()
+    arguments = deserialize(json.loads(json.dumps(serialize(arguments))))
+    restarted = import_string(path)(**arguments)  # as the triggerer does
     return (await anext(restarted.run())).payload
 
 
 @pytest.fixture
-def make_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[str]], Night]]:
+def make_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Night]]:
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", Fernet.generate_key().decode())
     get_fernet.cache_clear()
     monkeypatch.setenv("CODING_STAGING", (tmp_path / "staging").as_uri())
@@ -191,7 +206,7 @@ def make_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
         connection = coding_connection(service.url)
         connection["extra"] |= {"requests_per_second": 10_000, "state_dir": str(tmp_path / "state")}
         monkeypatch.setenv("AIRFLOW_CONN_CODING_SERVICE_DEFAULT", json.dumps(connection))
-        yield lambda texts: Night(service, texts)
+        yield lambda texts, day=DAY: Night(service, texts, day)
     get_fernet.cache_clear()
 
 
@@ -375,3 +390,116 @@ def test_nothing_is_collected_if_nothing_was_sent() -> None:
         context = SimpleNamespace(ti=TaskInstance(xcoms))
         with pytest.raises(AirflowSkipException, match="nothing was sent"):
             operator.execute(vars(context), **mark)
+
+
+NEXT_DAY = "2026-10-06"
+SENT = "SELECT run_id, sum(records) FROM coding.coding_operations GROUP BY run_id ORDER BY run_id"
+#: Twenty texts, of which the last ten are in the records of the next day too.
+JOBS = [f"job number {number:04}" for number in range(20)]
+
+
+@pytest.fixture
+def make_nights(
+    make_night: Callable[..., Night], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], tuple[Night, Night]]:
+    """Two runs of two days; the first one has claimed its texts, ten of which the other one needs too."""
+    monkeypatch.setattr("include.coding.recoding.MIN_CLAIMS_WAIT_S", 0.0)
+
+    def make() -> tuple[Night, Night]:
+        first, second = make_night(JOBS), make_night([*JOBS[10:], "job of the next day"], NEXT_DAY)
+        first.prepare("run-1")
+        return first, second
+
+    return make
+
+
+def test_texts_that_another_run_has_claimed_are_sent_once_and_published_in_both_runs(
+    make_nights: Callable[[], tuple[Night, Night]],
+) -> None:
+    first, second = make_nights()
+    second.prepare("run-2")
+    assert (second.prepared.texts, second.prepared.claimed) == (11, 10)
+    first.code()
+    second.code()
+    first.collect()  # not landed yet, so the claims are still there
+    summary = second.collect()
+    assert (summary.texts_sent, summary.extra_operations) == (1, 0)
+    assert second.land(summary).coded + second.land(summary).uncoded == 11
+    assert second.query(SENT) == [("run-1", 20), ("run-2", 1)]
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_claimed_texts_that_the_other_run_does_not_deliver_are_sent_after_a_while(
+    make_nights: Callable[[], tuple[Night, Night]], deferrable: bool
+) -> None:
+    first, second = make_nights()
+    second.start("run-2")
+    store = Store()
+    summary = second.collect(
+        store, deferrable=deferrable
+    )  # the operation of the run took a second, and so does the wait
+    assert second.attempts > 1 or not deferrable
+    assert (summary.texts_sent, summary.usable, summary.extra_operations) == (11, 11, 1)
+    assert (second.collect(store), second.creations) == (summary, 2)
+    assert second.land(summary).read == 11
+    first.code()
+    assert first.land(first.collect()).read == 20
+
+
+def test_claimed_texts_that_fail_at_first_are_coded_as_those_of_a_part_are(
+    make_nights: Callable[[], tuple[Night, Night]],
+) -> None:
+    _, second = make_nights()
+    second.start("run-2")
+    second.fault("operation_fails", count=1)
+    summary = second.collect(Store(crashes=True))
+    assert (summary.texts_sent, summary.usable, summary.problems) == (11, 11, ())
+    assert len(second.uploads) == len(set(second.uploads)) == second.creations == 3
+    assert second.land(summary).read == 11
+
+
+def test_texts_that_an_ended_run_had_claimed_are_sent_and_its_claims_are_removed(
+    make_nights: Callable[[], tuple[Night, Night]],
+) -> None:
+    _, second = make_nights()
+    second.prepare("run-2", is_in_progress=lambda run_id: False)
+    assert second.prepared.claimed == 0
+    assert second.query("SELECT DISTINCT run_id FROM coding.text_claims") == [("run-2",)]
+    second.code()
+    second.land(second.collect())
+    assert second.query("SELECT count(*) FROM coding.text_claims") == [(0,)]
+
+
+def test_a_run_whose_texts_are_all_claimed_sends_them_instead_of_waiting(
+    make_nights: Callable[[], tuple[Night, Night]], make_night: Callable[..., Night]
+) -> None:
+    make_nights()
+    third = make_night(JOBS[:5], "2026-10-07")
+    third.prepare("run-3")
+    assert (third.prepared.claimed, sum(part.records for part in third.prepared.parts)) == (0, 5)
+
+
+def test_a_result_that_arrives_while_texts_are_claimed_is_used(
+    make_nights: Callable[[], tuple[Night, Night]],
+) -> None:
+    first, second = make_nights()
+
+    def deliver(run_id: str) -> bool:
+        """Let the other run store its results between the look-up of results and the claim."""
+        first.code()
+        first.collect()
+        return True
+
+    second.prepare("run-2", is_in_progress=deliver)
+    assert (second.prepared.known_texts, second.prepared.claimed) == (10, 0)
+    assert [part.records for part in second.prepared.parts] == [1]
+
+
+@pytest.mark.parametrize("changes", [{"dry_run": True}, {"force_new": True}, {"selection": "all"}])
+def test_runs_that_send_everything_or_nothing_claim_no_texts(
+    make_nights: Callable[[], tuple[Night, Night]], changes: dict[str, Any]
+) -> None:
+    _, second = make_nights()
+    second.prepare("run-2", **changes)
+    assert second.prepared.claimed == 0
+    assert second.query("SELECT DISTINCT run_id FROM coding.text_claims") == [("run-1",)]
