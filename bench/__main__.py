@@ -87,6 +87,7 @@ SECTIONS = {
     "data-steps": lambda sizes: measure_data_steps(sizes.rows, {}),
     "scale": lambda sizes: measure_scale(sizes.rows, "DuckDB"),
     "scale-postgres": lambda sizes: measure_scale(sizes.rows, "PostgreSQL"),
+    "workers": lambda sizes: measure("workers", sizes.rows),
     "year": lambda sizes: measure("backfill", 365),
     **DETAILS,
 }

@@ -62,13 +62,14 @@ class Part(Handoff):
 
 
 def write_parts(engine: Engine, plan: Plan, staging: Staging) -> tuple[Part, ...]:
-    """Write the engine's table `new_texts` (text_key, occp_text, tasks_text, position) as parts to `staging`.
+    """Write the engine's table `memory.new_texts` (text_key, occp_text, tasks_text; ordered by key) as parts to
+    `staging`.
 
     The same texts give the same parts, byte by byte. Each file appears complete or not at all.
 
     :raises PlanError: more than 1,024 parts, or a part above 5 GB
     """
-    ((lines,),) = engine.execute("SELECT count(*) FROM new_texts").fetchall()
+    ((lines,),) = engine.execute("SELECT count(*) FROM memory.new_texts").fetchall()
     count = -(-lines // plan.records_per_part)
     if count > MAX_PARTS:
         raise PlanError(
@@ -86,8 +87,8 @@ def _write_part(engine: Engine, plan: Plan, staging: Staging, number: int, lines
     draft = staging.scratch / f"part-{number:04}.jsonl"
     copy_to_file(
         engine,
-        SELECT_INPUT_LINES.format(texts="new_texts")
-        + f" WHERE position >= {first} AND position < {last} ORDER BY position",
+        SELECT_INPUT_LINES.format(texts="memory.new_texts")
+        + f" WHERE rowid >= {first} AND rowid < {last} ORDER BY rowid",
         draft,
         "FORMAT json",
     )

@@ -44,14 +44,14 @@ from include.coding.tables import table, update_tables
 from include.coding.text_claims import claim_texts
 from include.coding.texts import RULES
 from include.warehouse.duckdb_warehouse import Query
-from include.warehouse.warehouse import Session, Warehouse
+from include.warehouse.warehouse import Session, Warehouse, quote_date, quote_literal
 
 #: Number of earlier operations of a similar size whose median is the expected duration.
 SIMILAR_OPERATIONS = 5
 #: SQL of a hash of the texts of an answer, of 63 bits, because PostgreSQL has no unsigned numbers.
 PAIR_HASH = "CAST(hash({0}, {1}) >> 1 AS BIGINT)"
 #: The answers as SQL that follows JOIN, without the cleaned texts, which have the names of those of a record.
-_ANSWERS = "(SELECT * EXCLUDE (occp_text, tasks_text) FROM answers) AS answers"
+_ANSWERS = "(SELECT * EXCLUDE (occp_text, tasks_text) FROM memory.answers) AS answers"
 #: Records whose ids are counted at once: with more of them, DuckDB needs more memory than it writes to disk.
 IDS_PER_PASS = 10_000_000
 #: SQL of the reason why a record is rejected.
@@ -215,20 +215,35 @@ def compute_checksum(engine: Engine, plan: Plan) -> tuple[int, str, int]:
 
 
 def validate_answers(engine: Engine, plan: Plan, pair_hash: str = PAIR_HASH) -> str:
-    """Create the table `answers`: each distinct pair of raw texts with a number, and with its key or the reason why
-    it is rejected. Return the SQL condition that a record has such a pair.
+    """Create the table `memory.answers`: each distinct answer, which is a pair of texts, with a number, the texts as
+    they are sent, and their key or the reason why they are rejected. Return the SQL condition that a record has it.
 
-    Most answers occur many times, so validating each pair once saves most of the time. Its number is the hash of its
+    Most answers occur many times, so validating each one once saves most of the time. Its number is the hash of its
     texts, by which records find their answers in a fraction of the time and of the memory that the texts take. If two
     answers have the same hash, the answers are counted instead, and records find them by their texts.
 
     :param pair_hash: SQL of a hash of two texts
     """
+    _create_answers(engine, plan, pair_hash.format("raw_occp", "raw_tasks"), "EXCLUDE (raw_occp, raw_tasks)")
+    query = "SELECT count(*) = count(DISTINCT answer) FROM memory.answers"
+    ((is_unique,),) = execute_within_memory(engine, query).fetchall()
+    if is_unique:
+        return f"CASE WHEN record_id <> '' THEN {pair_hash.format('occp_text', 'tasks_text')} END = answers.answer"
+    _create_answers(engine, plan, "row_number() OVER ()")
+    return "record_id <> '' AND occp_text IS NOT DISTINCT FROM raw_occp AND tasks_text IS NOT DISTINCT FROM raw_tasks"
+
+
+def _create_answers(engine: Engine, plan: Plan, number: str, exclude: str = "") -> None:
+    """Create the table `memory.answers`.
+
+    :param number: SQL of the number of an answer
+    :param exclude: SQL of the columns that it does not have
+    """
     clean = "clean_text({0})" if plan.clean else "coalesce({0}, '')"
     execute_within_memory(
         engine,
         f"""
-        CREATE TABLE answers AS
+        CREATE OR REPLACE TABLE memory.answers AS
         WITH raw AS (
             SELECT DISTINCT occp_text AS raw_occp, tasks_text AS raw_tasks FROM source WHERE record_id <> ''
         ), cleaned AS (
@@ -236,21 +251,12 @@ def validate_answers(engine: Engine, plan: Plan, pair_hash: str = PAIR_HASH) -> 
         ), validated AS (
             SELECT *, reject_reason(occp_text, tasks_text, $max_characters) AS reason FROM cleaned
         )
-        SELECT *, {pair_hash.format("raw_occp", "raw_tasks")} AS answer,
+        SELECT * {exclude}, {number} AS answer,
             CASE WHEN reason IS NULL THEN text_key(occp_text, tasks_text) END AS text_key
         FROM validated
         """,  # noqa: S608
         {"max_characters": plan.max_characters},
     )
-    query = "SELECT count(*) = count(DISTINCT answer) FROM answers"
-    ((is_unique,),) = execute_within_memory(engine, query).fetchall()
-    if is_unique:
-        return f"CASE WHEN record_id <> '' THEN {pair_hash.format('occp_text', 'tasks_text')} END = answers.answer"
-    execute_within_memory(
-        engine,
-        "CREATE OR REPLACE TABLE answers AS SELECT * REPLACE (row_number() OVER () AS answer) FROM answers",
-    )
-    return "record_id <> '' AND occp_text IS NOT DISTINCT FROM raw_occp AND tasks_text IS NOT DISTINCT FROM raw_tasks"
 
 
 def find_rejected_rows(engine: Engine, condition: str, count: int) -> list[tuple[str, int, list[dict[str, Any]]]]:
@@ -281,7 +287,7 @@ def write_records(engine: Engine, plan: Plan, condition: str, path: Path, read: 
     columns = "record_id, CAST(occurrence AS INTEGER) AS occurrence, response_date, answer, reason"
     select = f"SELECT {columns} FROM ({number_records(engine, condition, read)})"  # noqa: S608
     # Small row groups, because the writer holds two of them in memory beside the join.
-    copy_to_file(engine, select, path, "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20480")
+    copy_to_file(engine, select, path, "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE 20480")
     ((rows, rejected, validated),) = engine.execute(
         "SELECT count(*), count(reason), count(*) FILTER (reason IS NOT NULL OR answer IS NOT NULL)"
         " FROM read_parquet(?)",
@@ -296,7 +302,7 @@ def write_records(engine: Engine, plan: Plan, condition: str, path: Path, read: 
 def number_records(engine: Engine, condition: str, read: int, columns: str = "") -> str:
     """Return a query for all records of `source` with the numbers of their answers and the keys of their texts, or
     why they are rejected, and with numbers that distinguish records with the same id and day. It needs the table
-    `answers`.
+    `memory.answers`.
 
     :param condition: SQL condition that a record has an answer, of :func:`validate_answers`
     :param read: number of records
@@ -339,7 +345,7 @@ def _find_repeated_ids(engine: Engine, passes: int) -> None:
 
 def write_answers(engine: Engine, path: Path) -> None:
     """Write the keys of the texts of the answers that are not rejected, by the numbers of the answers."""
-    select = "SELECT answer, text_key FROM answers WHERE reason IS NULL"
+    select = "SELECT answer, text_key FROM memory.answers WHERE reason IS NULL"
     copy_to_file(engine, select, path, "FORMAT parquet, COMPRESSION zstd")
 
 
@@ -415,31 +421,24 @@ def find_new_texts(
     path: Path | None = None,
     dates_over_limit: Iterable[str] = (),
 ) -> tuple[int, int]:
-    """Create the table `new_texts`, ordered by key; return the numbers of all texts and of those coded already.
+    """Create the table `memory.new_texts`, ordered by key; return the numbers of all texts and of the coded ones.
 
     :param warehouse: None: no text is coded already
     :param path: the run's records, Parquet; None if no date is over a limit
     :param dates_over_limit: dates whose texts are not sent, unless other dates have them too
     """
     days = [date.fromisoformat(day) for day in dates_over_limit]
-    selected = (
-        " AND answer IN (SELECT answer FROM read_parquet($path) WHERE response_date NOT IN (SELECT unnest($days)))"
-        if days
-        else ""
-    )
-    execute_within_memory(
-        engine,
-        "CREATE TABLE texts AS SELECT text_key,"  # noqa: S608
-        " any_value(occp_text) AS occp_text, any_value(tasks_text) AS tasks_text"
-        f" FROM answers WHERE reason IS NULL{selected} GROUP BY text_key",
-        {"path": escape_glob(path), "days": days} if path and days else None,
-    )
+    texts = "memory.answers WHERE reason IS NULL"
+    if days and path:
+        list_days = ", ".join(map(quote_date, days))
+        records = f"read_parquet({quote_literal(escape_glob(path))})"
+        texts += f" AND answer IN (SELECT answer FROM {records} WHERE response_date NOT IN ({list_days}))"  # noqa: S608
     engine.execute("CREATE TABLE known_texts (text_key VARCHAR)")
     if plan.selection == "uncoded" and warehouse is not None:
         coded_texts = table(plan.schema, "coded_texts")
         with (
             warehouse.session(read_only=True) as session,
-            session.staged("run_texts", Query(engine, "SELECT text_key FROM texts")),
+            session.staged("run_texts", Query(engine, f"SELECT text_key FROM {texts}")),  # noqa: S608
         ):
             # The keys go to the warehouse, not the reverse, because a night usually has few of them.
             rows = session.read(
@@ -452,13 +451,14 @@ def find_new_texts(
             engine.unregister("coded_texts")
     execute_within_memory(
         engine,
-        "CREATE TABLE new_texts AS SELECT *, row_number() OVER (ORDER BY text_key) - 1 AS position"
-        " FROM texts ANTI JOIN known_texts USING (text_key) ORDER BY text_key",
+        "CREATE TABLE memory.new_texts AS"  # noqa: S608
+        " SELECT text_key, any_value(occp_text) AS occp_text, any_value(tasks_text) AS tasks_text"
+        f" FROM (SELECT * FROM {texts}) ANTI JOIN known_texts USING (text_key) GROUP BY text_key ORDER BY text_key",
     )
-    ((texts, known_texts),) = engine.execute(
-        "SELECT (SELECT count(*) FROM texts), (SELECT count(*) FROM known_texts)"
+    ((new_texts, known_texts),) = engine.execute(
+        "SELECT (SELECT count(*) FROM memory.new_texts), (SELECT count(*) FROM known_texts)"
     ).fetchall()
-    return texts, known_texts
+    return new_texts + known_texts, known_texts
 
 
 def _write_claimed_texts(engine: Engine, staging: Staging) -> tuple[int, str | None]:

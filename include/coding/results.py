@@ -30,9 +30,8 @@ MAX_MODEL_CHARACTERS = 100
 
 log = logging.getLogger(__name__)
 
-#: The tables of all parts, and a database in memory for those of one part, because a table on disk is compressed.
+#: The tables of all parts.
 TABLES = """
-ATTACH IF NOT EXISTS ':memory:' AS memory;
 CREATE TABLE IF NOT EXISTS discarded_lines (part INTEGER, line BIGINT, problem VARCHAR);
 CREATE TABLE IF NOT EXISTS unanswered (part INTEGER, recordId VARCHAR, occp_text VARCHAR, tasks_text VARCHAR);
 """

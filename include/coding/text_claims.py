@@ -2,8 +2,8 @@
 
 A run claims the texts that it sends in the table `text_claims`, when it prepares them. A run that prepares later
 leaves them out of its parts. When the results of its own parts are stored, it looks for those of the other run; it
-waits for them no longer than for an operation of its own, then it sends the texts itself. So no run depends on another
-one, and each text has a result in the end, whatever happens to the run that claimed it.
+waits for them no longer than for an operation of its own, then it sends the texts itself. So no run depends on
+another one, and each text has a result in the end, whatever happens to the run that claimed it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ MAX_CLAIMED_TEXTS = 100_000
 
 
 def claim_texts(engine: Engine, plan: Plan, warehouse: Warehouse, is_in_progress: Callable[[str], bool]) -> int:
-    """Claim the texts of the engine's table `new_texts` for a run, and move those that other runs in progress have
-    claimed to the table `claimed_texts`. Return how many texts have got a result since they were looked up, which are
-    removed as well.
+    """Claim the texts of the engine's table `memory.new_texts` for a run, and move those that other runs in progress
+    have claimed to the table `claimed_texts`. Return how many texts have got a result since they were looked up;
+    these are removed as well.
 
     Of two runs that claim a text at the same time, exactly one gets it. If others have claimed all of the texts, the
     run sends them too, because it has nothing else to do meanwhile.
 
     :param is_in_progress: returns whether the run with this key is queued or running
     """
-    engine.execute("CREATE TABLE claimed_texts AS FROM new_texts LIMIT 0")
-    ((texts,),) = engine.execute("SELECT count(*) FROM new_texts").fetchall()
+    engine.execute("CREATE TABLE claimed_texts AS FROM memory.new_texts LIMIT 0")
+    ((texts,),) = engine.execute("SELECT count(*) FROM memory.new_texts").fetchall()
     if plan.selection != "uncoded" or plan.dry_run or plan.force_new or not 0 < texts <= MAX_CLAIMED_TEXTS:
         return 0
     states: dict[str, bool] = {}
@@ -55,7 +55,7 @@ def _claim_texts(engine: Engine, plan: Plan, warehouse: Warehouse, states: Mappi
     run_texts = "topic = ? AND model_id = ? AND text_key IN (SELECT text_key FROM run_texts)"
     with (
         warehouse.session() as session,
-        session.staged("run_texts", Query(engine, "SELECT text_key FROM new_texts")),
+        session.staged("run_texts", Query(engine, "SELECT text_key FROM memory.new_texts")),
         session.transaction(lock=claims),
     ):
         claimants = session.execute(f"SELECT DISTINCT run_id FROM {claims} WHERE {run_texts}", model)  # noqa: S608
@@ -88,15 +88,14 @@ def _divide_texts(engine: Engine) -> int:
     """Leave in `new_texts` what the run sends itself, and return how many texts have a result already."""
     engine.execute(
         """
-        CREATE TABLE unclaimed_texts AS FROM new_texts ANTI JOIN late_results USING (text_key);
+        CREATE TABLE unclaimed_texts AS FROM memory.new_texts ANTI JOIN late_results USING (text_key);
         INSERT INTO claimed_texts FROM unclaimed_texts SEMI JOIN other_claims USING (text_key)
             WHERE EXISTS (FROM unclaimed_texts ANTI JOIN other_claims USING (text_key))
         """
     )
     ((late_results,),) = engine.execute("SELECT count(*) FROM late_results").fetchall()
     engine.execute(
-        "CREATE OR REPLACE TABLE new_texts AS"
-        " SELECT * REPLACE (row_number() OVER (ORDER BY text_key) - 1 AS position)"
+        "CREATE OR REPLACE TABLE memory.new_texts AS"
         " FROM unclaimed_texts ANTI JOIN claimed_texts USING (text_key) ORDER BY text_key"
     )
     return int(late_results)

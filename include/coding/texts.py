@@ -80,7 +80,7 @@ CREATE OR REPLACE TEMP MACRO unicode_character(code) AS
 CREATE OR REPLACE TEMP MACRO decode_entity(entity) AS CASE
     WHEN entity[2] = '#' THEN unicode_character(code_point(entity))
     ELSE getvariable('entity_texts')[enum_code(TRY_CAST(entity AS html_entity)) + 1] END;
-CREATE OR REPLACE TEMP MACRO has_entity(t) AS regexp_matches(t, '{_ENTITY}');
+CREATE OR REPLACE TEMP MACRO has_entity(t) AS contains(t, '&') AND regexp_matches(t, '{_ENTITY}');
 CREATE OR REPLACE TEMP MACRO list_entities(t) AS list_distinct(regexp_extract_all(t, '{_ENTITY}'));
 -- the ampersand first, so that text that was encoded several times is decoded completely: &amp;amp;lt; is <
 CREATE OR REPLACE TEMP MACRO decode_ampersands(t) AS

@@ -40,6 +40,11 @@ class Postgres:
         self.socket_folder = parse_qs(urlsplit(server.get_uri()).query)["host"][0]
         self.data_folder = Path(server.pgdata)
 
+    @property
+    def pid(self) -> int:
+        """The id of the server's first process."""
+        return int((self.data_folder / "postmaster.pid").read_text().splitlines()[0])
+
     def conninfo(self, database: str, user: str = "postgres", **options: str) -> str:
         """Return the connection string of libpq for a database."""
         fields = {"host": self.socket_folder, "dbname": database, "user": user, **options}
