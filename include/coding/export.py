@@ -151,7 +151,7 @@ def _join_codes(engine: Engine, plan: Plan, read: int, *, has_order: bool) -> No
     :param has_order: whether the rows of the source have an order; those of a table do not
     :raises SourceError: the source has other records than the run has read
     """
-    records = number_records(engine, validate_answers(engine, plan), read, ", record_number, row_hash")
+    records = number_records(engine, validate_answers(engine, plan, read), read, ", record_number, row_hash")
     order = "record_number" if has_order else "response_date, record_id, text_key, records.reason, row_hash"
     execute_within_memory(
         engine,

@@ -54,6 +54,8 @@ PAIR_HASH = "CAST(hash({0}, {1}) >> 1 AS BIGINT)"
 _ANSWERS = "(SELECT * EXCLUDE (occp_text, tasks_text) FROM memory.answers) AS answers"
 #: Records whose ids are counted at once: with more of them, DuckDB needs more memory than it writes to disk.
 IDS_PER_PASS = 10_000_000
+#: Records whose distinct answers are found at once, for the same reason. Each pass reads all texts again.
+RECORDS_PER_PASS = 25_000_000
 #: SQL of the reason why a record is rejected.
 _REASON = "CASE WHEN record_id <> '' THEN reason ELSE 'no_record_id' END"
 
@@ -156,7 +158,7 @@ def prepare(
                     return replace(_describe_published(plan, published, checksum, snapshot), notes=notes)
             shorten_texts(plan, engine, longest)
             materialize_source(plan, engine)
-            condition = validate_answers(engine, plan)
+            condition = validate_answers(engine, plan, read)
             records, answers = staging.scratch / "records.parquet", staging.scratch / "answers.parquet"
             rejected = write_records(engine, plan, condition, records, read)
         write_answers(engine, answers)
@@ -214,7 +216,7 @@ def compute_checksum(engine: Engine, plan: Plan) -> tuple[int, str, int]:
     return records, hashlib.sha256(content.encode()).hexdigest(), longest
 
 
-def validate_answers(engine: Engine, plan: Plan, pair_hash: str = PAIR_HASH) -> str:
+def validate_answers(engine: Engine, plan: Plan, read: int, pair_hash: str = PAIR_HASH) -> str:
     """Create the table `memory.answers`: each distinct answer, which is a pair of texts, with a number, the texts as
     they are sent, and their key or the reason why they are rejected. Return the SQL condition that a record has it.
 
@@ -222,41 +224,48 @@ def validate_answers(engine: Engine, plan: Plan, pair_hash: str = PAIR_HASH) -> 
     texts, by which records find their answers in a fraction of the time and of the memory that the texts take. If two
     answers have the same hash, the answers are counted instead, and records find them by their texts.
 
+    :param read: number of records
     :param pair_hash: SQL of a hash of two texts
     """
-    _create_answers(engine, plan, pair_hash.format("raw_occp", "raw_tasks"), "EXCLUDE (raw_occp, raw_tasks)")
+    _create_answers(engine, plan, read, pair_hash)
     query = "SELECT count(*) = count(DISTINCT answer) FROM memory.answers"
     ((is_unique,),) = execute_within_memory(engine, query).fetchall()
     if is_unique:
         return f"CASE WHEN record_id <> '' THEN {pair_hash.format('occp_text', 'tasks_text')} END = answers.answer"
-    _create_answers(engine, plan, "row_number() OVER ()")
+    _create_answers(engine, plan, read)
     return "record_id <> '' AND occp_text IS NOT DISTINCT FROM raw_occp AND tasks_text IS NOT DISTINCT FROM raw_tasks"
 
 
-def _create_answers(engine: Engine, plan: Plan, number: str, exclude: str = "") -> None:
+def _create_answers(engine: Engine, plan: Plan, read: int, pair_hash: str | None = None) -> None:
     """Create the table `memory.answers`.
 
-    :param number: SQL of the number of an answer
-    :param exclude: SQL of the columns that it does not have
+    :param pair_hash: SQL of a hash of two texts, their number; None: they are counted, and the raw texts are kept
     """
     clean = "clean_text({0})" if plan.clean else "coalesce({0}, '')"
-    execute_within_memory(
-        engine,
-        f"""
-        CREATE OR REPLACE TABLE memory.answers AS
-        WITH raw AS (
-            SELECT DISTINCT occp_text AS raw_occp, tasks_text AS raw_tasks FROM source WHERE record_id <> ''
-        ), cleaned AS (
-            SELECT *, {clean.format("raw_occp")} AS occp_text, {clean.format("raw_tasks")} AS tasks_text FROM raw
-        ), validated AS (
-            SELECT *, reject_reason(occp_text, tasks_text, $max_characters) AS reason FROM cleaned
+    columns = "* EXCLUDE (raw_occp, raw_tasks)" if pair_hash else "*"
+    passes = max(1, -(-read // RECORDS_PER_PASS))
+    engine.execute("DROP TABLE IF EXISTS memory.answers")
+    for part in range(passes):
+        count = f"row_number() OVER () * {passes} + {part}"
+        number = pair_hash.format("raw_occp", "raw_tasks") if pair_hash else count
+        execute_within_memory(
+            engine,
+            f"""
+            {"INSERT INTO memory.answers" if part else "CREATE TABLE memory.answers AS"}
+            WITH raw AS (
+                SELECT DISTINCT occp_text AS raw_occp, tasks_text AS raw_tasks FROM source
+                WHERE record_id <> '' AND ({passes} = 1 OR hash(occp_text, tasks_text) % {passes} = {part})
+            ), cleaned AS (
+                SELECT *, {clean.format("raw_occp")} AS occp_text, {clean.format("raw_tasks")} AS tasks_text FROM raw
+            ), validated AS (
+                SELECT *, reject_reason(occp_text, tasks_text, $max_characters) AS reason FROM cleaned
+            )
+            SELECT {columns}, {number} AS answer,
+                CASE WHEN reason IS NULL THEN text_key(occp_text, tasks_text) END AS text_key
+            FROM validated
+            """,  # noqa: S608
+            {"max_characters": plan.max_characters},
         )
-        SELECT * {exclude}, {number} AS answer,
-            CASE WHEN reason IS NULL THEN text_key(occp_text, tasks_text) END AS text_key
-        FROM validated
-        """,  # noqa: S608
-        {"max_characters": plan.max_characters},
-    )
 
 
 def find_rejected_rows(engine: Engine, condition: str, count: int) -> list[tuple[str, int, list[dict[str, Any]]]]:

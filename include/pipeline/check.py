@@ -170,7 +170,7 @@ def _check_records(
         shorten_texts(plan, engine, longest)
         materialize_source(plan, engine)
         show_step("Checking the texts", engine)
-        condition = validate_answers(engine, plan)
+        condition = validate_answers(engine, plan, read)
         show_step("Looking for rejected records", engine)
         create_numbered_view(plan, engine, scan)
         shorten_texts(plan, engine, longest, "numbered_source")

@@ -59,7 +59,7 @@ def write_validated_records(path, source, rows, memory_mb, pair_hash=PAIR_HASH, 
     with open_test_source(path.parent, plan, None, memory_mb) as (engine, _):
         settings(engine)
         shorten_texts(plan, engine, compute_checksum(engine, plan)[2])
-        condition = validate_answers(engine, plan, pair_hash)
+        condition = validate_answers(engine, plan, rows, pair_hash)
         write_answers(engine, answers_of(path))
         return write_records(engine, plan, condition, path, rows)
 
@@ -94,6 +94,18 @@ def test_records_are_the_same_if_the_hashes_of_two_answers_are_equal_and_if_memo
     expected = read_rows(files["hash"])
     assert len({row["reason"] for row in pq.read_table(files["hash"]).to_pylist()}) == 4
     assert read_rows(files["texts"]) == read_rows(files["memory"]) == expected
+
+
+@pytest.mark.parametrize("pair_hash", [PAIR_HASH, WEAK_HASH])
+def test_records_are_the_same_if_their_answers_are_found_in_several_passes(
+    tmp_path, write_source, monkeypatch, pair_hash
+):
+    source, rows = write_source(20_000), 20_000
+    files = {name: tmp_path / f"{name}.parquet" for name in ("one", "seven")}
+    write_validated_records(files["one"], source, rows, 256)
+    monkeypatch.setattr(prepare, "RECORDS_PER_PASS", 3_000)
+    write_validated_records(files["seven"], source, rows, 256, pair_hash)
+    assert read_rows(files["seven"]) == read_rows(files["one"])
 
 
 def test_records_are_the_same_if_their_ids_are_counted_in_several_passes(tmp_path, write_source, monkeypatch):
