@@ -4,8 +4,8 @@ Without sections and options, the data steps are measured and docs/performance.m
 after the first time, which also makes the records. It fails, and writes nothing, if a ratio has fallen behind that of
 the page by more than its spread; `--accept` writes the page all the same. `--details` measures everything else and
 writes docs/performance-details.md (about 25 minutes). With sections, the figures are only printed, except those of
-`scale` and `scale-postgres`, which run a hundred million records, and of `year`, a backfill of 365 days: they write
-pages of their own.
+`scale` and `scale-postgres`, which run a hundred million records, of `year`, a backfill of 365 days, and of
+`workers`: they write pages of their own.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from bench.measure import ROOT
-from bench.page import heading
+from bench.page import write_page
 from bench.ratios import Ratio, find_regressions, read_ratios, write_ratios
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -104,7 +103,7 @@ def main() -> int:
     elif options.details:
         texts = collect(text for measure_section in DETAILS.values() for text in measure_section(sizes))
         if sizes == FULL:
-            write_page("Performance in detail", "make bench OPTIONS=--details", texts, DETAILS_PAGE)
+            print(write_page("Performance in detail", "make bench OPTIONS=--details", texts, DETAILS_PAGE))
     else:
         return write_standard_page(sizes, accept=options.accept)
     return 0
@@ -121,7 +120,7 @@ def write_standard_page(sizes: Sizes, *, accept: bool) -> int:
     if regressions and not accept:
         return 1
     if is_complete:
-        write_page("Performance", "make bench", texts, PAGE)
+        print(write_page("Performance", "make bench", texts, PAGE))
         write_ratios(RATIOS, ratios)
     return 0
 
@@ -135,11 +134,6 @@ def collect(texts: Iterator[str]) -> list[str]:
     return collected
 
 
-def write_page(title: str, command: str, texts: list[str], path: Path) -> None:
-    path.write_text("\n\n".join([heading(title, command), *texts]) + "\n", encoding="utf-8")
-    print(f"Wrote {path.relative_to(ROOT)}")
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -147,7 +141,9 @@ def parse_arguments() -> argparse.Namespace:
     sections = f"what to measure: {', '.join(SECTIONS)}; default: data-steps"
     # not with `choices`, which argparse would also compare with the empty list of no sections
     parser.add_argument("sections", nargs="*", metavar="SECTION", type=check_section, help=sections)
-    parser.add_argument("--details", action="store_true", help="measure the other sections, without scale and year")
+    parser.add_argument(
+        "--details", action="store_true", help="measure the other sections without a page of their own"
+    )
     parser.add_argument("--accept", action="store_true", help="write the page although a ratio has fallen behind")
     parser.add_argument("--quick", action="store_true", help="the smallest useful size of each section")
     parser.add_argument("--rows", type=int, help="records of data-steps, scale, formats, servers and end-to-end")

@@ -21,7 +21,7 @@ from bench import data
 from bench.chart import Panel, draw_panels
 from bench.end_to_end import POLL_S, describe_request, list_runs, read_journal
 from bench.measure import ROOT
-from bench.page import heading, table
+from bench.page import table, write_page
 from include.pipeline.names import RECODE_DAG_ID
 from include.stack.processes import Stack
 
@@ -126,9 +126,7 @@ def sections(days: int) -> Iterator[str]:
     if days == DAYS_OF_YEAR:
         draw_panels(list(make_panels(published)), PICTURE, "days published")
         picture = f"![The days of the backfill, in the order in which they were published](images/{PICTURE.name})"
-        head = heading("A backfill of a year", "make bench OPTIONS=year")
-        PAGE.write_text("\n\n".join([head, *texts, picture]) + "\n", encoding="utf-8")
-        yield f"Wrote {PAGE.relative_to(ROOT)}"
+        yield write_page("A backfill of a year", "make bench OPTIONS=year", [*texts, picture], PAGE)
 
 
 def describe_backfill(days: int) -> str:

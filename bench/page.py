@@ -7,8 +7,11 @@ import platform
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 
 import psutil
+
+from bench.measure import ROOT
 
 PACKAGES = ("duckdb", "apache-airflow", "pandas", "polars", "pyarrow")
 
@@ -17,6 +20,15 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a Markdown table; its first column contains words, the others figures."""
     lines = [headers, ["---", *["---:"] * (len(headers) - 1)], *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def write_page(title: str, command: str, texts: Iterable[str], path: Path) -> str:
+    """Write a page of figures, and return a sentence that says so.
+
+    :param command: writes the page again
+    """
+    path.write_text("\n\n".join([heading(title, command), *texts]) + "\n", encoding="utf-8")
+    return f"Wrote {path.relative_to(ROOT)}"
 
 
 def heading(title: str, command: str) -> str:

@@ -15,7 +15,7 @@ from bench import data
 from bench.chart import Panel, draw_panels
 from bench.data_work import MILLION, STEPS, Size
 from bench.measure import ROOT, Measurement, measure
-from bench.page import heading, table
+from bench.page import table, write_page
 from tests.support.postgres import run_postgres
 
 RECORDS = 100 * MILLION
@@ -55,10 +55,8 @@ def sections(rows: int | None, warehouse: str) -> Iterator[str]:
         picture = f"![Memory and disk over time](images/{name}.svg)"
         panels = list(make_panels(costs[-1], warehouse))
         draw_panels(panels, ROOT / "docs" / "images" / f"{name}.svg", "seconds")
-        page = ROOT / "docs" / f"{name}.md"
-        head = heading(title, f"make bench OPTIONS={section}")
-        page.write_text("\n\n".join([head, ABOUT, text, picture]) + "\n", encoding="utf-8")
-        yield f"Wrote {page.relative_to(ROOT)}"
+        texts = [ABOUT, text, picture]
+        yield write_page(title, f"make bench OPTIONS={section}", texts, ROOT / "docs" / f"{name}.md")
 
 
 ABOUT = """\

@@ -19,7 +19,8 @@ import psutil
 
 from bench import data
 from bench.end_to_end import POLL_S, list_runs
-from bench.page import table
+from bench.measure import ROOT
+from bench.page import table, write_page
 from include.pipeline.names import POOL
 from include.stack.airflow_api import FINAL_STATES
 from tests.support.celery_stack import CeleryStack
@@ -36,6 +37,7 @@ RUNS = 6
 FIRST_DAY = date(2026, 10, 1)
 RECORDS = 100_000
 TIMEOUT_S = 1800
+PAGE = ROOT / "docs" / "performance-workers.md"
 #: Folder of the CPU controller of Linux, in the first and in the second version of control groups.
 CGROUPS = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
 PERIOD_US = 100_000
@@ -98,21 +100,19 @@ def remove_limits(names: tuple[str, ...]) -> None:
 
 
 def sections(_: int | None = None) -> Iterator[str]:
-    """Measure parts and runs with each number of workers, and yield the part of the page."""
-    yield INTRODUCTION
+    """Measure parts and runs with each number of workers, and yield and write the page."""
     parts, runs = [], []
     with run_postgres() as postgres, run_s3() as s3:
         for count in WORKERS:
             with start_stack(count, postgres, s3) as stack:
                 parts.append(measure_parts(stack, postgres))
                 runs.append(measure_runs(stack, postgres))
-    yield compare("parts", parts)
-    yield compare("runs", runs)
+    texts = [INTRODUCTION, compare("parts", parts), compare("runs", runs)]
+    yield from texts
+    yield write_page("Several workers", "make bench OPTIONS=workers", texts, PAGE)
 
 
 INTRODUCTION = f"""\
-## Several workers
-
 Celery workers over PostgreSQL (warehouse, metadata and queue) and S3 (moto), all on this machine. Each worker gets
 {CORES_PER_WORKER} of a core and runs {TASKS_PER_WORKER} tasks at once; the servers are not limited.
 *Parts* are those of one run, from its first
