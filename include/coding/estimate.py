@@ -87,7 +87,11 @@ class Estimate(Handoff):
         if self.coding_seconds is not None:
             coding = f"{format_duration(self.coding_seconds)}, judging by earlier operations"
         reasons = f" ({format_reasons(self.rejected_by_reason)})" if self.rejected_by_reason else ""
-        claims = f", {self.claimed:,} of them only if other runs, which send them now, fail" if self.claimed else ""
+        claims = (
+            f", {self.claimed:,} of them only if other runs, which send them now, do not deliver"
+            if self.claimed
+            else ""
+        )
         return [
             *self.notes,
             f"Records: {self.read:,}, of which {self.rejected:,} are rejected{reasons}; {self.undated:,} more have no"

@@ -142,6 +142,11 @@ class Isolation:
         return any(piece.state == COMPLETE and piece.is_extra for piece in self._pieces)
 
     @property
+    def can_send(self) -> bool:
+        """Whether another operation can and should be opened."""
+        return not self.is_service_failing and self.remaining_operations > 0
+
+    @property
     def remaining_operations(self) -> int:
         return MAX_EXTRA_OPERATIONS - sum(piece.is_extra for piece in self._pieces)
 
@@ -152,7 +157,7 @@ class Isolation:
         :param has_control: whether there is a text that the model has coded before
         :param needs_control: whether a control is needed for another reason than failed operations
         """
-        if self.is_service_failing or not self.remaining_operations:
+        if not self.can_send:
             return []
         is_doubtful = self._is_doubtful
         if has_control and (is_doubtful or (needs_control and not self._has_working_control)):
@@ -202,10 +207,10 @@ class Isolation:
 
     @property
     def _is_last_round_fruitless(self) -> bool:
-        """Whether every operation of the last round failed. One repeated part says nothing: it has a bad line."""
+        """Whether every operation of the last round failed. One part says nothing, even twice: it has a bad line."""
         pieces = self._last_pieces
-        has_repeated_part = len(pieces) == 1 and pieces[0].kind is Kind.AGAIN and pieces[0].records > 1
-        return bool(pieces) and all(piece.has_failed for piece in pieces) and not has_repeated_part
+        is_one_part = len(pieces) == 1 and pieces[0].kind in (Kind.AGAIN, Kind.CLAIMED) and pieces[0].records > 1
+        return bool(pieces) and all(piece.has_failed for piece in pieces) and not is_one_part
 
     @property
     def _is_doubtful(self) -> bool:

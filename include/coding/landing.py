@@ -33,7 +33,7 @@ from include.coding.run_log import (
 )
 from include.coding.staged_records import look_up_results, stage_records
 from include.coding.staging import Staging
-from include.coding.tables import table
+from include.coding.tables import table, update_tables
 from include.coding.text_claims import release_texts
 from include.warehouse.warehouse import Session, Warehouse
 
@@ -83,6 +83,7 @@ def land(
     :raises AuditError: counts do not add up, or a limit is exceeded; nothing was published
     """
     _check_complete(plan, collected)
+    update_tables(warehouse, plan.schema)  # the project can have been updated since the run was prepared
     runs = table(plan.schema, "coding_runs")  # locked by every writer of results or codes, so that they take turns
     with ExitStack() as files, open_engine(staging.scratch, "land", plan.staging_memory_mb) as engine:
         records = _open_file(files, staging, prepared.records_uri)

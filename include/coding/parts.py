@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.coding.errors import PlanError
@@ -104,3 +105,20 @@ def _write_part(engine: Engine, plan: Plan, staging: Staging, number: int, lines
     path = draft.replace(staging.scratch / f"part-{number:04}-{digest[:12]}.jsonl")
     log.info("Part %d: %s texts, %s bytes", number + 1, f"{last - first:,}", f"{size:,}")
     return Part(number, plan.topic, plan.model_id, plan.force_new, staging.keep(path), last - first, size, digest)
+
+
+def write_piece(engine: Engine, select: str, staging: Staging) -> tuple[str, int, str]:
+    """Write the rows of a query as an input file beside those of the parts. Return its URI, bytes and SHA-256."""
+    from include.coding.engine import copy_to_file
+
+    draft = staging.scratch / "piece.jsonl"
+    copy_to_file(engine, select, draft, "FORMAT json")
+    with draft.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    size = draft.stat().st_size
+    return staging.keep(name_piece(draft, digest)), size, digest
+
+
+def name_piece(draft: Path, sha256: str) -> Path:
+    """Give a piece its name, by its content, and return its path."""
+    return draft.replace(draft.with_name(f"piece-{sha256[:16]}.jsonl"))

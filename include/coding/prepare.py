@@ -18,14 +18,14 @@ from include.coding.engine import Engine, copy_to_file, execute_within_memory, o
 from include.coding.export_files import ADDED_COLUMNS, check_size
 from include.coding.file_scan import refuse_change
 from include.coding.files import escape_glob
-from include.coding.handoff import Count, Day, Handoff, Moment, RunFile, ShortText, Text
+from include.coding.handoff import Count, Day, Handoff, InputFile, Moment, RunFile, ShortText, Text
 from include.coding.limits import (
     describe_exceeded_limits,
     describe_unchecked_limits,
     format_reasons,
     make_limit_error,
 )
-from include.coding.parts import SELECT_INPUT_LINES, Part, write_parts
+from include.coding.parts import SELECT_INPUT_LINES, Part, write_parts, write_piece
 from include.coding.plan import Plan
 from include.coding.response_dates import describe_skipped_rows
 from include.coding.run_log import (
@@ -106,7 +106,7 @@ class Prepared(Handoff):
     warnings: tuple[Text, ...] = ()
     notes: tuple[Text, ...] = ()
     claimed: Count = 0
-    claimed_uri: RunFile | None = None
+    claimed_uri: InputFile | None = None
 
 
 def prepare(
@@ -476,9 +476,8 @@ def _write_claimed_texts(engine: Engine, staging: Staging) -> tuple[int, str | N
     if not claimed:
         return 0, None
     log.info("%s of these texts are left to other runs, which send them now", f"{claimed:,}")
-    path = staging.scratch / "claimed.jsonl"
-    copy_to_file(engine, SELECT_INPUT_LINES.format(texts="claimed_texts"), path, "FORMAT json")
-    return claimed, staging.keep(path)
+    select = SELECT_INPUT_LINES.format(texts="claimed_texts ORDER BY text_key")
+    return claimed, write_piece(engine, select, staging)[0]
 
 
 def _add_expected_durations(parts: tuple[Part, ...], plan: Plan, warehouse: Warehouse) -> tuple[Part, ...]:

@@ -12,7 +12,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -33,7 +33,7 @@ from include.coding.collect import (
     store_operations,
     store_results,
 )
-from include.coding.engine import Engine, copy_to_file, open_engine
+from include.coding.engine import Engine, open_engine
 from include.coding.errors import IncompleteError, PlanError
 from include.coding.handoff import Count, Handoff, RunFile, Seconds, ShortText, Text
 from include.coding.isolation import (
@@ -47,9 +47,9 @@ from include.coding.isolation import (
     Kind,
     Piece,
 )
-from include.coding.parts import Fingerprint, Part
+from include.coding.parts import Fingerprint, Part, name_piece, write_piece
 from include.coding.plan import Plan
-from include.coding.prepare import Prepared
+from include.coding.prepare import Prepared, expect_seconds
 from include.coding.results import PartResult, PartSummary
 from include.coding.staging import Staging
 from include.coding.tables import table
@@ -61,8 +61,8 @@ from include.warehouse.warehouse import Session, Warehouse
 STATE_KEY = "recoding"
 #: Up to this many texts without an answer are single bad texts, whatever their share of the texts sent.
 MAX_SINGLE_TEXTS = 10
-#: Minimum time that other runs get to deliver the texts that they had claimed.
-MIN_CLAIMS_WAIT_S = 60.0
+#: Least and most time that other runs get to deliver the texts that they had claimed.
+MIN_CLAIMS_WAIT_S, MAX_CLAIMS_WAIT_S = 60.0, 24 * 3600.0
 #: Maximum number of problems that a summary lists.
 MAX_LISTED_PROBLEMS = 20
 
@@ -112,8 +112,8 @@ class RecodingState(Handoff):
     :param incomplete, problems: the parts that may still give results, or whose results cannot be used: their number,
         and why
     :param pieces: the other parts without all results, then the pieces that were sent again
-    :param claims_end: until when other runs may deliver the texts that they had claimed, in seconds since the epoch;
-        0 before the wait has begun
+    :param claims_start: since when the run waits for texts that other runs had claimed, in seconds since the epoch; 0
+        before
     """
 
     generation: ShortText
@@ -121,7 +121,7 @@ class RecodingState(Handoff):
     incomplete: Count
     problems: tuple[Text, ...]
     pieces: tuple[Piece, ...]
-    claims_end: Seconds = 0.0
+    claims_start: Seconds = 0.0
 
     def __post_init__(self) -> None:
         """Check that pieces can be found by their numbers, and that each is younger than its parent."""
@@ -130,12 +130,25 @@ class RecodingState(Handoff):
                 raise PlanError(f"RecodingState is invalid: pieces.{number}: its number or its parent is wrong")
 
 
+@dataclass(frozen=True)
+class ClaimsWait:
+    """How long a run has waited for texts that other runs had claimed, and how long it waits at most, in seconds."""
+
+    elapsed: float
+    patience: float
+
+    @property
+    def remaining(self) -> float:
+        return self.patience - self.elapsed
+
+
 class Recoding:
     """Collects the results of a run, and prepares the input files of what has to be coded again.
 
     :param part_results: one for each part of `prepared`
     :param store: keeps the state
     :param read_error: returns what the service says about an operation that failed, or None
+    :param is_in_progress: returns whether the run with this key is queued or running
     """
 
     def __init__(
@@ -147,10 +160,12 @@ class Recoding:
         staging: Staging,
         store: StateStore,
         read_error: Callable[[str], str | None],
+        is_in_progress: Callable[[str], bool] = lambda run_id: True,
     ) -> None:
+        self._is_in_progress = is_in_progress
         self.plan, self._prepared, self._part_results = plan, prepared, part_results
         self._warehouse, self._staging, self._store, self._read_error = warehouse, staging, store, read_error
-        generation = identify_operations(prepared.parts, part_results, prepared.claimed_uri)
+        generation = identify_operations(prepared.parts, part_results)
         data = store.get(STATE_KEY)
         stored = None if data is None else RecodingState.from_dict(data, task="collect", folder=staging.uri)
         if stored is not None and stored.generation == generation:
@@ -198,30 +213,63 @@ class Recoding:
         """Return a piece as it is now."""
         return self._state.pieces[number]
 
-    def settle_claims(self, now: float) -> bool:
-        """Return whether texts that other runs had claimed have no result yet. When these runs have had as much time
-        as an operation of this run, the texts become a piece, which this run sends; until then, look again later.
+    def settle_claims(self, now: float) -> ClaimsWait | None:
+        """Return how long to wait for texts that other runs had claimed and that have no result yet; None if there is
+        nothing to wait for. When these runs have ended, or had as much time as an operation takes, the texts become a
+        piece, which this run sends, and there is nothing more to wait for.
+
+        A run that cannot send or publish anything more, or has no result at all, leaves the texts to the next run.
 
         :param now: seconds since the epoch
+        :raises PlanError: more texts are to be sent than `prepare` has counted
         """
-        uri, pieces = self._prepared.claimed_uri, self._state.pieces
-        if uri is None or any(piece.kind is Kind.CLAIMED and piece.state != SUPERSEDED for piece in pieces):
-            return False
-        with self._open_input_file(uri) as path, self._open_engine() as engine:
-            texts = find_undelivered_texts(engine, self.plan, self._warehouse, path)
-            if not texts:
-                return False
-            if not self._state.claims_end:
-                seconds = max((result.seconds or 0.0 for result in self._part_results), default=0.0)
-                self._save(replace(self._state, claims_end=now + max(seconds, MIN_CLAIMS_WAIT_S)))
-            if now < self._state.claims_end:
+        if self._prepared.claimed_uri is None or self._is_incomplete:
+            return None
+        with self._open_engine() as engine:
+            texts, claimants = self._find_undelivered_texts(engine)
+            if not (texts and self._has_results and Isolation(self._state.pieces).can_send):
+                return None
+            if not self._state.claims_start:
+                self._save(replace(self._state, claims_start=now))
+            wait = ClaimsWait(now - self._state.claims_start, self._claims_patience)
+            if wait.remaining > 0 and any(map(self._is_in_progress, sorted(claimants))):
                 log.info("%s texts that other runs send have no result yet", f"{texts:,}")
-                return True
+                return wait
             log.warning("%s texts have no result of the runs that had claimed them: sending them here", f"{texts:,}")
-            draft = self._staging.scratch / "undelivered.jsonl"
-            copy_to_file(engine, "FROM undelivered_texts ORDER BY recordId", draft, "FORMAT json")
-        self._save(replace(self._state, pieces=(*pieces, self._make_claimed_piece(draft, texts))))
-        return True
+            uri, size, sha256 = self._write_piece(engine)
+        pieces = self._state.pieces
+        piece = Piece(
+            len(pieces), Kind.CLAIMED, None, 0, texts, pieces[-1].round + 1 if pieces else 1,
+            len(self._prepared.parts) + len(self._extra_pieces), input_uri=uri, bytes=size, sha256=sha256,
+        )  # fmt: skip
+        self._save(replace(self._state, pieces=(*pieces, piece)))
+        return None
+
+    def _find_undelivered_texts(self, engine: Engine) -> tuple[int, set[str]]:
+        """Create `undelivered_texts` in the engine; return their number, and the runs that still claim some."""
+        with ExitStack() as files:
+            path = files.enter_context(self._open_input_file(str(self._prepared.claimed_uri)))
+            sent_files = [
+                files.enter_context(self._open_input_file(piece.input_uri)) for piece in self._claimed_pieces
+            ]
+            claimed, texts, claimants = find_undelivered_texts(engine, self.plan, self._warehouse, path, sent_files)
+        if claimed > self._prepared.claimed:
+            raise PlanError(
+                f"{claimed:,} texts would be sent that other runs had claimed, but `prepare` has counted"
+                f" {self._prepared.claimed:,}: clear `prepare` with downstream tasks"
+            )
+        return texts, claimants
+
+    def _write_piece(self, engine: Engine) -> tuple[str, int, str]:
+        return write_piece(engine, "FROM undelivered_texts ORDER BY recordId", self._staging)
+
+    @property
+    def _claims_patience(self) -> float:
+        """Seconds that other runs get to deliver what they had claimed: those of an operation."""
+        with self._warehouse.session(read_only=True) as session:
+            expected = expect_seconds(session, self.plan, self._prepared.claimed)
+        own = max((result.seconds or 0.0 for result in self._part_results), default=0.0)
+        return min(max(own, expected or 0.0, MIN_CLAIMS_WAIT_S), MAX_CLAIMS_WAIT_S)
 
     def resume_waiting(self, deadline: float) -> None:
         """Wait again for the operations whose end is not known.
@@ -345,20 +393,7 @@ class Recoding:
 
     def _write_unanswered(self, engine: Engine, part: int) -> str:
         select = f"SELECT recordId, occp_text, tasks_text FROM unanswered WHERE part = {part:d} ORDER BY recordId"  # noqa: S608
-        draft = self._staging.scratch / f"unanswered-{part}.jsonl"
-        copy_to_file(engine, select, draft, "FORMAT json")
-        with draft.open("rb") as file:
-            return self._keep(draft, hashlib.file_digest(file, "sha256").hexdigest())
-
-    def _make_claimed_piece(self, draft: Path, texts: int) -> Piece:
-        with draft.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        size, pieces = draft.stat().st_size, self._state.pieces
-        return Piece(
-            len(pieces), Kind.CLAIMED, None, 0, texts, pieces[-1].round + 1 if pieces else 1,
-            len(self._prepared.parts) + len(self._extra_pieces), input_uri=self._keep(draft, sha256), bytes=size,
-            sha256=sha256,
-        )  # fmt: skip
+        return write_piece(engine, select, self._staging)[0]
 
     # ---- input files of pieces -------------------------------------------------------------------------------------
 
@@ -382,7 +417,7 @@ class Recoding:
                 file.write(line)
                 digest.update(line)
                 size += len(line)
-        uri = self._keep(draft, digest.hexdigest())
+        uri = self._staging.keep(name_piece(draft, digest.hexdigest()))
         return replace(piece, input_uri=uri, bytes=size, sha256=digest.hexdigest())
 
     def _read_lines(self, kind: Kind, parent: int | None) -> Iterator[bytes]:
@@ -411,9 +446,6 @@ class Recoding:
                 " dates"
             ) from None
 
-    def _keep(self, draft: Path, sha256: str) -> str:
-        return self._staging.keep(draft.replace(draft.with_name(f"piece-{sha256[:16]}.jsonl")))
-
     # ---- the end ---------------------------------------------------------------------------------------------------
 
     def finish(self) -> CollectSummary:
@@ -427,7 +459,7 @@ class Recoding:
         incomplete = self._state.incomplete + len(problems) - len(self._state.problems)
         extra = self._extra_pieces
         texts_sent = sum(part.records for part in self._prepared.parts)
-        texts_sent += sum(piece.records for piece in extra if piece.kind is Kind.CLAIMED)
+        texts_sent += sum(piece.records for piece in self._claimed_pieces)
         no_result = sum(piece.unanswered for piece in silent)
         if no_result and not self._is_acceptable(no_result, texts_sent):
             problems.append(
@@ -437,11 +469,14 @@ class Recoding:
             incomplete, no_result, silent = incomplete + 1, 0, []
         refused = isolation.refused
         unexplained = [piece for piece in isolation.unexplained if piece not in refused]
+        undelivered, undelivered_uri = self._write_undelivered()
         unresolved = sum(piece.records for piece in unexplained) + sum(piece.unanswered for piece in unsent)
+        texts_sent, unresolved = texts_sent + undelivered, unresolved + undelivered
         if unresolved:
             problems.append(f"{unresolved} texts have no result yet: {_explain_stop(isolation)}")
         self._set_aside(silent, refused)
         uris = [*(piece.input_uri for piece in unexplained), *(str(piece.unanswered_uri) for piece in unsent)]
+        uris += [undelivered_uri] if undelivered_uri else []
         return CollectSummary(
             texts_sent, self._state.usable + sum(piece.usable or 0 for piece in extra),
             sum(result.operation_id is not None for result in self._part_results) + len(extra), len(extra), no_result,
@@ -470,6 +505,14 @@ class Recoding:
                 ):
                     set_texts_aside(session, self.plan, str(piece.operation_id), outcome, reason)
 
+    def _write_undelivered(self) -> tuple[int, str | None]:
+        """Return the number and the file of the texts that other runs have not delivered and this run cannot send."""
+        if self._prepared.claimed_uri is None or self._is_incomplete:
+            return 0, None
+        with self._open_engine() as engine:
+            texts, _ = self._find_undelivered_texts(engine)
+            return (texts, self._write_piece(engine)[0]) if texts else (0, None)
+
     def _write_unresolved(self, uris: Sequence[str]) -> str | None:
         if not uris:
             return None
@@ -492,6 +535,15 @@ class Recoding:
     @property
     def _extra_pieces(self) -> list[Piece]:
         return [piece for piece in self._state.pieces if piece.is_extra]
+
+    @property
+    def _claimed_pieces(self) -> list[Piece]:
+        return [piece for piece in self._state.pieces if piece.kind is Kind.CLAIMED]
+
+    @property
+    def _is_incomplete(self) -> bool:
+        """Whether an operation may still give results, or has unusable ones, so that nothing is published."""
+        return self._state.incomplete > 0 or any(piece.problem for piece in self._extra_pieces)
 
     @property
     def _has_results(self) -> bool:
@@ -528,13 +580,9 @@ class Recoding:
         return session.transaction(lock=table(self.plan.schema, "coding_runs"))
 
 
-def identify_operations(
-    parts: Sequence[Part], part_results: Sequence[PartResult], claimed_uri: str | None = None
-) -> str:
-    """Return a text that is another one as soon as a part has another operation, or its operation another end, or the
-    claims of other runs were looked up again."""
-    ends: list[object] = [claimed_uri] if claimed_uri else []
-    ends += [
+def identify_operations(parts: Sequence[Part], part_results: Sequence[PartResult]) -> str:
+    """Return a text that is another one as soon as a part has another operation, or its operation another end."""
+    ends = [
         [part.sha256, result.operation_id, result.state, result.output_uri]
         for part, result in zip(parts, part_results, strict=True)
     ]
@@ -554,9 +602,7 @@ def _carry_over(old: RecodingState, new: RecodingState) -> RecodingState:
     new_identities = {identify(piece) for piece in new.pieces}
     pieces: list[Piece] = []
     for piece in old.pieces:
-        if piece.kind is Kind.CLAIMED:
-            is_superseded = piece.state is not None  # what has no result by now is looked up again
-        elif piece.parent is None:
+        if piece.parent is None:
             is_superseded = not piece.is_extra and identify(piece) not in new_identities
         else:
             is_superseded = pieces[piece.parent].state == SUPERSEDED

@@ -395,6 +395,7 @@ def _format_plan(plan: Plan) -> str:
 def _describe_run(plan: Plan, prepared: Prepared, summary: LandingSummary) -> list[str]:
     """Return what the run did, in sentences."""
     sentences = []
+    claimed = f"; left to other runs: {prepared.claimed:,}" if prepared.claimed else ""
     if plan.max_records:
         sentences.append(f"Its rows are in the tables of the schema `{plan.schema}`, separate from all others.")
     if plan.changed_only:
@@ -403,13 +404,13 @@ def _describe_run(plan: Plan, prepared: Prepared, summary: LandingSummary) -> li
     sentences += [
         f"Records read: {summary.read:,}: {summary.coded:,} coded, {summary.uncoded:,} uncoded,"
         f" {summary.rejected:,} rejected{_format_rejected(prepared, summary)}.",
-        f"Distinct texts: {summary.texts:,}; coded earlier by this model: {prepared.known_texts:,}; sent:"
+        f"Distinct texts: {summary.texts:,}; coded earlier by this model: {prepared.known_texts:,}{claimed}; sent:"
         f" {summary.texts_sent:,} in {summary.operations:,} operations.{_explain_no_sending(prepared, summary)}",
     ]
     if summary.extra_operations:
         sentences.append(
-            f"Of these operations, {summary.extra_operations} coded texts again, because others failed or left texts"
-            " without a result."
+            f"Of these operations, {summary.extra_operations} came on top of the parts, because others failed or left"
+            " texts without a result, or because other runs did not deliver texts that they had claimed."
         )
     if prepared.undated:
         sentences.append(f"Records of the source without a date, which no run codes: {prepared.undated:,}.")

@@ -29,10 +29,11 @@ def lower_limit(setting: int | None, param: int | None) -> int | None:
 
 
 def count_texts(ti: Any, estimate: Estimate) -> int:
-    """Return how many texts the run would send: those of the parts that it would send, whatever the estimate says."""
-    from include.pipeline.handoffs import pull_parts
+    """Return how many texts the run would send: those of the parts that it would send, and those that it leaves to
+    other runs but would send if they fail, whatever the estimate says."""
+    from include.pipeline.handoffs import pull_parts, pull_prepared
 
-    return max(estimate.texts_to_send, estimate.claimed + sum(part.records for part in pull_parts(ti)))
+    return max(estimate.texts_to_send, pull_prepared(ti).claimed + sum(part.records for part in pull_parts(ti)))
 
 
 def _describe_answers(dag_run: Any) -> str:

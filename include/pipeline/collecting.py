@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
-from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk import BaseOperator, timezone
+from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipException
 
 from coding_service import BatchCodeTrigger, CodingServiceHook
 from coding_service.errors import CodingServiceError, ExpiredError, FinalError, SettingsError
@@ -24,7 +23,7 @@ from coding_service.triggers import Reason
 
 if TYPE_CHECKING:
     from include.coding.isolation import Piece
-    from include.coding.recoding import Recoding
+    from include.coding.recoding import ClaimsWait, Recoding
     from include.pipeline.handoffs import WaitEvent
 
 
@@ -64,7 +63,7 @@ class CollectResultsOperator(BaseOperator):
         self.deferrable = deferrable
 
     def execute(self, context: Any) -> dict[str, Any]:
-        return self._collect(context, is_new_attempt=True)
+        return self._collect(context)
 
     def resume(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
         """Continue with the trigger's event, the end of one operation."""
@@ -72,18 +71,15 @@ class CollectResultsOperator(BaseOperator):
 
         return self._collect(context, handoffs.WaitEvent.from_dict(event, task=handoffs.COLLECT))
 
-    def look_again(self, context: Any, event: Any = None) -> dict[str, Any]:
-        """Continue after a while in which other runs may have delivered what they had claimed."""
-        return self._collect(context)
-
-    def _collect(self, context: Any, end: WaitEvent | None = None, *, is_new_attempt: bool = False) -> dict[str, Any]:
+    def _collect(self, context: Any, end: WaitEvent | None = None) -> dict[str, Any]:
         """Work until an operation, or another run, has to be waited for, or nothing is left to do.
 
-        :param end: of the operation that was waited for
+        :param end: of the operation that was waited for; None in a new attempt
         """
         from include.coding.abandoned import record_abandoned_operations
         from include.coding.recoding import Recoding
         from include.pipeline import handoffs
+        from include.pipeline.run_metadata import is_in_progress
         from include.pipeline.settings import open_staging, open_warehouse, read_run_key
 
         if not handoffs.has_operations(context["ti"]):
@@ -95,18 +91,20 @@ class CollectResultsOperator(BaseOperator):
             warehouse = open_warehouse(plan.engine_memory_mb)
             recoding = Recoding(
                 plan, prepared, part_results, warehouse, staging, store,
-                lambda operation_id: self._read_error(hook, plan.topic, operation_id),
+                lambda operation_id: self._read_error(hook, plan.topic, operation_id), is_in_progress,
             )  # fmt: skip
-            if is_new_attempt:
+            if end is None:
                 recoding.resume_waiting(time.time() + self.timeout.total_seconds())
-            while (pieces := recoding.next_pieces()) or recoding.settle_claims(time.time()):
-                for piece in pieces:
-                    self._advance(piece, recoding, hook, store, end)
-                end = None
-                if pieces:
+            while True:
+                while pieces := recoding.next_pieces():
+                    for piece in pieces:
+                        self._advance(piece, recoding, hook, store, end)
+                    end = None
                     self._wait(recoding, hook)
+                if wait := recoding.settle_claims(time.time()):
+                    self._wait_for_claims(wait, hook)
                 elif not recoding.running_pieces:
-                    self._wait_for_claims(hook)
+                    break
             summary = recoding.finish()
             record_abandoned_operations(lambda: warehouse, plan.schema, staging, plan.run_id)
             self.log.info(
@@ -193,15 +191,16 @@ class CollectResultsOperator(BaseOperator):
         timeout = timedelta(seconds=max(0.0, piece.deadline - time.time()) + 600)
         self.defer(trigger=trigger, method_name="resume", timeout=timeout)
 
-    def _wait_for_claims(self, hook: CodingServiceHook) -> None:
-        """Wait for a while, in which other runs may deliver what they had claimed."""
+    def _wait_for_claims(self, wait: ClaimsWait, hook: CodingServiceHook) -> None:
+        """Wait for a while, in which other runs may deliver what they had claimed.
+
+        The task is rescheduled instead of deferred, because a deferred task keeps its slot of the pool, for which the
+        other runs may wait. Everything that it knows is in the task state store.
+        """
         first_interval = self.poll_interval or hook.settings.poll_interval
-        wait = next_wait(first_interval, None, 0.0, None, random.random)
-        self.log.info("Looking again in %.0f s", wait)
-        if not self.deferrable:
-            time.sleep(wait)
-            return
-        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=wait)), method_name="look_again")
+        seconds = min(next_wait(first_interval, None, wait.elapsed, None, random.random), wait.remaining)
+        self.log.info("Looking again in %.0f s, for %.0f s at most", seconds, wait.remaining)
+        raise AirflowRescheduleException(timezone.utcnow() + timedelta(seconds=seconds))
 
     def _read_error(self, hook: CodingServiceHook, topic: str, operation_id: str) -> str | None:
         """Return what the service says about a failed operation. It can quote a text, so it is never logged."""

@@ -220,9 +220,10 @@ def _describe_prepared(estimate: Estimate, *, is_dry_run: bool) -> str:
     if not estimate.texts_to_send:
         return f"Prepared {counts}: there is nothing to send"
     action = "a run would send" if is_dry_run else "the run sends"
+    claims = f" and leaves {estimate.claimed:,} to other runs" if estimate.claimed else ""
     return (
-        f"Prepared {counts}: {action} {estimate.texts_to_send:,} texts in"
-        f" {estimate.parts:,} {'part' if estimate.parts == 1 else 'parts'}, which takes {estimate.duration}"
+        f"Prepared {counts}: {action} {estimate.texts_to_send - estimate.claimed:,} texts in"
+        f" {estimate.parts:,} {'part' if estimate.parts == 1 else 'parts'}{claims}, which takes {estimate.duration}"
     )
 
 

@@ -108,8 +108,8 @@ def collect_and_land(plan, prepared, part_results, warehouse, staging, code_piec
     """
     errors = {result.operation_id: result.message for result in part_results}
     store = store or MemoryStore()
-    recoding = Recoding(plan, prepared, part_results, warehouse, staging, store, errors.get)
-    while pieces := recoding.next_pieces():
+    recoding = Recoding(plan, prepared, part_results, warehouse, staging, store, errors.get, lambda run_id: False)
+    while (pieces := recoding.next_pieces()) or recoding.settle_claims(0.0) or recoding.running_pieces:
         for piece in pieces:
             part = Part(
                 piece.part,
@@ -147,6 +147,7 @@ class Pipeline:
 
     def __init__(self, folder, place, objects=None):
         self.folder, self.place, self.objects = folder, place, objects
+        self.runs_in_progress = set()  # only while others prepare
         self.access = SourceAccess(folders=(folder.parent,))
         self.warehouse = open_warehouse(place)
 
@@ -166,8 +167,8 @@ class Pipeline:
 
     def prepare(self, **changes):
         self.plan = make_plan(**changes)
-        # these runs do not wait for each other's texts: tests/pipeline/test_collecting.py
-        self.prepared = prepare(self.plan, self.warehouse, self.staging, self.access, lambda run_id: False)
+        is_in_progress = self.runs_in_progress.__contains__
+        self.prepared = prepare(self.plan, self.warehouse, self.staging, self.access, is_in_progress)
         return self.prepared
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +18,13 @@ from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
 from include.coding.estimate import Estimate
 from include.coding.files import path_from_uri
 from include.coding.plan import Plan
+from include.coding.prepare import Prepared
 from include.pipeline.approval import ApprovalError, ApproveSendingOperator
 from include.pipeline.settings import run_folder
 from tests.pipeline.conftest import Store, TaskInstance
+
+
+PREPARED = Prepared("2026-10-07T01:02:03", "checksum", False, None, None, (), 9, 1, 2, 6, 1)
 
 
 @pytest.fixture
@@ -46,12 +51,23 @@ def make_context(
     store: Store | None = None,
     *,
     dry_run: bool = False,
+    claimed: int = 0,
 ) -> dict[str, Any]:
-    """Return the context of a task after `prepare` found this number of texts."""
+    """Return the context of a task after `prepare` found this number of texts.
+
+    :param claimed: texts that other runs send, whatever the estimate says
+    """
+    prepared = replace(PREPARED, claimed=claimed)
     estimate = Estimate(9, 1, 2, 6, 1, texts_to_send, 200, 2, 12, 12.0, None)
     return {
         "params": {"approve_above": approve_above, "dry_run": dry_run},
-        "ti": TaskInstance({"plan": plan.to_dict(), ("prepare", "estimate"): estimate.to_dict()}),
+        "ti": TaskInstance(
+            {
+                "plan": plan.to_dict(),
+                ("prepare", "estimate"): estimate.to_dict(),
+                ("prepare", "prepared"): prepared.to_dict(),
+            }
+        ),
         "task_instance": SimpleNamespace(id=uuid4()),
         "task_state_store": Store() if store is None else store,
     }
@@ -96,6 +112,13 @@ def test_the_lower_one_of_the_limits_of_the_form_and_of_the_setting_counts(
         (request,) = requests_to_approve
         assert f"**{limit + 1:,} to send**" in request.body
         assert request.options == ["Approve", "Reject"]
+
+
+def test_texts_that_other_runs_send_count_whatever_the_estimate_says(
+    requests_to_approve: list[Any], make_plan: Callable[..., Plan]
+) -> None:
+    assert not needs_approval(make_context(make_plan(), 0, 10, claimed=10))
+    assert needs_approval(make_context(make_plan(), 0, 10, claimed=11))
 
 
 def test_a_dry_run_needs_no_approval(requests_to_approve: list[Any], make_plan: Callable[..., Plan]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -12,17 +13,16 @@ from typing import Any
 
 import pytest
 import requests
+from airflow.sdk import timezone
 from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.crypto import get_fernet
-from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
-from airflow.sdk.module_loading import import_string
-from airflow.sdk.serde import deserialize, serialize
+from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipException, TaskDeferred
 from cryptography.fernet import Fernet
 
 from coding_service import CodingServiceHook
 from coding_service.models import InputPart, OperationStatus
 from coding_service.part_operation import PartOperation
-from include.coding.errors import IncompleteError
+from include.coding.errors import IncompleteError, PlanError
 from include.coding.files import path_from_uri
 from include.coding.landing import LandingSummary, land
 from include.coding.plan import Plan
@@ -175,10 +175,12 @@ class Night:
                 return CollectSummary.from_dict(json.loads(json.dumps(run())))
             except WorkerLostError:
                 run = lambda: operator.execute(context, **mark)  # noqa: E731
+            except AirflowRescheduleException as request:
+                time.sleep(max(0.0, (request.reschedule_date - timezone.utcnow()).total_seconds()))
+                run = lambda: operator.execute(context, **mark)  # noqa: E731
             except TaskDeferred as deferral:
                 event = asyncio.run(_first_event(deferral.trigger))
-                proceed = getattr(operator, deferral.method_name)
-                run = lambda proceed=proceed, event=event: proceed(context, event)  # noqa: E731
+                run = lambda event=event: operator.resume(context, event)  # noqa: E731
 
     def land(self, summary: CollectSummary) -> LandingSummary:
         return land(self.plan, self.prepared, summary, self.warehouse, self.staging)
@@ -189,9 +191,7 @@ class Night:
 
 
 async def _first_event(trigger: Any) -> Mapping[str, Any]:
-    path, arguments = trigger.serialize()
-    arguments = deserialize(json.loads(json.dumps(serialize(arguments))))
-    restarted = import_string(path)(**arguments)  # as the triggerer does
+    restarted = type(trigger)(**json.loads(json.dumps(trigger.serialize()[1])))  # the triggerer restarts
     return (await anext(restarted.run())).payload
 
 
@@ -401,11 +401,13 @@ JOBS = [f"job number {number:04}" for number in range(20)]
 @pytest.fixture
 def make_nights(
     make_night: Callable[..., Night], monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], tuple[Night, Night]]:
+) -> Callable[..., tuple[Night, Night]]:
     """Two runs of two days; the first one has claimed its texts, ten of which the other one needs too."""
     monkeypatch.setattr("include.coding.recoding.MIN_CLAIMS_WAIT_S", 0.0)
 
-    def make() -> tuple[Night, Night]:
+    def make(*, is_in_progress: bool = True) -> tuple[Night, Night]:
+        """:param is_in_progress: whether the first one is in progress when the second one collects"""
+        monkeypatch.setattr("include.pipeline.run_metadata.is_in_progress", lambda run_id: is_in_progress)
         first, second = make_night(JOBS), make_night([*JOBS[10:], "job of the next day"], NEXT_DAY)
         first.prepare("run-1")
         return first, second
@@ -414,7 +416,7 @@ def make_nights(
 
 
 def test_texts_that_another_run_has_claimed_are_sent_once_and_published_in_both_runs(
-    make_nights: Callable[[], tuple[Night, Night]],
+    make_nights: Callable[..., tuple[Night, Night]],
 ) -> None:
     first, second = make_nights()
     second.prepare("run-2")
@@ -424,21 +426,20 @@ def test_texts_that_another_run_has_claimed_are_sent_once_and_published_in_both_
     first.collect()  # not landed yet, so the claims are still there
     summary = second.collect()
     assert (summary.texts_sent, summary.extra_operations) == (1, 0)
-    assert second.land(summary).coded + second.land(summary).uncoded == 11
+    assert second.land(summary).read == 11
     assert second.query(SENT) == [("run-1", 20), ("run-2", 1)]
 
 
-@pytest.mark.parametrize("deferrable", [True, False])
-def test_claimed_texts_that_the_other_run_does_not_deliver_are_sent_after_a_while(
-    make_nights: Callable[[], tuple[Night, Night]], deferrable: bool
+@pytest.mark.parametrize("is_in_progress", [True, False])
+def test_claimed_texts_that_the_other_run_does_not_deliver_are_sent(
+    make_nights: Callable[..., tuple[Night, Night]], is_in_progress: bool
 ) -> None:
-    first, second = make_nights()
+    first, second = make_nights(is_in_progress=is_in_progress)
     second.start("run-2")
     store = Store()
-    summary = second.collect(
-        store, deferrable=deferrable
-    )  # the operation of the run took a second, and so does the wait
-    assert second.attempts > 1 or not deferrable
+    summary = second.collect(store, deferrable=False)
+    # A run in progress has as much time as the operation took, which is a second; one that has ended has none.
+    assert (second.attempts > 1) is is_in_progress
     assert (summary.texts_sent, summary.usable, summary.extra_operations) == (11, 11, 1)
     assert (second.collect(store), second.creations) == (summary, 2)
     assert second.land(summary).read == 11
@@ -447,9 +448,9 @@ def test_claimed_texts_that_the_other_run_does_not_deliver_are_sent_after_a_whil
 
 
 def test_claimed_texts_that_fail_at_first_are_coded_as_those_of_a_part_are(
-    make_nights: Callable[[], tuple[Night, Night]],
+    make_nights: Callable[..., tuple[Night, Night]],
 ) -> None:
-    _, second = make_nights()
+    _, second = make_nights(is_in_progress=False)
     second.start("run-2")
     second.fault("operation_fails", count=1)
     summary = second.collect(Store(crashes=True))
@@ -458,8 +459,46 @@ def test_claimed_texts_that_fail_at_first_are_coded_as_those_of_a_part_are(
     assert second.land(summary).read == 11
 
 
+def test_claimed_texts_of_a_run_whose_part_is_coded_again_are_not_sent_twice(
+    make_nights: Callable[..., tuple[Night, Night]],
+) -> None:
+    _, second = make_nights(is_in_progress=False)
+    second.start("run-2")
+    store = Store()
+    second.collect(store)
+    second.code()  # somebody has cleared `create` with downstream tasks
+    summary = second.collect(store)
+    assert (summary.texts_sent, summary.usable, second.creations) == (11, 11, 3)
+    assert second.land(summary).read == 11
+
+
+def test_claimed_texts_are_not_sent_to_a_service_that_fails_everything_and_the_next_run_sends_them(
+    make_nights: Callable[..., tuple[Night, Night]],
+) -> None:
+    _, second = make_nights(is_in_progress=False)
+    second.fault("operation_fails", count=1000)
+    second.start("run-2", max_uncoded_share=1.0)
+    summary = second.collect()
+    assert (summary.unresolved, summary.texts_sent, second.creations) == (11, 11, 2)
+    with pytest.raises(IncompleteError, match="11 of 11 texts have no result yet"):
+        second.land(summary)
+    second.clear_faults()
+    second.start("run-3", is_in_progress=lambda run_id: False)
+    assert second.land(second.collect()).read == 11
+
+
+def test_no_more_texts_are_sent_than_were_counted_even_if_somebody_edits_the_xcom(
+    make_nights: Callable[..., tuple[Night, Night]],
+) -> None:
+    _, second = make_nights(is_in_progress=False)
+    second.start("run-2")
+    second.xcoms[("prepare", "prepared")]["claimed"] = 3
+    with pytest.raises(PlanError, match="10 texts would be sent .* but `prepare` has counted 3"):
+        second.collect()
+
+
 def test_texts_that_an_ended_run_had_claimed_are_sent_and_its_claims_are_removed(
-    make_nights: Callable[[], tuple[Night, Night]],
+    make_nights: Callable[..., tuple[Night, Night]],
 ) -> None:
     _, second = make_nights()
     second.prepare("run-2", is_in_progress=lambda run_id: False)
@@ -471,7 +510,7 @@ def test_texts_that_an_ended_run_had_claimed_are_sent_and_its_claims_are_removed
 
 
 def test_a_run_whose_texts_are_all_claimed_sends_them_instead_of_waiting(
-    make_nights: Callable[[], tuple[Night, Night]], make_night: Callable[..., Night]
+    make_nights: Callable[..., tuple[Night, Night]], make_night: Callable[..., Night]
 ) -> None:
     make_nights()
     third = make_night(JOBS[:5], "2026-10-07")
@@ -480,7 +519,7 @@ def test_a_run_whose_texts_are_all_claimed_sends_them_instead_of_waiting(
 
 
 def test_a_result_that_arrives_while_texts_are_claimed_is_used(
-    make_nights: Callable[[], tuple[Night, Night]],
+    make_nights: Callable[..., tuple[Night, Night]],
 ) -> None:
     first, second = make_nights()
 
@@ -497,7 +536,7 @@ def test_a_result_that_arrives_while_texts_are_claimed_is_used(
 
 @pytest.mark.parametrize("changes", [{"dry_run": True}, {"force_new": True}, {"selection": "all"}])
 def test_runs_that_send_everything_or_nothing_claim_no_texts(
-    make_nights: Callable[[], tuple[Night, Night]], changes: dict[str, Any]
+    make_nights: Callable[..., tuple[Night, Night]], changes: dict[str, Any]
 ) -> None:
     _, second = make_nights()
     second.prepare("run-2", **changes)

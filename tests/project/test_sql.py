@@ -43,7 +43,7 @@ COMPOSED_STATEMENTS = {
     "include/coding/source.py": 17,  # also numbers of characters and of rows, dates, by `quote_date`, and conditions on quoted columns
     "include/coding/staged_records.py": 2,  # also constants
     "include/coding/tables.py": 2,
-    "include/coding/text_claims.py": 6,
+    "include/coding/text_claims.py": 9,
     "include/comparison/changes.py": 7,  # also the number of samples
     "include/comparison/comparison.py": 1,
     "include/local_service/core/store.py": 3,  # names of the fields of our dataclasses
