@@ -9,7 +9,7 @@ import duckdb
 import pytest
 import requests
 
-from tests.end_to_end.conftest import Harness
+from tests.end_to_end.conftest import Harness, wait_until
 from tests.end_to_end.test_secrets import read_database
 
 pytestmark = pytest.mark.airflow
@@ -67,3 +67,29 @@ def test_a_text_that_fails_its_operation_is_rejected_all_others_are_coded_and_it
     assert [name for name, content in contents if MARK.encode() in content] == []
     names = " ".join(name for name, _ in contents)
     assert all(part in names for part in ("task_id=collect", "xcom.value", "task_state_store.value", "report.md"))
+
+
+def test_a_run_waits_for_the_texts_of_another_one_without_a_slot_of_the_pool_and_sends_them_not_again(
+    harness: Harness, source_folder: Path
+) -> None:
+    path = source_folder / "two_days.parquet"
+    duckdb.execute(
+        "COPY (SELECT 'T' || day || i AS record_id, DATE '2026-09-21' + CAST(day AS INTEGER) AS response_date,"
+        " CASE i WHEN 0 THEN 'held back on day ' || day ELSE 'trade number ' || i END AS occp_text, '' AS tasks_text"
+        f" FROM range(12) AS numbers(i), range(2) AS days(day)) TO '{path}' (FORMAT parquet)"
+    )
+    harness.control_service("faults", name="late_status", polls=8, part_contains="held back on day 0")
+
+    def start(day: str) -> str:
+        return harness.api.trigger({"source": path.as_uri(), "from_date": day, "to_date": day})
+
+    first = start("2026-09-21")
+    wait_until(lambda: harness.api.tasks(first).get("prepare") == "success", "the first run has claimed its texts")
+    second = start("2026-09-22")
+    wait_until(lambda: harness.api.tasks(second).get("collect") == "up_for_reschedule", "the second run waits")
+    assert [harness.api.wait(run_id) for run_id in (first, second)] == ["success", "success"]
+    sent = "SELECT sum(records) FROM coding.coding_operations WHERE run_id = ?"
+    assert [harness.query(sent, run_id) for run_id in (first, second)] == [[(12,)], [(1,)]]
+    published = "SELECT response_date, count(DISTINCT code) FROM coding.coded_records WHERE run_id = ? GROUP BY 1"
+    assert len(harness.query(published, second)) == 1
+    assert "11 texts that other runs send have no result yet" in harness.log(second)
