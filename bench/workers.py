@@ -17,12 +17,12 @@ from pathlib import Path
 
 import psutil
 
-from bench import data
 from bench.end_to_end import POLL_S, list_runs
 from bench.measure import ROOT
 from bench.page import table, write_page
 from include.pipeline.names import POOL
 from include.stack.airflow_api import FINAL_STATES
+from include.stack.sample import write_sample
 from tests.support.celery_stack import CeleryStack
 from tests.support.postgres import Postgres, run_postgres
 from tests.support.s3 import S3, run_s3
@@ -130,7 +130,8 @@ def start_stack(workers: int, postgres: Postgres, s3: S3) -> Iterator[LimitedSta
         stack.start()
         try:
             stack.api.create_pool(POOL, 64)
-            stack.load(data.write_records(RECORDS), "survey")
+            write_sample(Path(folder) / "survey.parquet", RECORDS)  # without NUL, which PostgreSQL cannot store
+            stack.load(Path(folder) / "survey.parquet", "survey")
             while not all(map(stack.is_ready, names)):
                 time.sleep(POLL_S)
             while not (states := [run["state"] for run in list_runs(stack)]) or set(states) - set(FINAL_STATES):

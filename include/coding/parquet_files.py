@@ -118,18 +118,19 @@ def _read_names(path: Path, plan: Plan, part: str) -> list[str]:
 
 def _check_blocks(plan: Plan, engine: Engine, relation: str, columns: Sequence[str], part: str | None) -> None:
     """Refuse a Parquet file whose texts would not fit into memory once they are copied. Counting copies none."""
-    sizes = " + ".join(f"coalesce(sum(strlen(CAST({quote_column(column)} AS VARCHAR))), 0)" for column in columns)
-    ((row, size, name),) = engine.execute(
+    # One sum, because with one for each column, the engine needs memory beside its limit that grows with the rows.
+    size = " + ".join(f"coalesce(strlen(CAST({quote_column(column)} AS VARCHAR)), 0)" for column in columns)
+    ((row, most_bytes, name),) = engine.execute(
         f"""
         SELECT max_by(block, bytes) * {BLOCK_ROWS} + 1, max(bytes), max_by(part, bytes) FROM (
-            SELECT file_row_number // {BLOCK_ROWS} AS block, {part or "NULL"} AS part, {sizes or 0} AS bytes
+            SELECT file_row_number // {BLOCK_ROWS} AS block, {part or "NULL"} AS part, sum({size or 0}) AS bytes
             FROM {relation} GROUP BY block, part
         )
         """  # noqa: S608
     ).fetchall()
-    if size is not None and size > MAX_BLOCK_BYTES:
+    if most_bytes is not None and most_bytes > MAX_BLOCK_BYTES:
         place = f"row {row}" + (f" of {name!r}" if name else "")
-        problem = f"the texts in {BLOCK_ROWS} rows from {place} have {size} bytes, above {MAX_BLOCK_BYTES}"
+        problem = f"the texts in {BLOCK_ROWS} rows from {place} have {most_bytes} bytes, above {MAX_BLOCK_BYTES}"
         raise refuse(plan, problem, "shorten them")
 
 
