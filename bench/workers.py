@@ -41,6 +41,8 @@ PAGE = ROOT / "docs" / "performance-workers.md"
 #: Folder of the CPU controller of Linux, in the first and in the second version of control groups.
 CGROUPS = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
 PERIOD_US = 100_000
+#: Share of its capacity from which a process can be a bottleneck.
+BUSY_SHARE = 0.8
 SERVERS = ("scheduler", "api-server", "triggerer", "dag-processor", "local-service")
 
 
@@ -218,10 +220,17 @@ def compare(what: str, results: list[Throughput]) -> str:
 
 
 def name_bottleneck(what: str, result: Throughput) -> str:
-    """Return what limits the throughput of the largest number of workers: what uses most of the cores that it has."""
+    """Return what limits the throughput of the largest number of workers: what uses most of the cores that it has, or
+    the time between the tasks if nothing uses most of them."""
     count = max(WORKERS)
     shares = {name: result.cores[name] for name in (*SERVERS, "PostgreSQL")}  # each mostly uses one thread
     shares["the workers"] = result.cores["workers"] / (CORES_PER_WORKER * count)
     shares["the cores of the machine"] = result.cores["machine"] / (os.cpu_count() or 1)
     name, share = max(shares.items(), key=lambda item: item[1])
-    return f"With {count} workers, the bottleneck of {what} is: {name}, of whose capacity {share:.0%} is used."
+    if share < BUSY_SHARE:
+        return (
+            f"With {count} workers, no process limits the {what}: of the capacity of {name}, {share:.0%} is used, and\n"
+            f"of that of the workers {shares['the workers']:.0%}. The bottleneck is the time from one task to the next:"
+            " the loop of the\nscheduler, and the queue, a table here that each worker looks at once a second."
+        )
+    return f"With {count} workers, the bottleneck of the {what} is {name}, of whose capacity {share:.0%} is used."

@@ -62,7 +62,7 @@ STATE_KEY = "recoding"
 #: Up to this many texts without an answer are single bad texts, whatever their share of the texts sent.
 MAX_SINGLE_TEXTS = 10
 #: Least and most time that other runs get to deliver the texts that they had claimed.
-MIN_CLAIMS_WAIT_S, MAX_CLAIMS_WAIT_S = 60.0, 24 * 3600.0
+MIN_CLAIMS_WAIT_S, MAX_CLAIMS_WAIT_S = 120.0, 24 * 3600.0
 #: Maximum number of problems that a summary lists.
 MAX_LISTED_PROBLEMS = 20
 

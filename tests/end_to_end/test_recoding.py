@@ -78,7 +78,8 @@ def test_a_run_waits_for_the_texts_of_another_one_without_a_slot_of_the_pool_and
         " CASE i WHEN 0 THEN 'held back on day ' || day ELSE 'trade number ' || i END AS occp_text, '' AS tasks_text"
         f" FROM range(12) AS numbers(i), range(2) AS days(day)) TO '{path}' (FORMAT parquet)"
     )
-    harness.control_service("faults", name="late_status", polls=8, part_contains="held back on day 0")
+    position = harness.last_request()
+    harness.control_service("faults", name="late_status", polls=4, part_contains="held back on day 0")
 
     def start(day: str) -> str:
         return harness.api.trigger({"source": path.as_uri(), "from_date": day, "to_date": day})
@@ -86,7 +87,11 @@ def test_a_run_waits_for_the_texts_of_another_one_without_a_slot_of_the_pool_and
     first = start("2026-09-21")
     wait_until(lambda: harness.api.tasks(first).get("prepare") == "success", "the first run has claimed its texts")
     second = start("2026-09-22")
+    wait_until(lambda: bool(harness.uploads(position)), "the first run has sent its texts")
+    operation_id = harness.uploads(position)[0]["operation_id"]
+    harness.control_service("faults", name="unknown_status", status="queued", count=1000, path_contains=operation_id)
     wait_until(lambda: harness.api.tasks(second).get("collect") == "up_for_reschedule", "the second run waits")
+    requests.delete(f"{harness.stack.service_url}/_local/faults", timeout=10)
     assert [harness.api.wait(run_id) for run_id in (first, second)] == ["success", "success"]
     sent = "SELECT sum(records) FROM coding.coding_operations WHERE run_id = ?"
     assert [harness.query(sent, run_id) for run_id in (first, second)] == [[(12,)], [(1,)]]
