@@ -228,9 +228,10 @@ def name_bottleneck(what: str, result: Throughput) -> str:
     shares["the cores of the machine"] = result.cores["machine"] / (os.cpu_count() or 1)
     name, share = max(shares.items(), key=lambda item: item[1])
     if share < BUSY_SHARE:
+        workers_share = shares["the workers"]
         return (
-            f"With {count} workers, no process limits the {what}: of the capacity of {name}, {share:.0%} is used, and\n"
-            f"of that of the workers {shares['the workers']:.0%}. The bottleneck is the time from one task to the next:"
+            f"With {count} workers, no process limits the {what}: of the capacity of {name}, {share:.0%} is used,\n"
+            f"and of that of the workers {workers_share:.0%}. The bottleneck is the time from one task to the next:"
             " the loop of the\nscheduler, and the queue, a table here that each worker looks at once a second."
         )
     return f"With {count} workers, the bottleneck of the {what} is {name}, of whose capacity {share:.0%} is used."

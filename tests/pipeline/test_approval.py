@@ -23,7 +23,6 @@ from include.pipeline.approval import ApprovalError, ApproveSendingOperator
 from include.pipeline.settings import run_folder
 from tests.pipeline.conftest import Store, TaskInstance
 
-
 PREPARED = Prepared("2026-10-07T01:02:03", "checksum", False, None, None, (), 9, 1, 2, 6, 1)
 
 
