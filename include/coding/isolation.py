@@ -51,7 +51,7 @@ class Kind(StrEnum):
     AGAIN = "again"  # the same lines as its parent, once more
     SPLIT = "split"  # some lines of its parent
     UNANSWERED = "unanswered"  # the texts of complete operations that had no usable output line
-    CLAIMED = "claimed"  # texts that another run had claimed, and for which it has no results
+    CLAIMED = "claimed"  # texts that another run had claimed and has not delivered
     CONTROL = "control"  # one text that the model has coded before
 
 

@@ -239,7 +239,9 @@ def validate_answers(engine: Engine, plan: Plan, read: int, pair_hash: str = PAI
 def _create_answers(engine: Engine, plan: Plan, read: int, pair_hash: str | None = None) -> None:
     """Create the table `memory.answers`.
 
-    :param pair_hash: SQL of a hash of two texts, their number; None: they are counted, and the raw texts are kept
+    :param read: number of records
+    :param pair_hash: SQL of a hash of two texts, the number of the answer; None: the answers are counted, and the
+        table has their raw texts too
     """
     clean = "clean_text({0})" if plan.clean else "coalesce({0}, '')"
     columns = "* EXCLUDE (raw_occp, raw_tasks)" if pair_hash else "*"
@@ -476,8 +478,8 @@ def _write_claimed_texts(engine: Engine, staging: Staging) -> tuple[int, str | N
     if not claimed:
         return 0, None
     log.info("%s of these texts are left to other runs, which send them now", f"{claimed:,}")
-    select = SELECT_INPUT_LINES.format(texts="claimed_texts ORDER BY text_key")
-    return claimed, write_piece(engine, select, staging)[0]
+    select = SELECT_INPUT_LINES.format(texts="claimed_texts")
+    return claimed, write_piece(engine, f"{select} ORDER BY text_key", staging)[0]
 
 
 def _add_expected_durations(parts: tuple[Part, ...], plan: Plan, warehouse: Warehouse) -> tuple[Part, ...]:
