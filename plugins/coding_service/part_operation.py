@@ -221,8 +221,10 @@ class PartOperation:
             "opened_at": self._clock.now(),
             "replaces": replaced,
         }
-        self._store.set(self._state_key, state)
-        self._write_record(grant.operation_id, is_sent=False)
+        try:
+            self._store.set(self._state_key, state)
+        finally:  # if Airflow stops the task here, the next attempt opens another operation
+            self._write_record(grant.operation_id, is_sent=False)
         log.info("Opened operation %s for %s", grant.operation_id, part.input_uri or f"topic {part.topic}")
         return grant
 

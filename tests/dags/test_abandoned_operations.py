@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from airflow.sdk.crypto import get_fernet
+from airflow.sdk.exceptions import AirflowException
 
 from coding_service import CodingServiceHook
 from coding_service.models import InputPart
@@ -45,7 +47,7 @@ def test_an_operation_whose_upload_never_happened_is_recorded_when_the_run_fails
 class Part:
     """A part of a run whose tasks open operations, without Airflow's processes."""
 
-    def __init__(self, runner: DagRunner, **changes: Any) -> None:
+    def __init__(self, runner: DagRunner, store: Store, **changes: Any) -> None:
         import recode_occupations
 
         from tests.pipeline.test_competing_runs import make_run
@@ -58,20 +60,35 @@ class Part:
         self.ti = TaskInstance({"plan": plan})
         ((part),) = steps.prepare_parts(self.ti, make_run("run-1"), lambda run_id: True)
         self.operation = PartOperation(
-            CodingServiceHook(), InputPart.from_dict(part), Store(), labels={"run_id": "run-1", "part": 0}
+            CodingServiceHook(), InputPart.from_dict(part), store, labels={"run_id": "run-1", "part": 0}
         )
 
 
 def test_an_attempt_with_force_new_abandons_the_operation_before_it(runner: DagRunner) -> None:
-    part = Part(runner, force_new=True)
+    part = Part(runner, Store(), force_new=True)
     part.operation.open()
     part.operation.upload(*part.operation.open())
     steps.remove_files(part.ti)  # as after a rejection
     assert runner.query(OPERATIONS) == [NO_INPUT, ("abandoned", 60, 0)]
 
 
+class FullStore(Store):
+    """A task state store that cannot keep anything, like that of a task which Airflow does not know any more."""
+
+    def set(self, key: str, value: Any, retention: timedelta | None = None) -> None:
+        raise AirflowException("the task is not running")
+
+
+def test_an_operation_is_recorded_if_its_task_is_stopped_before_the_store_has_it(runner: DagRunner) -> None:
+    part = Part(runner, FullStore())
+    with pytest.raises(AirflowException, match="not running"):
+        part.operation.open()
+    steps.remove_files(part.ti)
+    assert runner.query(OPERATIONS) == [NO_INPUT]
+
+
 def test_the_sweep_records_the_operations_of_a_run_that_was_deleted(runner: DagRunner) -> None:
-    operation_id, _ = Part(runner).operation.open()
+    operation_id, _ = Part(runner, Store()).operation.open()
     for path in (runner.folder / "staging").rglob("*"):
         os.utime(path, (0, 0))
     assert len(steps.sweep_staging()) == 1
@@ -81,7 +98,7 @@ def test_the_sweep_records_the_operations_of_a_run_that_was_deleted(runner: DagR
 
 
 def test_a_file_that_describes_no_operation_does_not_stop_the_sweep(runner: DagRunner) -> None:
-    Part(runner)
+    Part(runner, Store())
     folder = next((runner.folder / "staging" / settings.RUNS).iterdir())
     (folder / "operation-1.json").write_text('{"operation_id": [')
     (folder / "operation-2.json").write_text('{"operation_id": 7}')

@@ -52,9 +52,14 @@ def test_a_text_that_fails_its_operation_is_rejected_all_others_are_coded_and_it
     words = "SELECT DISTINCT error FROM coding.coding_operations WHERE run_id = ? AND state = 'failed'"
     assert harness.query(words, run_id) == [(f"malformed record: {MARK}",)]
     assert summary["operations"] == len(harness.uploads(position)) <= 20, "nothing was sent twice"
-    # An operation that was created and not used, because its step was repeated, is recorded as abandoned.
-    recorded = "SELECT count(*) FROM coding.coding_operations WHERE run_id = ?"
-    assert harness.query(recorded, run_id) == [(len(harness.creations(position)),)]
+    # An operation that was opened and not used, because its step was repeated, is recorded as abandoned.
+    rows = harness.query("SELECT operation_id FROM coding.coding_operations WHERE run_id = ?", run_id)
+    recorded = {operation_id for (operation_id,) in rows}
+    opened = set(re.findall(r"Opened operation ([\w-]+) for", harness.log(run_id)))
+    uploaded = {entry["operation_id"] for entry in harness.uploads(position)}
+    assert uploaded
+    assert uploaded <= opened <= recorded
+    assert len(recorded) <= len(harness.creations(position))
     assert harness.api.tasks(run_id)["code.poll[0]"] == "failed"
     assert re.search(r"\| refused_by_service +\| 1 ", harness.log(run_id))
 
