@@ -19,6 +19,7 @@ from typing import BinaryIO
 import pyarrow as pa
 from botocore.exceptions import BotoCoreError, ClientError
 
+from include.coding.checksums import compute_checksum
 from include.coding.engine import Engine, execute_within_memory, open_engine
 from include.coding.errors import PlanError, SourceError, StagingError
 from include.coding.export_access import ExportAccess, ExportTarget, find_target
@@ -34,7 +35,7 @@ from include.coding.export_files import (
 )
 from include.coding.handoff import Count, Handoff, SourceName
 from include.coding.plan import Plan
-from include.coding.prepare import compute_checksum, number_records, validate_answers
+from include.coding.prepare import number_records, validate_answers
 from include.coding.run_log import run_filter
 from include.coding.source import NUMERIC_TYPES, open_source, shorten_texts
 from include.coding.source_files import find_file

@@ -112,7 +112,8 @@ def land(
                     run = publish(session, plan, prepared, later_spans)
             # Dates that were skipped for a later run are missing from what was read.
             is_whole = run.read == prepared.read and unresolved is None
-            record_run(session, plan, prepared.read_at, prepared.checksum if is_whole else None, run)
+            checksum, file_checksum = (prepared.checksum, prepared.file_checksum) if is_whole else (None, None)
+            record_run(session, plan, prepared.read_at, checksum, file_checksum, run)
             release_dates(session, plan)
             release_texts(session, plan, [plan.run_id])
             sent, operations = count_sent_texts(session, plan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -12,13 +11,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import duckdb
-
+from include.coding.checksums import compute_checksum, compute_file_checksum
 from include.coding.engine import Engine, copy_to_file, execute_within_memory, open_engine
 from include.coding.export_files import ADDED_COLUMNS, check_size
 from include.coding.file_scan import refuse_change
 from include.coding.files import escape_glob
-from include.coding.handoff import Count, Day, Handoff, InputFile, Moment, RunFile, ShortText, Text
+from include.coding.handoff import Count, Day, Handoff, InputFile, Moment, RunFile, Sha256, ShortText, Text
 from include.coding.limits import (
     describe_exceeded_limits,
     describe_unchecked_limits,
@@ -31,6 +29,7 @@ from include.coding.response_dates import describe_skipped_rows
 from include.coding.run_log import (
     PublishedRun,
     check_sources,
+    find_published_file,
     find_published_run,
     find_unchanged_dates,
     record_dates_over_limit,
@@ -42,9 +41,8 @@ from include.coding.staged_records import look_up_results, stage_records
 from include.coding.staging import Staging
 from include.coding.tables import table, update_tables
 from include.coding.text_claims import claim_texts
-from include.coding.texts import RULES
 from include.warehouse.duckdb_warehouse import Query
-from include.warehouse.warehouse import Session, Warehouse, quote_date, quote_literal
+from include.warehouse.warehouse import Session, Warehouse, quote_date, quote_literal, utc_now
 
 #: Number of earlier operations of a similar size whose median is the expected duration.
 SIMILAR_OPERATIONS = 5
@@ -68,6 +66,8 @@ class Prepared(Handoff):
 
     :param read_at: when the source was read, ISO 8601, UTC
     :param checksum: of the records
+    :param file_checksum: of the file that they are from (:func:`compute_file_checksum`), if they are all of its rows
+        of the dates, and there is nothing that a person should know about the file; else None
     :param unchanged: whether exactly these records are published already, so that there is nothing to do
     :param records_uri: Parquet file of the run's records: record_id, occurrence, response_date, answer (the number of
         its texts), reason; None if unchanged
@@ -107,6 +107,7 @@ class Prepared(Handoff):
     notes: tuple[Text, ...] = ()
     claimed: Count = 0
     claimed_uri: InputFile | None = None
+    file_checksum: Sha256 | None = None
 
 
 def prepare(
@@ -131,9 +132,17 @@ def prepare(
     :raises StagingError: the disk or the object storage refuses a file
     """
     file = find_file(plan.source, access)
+    started_at = utc_now().isoformat()
+    file_checksum = compute_file_checksum(file, plan) if file else None
     update_tables(warehouse, plan.schema)
     with warehouse.session(read_only=True) as session:
         check_sources(session, plan)  # before anything is sent
+        published_file = find_published_file(session, plan, file_checksum) if file_checksum else None
+    if published_file and plan.selection == "uncoded" and plan.export is None:
+        run, checksum = published_file
+        log.info("Run %r has published this file, which has not changed since: nothing to do", run.run_id)
+        unchanged = _describe_published(plan, run, checksum, SourceSnapshot(started_at))
+        return replace(unchanged, file_checksum=file_checksum)
     with open_engine(staging.scratch, "prepare", plan.engine_memory_mb, file.paths if file else ()) as engine:
         # with all columns for an export, so that it is refused before anything is sent
         with open_source(plan, engine, warehouse, access, file, all_columns=plan.export is not None) as snapshot:
@@ -150,12 +159,15 @@ def prepare(
             notes = tuple(snapshot.describe(plan, read))
             for sentence in notes:
                 log.warning("Source %r: %s", plan.source, sentence)
+            if undated or notes or any(skipped):  # each report has to say so
+                file_checksum = None
             if plan.selection == "uncoded":
                 with warehouse.session(read_only=True) as session:
                     published = find_published_run(session, plan, checksum, read)
                 if published:
                     log.info("Run %r has published exactly these records: nothing to do", published.run_id)
-                    return replace(_describe_published(plan, published, checksum, snapshot), notes=notes)
+                    unchanged = _describe_published(plan, published, checksum, snapshot)
+                    return replace(unchanged, notes=notes, file_checksum=file_checksum)
             shorten_texts(plan, engine, longest)
             materialize_source(plan, engine)
             condition = validate_answers(engine, plan, read)
@@ -176,7 +188,7 @@ def prepare(
     records_uri, answers_uri = staging.keep(records), staging.keep(answers)
     return Prepared(
         read_at, checksum, False, records_uri, answers_uri, parts, read, undated, rejected, texts, known_texts,
-        *skipped, reasons, dates_over_limit, warnings, notes, claimed, claimed_uri,
+        *skipped, reasons, dates_over_limit, warnings, notes, claimed, claimed_uri, file_checksum,
     )  # fmt: skip
 
 
@@ -201,19 +213,6 @@ def _refuse(plan: Plan, limits: str, dates: dict[date, str] | None = None) -> st
     if not plan.dry_run:
         raise error
     return f"A real run would be refused: {limits}"
-
-
-def compute_checksum(engine: Engine, plan: Plan) -> tuple[int, str, int]:
-    """Return the number of records in the engine's `source`, a checksum of the records (in any order) and of the
-    rules that validate them, and the bytes of the longest text."""
-    ((records, total, longest),) = engine.execute(
-        "SELECT count(*), sum(hash(record_id, response_date, occp_text, tasks_text)),"
-        " coalesce(max(greatest(strlen(occp_text), strlen(tasks_text))), 0) FROM source"
-    ).fetchall()
-    # Another version of the engine can hash differently; then the run does its work again.
-    rules = f"{RULES} {plan.clean} {plan.max_characters} {plan.model_version}"
-    content = f"{records} {total} {duckdb.__version__} {rules}"
-    return records, hashlib.sha256(content.encode()).hexdigest(), longest
 
 
 def validate_answers(engine: Engine, plan: Plan, read: int, pair_hash: str = PAIR_HASH) -> str:

@@ -117,6 +117,28 @@ def find_published_run(session: Session, plan: Plan, checksum: str, records: int
     return run if (published, by_others, run.read) == (records, 0, records) else None
 
 
+def find_published_file(session: Session, plan: Plan, file_checksum: str) -> tuple[PublishedRun, str] | None:
+    """Return the run that published exactly the records of a file for the plan's dates, and their checksum; None
+    without one, or if texts were coded again since.
+
+    :param file_checksum: of the file (:func:`include.coding.checksums.compute_file_checksum`)
+    """
+    rows = session.execute(
+        f"""
+        SELECT checksum, records FROM {table(plan.schema, "coding_runs")}
+        WHERE topic = ? AND model_id = ? AND from_date = ? AND to_date = ? AND file_checksum = ?
+            AND checksum IS NOT NULL
+        ORDER BY read_at DESC LIMIT 1
+        """,  # noqa: S608
+        [*_run_key(plan), file_checksum],
+    )
+    if not rows:
+        return None
+    checksum, records = rows[0]
+    run = find_published_run(session, plan, checksum, records)
+    return None if run is None else (run, checksum)
+
+
 def find_later_spans(session: Session, plan: Plan, read_at: str) -> list[Span]:
     """Return the spans of dates that overlap the plan's and that other runs read after `read_at`."""
     rows = session.execute(
@@ -275,11 +297,14 @@ def is_published(session: Session, plan: Plan, read_at: str) -> bool:
     return bool(session.execute(query, [plan.run_id, datetime.fromisoformat(read_at)]))
 
 
-def record_run(session: Session, plan: Plan, read_at: str, checksum: str | None, run: PublishedRun) -> None:
+def record_run(
+    session: Session, plan: Plan, read_at: str, checksum: str | None, file_checksum: str | None, run: PublishedRun
+) -> None:
     """Add a run whose dates are published to the log.
 
     :param read_at: when the source was read, ISO 8601, UTC
     :param checksum: of the records; None if not all of them were published
+    :param file_checksum: of the file that they are from, if another run over it needs to know nothing else; else None
     """
     runs = table(plan.schema, "coding_runs")
     session.execute(f"DELETE FROM {runs} WHERE run_id = ?", [plan.run_id])  # noqa: S608
@@ -289,5 +314,6 @@ def record_run(session: Session, plan: Plan, read_at: str, checksum: str | None,
         plan.run_id, plan.topic, plan.model_id, plan.model_version, plan.source_name, plan.selection, *plan.dates,
         datetime.fromisoformat(read_at), checksum, run.run_id, run.read, run.coded, run.uncoded, run.rejected,
         run.texts, *count_sent_texts(session, plan), session.now(), ",".join(plan.excluded_dates) or None,
+        file_checksum,
     )  # fmt: skip
     session.execute(f"INSERT INTO {runs} VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608

@@ -71,6 +71,7 @@ MIGRATIONS: tuple[str, ...] = (
         claimed_at TIMESTAMP NOT NULL
     )
     """,
+    "ALTER TABLE {schema}.coding_runs ADD COLUMN file_checksum VARCHAR",
 )
 #: Tables that version 1 did not have.
 _LATER_TABLES = ("schema_version", "pinned_models", "dates_over_limit", "date_claims", "topic_owners", "text_claims")
@@ -82,6 +83,7 @@ _NEW_COLUMNS = (
     ("date_claims", "run_id"),
     ("topic_owners", "dag_id"),
     ("text_claims", "run_id"),
+    ("coding_runs", "file_checksum"),
 )
 
 

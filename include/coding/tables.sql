@@ -98,7 +98,8 @@ CREATE TABLE IF NOT EXISTS {schema}.coding_runs (
     texts_sent    BIGINT NOT NULL,    -- by all operations of the run; a text that was sent twice counts twice
     operations    INTEGER NOT NULL,
     landed_at     TIMESTAMP NOT NULL, -- when this row was written, UTC
-    excluded_dates VARCHAR            -- dates from from_date to to_date that were not read, ISO 8601, with commas; or NULL
+    excluded_dates VARCHAR,           -- dates from from_date to to_date that were not read, ISO 8601, with commas; or NULL
+    file_checksum VARCHAR             -- of the file that was read, and of how; NULL if it is no local file, or has other rows too
 );
 
 -- One row per topic and response date that nights leave as it is, because it exceeds a limit for publishing. The run that

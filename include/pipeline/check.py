@@ -20,6 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from include.coding.checksums import compute_checksum
 from include.coding.column_names import has_names, shorten_names
 from include.coding.engine import Engine, open_engine
 from include.coding.errors import DataError
@@ -28,13 +29,7 @@ from include.coding.file_scan import FileScan, LocalFile
 from include.coding.limits import describe_exceeded_limits, describe_unchecked_limits
 from include.coding.parts import write_parts
 from include.coding.plan import COLUMNS, Plan
-from include.coding.prepare import (
-    Prepared,
-    compute_checksum,
-    find_new_texts,
-    find_rejected_rows,
-    validate_answers,
-)
+from include.coding.prepare import Prepared, find_new_texts, find_rejected_rows, validate_answers
 from include.coding.response_dates import describe_skipped_rows, mask_text
 from include.coding.source import (
     SourceSnapshot,

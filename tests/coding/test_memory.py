@@ -7,10 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from include.coding import prepare
+from include.coding.checksums import compute_checksum
 from include.coding.collect import stage_texts
 from include.coding.engine import copy_to_file, execute_within_memory, open_engine
 from include.coding.errors import StagingError
-from include.coding.prepare import PAIR_HASH, compute_checksum, validate_answers, write_answers, write_records
+from include.coding.prepare import PAIR_HASH, validate_answers, write_answers, write_records
 from include.coding.source import shorten_texts
 from include.coding.staged_records import stage_records
 from include.coding.texts import install_rules

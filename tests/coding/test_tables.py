@@ -183,7 +183,8 @@ def read_view(pipeline, schema):
 def test_tables_of_version_2_get_the_columns_of_a_new_schema_and_keep_their_rows(old_pipeline):
     rows = read_rows(old_pipeline)
     rows["coded_texts"] = add_reason(rows["coded_texts"])
-    rows["coding_runs"] = [(*row, None) for row in rows["coding_runs"]]  # no run has excluded a date
+    # no run has excluded a date, or has kept the checksum of a file
+    rows["coding_runs"] = [(*row, None, None) for row in rows["coding_runs"]]
     with old_pipeline.warehouse.session() as session:
         create_tables(session, "coding")
         create_tables(session, "fresh")

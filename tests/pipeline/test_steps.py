@@ -416,7 +416,7 @@ def clean_up(plan: Plan, warehouse: Path | None = None) -> list[str]:
         (folder / name).touch()
     if warehouse:
         with open_warehouse(warehouse).session() as session:
-            record_run(session, plan, PREPARED.read_at, "checksum", PublishedRun(plan.run_id, 9, 5, 2, 2, 6))
+            record_run(session, plan, PREPARED.read_at, "checksum", None, PublishedRun(plan.run_id, 9, 5, 2, 2, 6))
     steps.clean_up(TaskInstance({"plan": plan.to_dict(), ("prepare", "prepared"): PREPARED.to_dict()}))
     return sorted(path.name for path in folder.iterdir())
 
@@ -460,7 +460,7 @@ def test_the_files_of_a_run_that_is_not_published_are_kept_and_its_task_says_why
     plan, run = make_plan(), PublishedRun("run-1", 9, 5, 2, 2, 6)
     if read_at:
         with open_warehouse(warehouse).session() as session:
-            record_run(session, plan, read_at, "checksum", run)
+            record_run(session, plan, read_at, "checksum", None, run)
     with pytest.raises(DataError, match=r"clear 'land' with downstream tasks\. The files of run 'run-1' are kept"):
         clean_up(plan)
     assert (path_from_uri(run_folder(plan.run_id)) / "output.jsonl").exists()

@@ -39,7 +39,7 @@ COMPOSED_STATEMENTS = {
     "include/coding/recoding.py": 1,  # the number of a part
     "include/coding/report.py": 10,  # also constants
     "include/coding/results.py": 5,  # constants only
-    "include/coding/run_log.py": 17,  # also constants
+    "include/coding/run_log.py": 18,  # also constants
     "include/coding/source.py": 17,  # also numbers of characters and of rows, dates, by `quote_date`, and conditions on quoted columns
     "include/coding/staged_records.py": 2,  # also constants
     "include/coding/tables.py": 2,
