@@ -31,7 +31,7 @@ from include.coding.run_log import (
     record_run,
     run_filter,
 )
-from include.coding.staged_records import look_up_results, stage_records
+from include.coding.staged_records import look_up_results, read_dates, stage_records
 from include.coding.staging import Staging
 from include.coding.tables import table, update_tables
 from include.coding.text_claims import release_texts
@@ -89,6 +89,7 @@ def land(
         records = _open_file(files, staging, prepared.records_uri)
         answers = _open_file(files, staging, prepared.answers_uri)
         unresolved = _open_file(files, staging, collected.unresolved_uri)
+        staged_dates = read_dates(engine, records) if records else set()
         with (
             warehouse.session() as session,
             # before the lock, because others wait for it
@@ -109,7 +110,7 @@ def land(
                     _unresolved_texts(session, plan) if unresolved else nullcontext(),
                     look_up_results(session, plan),
                 ):
-                    run = publish(session, plan, prepared, later_spans)
+                    run = publish(session, plan, prepared, staged_dates, later_spans)
             # Dates that were skipped for a later run are missing from what was read.
             is_whole = run.read == prepared.read and unresolved is None
             checksum, file_checksum = (prepared.checksum, prepared.file_checksum) if is_whole else (None, None)

@@ -318,21 +318,24 @@ def number_records(engine: Engine, condition: str, read: int, columns: str = "")
     :param read: number of records
     :param columns: further columns of `source`, each after a comma
     """
+    source = "(SELECT * REPLACE (coalesce(record_id, '') AS record_id) FROM source)"
     records = f"""
         SELECT record_id, response_date, answer, text_key, {_REASON} AS reason{columns}
-        FROM (SELECT * REPLACE (coalesce(record_id, '') AS record_id) FROM source)
-        {{join}} JOIN repeated_ids USING (response_date, record_id)
-        LEFT JOIN {_ANSWERS} ON {condition}
+        FROM {{rows}} LEFT JOIN {_ANSWERS} ON {condition}
     """  # noqa: S608
     _find_repeated_ids(engine, passes=-(-read // IDS_PER_PASS))
-    # Stored before the others are written, so that the engine needs memory for one join with the answers at a time.
+    # Stored before the others are written, so that the engine needs memory for one join with the answers at a time,
+    # and before they are joined, because these are usually few.
+    repeated_rows = f"{source} SEMI JOIN repeated_ids USING (response_date, record_id)"
+    execute_within_memory(engine, f"CREATE TABLE repeated_rows AS FROM {repeated_rows}")
     execute_within_memory(
         engine,
         "CREATE TABLE repeated_records AS SELECT *,"  # noqa: S608
         " row_number() OVER (PARTITION BY response_date, record_id ORDER BY text_key, reason) AS occurrence"
-        f" FROM ({records.format(join='SEMI')})",
+        f" FROM ({records.format(rows='repeated_rows')})",
     )
-    return f"SELECT *, 1 AS occurrence FROM ({records.format(join='ANTI')}) UNION ALL FROM repeated_records"  # noqa: S608
+    other_rows = f"{source} ANTI JOIN repeated_ids USING (response_date, record_id)"
+    return f"SELECT *, 1 AS occurrence FROM ({records.format(rows=other_rows)}) UNION ALL FROM repeated_records"  # noqa: S608
 
 
 def _find_repeated_ids(engine: Engine, passes: int) -> None:
@@ -461,9 +464,8 @@ def find_new_texts(
             engine.unregister("coded_texts")
     execute_within_memory(
         engine,
-        "CREATE TABLE memory.new_texts AS"  # noqa: S608
-        " SELECT text_key, any_value(occp_text) AS occp_text, any_value(tasks_text) AS tasks_text"
-        f" FROM (SELECT * FROM {texts}) ANTI JOIN known_texts USING (text_key) GROUP BY text_key ORDER BY text_key",
+        "CREATE TABLE memory.new_texts AS SELECT DISTINCT text_key, occp_text, tasks_text"  # noqa: S608
+        f" FROM (SELECT * FROM {texts}) ANTI JOIN known_texts USING (text_key) ORDER BY text_key",
     )
     ((new_texts, known_texts),) = engine.execute(
         "SELECT (SELECT count(*) FROM memory.new_texts), (SELECT count(*) FROM known_texts)"

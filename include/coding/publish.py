@@ -52,13 +52,16 @@ def confirm_published(plan: Plan, published: PublishedRun | None, later_spans: S
     )
 
 
-def publish(session: Session, plan: Plan, prepared: Prepared, later_spans: Sequence[Span]) -> PublishedRun:
+def publish(
+    session: Session, plan: Plan, prepared: Prepared, staged_dates: set[date], later_spans: Sequence[Span]
+) -> PublishedRun:
     """Replace the published rows of the run's dates with its records, within a transaction of `session`.
 
     Dates that :func:`_find_skipped_dates` returns stay as they are. Those of them that exceed a limit are recorded in
     `dates_over_limit`; the rows there of other dates that this run has read are removed.
 
     :param session: has the staged records of the run, and the results of their texts
+    :param staged_dates: response dates of the staged records
     :param later_spans: spans of dates that other runs read later
     :raises AuditError: the counts do not add up; the caller rolls back
     :raises LimitError: a limit is exceeded; the caller rolls back
@@ -71,7 +74,7 @@ def publish(session: Session, plan: Plan, prepared: Prepared, later_spans: Seque
     records = table(plan.schema, "coded_records")
     text = session.dialect.text
     read, rejected = prepared.read, prepared.rejected
-    skipped, over_limit = _find_skipped_dates(session, plan, prepared, later_spans)
+    skipped, over_limit = _find_skipped_dates(session, plan, prepared, staged_dates, later_spans)
     condition, values = exclude_dates(skipped)
     if skipped:
         query = f"SELECT count(*), count(reason) FROM staged_records WHERE true{condition}"  # noqa: S608
@@ -108,7 +111,7 @@ def list_read_dates(plan: Plan, later_spans: Sequence[Span]) -> list[date]:
 
 
 def _find_skipped_dates(
-    session: Session, plan: Plan, prepared: Prepared, later_spans: Sequence[Span]
+    session: Session, plan: Plan, prepared: Prepared, staged_dates: set[date], later_spans: Sequence[Span]
 ) -> tuple[set[date], dict[date, str]]:
     """Return the dates whose published rows stay unchanged, and which of them exceed limits; log why.
 
@@ -119,9 +122,8 @@ def _find_skipped_dates(
     condition, values = run_filter(plan)
     published_dates = f"SELECT DISTINCT response_date FROM {table(plan.schema, 'coded_records')} WHERE {condition}"  # noqa: S608
     published = select_dates(session, published_dates, values)
-    staged = select_dates(session, "SELECT DISTINCT response_date FROM staged_records")
     later = {day for day in published if any(first <= day <= last for first, last in later_spans)}
-    vanished = set() if plan.max_records else published - staged
+    vanished = set() if plan.max_records else published - staged_dates
     if later:
         log.warning(_SKIPPED_FOR_LATER_RUN, format_dates(later))
     if vanished:
@@ -132,8 +134,8 @@ def _find_skipped_dates(
         )  # fmt: skip
     skipped, over_limit = later | vanished, {}
     if plan.changed_only:
-        skipped |= find_unchanged_dates(session, plan, staged)
-        over_limit = _find_dates_over_limit(session, plan, prepared, staged - skipped)
+        skipped |= find_unchanged_dates(session, plan, staged_dates)
+        over_limit = _find_dates_over_limit(session, plan, prepared, staged_dates - skipped)
     return skipped | set(over_limit), over_limit
 
 

@@ -40,6 +40,12 @@ def stage_records(
         yield
 
 
+def read_dates(engine: Engine, records: Path) -> set[date]:
+    """Return the response dates of the records in a file that `prepare` has written."""
+    rows = engine.execute("SELECT DISTINCT response_date FROM read_parquet(?)", [escape_glob(records)]).fetchall()
+    return {day for (day,) in rows}
+
+
 @contextmanager
 def look_up_results(session: Session, plan: Plan) -> Iterator[None]:
     """Keep the results of the texts of the staged answers in the temporary table `answer_results` within the block.
