@@ -4,29 +4,49 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import duckdb
 
-from include.coding.engine import Engine
+from include.coding.engine import Engine, execute_within_memory
 from include.coding.plan import Plan
 from include.coding.source_access import SourceFile, identify_content
 from include.coding.texts import RULES
 
-#: Fields of a plan on which it does not depend which records a run reads from a file, and how they are validated.
+#: Fields of a plan that change neither which records are read from a file, nor how these are validated.
 _OTHER_FIELDS = frozenset({
-    "run_id", "schema", "memory_mb", "records_per_part", "force_new", "dry_run", "export", "changed_only",
-    "competing_runs", "unreachable_dates", "max_uncoded_share", "max_rejected_share", "min_records_for_limits",
+    "run_id", "schema", "memory_mb", "records_per_part", "force_new", "dry_run", "export", "selection",
+    "changed_only", "competing_runs", "unreachable_dates", "max_uncoded_share", "max_rejected_share",
+    "min_records_for_limits",
 })  # fmt: skip
+#: A larger file has no checksum: its other columns can be much larger than those that are read.
+MAX_HASHED_BYTES = 1 << 30
+#: Libraries that read files.
+_READERS = ("duckdb", "pyarrow", "python-calamine")
+
+
+def _hash_code() -> str:
+    """Return a hash of our code that reads files."""
+    code = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        code.update(path.read_bytes())
+    return code.hexdigest()
+
+
+#: What changes whenever files can be read in another way. It is found when the code is imported, because a new
+#: version of the project can be installed while this one runs.
+READER_VERSIONS = " ".join([sys.version, *map(version, _READERS), _hash_code()])
 
 
 def compute_checksum(engine: Engine, plan: Plan) -> tuple[int, str, int]:
     """Return the number of records in the engine's `source`, a checksum of the records (in any order) and of the
     rules that validate them, and the bytes of the longest text."""
-    ((records, total, longest),) = engine.execute(
+    ((records, total, longest),) = execute_within_memory(
+        engine,
         "SELECT count(*), sum(hash(record_id, response_date, occp_text, tasks_text)),"
-        " coalesce(max(greatest(strlen(occp_text), strlen(tasks_text))), 0) FROM source"
+        " coalesce(max(greatest(strlen(occp_text), strlen(tasks_text))), 0) FROM source",
     ).fetchall()
     # Another version of the engine can hash differently; then the run does its work again.
     rules = f"{RULES} {plan.clean} {plan.max_characters} {plan.model_version}"
@@ -36,27 +56,20 @@ def compute_checksum(engine: Engine, plan: Plan) -> tuple[int, str, int]:
 
 def compute_file_checksum(file: SourceFile, plan: Plan) -> str | None:
     """Return a checksum of the bytes of a file, or of the files of a folder, and of all that decides which records
-    the plan reads from them; None if it is an object, or is changed or removed meanwhile.
+    the plan reads from them; None if it is an object or very large, or is changed or removed meanwhile.
 
-    With the same checksum, a run reads the same records. This takes a fraction of the time of reading them.
+    With the same checksum, a run reads the same records.
     """
     if not file.paths:
         return None
     fields = {name: value for name, value in plan.to_dict().items() if name not in _OTHER_FIELDS}
-    checksum = hashlib.sha256(f"{json.dumps(fields, sort_keys=True)} {_describe_readers()}".encode())
-    for path in file.paths:
-        try:
+    checksum = hashlib.sha256(f"{json.dumps(fields, sort_keys=True)} {RULES} {READER_VERSIONS}".encode())
+    try:
+        if sum(path.stat().st_size for path in file.paths) > MAX_HASHED_BYTES:
+            return None
+        for path in file.paths:
             with path.open("rb") as content:
                 checksum.update(hashlib.file_digest(content, "sha256").digest())
-        except OSError:
-            return None
+    except OSError:
+        return None
     return checksum.hexdigest() if tuple(map(identify_content, file.paths)) == file.content else None
-
-
-@cache
-def _describe_readers() -> str:
-    """Return what changes whenever the engine, or our code that reads sources, does."""
-    code = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        code.update(path.read_bytes())
-    return f"{duckdb.__version__} {code.hexdigest()}"

@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from include.coding.engine import Engine
+from include.coding.engine import Engine, execute_within_memory
 from include.coding.file_scan import (
     FileScan,
     LocalFile,
@@ -120,13 +120,14 @@ def _check_blocks(plan: Plan, engine: Engine, relation: str, columns: Sequence[s
     """Refuse a Parquet file whose texts would not fit into memory once they are copied. Counting copies none."""
     # One sum, because with one for each column, the engine needs memory beside its limit that grows with the rows.
     size = " + ".join(f"coalesce(strlen(CAST({quote_column(column)} AS VARCHAR)), 0)" for column in columns)
-    ((row, most_bytes, name),) = engine.execute(
+    ((row, most_bytes, name),) = execute_within_memory(
+        engine,
         f"""
         SELECT max_by(block, bytes) * {BLOCK_ROWS} + 1, max(bytes), max_by(part, bytes) FROM (
             SELECT file_row_number // {BLOCK_ROWS} AS block, {part or "NULL"} AS part, sum({size or 0}) AS bytes
             FROM {relation} GROUP BY block, part
         )
-        """  # noqa: S608
+        """,  # noqa: S608
     ).fetchall()
     if most_bytes is not None and most_bytes > MAX_BLOCK_BYTES:
         place = f"row {row}" + (f" of {name!r}" if name else "")

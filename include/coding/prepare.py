@@ -50,9 +50,10 @@ SIMILAR_OPERATIONS = 5
 PAIR_HASH = "CAST(hash({0}, {1}) >> 1 AS BIGINT)"
 #: The answers as SQL that follows JOIN, without the cleaned texts, which have the names of those of a record.
 _ANSWERS = "(SELECT * EXCLUDE (occp_text, tasks_text) FROM memory.answers) AS answers"
-#: Records whose ids are counted at once: with more of them, DuckDB needs more memory than it writes to disk.
-IDS_PER_PASS = 10_000_000
-#: Records whose distinct answers are found at once, for the same reason. Each pass reads all texts again.
+#: SQL of a hash of the id and the day of a record.
+ID_HASH = "hash(response_date, record_id)"
+#: Records whose distinct answers, or ids, are found at once: with more of them, DuckDB needs more memory than it
+#: writes to disk. Each pass reads these columns of all records again.
 RECORDS_PER_PASS = 25_000_000
 #: SQL of the reason why a record is rejected.
 _REASON = "CASE WHEN record_id <> '' THEN reason ELSE 'no_record_id' END"
@@ -66,8 +67,8 @@ class Prepared(Handoff):
 
     :param read_at: when the source was read, ISO 8601, UTC
     :param checksum: of the records
-    :param file_checksum: of the file that they are from (:func:`compute_file_checksum`), if they are all of its rows
-        of the dates, and there is nothing that a person should know about the file; else None
+    :param file_checksum: of the file that was read (:func:`compute_file_checksum`), if a later run over it does not
+        have to read it again to say what a person should know; else None
     :param unchanged: whether exactly these records are published already, so that there is nothing to do
     :param records_uri: Parquet file of the run's records: record_id, occurrence, response_date, answer (the number of
         its texts), reason; None if unchanged
@@ -159,7 +160,7 @@ def prepare(
             notes = tuple(snapshot.describe(plan, read))
             for sentence in notes:
                 log.warning("Source %r: %s", plan.source, sentence)
-            if undated or notes or any(skipped):  # each report has to say so
+            if not read or undated or notes or any(skipped):  # each run has to say so
                 file_checksum = None
             if plan.selection == "uncoded":
                 with warehouse.session(read_only=True) as session:
@@ -244,7 +245,7 @@ def _create_answers(engine: Engine, plan: Plan, read: int, pair_hash: str | None
     """
     clean = "clean_text({0})" if plan.clean else "coalesce({0}, '')"
     columns = "* EXCLUDE (raw_occp, raw_tasks)" if pair_hash else "*"
-    passes = max(1, -(-read // RECORDS_PER_PASS))
+    passes = _count_passes(read)
     engine.execute("DROP TABLE IF EXISTS memory.answers")
     for part in range(passes):
         count = f"row_number() OVER () * {passes} + {part}"
@@ -318,42 +319,55 @@ def number_records(engine: Engine, condition: str, read: int, columns: str = "")
     :param read: number of records
     :param columns: further columns of `source`, each after a comma
     """
-    source = "(SELECT * REPLACE (coalesce(record_id, '') AS record_id) FROM source)"
     records = f"""
         SELECT record_id, response_date, answer, text_key, {_REASON} AS reason{columns}
         FROM {{rows}} LEFT JOIN {_ANSWERS} ON {condition}
     """  # noqa: S608
-    _find_repeated_ids(engine, passes=-(-read // IDS_PER_PASS))
+    engine.execute(
+        f"CREATE TEMP VIEW hashed_source AS SELECT *, {ID_HASH} AS id_hash"  # noqa: S608
+        " FROM (SELECT * REPLACE (coalesce(record_id, '') AS record_id) FROM source)"
+    )
+    _find_repeated_ids(engine, _count_passes(read))
     # Stored before the others are written, so that the engine needs memory for one join with the answers at a time,
     # and before they are joined, because these are usually few.
-    repeated_rows = f"{source} SEMI JOIN repeated_ids USING (response_date, record_id)"
-    execute_within_memory(engine, f"CREATE TABLE repeated_rows AS FROM {repeated_rows}")
+    execute_within_memory(
+        engine,
+        f"CREATE TABLE repeated_rows AS SELECT record_id, response_date, occp_text, tasks_text{columns}"  # noqa: S608
+        " FROM hashed_source SEMI JOIN repeated_ids USING (id_hash)",
+    )
     execute_within_memory(
         engine,
         "CREATE TABLE repeated_records AS SELECT *,"  # noqa: S608
         " row_number() OVER (PARTITION BY response_date, record_id ORDER BY text_key, reason) AS occurrence"
         f" FROM ({records.format(rows='repeated_rows')})",
     )
-    other_rows = f"{source} ANTI JOIN repeated_ids USING (response_date, record_id)"
+    engine.execute("DROP TABLE repeated_rows")
+    other_rows = "hashed_source ANTI JOIN repeated_ids USING (id_hash)"
     return f"SELECT *, 1 AS occurrence FROM ({records.format(rows=other_rows)}) UNION ALL FROM repeated_records"  # noqa: S608
 
 
 def _find_repeated_ids(engine: Engine, passes: int) -> None:
-    """Create the table `repeated_ids`: the ids that more than one record of a day has.
+    """Create the table `repeated_ids`: the hashes of the ids that more than one record of a day has.
+
+    Two ids with the same hash are in it too. Their records are numbered like those with the same id, each from 1.
 
     :param passes: how many parts of the ids are counted one after the other
     """
-    engine.execute("CREATE TABLE repeated_ids (response_date DATE, record_id VARCHAR)")
+    engine.execute("CREATE TABLE repeated_ids (id_hash UBIGINT)")
     for number in range(passes):
         execute_within_memory(
             engine,
             f"""
-            INSERT INTO repeated_ids
-            SELECT response_date, id FROM (SELECT response_date, coalesce(record_id, '') AS id FROM source)
-            WHERE {passes} = 1 OR hash(response_date, id) % {passes} = {number}
-            GROUP BY ALL HAVING count(*) > 1
+            INSERT INTO repeated_ids SELECT id_hash FROM hashed_source
+            WHERE {passes} = 1 OR id_hash % {passes} = {number}
+            GROUP BY id_hash HAVING count(*) > 1
             """,  # noqa: S608
         )
+
+
+def _count_passes(read: int) -> int:
+    """Return how many passes find the distinct answers, or ids, of this many records."""
+    return max(1, -(-read // RECORDS_PER_PASS))
 
 
 def write_answers(engine: Engine, path: Path) -> None:

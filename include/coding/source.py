@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from include.coding.column_names import describe_missing_columns
-from include.coding.engine import Engine
+from include.coding.engine import Engine, execute_within_memory
 from include.coding.errors import SourceError
 from include.coding.file_scan import FileScan, LocalFile
 from include.coding.plan import Plan
@@ -157,7 +157,10 @@ def create_file_view(
     columns = [f"{number} AS record_number", *_name_source_columns(scan.engine_names)] if all_columns else []
     if plan.response_date:
         _create_view(plan, engine, relation, names, quote_date(plan.dates[0]), f"NOT {is_empty}", columns)
-        ((empty_rows,),) = engine.execute(f"SELECT count(*) FROM {scan.relation} WHERE {is_empty}").fetchall()  # noqa: S608
+        ((empty_rows,),) = execute_within_memory(
+            engine,
+            f"SELECT count(*) FROM {scan.relation} WHERE {is_empty}",  # noqa: S608
+        ).fetchall()
         return replace(snapshot, empty_rows=empty_rows)
     column = plan.source_column("response_date")
     kind = scan.schema.field(column).type
@@ -312,7 +315,7 @@ def materialize_source(plan: Plan, engine: Engine) -> None:
     """Copy `source` into a table of the engine, except a Parquet file, which is faster to read again than to copy."""
     if not plan.source.lower().endswith(".parquet"):
         columns = "record_id, occp_text, tasks_text, response_date"
-        engine.execute(f"CREATE TABLE source_copy AS SELECT {columns} FROM source")  # noqa: S608
+        execute_within_memory(engine, f"CREATE TABLE source_copy AS SELECT {columns} FROM source")  # noqa: S608
         engine.execute("CREATE OR REPLACE TEMP VIEW source AS FROM source_copy")
 
 
@@ -463,7 +466,8 @@ def _count_skipped_rows(
     :param row, part: SQL expressions of the number of a row, and of the name of its file
     """
     column = quote_column(names["response_date"])
-    ((undated, empty_rows, unreadable, examples),) = engine.execute(
+    ((undated, empty_rows, unreadable, examples),) = execute_within_memory(
+        engine,
         f"""
         SELECT count(*) FILTER (is_undated AND NOT is_empty), count(*) FILTER (is_undated AND is_empty),
             count(*) FILTER (NOT is_undated),
@@ -474,7 +478,7 @@ def _count_skipped_rows(
                 left(CAST({column} AS VARCHAR), {VALUE_CHARACTERS}) AS value
             FROM {relation} WHERE {condition}
         )
-        """  # noqa: S608
+        """,  # noqa: S608
     ).fetchall()
     snapshot = replace(snapshot, undated=undated, unreadable_dates=unreadable, empty_rows=empty_rows)
     return snapshot, [(example["part"], example["row"], example["value"]) for example in examples or []]

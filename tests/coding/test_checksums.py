@@ -2,16 +2,19 @@
 
 import os
 from dataclasses import replace
+from importlib.metadata import version
 
 import duckdb
 import pytest
 
+from include.coding import checksums
 from include.coding.checksums import compute_file_checksum
-from include.coding.errors import AuditError
+from include.coding.limits import LimitError
 from include.coding.source_files import find_file
 from tests.coding.conftest import DAY, NEXT_DAY, code_line, make_plan, on_all_warehouses
+from tests.coding.test_landing import defer_landing
 
-RECOGNIZED = "Run 'run-1' has published this file, which has not changed since: nothing to do"
+RECOGNIZED = "Run '{}' has published this file, which has not changed since: nothing to do"
 BAKER = {"codeCategory": "3512", "codeLabel": "Baker", "codeConfidence": 0.8}
 
 
@@ -36,12 +39,12 @@ def source(folder):
     return write_file(folder / "a.parquet", "chef", "baker", "").as_uri()
 
 
-def is_recognized(pipeline, caplog, **changes):
-    """Prepare another run, and return whether the file was recognized."""
+def is_recognized(pipeline, caplog, published_by="run-1", **changes):
+    """Prepare another run, and return whether the file was recognized as the one that a run has published."""
     caplog.clear()
     prepared = pipeline.prepare(**{"run_id": "run-2", **changes})
     assert prepared.unchanged == ("nothing to do" in caplog.text)
-    return RECOGNIZED in caplog.text
+    return RECOGNIZED.format(published_by) in caplog.text
 
 
 @on_all_warehouses
@@ -86,7 +89,6 @@ def test_the_same_records_in_another_file_are_found_by_reading_and_recognized_fr
 @pytest.mark.parametrize(
     "changes",
     [
-        {"to_date": DAY},
         {"clean": False},
         {"max_characters": 200},
         {"timezone": "Australia/Sydney"},
@@ -94,13 +96,37 @@ def test_the_same_records_in_another_file_are_found_by_reading_and_recognized_fr
         {"read_options": {"timezone": "Australia/Perth"}},
         {"excluded_dates": [NEXT_DAY]},
         {"max_records": 2},
-        {"selection": "all"},
     ],
 )
 def test_a_file_is_read_again_with_another_plan(pipeline, source, caplog, changes):
     caplog.set_level("INFO")
     pipeline.run(source=source)
     assert not is_recognized(pipeline, caplog, source=source, **changes)
+
+
+@pytest.mark.parametrize("name", ["RULES", "READER_VERSIONS"])
+def test_a_file_is_read_again_after_an_update_of_what_reads_or_validates_it(
+    pipeline, source, caplog, monkeypatch, name
+):
+    caplog.set_level("INFO")
+    pipeline.run(source=source)
+    monkeypatch.setattr(checksums, name, "another version")
+    assert not is_recognized(pipeline, caplog, source=source)
+
+
+def test_the_code_that_reads_files_and_its_libraries_have_a_version():
+    libraries = ["duckdb", "pyarrow", "python-calamine"]
+    *versions, code = checksums.READER_VERSIONS.split()[-4:]
+    assert versions == [version(name) for name in libraries]
+    assert len(code) == 64
+
+
+def test_a_file_is_read_again_if_all_of_its_texts_are_to_be_coded_again(pipeline, source, caplog):
+    caplog.set_level("INFO")
+    pipeline.run(source=source)
+    assert not is_recognized(pipeline, caplog, source=source, selection="all")
+    pipeline.land()
+    assert is_recognized(pipeline, caplog, source=source, run_id="run-3", published_by="run-2")
 
 
 def test_a_file_is_read_again_for_an_export(pipeline, source, folder, caplog):
@@ -123,10 +149,44 @@ def test_a_file_with_rows_that_no_run_codes_is_read_again_so_that_each_report_co
     caplog.set_level("INFO")
     source = write_file(folder / "a.parquet", "chef", "baker", "", extra=row).as_uri()
     pipeline.run(source=source)
-    prepared = pipeline.prepare(run_id="run-2", source=source)
+    assert not is_recognized(pipeline, caplog, source=source)
+    prepared = pipeline.prepared
     assert prepared.unchanged
-    assert RECOGNIZED not in caplog.text
     assert prepared.undated + prepared.unreadable_dates + prepared.empty_rows == 1
+
+
+def test_a_file_whose_rows_are_numbered_is_read_again_so_that_each_run_says_so(pipeline, source, caplog):
+    caplog.set_level("INFO")
+    pipeline.run(source=source, columns={"record_id": None})
+    assert not is_recognized(pipeline, caplog, source=source, columns={"record_id": None})
+    assert (pipeline.prepared.unchanged, len(pipeline.prepared.notes)) == (True, 1)
+
+
+def test_a_run_by_hand_after_a_night_without_records_says_which_dates_the_file_has(pipeline, source, caplog):
+    caplog.set_level("INFO")
+    dates = {"from_date": NEXT_DAY, "to_date": NEXT_DAY}
+    pipeline.run(source=source, **dates, changed_only=True)
+    assert not is_recognized(pipeline, caplog, source=source, **dates)
+    assert "it has 1 dates" in pipeline.prepared.notes[0]
+
+
+def test_a_run_that_published_a_part_of_its_records_has_not_published_the_file(pipeline, folder, source, caplog):
+    caplog.set_level("INFO")
+    write_file(folder / "b.parquet", "nurse", day=NEXT_DAY)
+    land_older = defer_landing(pipeline, source=folder.as_uri(), run_id="run-older")
+    pipeline.run(source=folder.as_uri(), run_id="run-newer", from_date=NEXT_DAY)
+    land_older()
+    checksums_of_older = "SELECT checksum, file_checksum FROM coding.coding_runs WHERE run_id = 'run-older'"
+    assert pipeline.query(checksums_of_older) == [(None, None)]
+    assert not is_recognized(pipeline, caplog, source=folder.as_uri())
+    assert not pipeline.prepared.unchanged
+
+
+def test_a_table_and_a_very_large_file_have_no_checksum(pipeline, source, monkeypatch):
+    pipeline.fill(("1", DAY, "chef", ""))
+    assert pipeline.prepare().file_checksum is None
+    monkeypatch.setattr(checksums, "MAX_HASHED_BYTES", 10)
+    assert pipeline.prepare(source=source).file_checksum is None
 
 
 @pytest.mark.parametrize(
@@ -165,10 +225,12 @@ def test_a_folder_is_read_again_when_it_has_another_file(pipeline, folder, sourc
     assert not pipeline.prepared.unchanged
 
 
-def test_a_stricter_limit_also_applies_to_a_file_that_is_recognized(pipeline, source):
+def test_a_stricter_limit_also_applies_to_a_file_that_is_recognized(pipeline, source, caplog):
+    caplog.set_level("INFO")
     pipeline.run(source=source, code=lambda line: code_line(line, result=None), max_uncoded_share=1)
-    with pytest.raises(AuditError, match="2 of 2 records are uncoded"):
-        pipeline.run(run_id="run-2", source=source, max_uncoded_share=0.1)
+    with pytest.raises(LimitError, match="nothing was sent: 2 of 2 records are uncoded"):
+        pipeline.prepare(run_id="run-2", source=source, max_uncoded_share=0.1)
+    assert RECOGNIZED.format("run-1") in caplog.text
 
 
 def test_a_file_that_changes_while_its_checksum_is_computed_has_none(pipeline, folder, source):

@@ -113,11 +113,22 @@ def test_records_are_the_same_if_their_ids_are_counted_in_several_passes(tmp_pat
     source, rows = write_source(20_000), 20_000
     files = {name: tmp_path / f"{name}.parquet" for name in ("one", "seven")}
     write_validated_records(files["one"], source, rows, 256)
-    monkeypatch.setattr(prepare, "IDS_PER_PASS", 3_000)
+    monkeypatch.setattr(prepare, "RECORDS_PER_PASS", 3_000)
     write_validated_records(files["seven"], source, rows, 256)
     repeated = duckdb.sql(f"SELECT max(occurrence) FROM '{files['seven']}'").fetchall()
     assert repeated == [(207,)], "records that have the same id"
     assert read_rows(files["seven"]) == read_rows(files["one"])
+
+
+def test_records_are_numbered_by_their_ids_even_if_the_hashes_of_all_ids_of_a_length_are_equal(
+    tmp_path, write_source, monkeypatch
+):
+    source, rows = write_source(20_000), 20_000
+    files = {name: tmp_path / f"{name}.parquet" for name in ("hash", "length")}
+    write_validated_records(files["hash"], source, rows, 256)
+    monkeypatch.setattr(prepare, "ID_HASH", "CAST(length(record_id) AS UBIGINT)")
+    write_validated_records(files["length"], source, rows, 256)
+    assert read_rows(files["length"]) == read_rows(files["hash"])
 
 
 def test_each_record_has_the_key_of_its_own_texts_even_if_hashes_are_equal(tmp_path, write_source):

@@ -72,7 +72,7 @@ def test_an_attempt_with_force_new_abandons_the_operation_before_it(runner: DagR
     assert runner.query(OPERATIONS) == [NO_INPUT, ("abandoned", 60, 0)]
 
 
-class FullStore(Store):
+class RefusingStore(Store):
     """A task state store that cannot keep anything, like that of a task which Airflow does not know any more."""
 
     def set(self, key: str, value: Any, retention: timedelta | None = None) -> None:
@@ -80,7 +80,7 @@ class FullStore(Store):
 
 
 def test_an_operation_is_recorded_if_its_task_is_stopped_before_the_store_has_it(runner: DagRunner) -> None:
-    part = Part(runner, FullStore())
+    part = Part(runner, RefusingStore())
     with pytest.raises(AirflowException, match="not running"):
         part.operation.open()
     steps.remove_files(part.ti)
