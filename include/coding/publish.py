@@ -22,7 +22,7 @@ from include.coding.run_log import (
     run_filter,
     select_dates,
 )
-from include.coding.staged_records import RECORDS_WITH_RESULTS
+from include.coding.staged_records import RECORDS_WITH_RESULTS, split_join
 from include.coding.tables import table
 from include.warehouse.warehouse import Session
 
@@ -81,18 +81,20 @@ def publish(
         ((read, rejected),) = session.execute(query, values)
     dates, date_values = run_filter(plan)
     session.execute(f"DELETE FROM {records} WHERE {dates}{condition}", [*date_values, *values])  # noqa: S608
-    session.execute(
-        f"""
-        INSERT INTO {records}
-        SELECT record_id, occurrence, response_date,
-            CAST(? AS {text}), CAST(? AS {text}), CAST(? AS DOUBLE PRECISION),
-            CASE WHEN staged_records.reason IS NOT NULL THEN 'rejected' ELSE coalesce(outcome, 'lost') END,
-            code, label, confidence, level, suggestions, coalesce(staged_records.reason, answer_results.reason),
-            text_key, nullif(operation_id, ''), CAST(? AS {text}), coalesce(coded_at, CAST(? AS TIMESTAMP))
-        FROM {RECORDS_WITH_RESULTS} WHERE true{condition}
-        """,  # noqa: S608
-        [plan.topic, plan.model_id, plan.model_version, plan.run_id, session.now(), *values],
-    )
+    now = session.now()
+    for joined_records, part in split_join(session, plan):
+        session.execute(
+            f"""
+            INSERT INTO {records}
+            SELECT record_id, occurrence, response_date,
+                CAST(? AS {text}), CAST(? AS {text}), CAST(? AS DOUBLE PRECISION),
+                CASE WHEN staged_records.reason IS NOT NULL THEN 'rejected' ELSE coalesce(outcome, 'lost') END,
+                code, label, confidence, level, suggestions, coalesce(staged_records.reason, answer_results.reason),
+                text_key, nullif(operation_id, ''), CAST(? AS {text}), coalesce(coded_at, CAST(? AS TIMESTAMP))
+            FROM {joined_records} WHERE {part}{condition}
+            """,  # noqa: S608
+            [plan.topic, plan.model_id, plan.model_version, plan.run_id, now, *values],
+        )
     where = (dates + condition, [*date_values, *values])
     run = PublishedRun(plan.run_id, read, *_audit(session, plan, where, read, rejected), prepared.texts)
     _check_run_shares(plan, run, prepared.rejected_by_reason if run.rejected == prepared.rejected else None)

@@ -16,6 +16,11 @@ from include.warehouse.warehouse import Session, inline_values
 
 #: The staged records with the results of their texts as SQL that follows FROM: see :func:`look_up_results`.
 RECORDS_WITH_RESULTS = "staged_records LEFT JOIN answer_results ON answer_results.answer = staged_records.answer"
+#: Number of answers whose results an embedded warehouse can hold in memory, for each megabyte of its limit, while it
+#: joins them with the records. With more of them, it writes the records to disk first.
+ANSWERS_PER_MEGABYTE = 2_000
+#: Reading the records again takes less time than writing them to disk, unless it has to be done more often than this.
+MAX_JOINS = 5
 
 
 @contextmanager
@@ -64,3 +69,20 @@ def look_up_results(session: Session, plan: Plan) -> Iterator[None]:
     session.execute(inline_values(create_table, [plan.topic, plan.model_id]))
     yield
     session.execute("DROP TABLE answer_results")
+
+
+def split_join(session: Session, plan: Plan) -> list[tuple[str, str]]:
+    """Return the parts in which records are joined with their results, so that each fits into memory: what follows
+    FROM, as in `RECORDS_WITH_RESULTS`, and the condition that selects the records of the part."""
+    ((answers,),) = session.execute("SELECT count(*) FROM answer_results")
+    joins = -(-answers // (plan.landing_memory_mb * ANSWERS_PER_MEGABYTE))
+    if not session.dialect.is_embedded or not 1 < joins <= MAX_JOINS:
+        return [(RECORDS_WITH_RESULTS, "true")]
+    return [
+        (
+            f"staged_records LEFT JOIN (SELECT * FROM answer_results WHERE answer % {joins} = {number})"  # noqa: S608
+            " AS answer_results ON answer_results.answer = staged_records.answer",
+            f"coalesce(staged_records.answer, 0) % {joins} = {number}",
+        )
+        for number in range(joins)
+    ]

@@ -24,15 +24,17 @@ class Dialect:
     :param text: column type for texts of any length
     :param text_bytes: maximum bytes of a text in such a column; None if there is no limit
     :param has_indexes: whether tables need indexes; a column store does not
+    :param is_embedded: whether it works in the process of the task, within the memory limit of the run
     """
 
     name: str
     text: str = "VARCHAR"
     text_bytes: int | None = None
     has_indexes: bool = False
+    is_embedded: bool = False
 
 
-DUCKDB = Dialect("DuckDB")
+DUCKDB = Dialect("DuckDB", is_embedded=True)
 POSTGRES = Dialect("PostgreSQL", has_indexes=True)
 #: In Redshift a VARCHAR without a length has 256 bytes.
 REDSHIFT = Dialect("Redshift", text="VARCHAR(65535)", text_bytes=65535)

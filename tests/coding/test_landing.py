@@ -10,6 +10,7 @@ from datetime import date
 import duckdb
 import pytest
 
+from include.coding import staged_records
 from include.coding.errors import AuditError, IncompleteError, PlanError
 from include.coding.files import path_from_uri
 from include.coding.landing import LandingSummary
@@ -27,6 +28,7 @@ from tests.coding.conftest import (
     OTHER_MODEL,
     code_line,
     make_key,
+    make_plan,
     on_all_warehouses,
     on_duckdb_and_postgres,
     on_postgres,
@@ -113,6 +115,45 @@ def test_a_text_is_stored_with_its_result(survey):
         (make_key("baker", ""), "osca", MODEL, 1.0, "baker", "", "uncoded", None, "run-1"),
         (make_key("chef", "cooks"), "osca", MODEL, 1.0, "chef", "cooks", "coded", "351311", "run-1"),
     ]
+
+
+@on_duckdb_and_postgres
+def test_rows_are_the_same_if_the_results_of_all_answers_do_not_fit_into_memory(pipeline, tmp_path, monkeypatch):
+    path = tmp_path / "answers.parquet"
+    duckdb.execute(
+        f"""
+        COPY (
+            SELECT CAST(i AS VARCHAR) AS record_id, DATE '{DAY}' + CAST(i % 2 AS INTEGER) AS response_date,
+                CASE WHEN i % 10 > 0 THEN 'job ' || i // 2 ELSE '' END AS occp_text, '' AS tasks_text
+            FROM range(6000) AS records(i)
+        ) TO '{path}' (FORMAT parquet)
+        """
+    )
+    columns = (
+        "record_id, occurrence, response_date, outcome, code, label, confidence, level, suggestions, reason, text_key"
+    )
+    rows = []
+    for schema, answers_per_megabyte in (("one_join", 3_000), ("three_joins", 3)):
+        monkeypatch.setattr(staged_records, "ANSWERS_PER_MEGABYTE", answers_per_megabyte)
+        summary = pipeline.run(source=path.as_uri(), schema=schema, run_id=schema)
+        assert (summary.read, summary.rejected) == (6_000, 600)
+        rows.append(pipeline.query(f"SELECT {columns} FROM {schema}.coded_records ORDER BY 1, 2, 3"))
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("place", "answers_per_megabyte", "joins"),
+    [("duckdb", 3_000, 1), ("duckdb", 3, 3), ("duckdb", 1, 1), ("postgres", 3, 1)],
+    indirect=["place"],
+)
+def test_records_are_joined_in_as_many_parts_as_an_embedded_warehouse_needs_unless_these_are_too_many(
+    pipeline, monkeypatch, answers_per_megabyte, joins
+):
+    monkeypatch.setattr(staged_records, "ANSWERS_PER_MEGABYTE", answers_per_megabyte)
+    with pipeline.warehouse.session() as session:
+        numbers = "SELECT i AS answer FROM generate_series(1, 3000) AS numbers(i)"
+        session.execute(f"CREATE TEMPORARY TABLE answer_results AS {numbers}")
+        assert len(staged_records.split_join(session, make_plan())) == joins
 
 
 @on_all_warehouses
