@@ -27,17 +27,17 @@ MAX_HASHED_BYTES = 1 << 30
 _READERS = ("duckdb", "pyarrow", "python-calamine")
 
 
-def _hash_code() -> str:
-    """Return a hash of our code that reads files."""
+def hash_code(folder: Path) -> str:
+    """Return a hash of the modules in a folder."""
     code = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(folder.glob("[!.]*.py")):
         code.update(path.read_bytes())
     return code.hexdigest()
 
 
 #: What changes whenever files can be read in another way. It is found when the code is imported, because a new
 #: version of the project can be installed while this one runs.
-READER_VERSIONS = " ".join([sys.version, *map(version, _READERS), _hash_code()])
+READER_VERSIONS = " ".join([sys.version, *map(version, _READERS), hash_code(Path(__file__).parent)])
 
 
 def compute_checksum(engine: Engine, plan: Plan) -> tuple[int, str, int]:

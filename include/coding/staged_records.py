@@ -72,12 +72,16 @@ def look_up_results(session: Session, plan: Plan) -> Iterator[None]:
 
 
 def split_join(session: Session, plan: Plan) -> list[tuple[str, str]]:
-    """Return the parts in which records are joined with their results, so that each fits into memory: what follows
-    FROM, as in `RECORDS_WITH_RESULTS`, and the condition that selects the records of the part."""
+    """Return the parts in which records are joined with their results, so that the results of each fit into memory:
+    what follows FROM, as in `RECORDS_WITH_RESULTS`, and the condition that selects the records of the part. A server
+    joins all of them at once, and so does an embedded warehouse if there would be more than `MAX_JOINS` parts."""
+    whole = [(RECORDS_WITH_RESULTS, "true")]
+    if not session.dialect.is_embedded:
+        return whole
     ((answers,),) = session.execute("SELECT count(*) FROM answer_results")
     joins = -(-answers // (plan.landing_memory_mb * ANSWERS_PER_MEGABYTE))
-    if not session.dialect.is_embedded or not 1 < joins <= MAX_JOINS:
-        return [(RECORDS_WITH_RESULTS, "true")]
+    if not 1 < joins <= MAX_JOINS:
+        return whole
     return [
         (
             f"staged_records LEFT JOIN (SELECT * FROM answer_results WHERE answer % {joins} = {number})"  # noqa: S608

@@ -9,9 +9,10 @@ import pytest
 
 from include.coding import checksums
 from include.coding.checksums import compute_file_checksum
+from include.coding.files import path_from_uri
 from include.coding.limits import LimitError
 from include.coding.source_files import find_file
-from tests.coding.conftest import DAY, NEXT_DAY, code_line, make_plan, on_all_warehouses
+from tests.coding.conftest import DAY, NEXT_DAY, ROOT, code_line, make_plan, on_all_warehouses
 from tests.coding.test_landing import defer_landing
 
 RECOGNIZED = "Run '{}' has published this file, which has not changed since: nothing to do"
@@ -118,7 +119,17 @@ def test_the_code_that_reads_files_and_its_libraries_have_a_version():
     libraries = ["duckdb", "pyarrow", "python-calamine"]
     *versions, code = checksums.READER_VERSIONS.split()[-4:]
     assert versions == [version(name) for name in libraries]
-    assert len(code) == 64
+    assert code == checksums.hash_code(ROOT / "include" / "coding")
+
+
+def test_the_hash_of_code_changes_with_each_of_its_modules_and_ignores_files_of_an_editor(tmp_path):
+    (tmp_path / "a.py").write_text("one = 1\n")
+    (tmp_path / "b.py").write_text("two = 2\n")
+    first = checksums.hash_code(tmp_path)
+    (tmp_path / ".#a.py").symlink_to("user@machine")
+    assert checksums.hash_code(tmp_path) == first
+    (tmp_path / "b.py").write_text("two = 3\n")
+    assert checksums.hash_code(tmp_path) != first
 
 
 def test_a_file_is_read_again_if_all_of_its_texts_are_to_be_coded_again(pipeline, source, caplog):
@@ -185,8 +196,11 @@ def test_a_run_that_published_a_part_of_its_records_has_not_published_the_file(p
 def test_a_table_and_a_very_large_file_have_no_checksum(pipeline, source, monkeypatch):
     pipeline.fill(("1", DAY, "chef", ""))
     assert pipeline.prepare().file_checksum is None
-    monkeypatch.setattr(checksums, "MAX_HASHED_BYTES", 10)
-    assert pipeline.prepare(source=source).file_checksum is None
+    path = path_from_uri(source)
+    write_file(path.with_name("b.parquet"), "nurse")
+    monkeypatch.setattr(checksums, "MAX_HASHED_BYTES", path.stat().st_size)
+    assert pipeline.prepare(source=source).file_checksum
+    assert pipeline.prepare(source=path.parent.as_uri()).file_checksum is None
 
 
 @pytest.mark.parametrize(
