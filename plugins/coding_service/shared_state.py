@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import psycopg
 from psycopg.conninfo import make_conninfo
-from psycopg.errors import DuplicateTable, UniqueViolation
+from psycopg.errors import DuplicateObject, DuplicateTable, UniqueViolation
 from psycopg.types.json import Jsonb
 
 from coding_service.errors import BudgetError, LocalFaultError, SettingsError
@@ -196,8 +196,8 @@ class SharedRow:
     def _lock_row(self, connection: psycopg.Connection) -> tuple[dict[str, Any], float]:
         *_, table = connection.execute(SET_TIMEOUTS_AND_FIND_TABLE).fetchone() or ()
         if table is None:
-            # another process may create the table at the same moment
-            with suppress(DuplicateTable, UniqueViolation), connection.transaction():
+            # Another process may create the table at the same moment; the error depends on how far it has come.
+            with suppress(DuplicateTable, DuplicateObject, UniqueViolation), connection.transaction():
                 connection.execute(CREATE_TABLE)
         connection.execute("INSERT INTO coding_service_state VALUES (%s, '{}') ON CONFLICT DO NOTHING", [self._name])
         [row] = connection.execute(LOCK_ROW, [self._name]).fetchall()
