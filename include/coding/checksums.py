@@ -35,7 +35,7 @@ def hash_code(folder: Path) -> str:
     return code.hexdigest()
 
 
-#: What changes whenever files can be read in another way. It is found when the code is imported, because a new
+#: What changes whenever files can be read in another way. It is computed when the code is imported, because a new
 #: version of the project can be installed while this one runs.
 READER_VERSIONS = " ".join([sys.version, *map(version, _READERS), hash_code(Path(__file__).parent)])
 

@@ -67,8 +67,8 @@ class Prepared(Handoff):
 
     :param read_at: when the source was read, ISO 8601, UTC
     :param checksum: of the records
-    :param file_checksum: of the file that was read (:func:`compute_file_checksum`), if a later run over it does not
-        have to read it again to say what a person should know; else None
+    :param file_checksum: of the file that was read (:func:`compute_file_checksum`), by which later runs recognize it;
+        None if they have to read it
     :param unchanged: whether exactly these records are published already, so that there is nothing to do
     :param records_uri: Parquet file of the run's records: record_id, occurrence, response_date, answer (the number of
         its texts), reason; None if unchanged

@@ -304,7 +304,7 @@ def record_run(
 
     :param read_at: when the source was read, ISO 8601, UTC
     :param checksum: of the records; None if not all of them were published
-    :param file_checksum: of the file that they are from, if another run over it needs to know nothing else; else None
+    :param file_checksum: of the file that was read, by which later runs recognize it; None if they have to read it
     """
     runs = table(plan.schema, "coding_runs")
     session.execute(f"DELETE FROM {runs} WHERE run_id = ?", [plan.run_id])  # noqa: S608
