@@ -21,7 +21,7 @@ down: $(RUNTIME)  ## stop what `make up` started
 	@$(BIN)/python -m include.stack down
 
 test: $(DEVELOPMENT) browser  ## run the whole test suite in two processes
-	$(BIN)/python -m pytest --numprocesses 2 --durations 20
+	$(BIN)/python -m pytest --numprocesses 2 --max-worker-restart 0 --durations 20
 
 test-ui: $(DEVELOPMENT) browser  ## run the tests of the UI in a real browser; fails if none can be installed
 	REQUIRE_BROWSER=1 $(BIN)/python -m pytest --durations 5 tests/browser
