@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from include.coding.engine import Engine
+from include.coding.engine import Engine, execute_within_memory
 from include.coding.errors import SourceError
 from include.coding.file_scan import MAX_COLUMNS, FileScan, LocalFile, define_text_columns, path_literal, refuse
 from include.coding.plan import Plan
@@ -72,9 +72,10 @@ def _read_kinds(engine: Engine, relation: str, columns: Sequence[str]) -> dict[s
     # All types of a line at once, because each call parses the whole line.
     types = f"json_type(line, [{', '.join(map(quote_literal, pointers))}])"
     lists = "".join(f", list(DISTINCT types[{position}])" for position in range(1, len(pointers) + 1))
-    ((is_broken, *kinds),) = engine.execute(
+    ((is_broken, *kinds),) = execute_within_memory(
+        engine,
         f"SELECT coalesce(bool_or(kind <> 'OBJECT'), false){lists}"  # noqa: S608
-        f" FROM (SELECT json_type(line) AS kind, {types} AS types FROM {relation})"
+        f" FROM (SELECT json_type(line) AS kind, {types} AS types FROM {relation})",
     ).fetchall()
     return None if is_broken else {name: set(kind or ()) - {None} for name, kind in zip(columns, kinds, strict=True)}
 

@@ -201,7 +201,8 @@ def number_rows(scan: FileScan) -> str:
 def find_first_rows(engine: Engine, scan: FileScan, count: int) -> list[dict[str, Any]]:
     """Return the beginnings of the needed values of the first rows of a file, and where the rows are."""
     columns = "".join(f"left(CAST({name} AS VARCHAR), {VALUE_CHARACTERS}) AS {name}, " for name in scan.names)
-    rows = engine.execute(f"SELECT {columns}source_part, source_row FROM {number_rows(scan)} LIMIT {count}")  # noqa: S608
+    query = f"SELECT {columns}source_part, source_row FROM {number_rows(scan)} LIMIT {count}"  # noqa: S608
+    rows = execute_within_memory(engine, query)
     names = [*scan.names, "source_part", "source_row"]
     return [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
 
@@ -209,9 +210,10 @@ def find_first_rows(engine: Engine, scan: FileScan, count: int) -> list[dict[str
 def find_undated_rows(engine: Engine, scan: FileScan, count: int) -> list[tuple[str | None, int]]:
     """Return where the first records without a date are: their parts and rows."""
     is_empty = _is_empty({name: name for name in scan.names})
-    return engine.execute(
+    return execute_within_memory(
+        engine,
         f"SELECT source_part, source_row FROM {number_rows(scan)}"  # noqa: S608
-        f" WHERE NOT {_has_text('response_date')} AND NOT {is_empty} ORDER BY ALL LIMIT {count}"
+        f" WHERE NOT {_has_text('response_date')} AND NOT {is_empty} ORDER BY ALL LIMIT {count}",
     ).fetchall()
 
 
@@ -507,8 +509,9 @@ def _count_skipped_rows_in_warehouse(
 def _find_dates(engine: Engine, relation: str, day: str) -> tuple[date | None, date | None, int]:
     """Return the first and the last date of a relation of the engine, and how many there are."""
     is_valid = f"NOT {is_not_a_date('day', is_parsed=True)}"
-    (dates,) = engine.execute(
-        f"SELECT min(day), max(day), count(DISTINCT day) FROM (SELECT {day} AS day FROM {relation}) WHERE {is_valid}"  # noqa: S608
+    (dates,) = execute_within_memory(
+        engine,
+        f"SELECT min(day), max(day), count(DISTINCT day) FROM (SELECT {day} AS day FROM {relation}) WHERE {is_valid}",  # noqa: S608
     ).fetchall()
     return dates
 
@@ -526,7 +529,8 @@ def _find_dates_in_warehouse(session: Session, table: str, day: str) -> tuple[da
 def _count_dates(engine: Engine, relation: str, names: dict[str, str]) -> int:
     """Return how many rows have any value as their date."""
     has_value = _has_text(quote_column(names["response_date"]))
-    ((records,),) = engine.execute(f"SELECT count(*) FROM {relation} WHERE {has_value}").fetchall()  # noqa: S608
+    query = f"SELECT count(*) FROM {relation} WHERE {has_value}"  # noqa: S608
+    ((records,),) = execute_within_memory(engine, query).fetchall()
     return int(records)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
-from include.coding.engine import Engine, use_one_thread
+from include.coding.engine import Engine, execute_within_memory, use_one_thread
 from include.coding.files import escape_glob
 from include.coding.plan import Plan
 from include.coding.tables import table
@@ -16,9 +17,9 @@ from include.warehouse.warehouse import Session, inline_values
 
 #: The staged records with the results of their texts as SQL that follows FROM: see :func:`look_up_results`.
 RECORDS_WITH_RESULTS = "staged_records LEFT JOIN answer_results ON answer_results.answer = staged_records.answer"
-#: Number of answers whose results an embedded warehouse can hold in memory, for each megabyte of its limit, while it
-#: joins them with the records. With more of them, it writes the records to disk first.
-ANSWERS_PER_MEGABYTE = 2_000
+#: Bytes of memory that the result of an answer takes in a join, besides its label and its suggestions. If the results
+#: do not fit into the memory of an embedded warehouse, it writes the records to disk before it joins them.
+RESULT_BYTES = 450
 #: Reading the records again takes less time than writing them to disk, unless it has to be done more often than this.
 MAX_JOINS = 5
 
@@ -47,8 +48,8 @@ def stage_records(
 
 def read_dates(engine: Engine, records: Path) -> set[date]:
     """Return the response dates of the records in a file that `prepare` has written."""
-    rows = engine.execute("SELECT DISTINCT response_date FROM read_parquet(?)", [escape_glob(records)]).fetchall()
-    return {day for (day,) in rows}
+    query = "SELECT DISTINCT response_date FROM read_parquet(?)"
+    return {day for (day,) in execute_within_memory(engine, query, [escape_glob(records)]).fetchall()}
 
 
 @contextmanager
@@ -78,8 +79,9 @@ def split_join(session: Session, plan: Plan) -> list[tuple[str, str]]:
     whole = [(RECORDS_WITH_RESULTS, "true")]
     if not session.dialect.is_embedded:
         return whole
-    ((answers,),) = session.execute("SELECT count(*) FROM answer_results")
-    joins = -(-answers // (plan.landing_memory_mb * ANSWERS_PER_MEGABYTE))
+    texts = "coalesce(strlen(label), 0) + coalesce(strlen(suggestions), 0)"
+    ((size,),) = session.execute(f"SELECT coalesce(sum({RESULT_BYTES} + {texts}), 0) FROM answer_results")  # noqa: S608
+    joins = math.ceil(size / (plan.landing_memory_mb * 1_000_000))
     if not 1 < joins <= MAX_JOINS:
         return whole
     return [

@@ -132,8 +132,8 @@ def test_rows_are_the_same_if_the_results_of_all_answers_do_not_fit_into_memory(
         "record_id, occurrence, response_date, outcome, code, label, confidence, level, suggestions, reason, text_key"
     )
     rows, orders = [], []
-    for schema, answers_per_megabyte in (("one_join", 3_000), ("three_joins", 3)):
-        monkeypatch.setattr(staged_records, "ANSWERS_PER_MEGABYTE", answers_per_megabyte)
+    for schema, result_bytes in (("one_join", 100_000), ("three_joins", 330_000)):
+        monkeypatch.setattr(staged_records, "RESULT_BYTES", result_bytes)
         summary = pipeline.run(source=path.as_uri(), schema=schema, run_id=schema)
         assert (summary.read, summary.rejected) == (6_000, 660)
         rows.append(pipeline.query(f"SELECT {columns} FROM {schema}.coded_records ORDER BY 1, 2, 3"))
@@ -143,17 +143,26 @@ def test_rows_are_the_same_if_the_results_of_all_answers_do_not_fit_into_memory(
 
 
 @pytest.mark.parametrize(
-    ("place", "answers_per_megabyte", "joins"),
-    [("duckdb", 8, 1), ("duckdb", 7, 2), ("duckdb", 2, 4), ("duckdb", 1, 1), ("postgres", 2, 1)],
+    ("place", "result_bytes", "suggestion_bytes", "joins"),
+    [
+        ("duckdb", 127_000, 0, 1),
+        ("duckdb", 129_000, 0, 2),
+        ("duckdb", 500, 128_000, 2),
+        ("duckdb", 500_000, 0, 4),
+        ("duckdb", 700_000, 0, 1),
+        ("postgres", 500_000, 0, 1),
+    ],
     indirect=["place"],
 )
 def test_records_are_joined_in_as_many_parts_as_an_embedded_warehouse_needs_unless_these_are_too_many(
-    pipeline, monkeypatch, answers_per_megabyte, joins
+    pipeline, monkeypatch, result_bytes, suggestion_bytes, joins
 ):
-    monkeypatch.setattr(staged_records, "ANSWERS_PER_MEGABYTE", answers_per_megabyte)
+    monkeypatch.setattr(staged_records, "RESULT_BYTES", result_bytes)
     with pipeline.warehouse.session() as session:
-        numbers = "SELECT i AS answer FROM generate_series(1, 3000) AS numbers(i)"
-        session.execute(f"CREATE TEMPORARY TABLE answer_results AS {numbers}")
+        session.execute(
+            "CREATE TEMPORARY VIEW answer_results AS SELECT i AS answer, CAST(NULL AS VARCHAR) AS label,"
+            f" repeat('x', {suggestion_bytes}) AS suggestions FROM generate_series(1, 3000) AS numbers(i)"
+        )
         assert len(staged_records.split_join(session, make_plan())) == joins
 
 

@@ -41,7 +41,7 @@ COMPOSED_STATEMENTS = {
     "include/coding/results.py": 5,  # constants only
     "include/coding/run_log.py": 18,  # also constants
     "include/coding/source.py": 17,  # also numbers of characters and of rows, dates, by `quote_date`, and conditions on quoted columns
-    "include/coding/staged_records.py": 3,  # also constants
+    "include/coding/staged_records.py": 4,  # also constants
     "include/coding/tables.py": 2,
     "include/coding/text_claims.py": 9,
     "include/comparison/changes.py": 7,  # also the number of samples
