@@ -38,6 +38,8 @@ SECRET_OPTIONS = {
 }
 COMPONENTS = {"metadatabase", "scheduler", "triggerer", "dag_processor"}
 START_TIMEOUT_S, STOP_TIMEOUT_S = 240.0, 20.0
+#: How far two readings of the start of a process can differ: the time of the boot is known to a second.
+START_TOLERANCE_S = 2.0
 
 
 class StackError(Exception):
@@ -46,7 +48,7 @@ class StackError(Exception):
 
 @dataclass(frozen=True)
 class StackState:
-    """The ports of a running stack, and its processes by name, as (process id, creation time in seconds)."""
+    """The ports of a running stack, and its processes by name, as (process id, :func:`measure_start` of it)."""
 
     api_port: int
     service_port: int
@@ -273,7 +275,7 @@ class Stack:
                     process.send_signal(number)
             _, alive = psutil.wait_procs(alive, timeout=STOP_TIMEOUT_S)
         for child in self._children:
-            child.wait()
+            child.wait(STOP_TIMEOUT_S)
         self._state_file.unlink(missing_ok=True)
         self._state = None
 
@@ -321,7 +323,7 @@ class Stack:
                 start_new_session=True,
             )  # fmt: skip
         self._children.append(process)
-        self.state.processes[name] = process.pid, psutil.Process(process.pid).create_time()
+        self.state.processes[name] = process.pid, measure_start(psutil.Process(process.pid))
         write_atomically(self._state_file, json.dumps(asdict(self.state)))
 
     def _run_once(self, command: list[str], environment: dict[str, str]) -> None:
@@ -376,22 +378,33 @@ def _generate_secrets() -> dict[str, str]:
     }
 
 
-def _find_process(pid: int, created: float) -> psutil.Process | None:
-    """Return the process with this id, None if it has ended. The system can reuse its id for another process."""
+def measure_start(process: psutil.Process) -> float:
+    """Return when a process started, in seconds after the boot. The time of day would change with the clock, which a
+    time server can correct at any moment."""
+    return process.create_time() - psutil.boot_time()
+
+
+def _has_started_at(process: psutil.Process, start: float) -> bool:
+    """Return whether this is the process that started then: the system can reuse the id of one that has ended."""
+    return abs(measure_start(process) - start) < START_TOLERANCE_S
+
+
+def _find_process(pid: int, start: float) -> psutil.Process | None:
+    """Return the process with this id that started then, None if it has ended."""
     try:
         process = psutil.Process(pid)
-        is_alive = process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE
+        is_alive = _has_started_at(process, start) and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return None
     return process if is_alive else None
 
 
-def _find_family(pid: int, created: float) -> set[psutil.Process]:
+def _find_family(pid: int, start: float) -> set[psutil.Process]:
     """Return a process, its descendants, and the processes of its session, which can outlive it."""
     family: set[psutil.Process] = set()
     with contextlib.suppress(psutil.NoSuchProcess):
         leader = psutil.Process(pid)
-        if leader.create_time() != created:  # another process has this id now
+        if not _has_started_at(leader, start):
             return family
         family = {leader, *leader.children(recursive=True)}
     for process in psutil.process_iter():

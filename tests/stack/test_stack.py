@@ -17,7 +17,7 @@ import pytest
 import requests
 from airflow.cli.cli_parser import get_parser
 
-from include.stack.processes import Stack, StackError, StackState, _is_listening, free_port
+from include.stack.processes import Stack, StackError, StackState, _is_listening, free_port, measure_start
 from tests.local_service.conftest import Caller
 
 STATE = StackState(api_port=1, service_port=2, processes={})
@@ -34,7 +34,11 @@ def test_a_port_in_use_is_not_chosen() -> None:
 
 def test_a_dead_stack_is_not_running_even_if_its_process_id_is_reused(tmp_path: Path) -> None:
     process = psutil.Process()
-    state = {"api_port": 1, "service_port": 2, "processes": {"scheduler": [process.pid, process.create_time() - 100]}}
+    state = {
+        "api_port": 1,
+        "service_port": 2,
+        "processes": {"scheduler": [process.pid, measure_start(process) - 100]},
+    }
     (tmp_path / "stack.json").write_text(json.dumps(state))
     assert not Stack(tmp_path).is_running
 
@@ -49,8 +53,8 @@ def test_stopping_ends_the_processes_of_the_stack_and_their_children_and_no_othe
             assert process.stdout is not None
             process.stdout.readline()
         children = psutil.Process(ours.pid).children()
-        created = psutil.Process(ours.pid).create_time()
-        state = {"api_port": 1, "service_port": 2, "processes": {"scheduler": [ours.pid, created]}}
+        start = measure_start(psutil.Process(ours.pid))
+        state = {"api_port": 1, "service_port": 2, "processes": {"scheduler": [ours.pid, start]}}
         (tmp_path / "stack.json").write_text(json.dumps(state))
         Stack(tmp_path).stop()
         assert not psutil.pid_exists(ours.pid)
@@ -70,8 +74,8 @@ def test_stopping_ends_the_children_of_a_process_that_was_killed(tmp_path: Path)
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, text=True) as killed:
         assert killed.stdout is not None
         child = psutil.Process(int(killed.stdout.readline()))
-        created = psutil.Process(killed.pid).create_time()
-        state = {"api_port": 1, "service_port": 2, "processes": {"scheduler": [killed.pid, created]}}
+        start = measure_start(psutil.Process(killed.pid))
+        state = {"api_port": 1, "service_port": 2, "processes": {"scheduler": [killed.pid, start]}}
         (tmp_path / "stack.json").write_text(json.dumps(state))
         stack = Stack(tmp_path)
         killed.kill()
@@ -79,6 +83,26 @@ def test_stopping_ends_the_children_of_a_process_that_was_killed(tmp_path: Path)
         assert child.is_running()
         stack.stop()
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("correction_s", [-1.0, 1.0, 3600.0])
+def test_a_stack_is_found_and_stopped_after_the_clock_of_the_machine_was_corrected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, correction_s: float
+) -> None:
+    boot = psutil.boot_time()
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
+        start = measure_start(psutil.Process(process.pid))
+        state = {"api_port": 1, "service_port": 2, "processes": {"scheduler": [process.pid, start]}}
+        (tmp_path / "stack.json").write_text(json.dumps(state))
+        # psutil derives every time of day from that of the boot, which the system computes from its clock
+        monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: boot + correction_s)
+        stack = Stack(tmp_path)
+        try:
+            assert stack.is_complete()
+            stack.stop()
+            assert not psutil.pid_exists(process.pid)
+        finally:
+            process.kill()
 
 
 def test_airflow_settings_in_the_environment_of_the_caller_do_not_reach_the_stack(
