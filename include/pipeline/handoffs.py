@@ -151,7 +151,7 @@ def pull_estimate(ti: Any) -> Estimate:
 
 
 def pull_collect_summary(ti: Any) -> CollectSummary:
-    """Return what came back of the texts of the run; of none if there was nothing to send."""
+    """Return the summary of `collect`; an empty one if there was nothing to send."""
     from include.coding.recoding import CollectSummary
 
     prepared = pull_prepared(ti)
