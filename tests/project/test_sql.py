@@ -44,7 +44,7 @@ COMPOSED_STATEMENTS = {
     "include/coding/source.py": 18,  # also a constant, numbers of characters and of rows, dates, by `quote_date`, and conditions on quoted columns
     "include/coding/staged_records.py": 3,  # also constants
     "include/coding/tables.py": 2,
-    "include/coding/text_claims.py": 9,
+    "include/coding/text_claims.py": 10,
     "include/comparison/changes.py": 7,  # also the number of samples
     "include/comparison/comparison.py": 1,
     "include/local_service/core/store.py": 3,  # names of the fields of our dataclasses
