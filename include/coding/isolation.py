@@ -148,6 +148,7 @@ class Isolation:
 
     @property
     def remaining_operations(self) -> int:
+        """Number of operations that the run may still open."""
         return MAX_EXTRA_OPERATIONS - sum(piece.is_extra for piece in self._pieces)
 
     def next_round(self, part: int, *, has_control: bool, needs_control: bool = False) -> list[Piece]:
@@ -207,8 +208,8 @@ class Isolation:
 
     @property
     def _is_last_round_fruitless(self) -> bool:
-        """Whether every operation of the last round failed. One part shows nothing, even if it
-        was sent twice, because it may have a bad line."""
+        """Whether every operation of the last round failed. One part shows nothing, even if it was sent twice,
+        because it may have a bad line."""
         pieces = self._last_pieces
         is_one_part = len(pieces) == 1 and pieces[0].kind in (Kind.AGAIN, Kind.UNDELIVERED) and pieces[0].records > 1
         return bool(pieces) and all(piece.has_failed for piece in pieces) and not is_one_part

@@ -117,6 +117,7 @@ class Stack:
 
     @property
     def is_running(self) -> bool:
+        """Whether the stack was started and not stopped."""
         return self._state is not None
 
     @property
