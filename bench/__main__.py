@@ -2,10 +2,10 @@
 
 Without sections and options, the data steps are measured and docs/performance.md is written, in less than ten minutes
 after the first time, which also makes the records. It fails, and writes nothing, if a ratio has fallen behind that of
-the page by more than its spread; `--accept` writes the page all the same. `--details` measures everything else and
-writes docs/performance-details.md (about 25 minutes). With sections, the figures are only printed, except those of
-`scale` and `scale-postgres`, which run a hundred million records, of `year`, a backfill of 365 days, and of
-`workers`: they write pages of their own.
+the page by more than its spread; `--accept` writes the page all the same. `--details` measures the other sections
+that have no page of their own, and writes docs/performance-details.md (about 25 minutes). With sections, the figures
+are only printed, except those of `scale` and `scale-postgres`, which run a hundred million records, of `year`, a
+backfill of 365 days, and of `workers`: they write pages of their own.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ SECTIONS = {
     "data-steps": lambda sizes: measure_data_steps(sizes.rows, {}),
     "scale": lambda sizes: measure_scale(sizes.rows, "DuckDB"),
     "scale-postgres": lambda sizes: measure_scale(sizes.rows, "PostgreSQL"),
-    "workers": lambda sizes: measure("workers", sizes.rows),
+    "workers": lambda sizes: importlib.import_module("bench.workers").sections(),
     "year": lambda sizes: measure("backfill", 365),
     **DETAILS,
 }
@@ -145,8 +145,12 @@ def parse_arguments() -> argparse.Namespace:
         "--details", action="store_true", help="measure the other sections without a page of their own"
     )
     parser.add_argument("--accept", action="store_true", help="write the page although a ratio has fallen behind")
-    parser.add_argument("--quick", action="store_true", help="the smallest useful size of each section")
-    parser.add_argument("--rows", type=int, help="records of data-steps, scale, formats, servers and end-to-end")
+    parser.add_argument(
+        "--quick", action="store_true", help="the smallest useful size of each section, except of year and workers"
+    )
+    parser.add_argument(
+        "--rows", type=int, help="records of data-steps, scale, scale-postgres, formats, servers, end-to-end"
+    )
     parser.add_argument("--days", type=int, help=f"days of the backfill (default {FULL.days})")
     parser.add_argument(
         "--gigabytes", type=int, choices=range(1, 6), help=f"upload to the local service (default {FULL.gigabytes})"

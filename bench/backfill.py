@@ -47,6 +47,7 @@ class Day:
 
     :param minutes: from the start of the backfill until it was published
     :param texts: distinct texts of its records
+    :param operations: operations of the service
     :param texts_sent, texts_stored: texts that its operations sent, and those whose result it stored first
     """
 
@@ -130,12 +131,14 @@ def sections(days: int) -> Iterator[str]:
 
 
 def describe_backfill(days: int) -> str:
+    """Return what the backfills do."""
+    hint = "" if days == DAYS_OF_YEAR else " `make bench OPTIONS=year` measures a year."
     return f"""\
 ## Calls of a backfill
 
 A backfill of {days} days with {RECORDS_PER_DAY} records each, newest day first, on real Airflow processes with
 {CONCURRENT_RUNS} runs at a time. The local service takes {OPERATION_S} s for an operation. The second backfill covers
-the same days (`--reprocess-behavior completed`). `make bench OPTIONS=year` measures a year."""
+the same days (`--reprocess-behavior completed`).{hint}"""
 
 
 def compare_calls(first: Backfill, second: Backfill) -> str:
@@ -147,14 +150,15 @@ def compare_calls(first: Backfill, second: Backfill) -> str:
 
 
 def describe_sending(published: list[Day], first: Backfill, second: Backfill) -> str:
+    """Return how many calls and texts the first backfill needed, and how long both took."""
     days, operations = len(published), sum(day.operations for day in published)
     texts_sent, texts = (sum(getattr(day, name) for day in published) for name in ("texts_sent", "texts_stored"))
     return f"""\
 {first.calls.total() / days:.1f} calls for each day of records and {first.calls.total() / operations:.1f} for each of
 {operations:,} operations; {first.calls.total() / CALLS_PER_DAY:.1%} of the daily quota of {CALLS_PER_DAY:,} calls.
-Each of {texts:,} distinct texts was sent {texts_sent / texts:.2f} times on average: a run leaves texts that another
-run in progress sends to that run. A day has {sum(day.texts for day in published) / days:.0f} distinct texts, of which
-{texts / days:.0f} are new. The first backfill took {first.seconds / 60:.0f} min, the second
+Each of {texts:,} distinct texts was sent {texts_sent / texts:.2f} times on average: a run does not send a text that
+another run in progress is sending. A day has {sum(day.texts for day in published) / days:.0f} distinct texts,
+of which {texts / days:.0f} are new. The first backfill took {first.seconds / 60:.0f} min, the second
 {second.seconds / 60:.0f} min."""
 
 

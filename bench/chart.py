@@ -1,4 +1,4 @@
-"""The picture of the page: time and memory of each way against the number of records."""
+"""Charts of figures over records, seconds or days, drawn as one SVG file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STYLES = (("#0072b2", "o"), ("#e69f00", "s"), ("#009e73", "^"), ("#cc79a7", "D")
 class Panel:
     """A chart.
 
-    :param lines: for each way, its figure by number of records, by second or by day
+    :param lines: for each line of the chart, its figures by what the axis counts
     """
 
     title: str

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-#: How far above all earlier ratios a ratio has to be to have fallen behind, because three rounds show a part of the
-#: spread only.
-MARGIN = 1.1
+#: By what factor the lowest ratio has to exceed the highest earlier one to have fallen behind, because three rounds
+#: show only a part of the spread.
+MIN_REGRESSION_FACTOR = 1.1
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Ratio:
         """Return whether even the lowest ratio is clearly above all earlier ones, so that no spread explains it. The
         spread of a single round is unknown, so it never falls behind."""
         has_spreads = len(self.rounds) > 1 and len(earlier.rounds) > 1
-        return has_spreads and min(self.rounds) > MARGIN * max(earlier.rounds)
+        return has_spreads and min(self.rounds) > MIN_REGRESSION_FACTOR * max(earlier.rounds)
 
 
 def read_ratios(path: Path) -> dict[str, Ratio]:
@@ -49,7 +49,7 @@ def write_ratios(path: Path, ratios: Mapping[str, Ratio]) -> None:
 
 
 def find_regressions(measured: Mapping[str, Ratio], earlier: Mapping[str, Ratio]) -> list[str]:
-    """Return a sentence for each ratio that has fallen behind the earlier one by more than the spread of both."""
+    """Return a sentence for each ratio that has fallen behind the earlier one (:meth:`Ratio.falls_behind`)."""
     return [
         f"{name}: {ratio}, but it was {earlier[name]}"
         for name, ratio in measured.items()

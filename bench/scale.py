@@ -22,7 +22,7 @@ RECORDS = 100 * MILLION
 #: Names of the page and of the picture, and the section of `python -m bench`, by warehouse.
 NAMES = {"DuckDB": ("performance-scale", "scale"), "PostgreSQL": ("performance-scale-postgres", "scale-postgres")}
 TIMEOUT_S = 4 * 3600
-#: Most points of a line in the picture.
+#: Maximum number of points of a line in the picture.
 MAX_POINTS = 300
 
 
@@ -118,7 +118,7 @@ def make_panels(cost: Cost, warehouse: str) -> Iterator[Panel]:
     """Yield the charts of memory and of disk over time."""
     for step in STEPS:
         samples = cost.steps[step].samples
-        samples = samples[:: max(1, len(samples) // MAX_POINTS)]
+        samples = samples[:: max(1, -(-len(samples) // MAX_POINTS))]
         for name, figure in (("memory", "memory_mb"), ("disk", "disk_mb")):
             line = {sample.seconds: getattr(sample, figure) for sample in samples}
             yield Panel(f"{step}: {name}", "MB", {warehouse: line})

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -40,6 +41,7 @@ TIMEOUT_S = 1800
 PAGE = ROOT / "docs" / "performance-workers.md"
 #: Folder of the CPU controller of Linux, in the first and in the second version of control groups.
 CGROUPS = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
+#: Period over which a control group counts the cores that its processes use, in microseconds.
 PERIOD_US = 100_000
 #: Share of its capacity from which a process can be a bottleneck.
 BUSY_SHARE = 0.8
@@ -50,8 +52,9 @@ SERVERS = ("scheduler", "api-server", "triggerer", "dag-processor", "local-servi
 class Throughput:
     """What a number of workers did.
 
-    :param minutes: of the work
-    :param cores: cores that each process used on average, by name; those of all workers together
+    :param count: parts or runs that have ended
+    :param minutes: duration of the work
+    :param cores: cores that each process used on average meanwhile, by name; those of all workers together
     """
 
     count: int
@@ -60,6 +63,7 @@ class Throughput:
 
     @property
     def per_minute(self) -> float:
+        """Parts or runs that ended in a minute."""
         return self.count / self.minutes
 
 
@@ -101,14 +105,15 @@ def remove_limits(names: tuple[str, ...]) -> None:
                 (folder / f"bench-{name}").rmdir()
 
 
-def sections(_: int | None = None) -> Iterator[str]:
+def sections() -> Iterator[str]:
     """Measure parts and runs with each number of workers, and yield and write the page."""
     parts, runs = [], []
     with run_postgres() as postgres, run_s3() as s3:
         for count in WORKERS:
             with start_stack(count, postgres, s3) as stack:
-                parts.append(measure_parts(stack, postgres))
-                runs.append(measure_runs(stack, postgres))
+                servers = {"PostgreSQL": postgres.pid, "S3": s3.pid}
+                parts.append(measure_parts(stack, servers))
+                runs.append(measure_runs(stack, servers))
     texts = [INTRODUCTION, compare("parts", parts), compare("runs", runs)]
     yield from texts
     yield write_page("Several workers", "make bench OPTIONS=workers", texts, PAGE)
@@ -119,7 +124,7 @@ Celery workers over PostgreSQL (warehouse, metadata and queue) and S3 (moto), al
 {CORES_PER_WORKER} of a core and runs {TASKS_PER_WORKER} tasks at once; the servers are not limited.
 *Parts* are those of one run, from its first
 `create` to its last `download`. *Runs* are of one day each, and start at once; they count until the last has ended.
-The last columns are the cores that the processes used on average during these runs."""
+The last columns are the cores that the processes used on average meanwhile."""
 
 
 @contextmanager
@@ -144,25 +149,45 @@ def start_stack(workers: int, postgres: Postgres, s3: S3) -> Iterator[LimitedSta
             remove_limits(names)
 
 
-def measure_parts(stack: LimitedStack, postgres: Postgres) -> Throughput:
-    """Measure the parts of one run."""
-    cpu = CpuTimes(stack, postgres)
+def measure_parts(stack: LimitedStack, servers: Mapping[str, int]) -> Throughput:
+    """Measure the parts of one run.
+
+    :param servers: process ids of the servers that the workers share, by name
+    """
     days = {"from_date": FIRST_DAY.isoformat(), "to_date": "2026-10-31"}
     run_id = stack.api.trigger(
         {"source": "survey", **days, "max_records": PARTS_RECORDS, "records_per_part": TEXTS_PER_PART}
     )
+    wait_for_tasks(stack, run_id, lambda tasks: any(task["start_date"] for task in tasks))
+    cpu = CpuTimes(stack, servers)
+    tasks = wait_for_tasks(stack, run_id, lambda tasks: all(task["end_date"] for task in tasks))
+    cores = cpu.read_cores()
     wait_for_runs(stack, [run_id])
-    tasks = [task for task in stack.api.task_instances(run_id) if task["task_id"].startswith("code.")]
     start = min(datetime.fromisoformat(task["start_date"]) for task in tasks)
     end = max(datetime.fromisoformat(task["end_date"]) for task in tasks)
-    return Throughput(
-        len({task["map_index"] for task in tasks}), (end - start).total_seconds() / 60, cpu.read_cores()
-    )
+    return Throughput(len({task["map_index"] for task in tasks}), (end - start).total_seconds() / 60, cores)
 
 
-def measure_runs(stack: LimitedStack, postgres: Postgres) -> Throughput:
-    """Measure runs of one day each."""
-    cpu, start = CpuTimes(stack, postgres), time.monotonic()
+def wait_for_tasks(
+    stack: LimitedStack, run_id: str, has_happened: Callable[[list[dict[str, Any]]], bool]
+) -> list[dict[str, Any]]:
+    """Wait until something has happened to the tasks of the parts of a run, and return them."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        tasks = [task for task in stack.api.task_instances(run_id) if task["task_id"].startswith("code.")]
+        if tasks and has_happened(tasks):
+            return tasks
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the parts of run {run_id!r} have not ended; its logs are in {stack.folder}")
+        time.sleep(POLL_S)
+
+
+def measure_runs(stack: LimitedStack, servers: Mapping[str, int]) -> Throughput:
+    """Measure runs of one day each.
+
+    :param servers: process ids of the servers that the workers share, by name
+    """
+    cpu, start = CpuTimes(stack, servers), time.monotonic()
     days = [(FIRST_DAY + timedelta(days=number)).isoformat() for number in range(RUNS)]
     wait_for_runs(stack, [stack.api.trigger({"source": "survey", "from_date": day, "to_date": day}) for day in days])
     return Throughput(RUNS, (time.monotonic() - start) / 60, cpu.read_cores())
@@ -178,8 +203,8 @@ def wait_for_runs(stack: LimitedStack, run_ids: list[str]) -> None:
 class CpuTimes:
     """The CPU time of the processes of a stack from now on."""
 
-    def __init__(self, stack: LimitedStack, postgres: Postgres) -> None:
-        self._stack, self._postgres = stack, postgres
+    def __init__(self, stack: LimitedStack, servers: Mapping[str, int]) -> None:
+        self._stack, self._servers = stack, servers
         self._start, self._before = time.monotonic(), self._read()
 
     def read_cores(self) -> dict[str, float]:
@@ -189,7 +214,7 @@ class CpuTimes:
 
     def _read(self) -> dict[str, float]:
         processes = {name: [self._stack.process(name)] for name in SERVERS}
-        processes["PostgreSQL"] = [psutil.Process(self._postgres.pid)]
+        processes |= {name: [psutil.Process(pid)] for name, pid in self._servers.items()}
         processes["workers"] = [self._stack.process(name) for name in self._stack.workers]
         seconds = {name: sum(map(read_cpu_seconds, group)) for name, group in processes.items()}
         busy = psutil.cpu_times()
@@ -207,31 +232,31 @@ def read_cpu_seconds(process: psutil.Process) -> float:
 
 def compare(what: str, results: list[Throughput]) -> str:
     """Return a table with a row for each number of workers, and the sentence that names the bottleneck."""
-    names = ["workers", *SERVERS, "PostgreSQL", "machine"]
+    names = [name for name in results[0].cores if name != "workers"]
     rows = [
         [
             count, one.count, f"{one.per_minute:.1f}", f"{one.per_minute / results[0].per_minute:.2f}",
-            *(f"{one.cores[name]:.2f}" for name in names),
+            *(f"{one.cores[name]:.2f}" for name in ("workers", *names)),
         ]
         for count, one in zip(WORKERS, results, strict=True)
     ]  # fmt: skip
-    headers = ["workers", what, f"{what} per minute", "ratio", *(f"{name}, cores" for name in names)]
+    headers = ["workers", what, f"{what} per minute", "ratio", *(f"{name}, cores" for name in ("workers", *names))]
     return f"{table(headers, rows)}\n\n{name_bottleneck(what, results[-1])}"
 
 
 def name_bottleneck(what: str, result: Throughput) -> str:
     """Return what limits the throughput of the largest number of workers: what uses most of the cores that it has, or
-    the time between the tasks if nothing uses most of them."""
+    the time between the tasks if nothing uses most of them. Each server mostly uses one thread."""
     count = max(WORKERS)
-    shares = {name: result.cores[name] for name in (*SERVERS, "PostgreSQL")}  # each mostly uses one thread
+    shares = {name: cores for name, cores in result.cores.items() if name not in ("workers", "machine")}
     shares["the workers"] = result.cores["workers"] / (CORES_PER_WORKER * count)
     shares["the cores of the machine"] = result.cores["machine"] / (os.cpu_count() or 1)
     name, share = max(shares.items(), key=lambda item: item[1])
     if share < BUSY_SHARE:
         workers_share = shares["the workers"]
         return (
-            f"With {count} workers, no process limits the {what}: of the capacity of {name}, {share:.0%} is used,\n"
-            f"and of that of the workers {workers_share:.0%}. The bottleneck is the time from one task to the next:"
+            f"With {count} workers, no process limits the {what}: {name} are used to {share:.0%},\n"
+            f"the workers to {workers_share:.0%}. The bottleneck is the time from one task to the next:"
             " the loop of the\nscheduler, and the queue, a table here that each worker looks at once a second."
         )
-    return f"With {count} workers, the bottleneck of the {what} is {name}, of whose capacity {share:.0%} is used."
+    return f"With {count} workers, the bottleneck of the {what} is {name}: used to {share:.0%}."

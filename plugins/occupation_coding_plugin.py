@@ -11,8 +11,8 @@ from include.pipeline.alerts import ScheduledRunDue
 
 
 class OccupationCodingPlugin(AirflowPlugin):
-    """Registers the listeners for the start of the scheduler and for runs that start and end, the reference of the
-    deadline of scheduled runs, and the page."""
+    """Registers the listeners for the start of Airflow's long-running processes and for runs that start and end, the
+    reference of the deadline of scheduled runs, and the page."""
 
     name = "occupation_coding"
     listeners = (preload, run_metadata, consent, run_notes)

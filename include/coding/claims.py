@@ -59,14 +59,16 @@ def claim_dates(warehouse: Warehouse, plan: Plan, is_in_progress: Callable[[str]
 
 
 def holds_dates(warehouse: Warehouse, plan: Plan) -> bool:
-    """Return whether the run still holds the dates that it has claimed, and no other run has claimed any of them, so
-    that there is nothing to write."""
+    """Return whether the run still holds the dates that it has claimed, no other run has claimed any of them, and its
+    DAG has its topic, so that there is nothing to write."""
     if plan.dry_run:
         return True
     update_tables(warehouse, plan.schema)
     with warehouse.session(read_only=True) as session:
         query = f"SELECT from_date, to_date FROM {table(plan.schema, 'date_claims')} WHERE run_id = ? ORDER BY 1"  # noqa: S608
         own_spans = session.execute(query, [plan.run_id])
+        if split_run_key(plan.run_id)[0] not in _find_owners(session, plan):
+            return False
         days = set(plan.days) - _find_dates_with_late_records(session, plan)
         return own_spans == merge_into_spans(days) and not _find_claims(session, plan)
 
@@ -76,18 +78,24 @@ def claim_topic(session: Session, plan: Plan) -> None:
 
     :raises PlanError: the topic is that of another DAG
     """
-    owners, dag_id = table(plan.schema, "topic_owners"), split_run_key(plan.run_id)[0]
-    rows = session.execute(f"SELECT dag_id FROM {owners} WHERE topic = ?", [plan.topic])  # noqa: S608
-    if not rows:
-        session.execute(f"INSERT INTO {owners} VALUES (?, ?, ?)", [plan.topic, dag_id, session.now()])  # noqa: S608
-    elif (dag_id,) not in rows:
-        ((owner,), *_) = rows
+    dag_id, owners = split_run_key(plan.run_id)[0], _find_owners(session, plan)
+    if not owners:
+        insert = f"INSERT INTO {table(plan.schema, 'topic_owners')} VALUES (?, ?, ?)"  # noqa: S608
+        session.execute(insert, [plan.topic, dag_id, session.now()])
+    elif dag_id not in owners:
+        owner = owners[0]
         raise PlanError(
             f"topic {plan.topic!r} of schema {plan.schema!r} is coded by the DAG {owner!r}, and a run of {dag_id!r}"
             f" would replace its rows. Nothing was sent. Give {dag_id!r} tables of its own, with the argument"
             f" `schema` of recode_dag, or use another topic. If {dag_id!r} takes the place of {owner!r}, delete the"
             " row of the topic from the table topic_owners"
         )
+
+
+def _find_owners(session: Session, plan: Plan) -> list[str]:
+    """Return the DAG that codes the topic of a plan, in a list that is empty if there is none yet."""
+    query = f"SELECT dag_id FROM {table(plan.schema, 'topic_owners')} WHERE topic = ?"  # noqa: S608
+    return [dag_id for (dag_id,) in session.execute(query, [plan.topic])]
 
 
 def release_dates(session: Session, plan: Plan) -> None:

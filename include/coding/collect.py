@@ -104,7 +104,7 @@ def _read_output(
         remedy = ": raise CODING_MEMORY_MB, and clear `collect`" if is_out_of_memory(error) else ""
         return PartSummary(problem=f"its output or input file cannot be read ({type(error).__name__}){remedy}")
     if summary.problem is None and coded != part.fingerprint:
-        problem = "its input was prepared again after it was sent: clear its `create` with downstream"
+        problem = "its input was prepared again after it was sent: clear its `create` with downstream tasks"
         return replace(summary, problem=problem)
     return summary
 

@@ -14,7 +14,7 @@ from include.coding.errors import EngineError, StagingError
 from include.coding.files import escape_glob
 from include.coding.texts import install_text_key
 from include.warehouse.duckdb_warehouse import is_out_of_memory, restrict_access, save_memory
-from include.warehouse.warehouse import quote_literal
+from include.warehouse.warehouse import ArrowRows, quote_literal
 
 Engine = duckdb.DuckDBPyConnection
 
@@ -92,6 +92,14 @@ def execute_within_memory(engine: Engine, sql: str, values: Any = None) -> Engin
     except duckdb.OutOfMemoryException:
         save_memory(engine)
         return engine.execute(sql, values)
+
+
+def create_table(engine: Engine, name: str, rows: ArrowRows) -> None:
+    """Create or replace a table of the engine with these rows. They can be a stream, so the statement is not repeated
+    if the memory does not suffice."""
+    engine.register("rows", rows)
+    engine.execute(f"CREATE OR REPLACE TABLE {name} AS FROM rows")
+    engine.unregister("rows")
 
 
 @contextmanager

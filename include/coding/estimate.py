@@ -24,7 +24,7 @@ CALLS_PER_SECOND = 1.0
 #: Fields of what was prepared that an estimate has under the same name.
 PREPARED_FIELDS = (
     "read", "undated", "rejected", "texts", "known_texts", "rejected_by_reason", "warnings", "unreadable_dates",
-    "unreadable_examples", "empty_rows", "notes", "claimed",
+    "unreadable_examples", "empty_rows", "notes", "awaited",
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ class Estimate(Handoff):
     """What a run would send: counts of records, of distinct texts, and of parts (one operation each).
 
     :param known_texts: texts that are coded already
-    :param texts_to_send, claimed: the other texts, and how many of them other runs in progress send: this run sends
+    :param texts_to_send, awaited: the other texts, and how many of them other runs in progress send: this run sends
         them only if those do not
     :param rejected_by_reason: numbers of rejected records
     :param warnings: what a person should know about the limits for publishing
@@ -63,7 +63,7 @@ class Estimate(Handoff):
     unreadable_examples: tuple[Text, ...] = ()
     empty_rows: Count = 0
     notes: tuple[Text, ...] = ()
-    claimed: Count = 0
+    awaited: Count = 0
 
     @property
     def duration(self) -> str:
@@ -88,8 +88,8 @@ class Estimate(Handoff):
             coding = f"{format_duration(self.coding_seconds)}, judging by earlier operations"
         reasons = f" ({format_reasons(self.rejected_by_reason)})" if self.rejected_by_reason else ""
         claims = (
-            f", {self.claimed:,} of them only if other runs, which send them now, do not deliver"
-            if self.claimed
+            f", {self.awaited:,} of them only if other runs, which send them now, do not deliver"
+            if self.awaited
             else ""
         )
         return [
@@ -121,7 +121,7 @@ def estimate_run(
     rounds = ceil(len(parts) / (max_operations or max(len(parts), 1)))
     return Estimate(
         **{name: getattr(prepared, name) for name in PREPARED_FIELDS},
-        texts_to_send=sum(part.records for part in parts) + prepared.claimed,
+        texts_to_send=sum(part.records for part in parts) + prepared.awaited,
         bytes=sum(part.bytes for part in parts),
         parts=len(parts),
         calls=calls,

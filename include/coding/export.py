@@ -19,7 +19,6 @@ from typing import BinaryIO
 import pyarrow as pa
 from botocore.exceptions import BotoCoreError, ClientError
 
-from include.coding.checksums import compute_checksum
 from include.coding.engine import Engine, execute_within_memory, open_engine
 from include.coding.errors import PlanError, SourceError, StagingError
 from include.coding.export_access import ExportAccess, ExportTarget, find_target
@@ -37,7 +36,7 @@ from include.coding.handoff import Count, Handoff, SourceName
 from include.coding.plan import Plan
 from include.coding.prepare import number_records, validate_answers
 from include.coding.run_log import run_filter
-from include.coding.source import NUMERIC_TYPES, open_source, shorten_texts
+from include.coding.source import NUMERIC_TYPES, measure_longest_text, open_source, shorten_texts
 from include.coding.source_files import find_file
 from include.coding.staging import BLOCK_BYTES, CONCURRENT_BLOCKS, Staging
 from include.coding.tables import table
@@ -110,7 +109,7 @@ def export_records(
     file = find_file(plan.source, access.sources)
     with open_engine(staging.scratch, "export", plan.engine_memory_mb, file.paths if file else ()) as engine:
         with open_source(plan, engine, warehouse, access.sources, file, all_columns=True) as snapshot:
-            shorten_texts(plan, engine, compute_checksum(engine, plan)[2])
+            shorten_texts(engine, plan, measure_longest_text(engine))
             _copy_source(engine, len(snapshot.columns))
         check_size(export, read, len(snapshot.columns) + len(ADDED_COLUMNS))
         _copy_codes(engine, plan, warehouse)

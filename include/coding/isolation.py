@@ -51,7 +51,7 @@ class Kind(StrEnum):
     AGAIN = "again"  # the same lines as its parent, once more
     SPLIT = "split"  # some lines of its parent
     UNANSWERED = "unanswered"  # the texts of complete operations that had no usable output line
-    CLAIMED = "claimed"  # texts that another run had claimed and has not delivered
+    UNDELIVERED = "undelivered"  # texts whose results another run was to deliver and has not
     CONTROL = "control"  # one text that the model has coded before
 
 
@@ -134,7 +134,7 @@ class Isolation:
     def is_service_failing(self) -> bool:
         """Whether the last operation was a control that failed as well."""
         last = self._pieces[-1] if self._pieces else None
-        return last is not None and last.kind is Kind.CONTROL and last.state != COMPLETE
+        return last is not None and last.kind is Kind.CONTROL and last.state not in (COMPLETE, SUPERSEDED)
 
     @property
     def has_success(self) -> bool:
@@ -148,6 +148,7 @@ class Isolation:
 
     @property
     def remaining_operations(self) -> int:
+        """Number of operations that the run may still open."""
         return MAX_EXTRA_OPERATIONS - sum(piece.is_extra for piece in self._pieces)
 
     def next_round(self, part: int, *, has_control: bool, needs_control: bool = False) -> list[Piece]:
@@ -207,9 +208,10 @@ class Isolation:
 
     @property
     def _is_last_round_fruitless(self) -> bool:
-        """Whether every operation of the last round failed. One part says nothing, even twice: it has a bad line."""
+        """Whether every operation of the last round failed. One part shows nothing, even if it was sent twice,
+        because it may have a bad line."""
         pieces = self._last_pieces
-        is_one_part = len(pieces) == 1 and pieces[0].kind in (Kind.AGAIN, Kind.CLAIMED) and pieces[0].records > 1
+        is_one_part = len(pieces) == 1 and pieces[0].kind in (Kind.AGAIN, Kind.UNDELIVERED) and pieces[0].records > 1
         return bool(pieces) and all(piece.has_failed for piece in pieces) and not is_one_part
 
     @property
@@ -228,7 +230,7 @@ class Isolation:
         """
         budget = self.remaining_operations - (0 if self._has_unanswered_piece else _RESERVED_OPERATIONS)
         open_pieces = [piece for piece in self.unexplained if not self._has_failed_twice_alone(piece)]
-        first_attempts = (Kind.PART, Kind.CLAIMED)
+        first_attempts = (Kind.PART, Kind.UNDELIVERED)
         repeated = [piece for piece in open_pieces if piece.kind in first_attempts or piece.records == 1]
         repeated = repeated[: max(0, budget)]
         plans: list[Lines] = [(Kind.AGAIN, piece.number, 0, piece.records) for piece in repeated]

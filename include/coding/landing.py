@@ -35,6 +35,7 @@ from include.coding.staged_records import look_up_results, read_dates, stage_rec
 from include.coding.staging import Staging
 from include.coding.tables import table, update_tables
 from include.coding.text_claims import release_texts
+from include.warehouse.errors import WarehouseError
 from include.warehouse.warehouse import Session, Warehouse
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ class LandingSummary(Handoff):
     """What a run published: counts of its records by outcome, of its texts and of its operations.
 
     :param texts_sent, operations: of all attempts of the run
-    :param extra_operations: operations beside one for each part, because others failed or left texts without a result
+    :param extra_operations: operations beside one for each part: others failed or left texts without a result, or
+        other runs did not deliver texts
     :param published_by_run: earlier run that published the same records, so that nothing was written; else None
     :param dates: response dates whose rows this run wrote, with their records
     :param dates_over_limit: response dates of the topic that wait for a decision, because they exceed a limit
@@ -90,37 +92,36 @@ def land(
         answers = _open_file(files, staging, prepared.answers_uri)
         unresolved = _open_file(files, staging, collected.unresolved_uri)
         staged_dates = read_dates(engine, records) if records else set()
-        with (
-            warehouse.session() as session,
-            # before the lock, because others wait for it
-            stage_records(engine, session, records, answers) if records and answers else nullcontext(),
-            stage_texts(engine, session, unresolved) if unresolved else nullcontext(),
-            _remember_dates_over_limit(session, plan),
-            session.transaction(lock=runs),
-        ):
-            claim_topic(session, plan)
-            check_sources(session, plan)
-            later_spans = find_later_spans(session, plan, prepared.read_at)
-            if records is None:
-                published = find_published_run(session, plan, prepared.checksum, prepared.read)
-                run = confirm_published(plan, published, later_spans)
-                record_dates_over_limit(session, plan, {}, list_read_dates(plan, later_spans))
-            else:
-                with (
-                    _unresolved_texts(session, plan) if unresolved else nullcontext(),
-                    look_up_results(session, plan),
-                ):
-                    run = publish(session, plan, prepared, staged_dates, later_spans)
-            # Dates that were skipped for a later run are missing from what was read.
-            is_whole = run.read == prepared.read and unresolved is None
-            checksum, file_checksum = (prepared.checksum, prepared.file_checksum) if is_whole else (None, None)
-            record_run(session, plan, prepared.read_at, checksum, file_checksum, run)
-            release_dates(session, plan)
-            release_texts(session, plan, [plan.run_id])
-            sent, operations = count_sent_texts(session, plan)
-            dates = count_dates(session, plan)
-            dates_over_limit = find_dates_over_limit(session, plan.schema, plan.topic)
-            unresolved_records = _count_unresolved(session, plan) if unresolved else 0
+        with warehouse.session() as session:
+            with (
+                # before the lock, because others wait for it
+                stage_records(engine, session, records, answers) if records and answers else nullcontext(),
+                stage_texts(engine, session, unresolved) if unresolved else nullcontext(),
+                _remember_dates_over_limit(session, plan),
+                session.transaction(lock=runs),
+            ):
+                claim_topic(session, plan)
+                check_sources(session, plan)
+                later_spans = find_later_spans(session, plan, prepared.read_at)
+                if records is None:
+                    published = find_published_run(session, plan, prepared.checksum, prepared.read)
+                    run = confirm_published(plan, published, later_spans)
+                    record_dates_over_limit(session, plan, {}, list_read_dates(plan, later_spans))
+                else:
+                    with (
+                        _publish_as_uncoded(session, plan) if unresolved else nullcontext(),
+                        look_up_results(session, plan),
+                    ):
+                        run = publish(session, plan, prepared, staged_dates, later_spans)
+                # Dates that were skipped for a later run are missing from what was read.
+                is_whole = run.read == prepared.read and unresolved is None
+                checksum, file_checksum = (prepared.checksum, prepared.file_checksum) if is_whole else (None, None)
+                record_run(session, plan, prepared.read_at, checksum, file_checksum, run)
+                sent, operations = count_sent_texts(session, plan)
+                dates = count_dates(session, plan)
+                dates_over_limit = find_dates_over_limit(session, plan.schema, plan.topic)
+                unresolved_records = _count_unresolved(session, plan) if unresolved else 0
+            _release_claims(session, plan)
     log.info(
         "Published %s to %s: %s records read, %s coded, %s uncoded, %s rejected",
         plan.from_date, plan.to_date, *(f"{count:,}" for count in (run.read, run.coded, run.uncoded, run.rejected)),
@@ -137,6 +138,21 @@ def land(
         published_by_run=earlier_run, dates=dates, dates_over_limit=tuple(dates_over_limit),
         extra_operations=collected.extra_operations,
     )  # fmt: skip
+
+
+def _release_claims(session: Session, plan: Plan) -> None:
+    """Remove the claims of the run, in a transaction of its own: Redshift can refuse it because of claims that other
+    runs have added meanwhile, and that must not cost what is published."""
+    try:
+        with session.transaction():
+            release_dates(session, plan)
+            release_texts(session, plan, [plan.run_id])
+    except WarehouseError as error:
+        log.warning(
+            "The claims of the run are not removed (%s): until it has ended, other runs leave its dates and texts to"
+            " it",
+            type(error).__name__,
+        )
 
 
 @contextmanager
@@ -166,7 +182,7 @@ def _describe_next_step(plan: Plan) -> str:
 
 
 @contextmanager
-def _unresolved_texts(session: Session, plan: Plan) -> Iterator[None]:
+def _publish_as_uncoded(session: Session, plan: Plan) -> Iterator[None]:
     """Keep the staged texts in `coded_texts` as uncoded within the block, in a transaction of `session`."""
     set_texts_aside(session, plan, "", "uncoded", NO_RESULT)
     yield

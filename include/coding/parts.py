@@ -81,44 +81,38 @@ def write_parts(engine: Engine, plan: Plan, staging: Staging) -> tuple[Part, ...
 
 
 def _write_part(engine: Engine, plan: Plan, staging: Staging, number: int, lines: int) -> Part:
-    from include.coding.engine import copy_to_file
-
     first = number * plan.records_per_part
     last = min(first + plan.records_per_part, lines)
     draft = staging.scratch / f"part-{number:04}.jsonl"
-    copy_to_file(
-        engine,
-        SELECT_INPUT_LINES.format(texts="memory.new_texts")
-        + f" WHERE rowid >= {first} AND rowid < {last} ORDER BY rowid",
-        draft,
-        "FORMAT json",
-    )
-    size = draft.stat().st_size
+    select = SELECT_INPUT_LINES.format(texts="memory.new_texts")
+    size, digest = _copy_lines(engine, f"{select} WHERE rowid >= {first} AND rowid < {last} ORDER BY rowid", draft)
     if size > MAX_PART_BYTES:
         raise PlanError(
             f"part {number + 1} has {size:,} bytes, but the service accepts {MAX_PART_BYTES:,}: lower"
             " records_per_part"
         )
-    with draft.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     # Named by its content, so that another attempt of this task never replaces a file that was sent.
     path = draft.replace(staging.scratch / f"part-{number:04}-{digest[:12]}.jsonl")
     log.info("Part %d: %s texts, %s bytes", number + 1, f"{last - first:,}", f"{size:,}")
     return Part(number, plan.topic, plan.model_id, plan.force_new, staging.keep(path), last - first, size, digest)
 
 
-def write_piece(engine: Engine, select: str, staging: Staging) -> tuple[str, int, str]:
-    """Write the rows of a query as an input file beside those of the parts. Return its URI, bytes and SHA-256."""
+def _copy_lines(engine: Engine, select: str, draft: Path) -> tuple[int, str]:
+    """Write the rows of a query as the lines of an input file. Return its bytes and SHA-256."""
     from include.coding.engine import copy_to_file
 
-    draft = staging.scratch / "piece.jsonl"
     copy_to_file(engine, select, draft, "FORMAT json")
     with draft.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    size = draft.stat().st_size
-    return staging.keep(name_piece(draft, digest)), size, digest
+        return draft.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def name_piece(draft: Path, sha256: str) -> Path:
-    """Give a piece its name, by its content, and return its path."""
+def write_input_file(engine: Engine, select: str, staging: Staging) -> tuple[str, int, str]:
+    """Write the rows of a query as an input file beside those of the parts. Return its URI, bytes and SHA-256."""
+    draft = staging.scratch / "piece.jsonl"
+    size, digest = _copy_lines(engine, select, draft)
+    return staging.keep(name_input_file(draft, digest)), size, digest
+
+
+def name_input_file(draft: Path, sha256: str) -> Path:
+    """Give an input file that is no part its name, by its content, and return its path."""
     return draft.replace(draft.with_name(f"piece-{sha256[:16]}.jsonl"))

@@ -11,8 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from include.coding.abandoned import FILE_PREFIX
 from include.coding.checksums import compute_checksum, compute_file_checksum
-from include.coding.engine import Engine, copy_to_file, execute_within_memory, open_engine
+from include.coding.engine import Engine, copy_to_file, create_table, execute_within_memory, open_engine
 from include.coding.export_files import ADDED_COLUMNS, check_size
 from include.coding.file_scan import refuse_change
 from include.coding.files import escape_glob
@@ -23,7 +24,7 @@ from include.coding.limits import (
     format_reasons,
     make_limit_error,
 )
-from include.coding.parts import SELECT_INPUT_LINES, Part, write_parts, write_piece
+from include.coding.parts import SELECT_INPUT_LINES, Part, write_input_file, write_parts
 from include.coding.plan import Plan
 from include.coding.response_dates import describe_skipped_rows
 from include.coding.run_log import (
@@ -40,7 +41,7 @@ from include.coding.source_files import find_file
 from include.coding.staged_records import look_up_results, stage_records
 from include.coding.staging import Staging
 from include.coding.tables import table, update_tables
-from include.coding.text_claims import claim_texts
+from include.coding.text_claims import OF_RUN_TEXTS, claim_texts
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.warehouse import Session, Warehouse, quote_date, quote_literal, utc_now
 
@@ -48,12 +49,12 @@ from include.warehouse.warehouse import Session, Warehouse, quote_date, quote_li
 SIMILAR_OPERATIONS = 5
 #: SQL of a hash of the texts of an answer, of 63 bits, because PostgreSQL has no unsigned numbers.
 PAIR_HASH = "CAST(hash({0}, {1}) >> 1 AS BIGINT)"
-#: The answers as SQL that follows JOIN, without the cleaned texts, which have the names of those of a record.
+#: The answers as SQL that follows JOIN, without the cleaned texts, which have the names of the raw texts of a record.
 _ANSWERS = "(SELECT * EXCLUDE (occp_text, tasks_text) FROM memory.answers) AS answers"
 #: SQL of a hash of the id and the day of a record.
 ID_HASH = "hash(response_date, record_id)"
-#: Records whose distinct answers, or ids, are found at once: with more of them, DuckDB needs more memory than it
-#: writes to disk. Each pass reads these columns of all records again.
+#: Maximum number of records whose distinct answers, or ids, are found in one pass. With more of them, DuckDB needs
+#: memory that it cannot free by writing to disk. Each pass reads all records again.
 RECORDS_PER_PASS = 25_000_000
 #: SQL of the reason why a record is rejected.
 _REASON = "CASE WHEN record_id <> '' THEN reason ELSE 'no_record_id' END"
@@ -66,14 +67,14 @@ class Prepared(Handoff):
     """What was read and what has to be sent.
 
     :param read_at: when the source was read, ISO 8601, UTC
-    :param checksum: of the records
+    :param checksum: checksum of the records
     :param file_checksum: of the file that was read (:func:`compute_file_checksum`), by which later runs recognize it;
         None if they have to read it
     :param unchanged: whether exactly these records are published already, so that there is nothing to do
     :param records_uri: Parquet file of the run's records: record_id, occurrence, response_date, answer (the number of
         its texts), reason; None if unchanged
     :param answers_uri: Parquet file of the answers that are not rejected: answer, text_key; None if unchanged
-    :param read, undated: records of the dates, and records of the source that have no date
+    :param read, undated: numbers of the records of the dates, and of those of the source that have no date
     :param unreadable_dates, unreadable_examples: records of the source with a date that cannot be read; places and
         shapes of some of these dates
     :param empty_rows: rows of the source without any value in the needed columns, which are no records
@@ -84,8 +85,8 @@ class Prepared(Handoff):
     :param dates_over_limit: dates that exceed limits, ISO 8601, with these limits: their texts are not sent
     :param warnings: what a person should know about the limits for publishing
     :param notes: what a person should know about the source
-    :param claimed, claimed_uri: texts that other runs in progress send, which are in no part: their number, and their
-        file in the form of an input file
+    :param awaited, awaited_uri: texts whose results this run awaits, because other runs in progress send them. They
+        are in no part: their number, and their file in the form of an input file
     """
 
     read_at: Moment
@@ -106,8 +107,8 @@ class Prepared(Handoff):
     dates_over_limit: dict[Day, Text] = field(default_factory=dict)
     warnings: tuple[Text, ...] = ()
     notes: tuple[Text, ...] = ()
-    claimed: Count = 0
-    claimed_uri: InputFile | None = None
+    awaited: Count = 0
+    awaited_uri: InputFile | None = None
     file_checksum: Sha256 | None = None
 
 
@@ -149,16 +150,13 @@ def prepare(
         with open_source(plan, engine, warehouse, access, file, all_columns=plan.export is not None) as snapshot:
             read_at, undated = snapshot.read_at, snapshot.undated
             skipped = (snapshot.unreadable_dates, snapshot.unreadable_examples, snapshot.empty_rows)
-            read, checksum, longest = compute_checksum(engine, plan)
+            read, checksum, longest_bytes = compute_checksum(engine, plan)
             if plan.export is not None:
                 check_size(plan.export, read, len(snapshot.columns) + len(ADDED_COLUMNS))
             log.info("Read %s records of %s to %s", f"{read:,}", plan.from_date, plan.to_date)
-            if undated:
-                log.warning("Source %r: %s records have no date: no run codes them", plan.source, f"{undated:,}")
-            for sentence in describe_skipped_rows(*skipped):
-                log.warning("Source %r: %s", plan.source, sentence)
             notes = tuple(snapshot.describe(plan, read))
-            for sentence in notes:
+            undated_rows = [f"{undated:,} records have no date: no run codes them"] if undated else []
+            for sentence in (*undated_rows, *describe_skipped_rows(*skipped), *notes):
                 log.warning("Source %r: %s", plan.source, sentence)
             if not read or undated or notes or any(skipped):  # each run has to say so
                 file_checksum = None
@@ -169,7 +167,7 @@ def prepare(
                     log.info("Run %r has published exactly these records: nothing to do", published.run_id)
                     unchanged = _describe_published(plan, published, checksum, snapshot)
                     return replace(unchanged, notes=notes, file_checksum=file_checksum)
-            shorten_texts(plan, engine, longest)
+            shorten_texts(engine, plan, longest_bytes)
             materialize_source(plan, engine)
             condition = validate_answers(engine, plan, read)
             records, answers = staging.scratch / "records.parquet", staging.scratch / "answers.parquet"
@@ -179,22 +177,25 @@ def prepare(
         for warning in warnings:
             log.warning("%s", warning)
         texts, known_texts = find_new_texts(engine, plan, warehouse, records, dates_over_limit)
-        known_texts += claim_texts(engine, plan, warehouse, is_in_progress)
+        # A run that has sent texts prepares the same parts again, because it may have paid for their results.
+        can_await = not staging.find(FILE_PREFIX)
+        known_texts += claim_texts(engine, plan, warehouse, is_in_progress, can_await=can_await)
         log.info(
             "%s records are rejected (%s); the others have %s distinct texts, %s of which are coded already",
             f"{rejected:,}", format_reasons(reasons) or "no reason", f"{texts:,}", f"{known_texts:,}",
         )  # fmt: skip
         parts = _add_expected_durations(write_parts(engine, plan, staging), plan, warehouse)
-        claimed, claimed_uri = _write_claimed_texts(engine, staging)
+        awaited, awaited_uri = _write_awaited_texts(engine, staging)
     records_uri, answers_uri = staging.keep(records), staging.keep(answers)
     return Prepared(
         read_at, checksum, False, records_uri, answers_uri, parts, read, undated, rejected, texts, known_texts,
-        *skipped, reasons, dates_over_limit, warnings, notes, claimed, claimed_uri, file_checksum,
+        *skipped, rejected_by_reason=reasons, dates_over_limit=dates_over_limit, warnings=warnings, notes=notes,
+        awaited=awaited, awaited_uri=awaited_uri, file_checksum=file_checksum,
     )  # fmt: skip
 
 
 def _describe_published(plan: Plan, published: PublishedRun, checksum: str, snapshot: SourceSnapshot) -> Prepared:
-    """Return what was prepared if exactly these records are published: nothing.
+    """Return the result of `prepare` for records that are published already: their counts, and nothing to send.
 
     :raises LimitError: they exceed the limits of this run, which can be stricter
     """
@@ -218,11 +219,12 @@ def _refuse(plan: Plan, limits: str, dates: dict[date, str] | None = None) -> st
 
 def validate_answers(engine: Engine, plan: Plan, read: int, pair_hash: str = PAIR_HASH) -> str:
     """Create the table `memory.answers`: each distinct answer, which is a pair of texts, with a number, the texts as
-    they are sent, and their key or the reason why they are rejected. Return the SQL condition that a record has it.
+    they are sent, and their key or the reason why they are rejected. Return the SQL condition that joins a record
+    with its answer.
 
     Most answers occur many times, so validating each one once saves most of the time. Its number is the hash of its
     texts, by which records find their answers in a fraction of the time and of the memory that the texts take. If two
-    answers have the same hash, the answers are counted instead, and records find them by their texts.
+    answers have the same hash, the answers are numbered instead, and records find them by their texts.
 
     :param read: number of records
     :param pair_hash: SQL of a hash of two texts
@@ -240,29 +242,29 @@ def _create_answers(engine: Engine, plan: Plan, read: int, pair_hash: str | None
     """Create the table `memory.answers`.
 
     :param read: number of records
-    :param pair_hash: SQL of a hash of two texts, the number of the answer; None: the answers are counted, and the
+    :param pair_hash: SQL of a hash of two texts, the number of the answer; None: the answers are numbered, and the
         table has their raw texts too
     """
     clean = "clean_text({0})" if plan.clean else "coalesce({0}, '')"
     columns = "* EXCLUDE (raw_occp, raw_tasks)" if pair_hash else "*"
     passes = _count_passes(read)
     engine.execute("DROP TABLE IF EXISTS memory.answers")
-    for part in range(passes):
-        count = f"row_number() OVER () * {passes} + {part}"
-        number = pair_hash.format("raw_occp", "raw_tasks") if pair_hash else count
+    for number in range(passes):
+        sequence = f"row_number() OVER () * {passes} + {number}"
+        answer = pair_hash.format("raw_occp", "raw_tasks") if pair_hash else sequence
         execute_within_memory(
             engine,
             f"""
-            {"INSERT INTO memory.answers" if part else "CREATE TABLE memory.answers AS"}
+            {"INSERT INTO memory.answers" if number else "CREATE TABLE memory.answers AS"}
             WITH raw AS (
                 SELECT DISTINCT occp_text AS raw_occp, tasks_text AS raw_tasks FROM source
-                WHERE record_id <> '' AND ({passes} = 1 OR hash(occp_text, tasks_text) % {passes} = {part})
+                WHERE record_id <> '' AND ({passes} = 1 OR hash(occp_text, tasks_text) % {passes} = {number})
             ), cleaned AS (
                 SELECT *, {clean.format("raw_occp")} AS occp_text, {clean.format("raw_tasks")} AS tasks_text FROM raw
             ), validated AS (
                 SELECT *, reject_reason(occp_text, tasks_text, $max_characters) AS reason FROM cleaned
             )
-            SELECT {columns}, {number} AS answer,
+            SELECT {columns}, {answer} AS answer,
                 CASE WHEN reason IS NULL THEN text_key(occp_text, tasks_text) END AS text_key
             FROM validated
             """,  # noqa: S608
@@ -270,17 +272,17 @@ def _create_answers(engine: Engine, plan: Plan, read: int, pair_hash: str | None
         )
 
 
-def find_rejected_rows(engine: Engine, condition: str, count: int) -> list[tuple[str, int, list[dict[str, Any]]]]:
+def find_rejected_rows(engine: Engine, condition: str, max_rows: int) -> list[tuple[str, int, list[dict[str, Any]]]]:
     """Return for each reason, the most frequent first, how many records of the engine's `numbered_source` it rejects,
     and where the first ones are: their `part` and `row`.
 
-    :param condition: SQL condition that a record has an answer, of :func:`validate_answers`
-    :param count: how many of them
+    :param condition: SQL condition of :func:`validate_answers`, which joins a record with its answer
+    :param max_rows: for how many rows of each reason to return where they are
     """
     return execute_within_memory(
         engine,
         f"""
-        SELECT reason, count(*), min({{'part': source_part, 'row': source_row}}, {count}) FROM (
+        SELECT reason, count(*), min({{'part': source_part, 'row': source_row}}, {max_rows}) FROM (
             SELECT source_part, source_row, {_REASON} AS reason
             FROM numbered_source LEFT JOIN {_ANSWERS} ON {condition}
         ) WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1
@@ -293,7 +295,8 @@ def write_records(engine: Engine, plan: Plan, condition: str, path: Path, read: 
 
     Records with the same id and day are numbered by their text keys, so that every attempt numbers them equally.
 
-    :param condition: SQL condition that a record has an answer, of :func:`validate_answers`
+    :param condition: SQL condition of :func:`validate_answers`, which joins a record with its answer
+    :param read: number of records
     """
     columns = "record_id, CAST(occurrence AS INTEGER) AS occurrence, response_date, answer, reason"
     select = f"SELECT {columns} FROM ({number_records(engine, condition, read)})"  # noqa: S608
@@ -311,11 +314,11 @@ def write_records(engine: Engine, plan: Plan, condition: str, path: Path, read: 
 
 
 def number_records(engine: Engine, condition: str, read: int, columns: str = "") -> str:
-    """Return a query for all records of `source` with the numbers of their answers and the keys of their texts, or
-    why they are rejected, and with numbers that distinguish records with the same id and day. It needs the table
-    `memory.answers`.
+    """Create tables of the records with the same id and day, and return a query for all records of `source` with the
+    numbers of their answers and the keys of their texts, or why they are rejected, and with numbers that distinguish
+    records with the same id and day. It needs the table `memory.answers`.
 
-    :param condition: SQL condition that a record has an answer, of :func:`validate_answers`
+    :param condition: SQL condition of :func:`validate_answers`, which joins a record with its answer
     :param read: number of records
     :param columns: further columns of `source`, each after a comma
     """
@@ -376,8 +379,8 @@ def write_answers(engine: Engine, path: Path) -> None:
     copy_to_file(engine, select, path, "FORMAT parquet, COMPRESSION zstd")
 
 
-#: Rejected records, by response date and reason: the run's records are a Parquet file, $path.
-_REASONS_BY_DATE = """
+#: SQL of the numbers of records by response date and reason (NULL: not rejected), from the Parquet file $path.
+_COUNTS_BY_DATE_AND_REASON = """
     SELECT response_date, reason, count(*) FROM read_parquet($path)
     GROUP BY response_date, reason ORDER BY 1, 3 DESC, 2
 """
@@ -394,7 +397,7 @@ def _check_limits(
     """
     run: Counter[str | None] = Counter()
     dates: dict[date, Counter[str | None]] = {}
-    for day, reason, count in engine.execute(_REASONS_BY_DATE, {"path": escape_glob(records)}).fetchall():
+    for day, reason, count in engine.execute(_COUNTS_BY_DATE_AND_REASON, {"path": escape_glob(records)}).fetchall():
         run[reason] += count
         dates.setdefault(day, Counter())[reason] += count
     reasons = {reason: count for reason, count in run.most_common() if reason}
@@ -468,14 +471,8 @@ def find_new_texts(
             session.staged("run_texts", Query(engine, f"SELECT text_key FROM {texts}")),  # noqa: S608
         ):
             # The keys go to the warehouse, not the reverse, because a night usually has few of them.
-            rows = session.read(
-                f"SELECT DISTINCT text_key FROM {coded_texts} WHERE topic = ? AND model_id = ?"  # noqa: S608
-                " AND text_key IN (SELECT text_key FROM run_texts)",
-                [plan.topic, plan.model_id],
-            )
-            engine.register("coded_texts", rows)
-            engine.execute("INSERT INTO known_texts FROM coded_texts")
-            engine.unregister("coded_texts")
+            query = f"SELECT DISTINCT text_key FROM {coded_texts} WHERE {OF_RUN_TEXTS}"  # noqa: S608
+            create_table(engine, "known_texts", session.read(query, [plan.topic, plan.model_id]))
     execute_within_memory(
         engine,
         "CREATE TABLE memory.new_texts AS SELECT DISTINCT text_key, occp_text, tasks_text"  # noqa: S608
@@ -487,14 +484,14 @@ def find_new_texts(
     return new_texts + known_texts, known_texts
 
 
-def _write_claimed_texts(engine: Engine, staging: Staging) -> tuple[int, str | None]:
+def _write_awaited_texts(engine: Engine, staging: Staging) -> tuple[int, str | None]:
     """Write the texts that other runs in progress send; return their number and the URI of their file."""
-    ((claimed,),) = engine.execute("SELECT count(*) FROM claimed_texts").fetchall()
-    if not claimed:
+    ((awaited,),) = engine.execute("SELECT count(*) FROM awaited_texts").fetchall()
+    if not awaited:
         return 0, None
-    log.info("%s of these texts are left to other runs, which send them now", f"{claimed:,}")
-    select = SELECT_INPUT_LINES.format(texts="claimed_texts")
-    return claimed, write_piece(engine, f"{select} ORDER BY text_key", staging)[0]
+    log.info("%s of these texts are left to other runs, which send them now", f"{awaited:,}")
+    select = SELECT_INPUT_LINES.format(texts="awaited_texts")
+    return awaited, write_input_file(engine, f"{select} ORDER BY text_key", staging)[0]
 
 
 def _add_expected_durations(parts: tuple[Part, ...], plan: Plan, warehouse: Warehouse) -> tuple[Part, ...]:

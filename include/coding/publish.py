@@ -48,7 +48,7 @@ def confirm_published(plan: Plan, published: PublishedRun | None, later_spans: S
         return PublishedRun(plan.run_id, 0, 0, 0, 0, 0)
     raise IncompleteError(
         f"what was published for {plan.from_date} to {plan.to_date} has changed since `prepare`, or texts were"
-        " coded again: clear `prepare` with downstream, or start another run"
+        " coded again: clear `prepare` with downstream tasks, or start another run"
     )
 
 

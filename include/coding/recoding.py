@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -47,13 +48,13 @@ from include.coding.isolation import (
     Kind,
     Piece,
 )
-from include.coding.parts import Fingerprint, Part, name_piece, write_piece
+from include.coding.parts import Fingerprint, Part, name_input_file, write_input_file
 from include.coding.plan import Plan
 from include.coding.prepare import Prepared, expect_seconds
 from include.coding.results import PartResult, PartSummary
 from include.coding.staging import Staging
 from include.coding.tables import table
-from include.coding.text_claims import find_undelivered_texts
+from include.coding.text_claims import Undelivered, find_undelivered_texts, take_over_texts
 from include.warehouse.errors import WarehouseBusyError, WarehouseError
 from include.warehouse.warehouse import Session, Warehouse
 
@@ -79,7 +80,7 @@ class StateStore(Protocol):
 
 @dataclass(frozen=True)
 class CollectSummary(Handoff):
-    """What came back of the texts of a run.
+    """The results of a run's texts: how many were sent, got a result, were set aside, or are missing.
 
     :param texts_sent: texts of the run's parts, and those that other runs had claimed but not delivered; each counts
         once, however often it was sent
@@ -112,8 +113,8 @@ class RecodingState(Handoff):
     :param incomplete, problems: the parts that may still give results, or whose results cannot be used: their number,
         and why
     :param pieces: the other parts without all results, then the pieces that were sent again
-    :param claims_start: since when the run waits for texts that other runs had claimed, in seconds since the epoch; 0
-        before
+    :param claims_start: since when the run waits for results that other runs were to deliver, in seconds since the
+        epoch; 0 until it waits
     """
 
     generation: ShortText
@@ -132,14 +133,15 @@ class RecodingState(Handoff):
 
 @dataclass(frozen=True)
 class ClaimsWait:
-    """How long a run has waited for texts that other runs had claimed, and how long it waits at most, in seconds."""
+    """How long a run has waited for results that other runs were to deliver, and how long it waits at most."""
 
-    elapsed: float
-    patience: float
+    elapsed_s: float
+    timeout_s: float
 
     @property
-    def remaining(self) -> float:
-        return self.patience - self.elapsed
+    def remaining_s(self) -> float:
+        """Seconds that are left to wait; negative after the end."""
+        return self.timeout_s - self.elapsed_s
 
 
 class Recoding:
@@ -209,65 +211,79 @@ class Recoding:
         self._save(replace(self._state, pieces=pieces))
         return changed
 
-    def find(self, number: int) -> Piece:
-        """Return a piece as it is now."""
-        return self._state.pieces[number]
-
     def settle_claims(self, now: float) -> ClaimsWait | None:
         """Return how long to wait for texts that other runs had claimed and that have no result yet; None if there is
-        nothing to wait for. When these runs have ended, or had as much time as an operation takes, the texts become a
-        piece, which this run sends, and there is nothing more to wait for.
+        nothing to wait for. When these runs have ended, or had as much time as their operation takes, the texts
+        become pieces, which this run sends, and there is nothing more to wait for.
 
-        A run that cannot send or publish anything more, or has no result at all, leaves the texts to the next run.
+        A run that cannot publish anything does not wait. One that can send nothing more, or has no sign that the
+        service works, waits, but leaves the texts to the next run if they are not delivered.
 
         :param now: seconds since the epoch
         :raises PlanError: more texts are to be sent than `prepare` has counted
         """
-        if self._prepared.claimed_uri is None or self._is_incomplete:
+        if self._prepared.awaited_uri is None or self._is_incomplete:
             return None
         with self._open_engine() as engine:
-            texts, claimants = self._find_undelivered_texts(engine)
-            if not (texts and self._has_results and Isolation(self._state.pieces).can_send):
+            undelivered = self._find_undelivered_texts(engine)
+            texts, claimants = undelivered.texts, undelivered.claimants
+            if not texts:
                 return None
             if not self._state.claims_start:
                 self._save(replace(self._state, claims_start=now))
-            wait = ClaimsWait(now - self._state.claims_start, self._claims_patience)
-            if wait.remaining > 0 and any(map(self._is_in_progress, sorted(claimants))):
+            wait = ClaimsWait(now - self._state.claims_start, self._measure_claims_timeout_s(claimants))
+            if wait.remaining_s > 0 and any(map(self._is_in_progress, sorted(claimants))):
                 log.info("%s texts that other runs send have no result yet", f"{texts:,}")
                 return wait
-            log.warning("%s texts have no result of the runs that had claimed them: sending them here", f"{texts:,}")
-            uri, size, sha256 = self._write_piece(engine)
-        pieces = self._state.pieces
-        piece = Piece(
-            len(pieces), Kind.CLAIMED, None, 0, texts, pieces[-1].round + 1 if pieces else 1,
-            len(self._prepared.parts) + len(self._extra_pieces), input_uri=uri, bytes=size, sha256=sha256,
-        )  # fmt: skip
-        self._save(replace(self._state, pieces=(*pieces, piece)))
+            isolation = Isolation(self._state.pieces)
+            if not (isolation.can_send and (self._has_results or isolation.has_success)):
+                return None
+            if wait.remaining_s > 0:
+                texts = take_over_texts(engine, self.plan, self._warehouse, self._is_in_progress)
+                if not texts:  # yet another run has taken them over, or their results have just been stored
+                    return wait
+            log.warning("%s texts have no result from the runs that claimed them; this run sends them", f"{texts:,}")
+            self._save(replace(self._state, pieces=(*self._state.pieces, *self._write_undelivered(engine, texts))))
         return None
 
-    def _find_undelivered_texts(self, engine: Engine) -> tuple[int, set[str]]:
-        """Create `undelivered_texts` in the engine; return their number, and the runs that still claim some."""
+    def _write_undelivered(self, engine: Engine, texts: int) -> Iterator[Piece]:
+        """Write the texts of the engine's table `undelivered_texts` to input files, and yield the pieces."""
+        pieces, lines = self._state.pieces, self.plan.records_per_part
+        round_number = pieces[-1].round + 1 if pieces else 1
+        first_part = len(self._prepared.parts) + len(self._extra_pieces)
+        count = min(math.ceil(texts / lines), Isolation(pieces).remaining_operations)
+        for number in range(count):
+            select = f"FROM undelivered_texts ORDER BY recordId LIMIT {lines:d} OFFSET {number * lines:d}"
+            uri, size, sha256 = write_input_file(engine, select, self._staging)
+            yield Piece(
+                len(pieces) + number, Kind.UNDELIVERED, None, 0, min(lines, texts - number * lines), round_number,
+                first_part + number, input_uri=uri, bytes=size, sha256=sha256,
+            )  # fmt: skip
+
+    def _find_undelivered_texts(self, engine: Engine) -> Undelivered:
+        """Create `undelivered_texts` in the engine, and return their numbers."""
         with ExitStack() as files:
-            path = files.enter_context(self._open_input_file(str(self._prepared.claimed_uri)))
+            path = files.enter_context(self._open_input_file(str(self._prepared.awaited_uri)))
             sent_files = [
-                files.enter_context(self._open_input_file(piece.input_uri)) for piece in self._claimed_pieces
+                files.enter_context(self._open_input_file(piece.input_uri)) for piece in self._undelivered_pieces
             ]
-            claimed, texts, claimants = find_undelivered_texts(engine, self.plan, self._warehouse, path, sent_files)
-        if claimed > self._prepared.claimed:
+            undelivered = find_undelivered_texts(engine, self.plan, self._warehouse, path, sent_files)
+        if undelivered.awaited > self._prepared.awaited:
             raise PlanError(
-                f"{claimed:,} texts would be sent that other runs had claimed, but `prepare` has counted"
-                f" {self._prepared.claimed:,}: clear `prepare` with downstream tasks"
+                f"{undelivered.awaited:,} texts would be sent that other runs had claimed, but `prepare` has counted"
+                f" {self._prepared.awaited:,}: clear `prepare` with downstream tasks"
             )
-        return texts, claimants
+        return undelivered
 
-    def _write_piece(self, engine: Engine) -> tuple[str, int, str]:
-        return write_piece(engine, "FROM undelivered_texts ORDER BY recordId", self._staging)
+    def _measure_claims_timeout_s(self, claimants: Mapping[str, int]) -> float:
+        """Return the seconds that other runs get to deliver what they had claimed: those of an operation with as many
+        texts, or of the longest one of this run.
 
-    @property
-    def _claims_patience(self) -> float:
-        """Seconds that other runs get to deliver what they had claimed: those of an operation."""
+        :param claimants: these runs, each with the number of all texts that it claims
+        """
+        records = min(max(claimants.values(), default=self._prepared.awaited), self.plan.records_per_part)
         with self._warehouse.session(read_only=True) as session:
-            expected = expect_seconds(session, self.plan, self._prepared.claimed)
+            expected = expect_seconds(session, self.plan, records)
         own = max((result.seconds or 0.0 for result in self._part_results), default=0.0)
         return min(max(own, expected or 0.0, MIN_CLAIMS_WAIT_S), MAX_CLAIMS_WAIT_S)
 
@@ -393,7 +409,7 @@ class Recoding:
 
     def _write_unanswered(self, engine: Engine, part: int) -> str:
         select = f"SELECT recordId, occp_text, tasks_text FROM unanswered WHERE part = {part:d} ORDER BY recordId"  # noqa: S608
-        return write_piece(engine, select, self._staging)[0]
+        return write_input_file(engine, select, self._staging)[0]
 
     # ---- input files of pieces -------------------------------------------------------------------------------------
 
@@ -417,7 +433,7 @@ class Recoding:
                 file.write(line)
                 digest.update(line)
                 size += len(line)
-        uri = self._staging.keep(name_piece(draft, digest.hexdigest()))
+        uri = self._staging.keep(name_input_file(draft, digest.hexdigest()))
         return replace(piece, input_uri=uri, bytes=size, sha256=digest.hexdigest())
 
     def _read_lines(self, kind: Kind, parent: int | None) -> Iterator[bytes]:
@@ -449,7 +465,7 @@ class Recoding:
     # ---- the end ---------------------------------------------------------------------------------------------------
 
     def finish(self) -> CollectSummary:
-        """Set the texts aside that the service never answered or refused, and return what came back.
+        """Set the texts aside that the service never answered or refused, and return the summary.
 
         :raises IncompleteError: an input file does not exist any more
         """
@@ -459,7 +475,7 @@ class Recoding:
         incomplete = self._state.incomplete + len(problems) - len(self._state.problems)
         extra = self._extra_pieces
         texts_sent = sum(part.records for part in self._prepared.parts)
-        texts_sent += sum(piece.records for piece in self._claimed_pieces)
+        texts_sent += sum(piece.records for piece in self._undelivered_pieces)
         no_result = sum(piece.unanswered for piece in silent)
         if no_result and not self._is_acceptable(no_result, texts_sent):
             problems.append(
@@ -469,11 +485,15 @@ class Recoding:
             incomplete, no_result, silent = incomplete + 1, 0, []
         refused = isolation.refused
         unexplained = [piece for piece in isolation.unexplained if piece not in refused]
-        undelivered, undelivered_uri = self._write_undelivered()
+        undelivered, undelivered_uri = self._keep_undelivered_texts()
         unresolved = sum(piece.records for piece in unexplained) + sum(piece.unanswered for piece in unsent)
-        texts_sent, unresolved = texts_sent + undelivered, unresolved + undelivered
         if unresolved:
             problems.append(f"{unresolved} texts have no result yet: {_explain_stop(isolation)}")
+        if undelivered:
+            problems.append(
+                f"{undelivered} texts have no result from the runs that claimed them, and this run cannot send them"
+            )
+        texts_sent, unresolved = texts_sent + undelivered, unresolved + undelivered
         self._set_aside(silent, refused)
         uris = [*(piece.input_uri for piece in unexplained), *(str(piece.unanswered_uri) for piece in unsent)]
         uris += [undelivered_uri] if undelivered_uri else []
@@ -505,13 +525,14 @@ class Recoding:
                 ):
                     set_texts_aside(session, self.plan, str(piece.operation_id), outcome, reason)
 
-    def _write_undelivered(self) -> tuple[int, str | None]:
+    def _keep_undelivered_texts(self) -> tuple[int, str | None]:
         """Return the number and the file of the texts that other runs have not delivered and this run cannot send."""
-        if self._prepared.claimed_uri is None or self._is_incomplete:
+        if self._prepared.awaited_uri is None or self._is_incomplete:
             return 0, None
         with self._open_engine() as engine:
-            texts, _ = self._find_undelivered_texts(engine)
-            return (texts, self._write_piece(engine)[0]) if texts else (0, None)
+            texts = self._find_undelivered_texts(engine).texts
+            select = "FROM undelivered_texts ORDER BY recordId"
+            return (texts, write_input_file(engine, select, self._staging)[0]) if texts else (0, None)
 
     def _write_unresolved(self, uris: Sequence[str]) -> str | None:
         if not uris:
@@ -537,8 +558,9 @@ class Recoding:
         return [piece for piece in self._state.pieces if piece.is_extra]
 
     @property
-    def _claimed_pieces(self) -> list[Piece]:
-        return [piece for piece in self._state.pieces if piece.kind is Kind.CLAIMED]
+    def _undelivered_pieces(self) -> list[Piece]:
+        """The pieces of texts that other runs have not delivered and that this run has sent."""
+        return [piece for piece in self._state.pieces if piece.kind is Kind.UNDELIVERED and piece.state != SUPERSEDED]
 
     @property
     def _is_incomplete(self) -> bool:
@@ -592,7 +614,8 @@ def identify_operations(parts: Sequence[Part], part_results: Sequence[PartResult
 def _carry_over(old: RecodingState, new: RecodingState) -> RecodingState:
     """Return the new state, with the pieces of the old one that belong to the operations of the new one.
 
-    The others stay in the list, because they were sent, but have no consequences.
+    The others stay in the list, because they were sent, but have no consequences. Neither has a control that failed
+    before, nor a piece of undelivered texts that failed or was not sent: what is still missing is found again.
     """
 
     def identify(piece: Piece) -> tuple[Any, ...]:
@@ -602,10 +625,12 @@ def _carry_over(old: RecodingState, new: RecodingState) -> RecodingState:
     new_identities = {identify(piece) for piece in new.pieces}
     pieces: list[Piece] = []
     for piece in old.pieces:
-        if piece.parent is None:
-            is_superseded = not piece.is_extra and identify(piece) not in new_identities
-        else:
+        if piece.parent is not None:
             is_superseded = pieces[piece.parent].state == SUPERSEDED
+        elif piece.kind in (Kind.CONTROL, Kind.UNDELIVERED):
+            is_superseded = piece.has_failed or piece.operation_id is None
+        else:
+            is_superseded = not piece.is_extra and identify(piece) not in new_identities
         without_consequences = replace(piece, state=SUPERSEDED, problem=None, usable=0, unanswered=0)
         pieces.append(without_consequences if is_superseded else piece)
     last_round = pieces[-1].round if pieces else 0

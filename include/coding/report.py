@@ -395,7 +395,7 @@ def _format_plan(plan: Plan) -> str:
 def _describe_run(plan: Plan, prepared: Prepared, summary: LandingSummary) -> list[str]:
     """Return what the run did, in sentences."""
     sentences = []
-    claimed = f"; left to other runs: {prepared.claimed:,}" if prepared.claimed else ""
+    awaited = f"; left to other runs: {prepared.awaited:,}" if prepared.awaited else ""
     if plan.max_records:
         sentences.append(f"Its rows are in the tables of the schema `{plan.schema}`, separate from all others.")
     if plan.changed_only:
@@ -404,7 +404,7 @@ def _describe_run(plan: Plan, prepared: Prepared, summary: LandingSummary) -> li
     sentences += [
         f"Records read: {summary.read:,}: {summary.coded:,} coded, {summary.uncoded:,} uncoded,"
         f" {summary.rejected:,} rejected{_format_rejected(prepared, summary)}.",
-        f"Distinct texts: {summary.texts:,}; coded earlier by this model: {prepared.known_texts:,}{claimed}; sent:"
+        f"Distinct texts: {summary.texts:,}; coded earlier by this model: {prepared.known_texts:,}{awaited}; sent:"
         f" {summary.texts_sent:,} in {summary.operations:,} operations.{_explain_no_sending(prepared, summary)}",
     ]
     if summary.extra_operations:

@@ -24,7 +24,10 @@ MAX_LISTED_SPANS = 10
 def run_filter(plan: Plan) -> tuple[str, list[Any]]:
     """Return the condition that selects the rows of `coded_records` that a run replaces, and its values."""
     condition, values = exclude_dates(map(date.fromisoformat, plan.excluded_dates))
-    return "topic = ? AND model_id = ? AND response_date BETWEEN ? AND ?" + condition, [*_run_key(plan), *values]
+    return "topic = ? AND model_id = ? AND response_date BETWEEN ? AND ?" + condition, [
+        *_list_values(plan),
+        *values,
+    ]
 
 
 def exclude_dates(days: Iterable[date]) -> tuple[str, list[Any]]:
@@ -51,7 +54,7 @@ def format_dates(days: Iterable[date]) -> str:
     return ", ".join(names) + (f" and {len(spans) - MAX_LISTED_SPANS} more" if len(spans) > MAX_LISTED_SPANS else "")
 
 
-def _run_key(plan: Plan) -> list[Any]:
+def _list_values(plan: Plan) -> list[Any]:
     return [plan.topic, plan.model_id, *plan.dates]
 
 
@@ -96,14 +99,15 @@ class DateOverLimit(Handoff):
 
 
 def find_published_run(session: Session, plan: Plan, checksum: str, records: int) -> PublishedRun | None:
-    """Return the run that published exactly the records with this checksum for the plan's dates; None without one."""
+    """Return the run that published exactly the records with this checksum for the plan's dates; None if
+    there is none."""
     rows = session.execute(
         f"""
         SELECT published_by_run, records, coded, uncoded, rejected, texts FROM {table(plan.schema, "coding_runs")}
         WHERE topic = ? AND model_id = ? AND from_date = ? AND to_date = ? AND checksum = ?
         ORDER BY read_at DESC LIMIT 1
         """,  # noqa: S608
-        [*_run_key(plan), checksum],
+        [*_list_values(plan), checksum],
     )
     if not rows:
         return None
@@ -130,7 +134,7 @@ def find_published_file(session: Session, plan: Plan, file_checksum: str) -> tup
             AND checksum IS NOT NULL
         ORDER BY read_at DESC LIMIT 1
         """,  # noqa: S608
-        [*_run_key(plan), file_checksum],
+        [*_list_values(plan), file_checksum],
     )
     if not rows:
         return None
@@ -148,7 +152,7 @@ def find_later_spans(session: Session, plan: Plan, read_at: str) -> list[Span]:
             AND run_id <> ? AND read_at > ?
         ORDER BY 1, 2
         """,  # noqa: S608
-        [*_run_key(plan), plan.run_id, datetime.fromisoformat(read_at)],
+        [*_list_values(plan), plan.run_id, datetime.fromisoformat(read_at)],
     )
     return [span for row in rows for span in _split_span(*row)]
 

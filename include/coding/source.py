@@ -35,6 +35,8 @@ from include.warehouse.warehouse import Session, Warehouse, quote_column, quote_
 MAX_TEXT_BYTES = 100_000
 #: Texts of more than this many times `max_characters` are shortened, because a set of many of them needs much memory.
 LONG_TEXT_FACTOR = 10
+#: SQL of the bytes of the longest text.
+LONGEST_TEXT = "coalesce(max(greatest(strlen(occp_text), strlen(tasks_text))), 0)"
 #: Number of unreadable dates that a message describes.
 MAX_EXAMPLES = 5
 #: Types of numbers that are ids as the warehouse writes them: of PostgreSQL, and of DuckDB.
@@ -630,14 +632,21 @@ def _sample_clause(plan: Plan) -> str:
     return f" ORDER BY hash(record_id, response_date, occp_text, tasks_text), record_id LIMIT {plan.max_records}"
 
 
-def shorten_texts(plan: Plan, engine: Engine, longest: int, view: str = "source") -> None:
+def measure_longest_text(engine: Engine) -> int:
+    """Return the bytes of the longest text in `source`."""
+    query = f"SELECT {LONGEST_TEXT} FROM source"  # noqa: S608
+    ((longest_bytes,),) = execute_within_memory(engine, query).fetchall()
+    return int(longest_bytes)
+
+
+def shorten_texts(engine: Engine, plan: Plan, longest_bytes: int, view: str = "source") -> None:
     """Replace the long texts of a view by the shortest ones that are rejected for the same reasons.
 
     Without such texts, nothing is done, because every statement that reads the view would take longer.
 
-    :param longest: bytes of the longest text
+    :param longest_bytes: bytes of the longest text
     """
-    if longest <= LONG_TEXT_FACTOR * plan.max_characters:
+    if longest_bytes <= LONG_TEXT_FACTOR * plan.max_characters:
         return
     texts = ", ".join(f"{_shorten_text(name, plan)} AS {name}" for name in ("occp_text", "tasks_text"))
     engine.execute(f"ALTER VIEW {view} RENAME TO long_{view}")

@@ -15,12 +15,14 @@ from include.coding.tables import table
 from include.warehouse.duckdb_warehouse import Query
 from include.warehouse.warehouse import Session, inline_values
 
+_JOIN = "staged_records LEFT JOIN {results} ON answer_results.answer = staged_records.answer"
 #: The staged records with the results of their texts as SQL that follows FROM: see :func:`look_up_results`.
-RECORDS_WITH_RESULTS = "staged_records LEFT JOIN answer_results ON answer_results.answer = staged_records.answer"
+RECORDS_WITH_RESULTS = _JOIN.format(results="answer_results")
 #: Bytes of memory that the result of an answer takes in a join, besides its label and its suggestions. If the results
 #: do not fit into the memory of an embedded warehouse, it writes the records to disk before it joins them.
 RESULT_BYTES = 450
-#: Reading the records again takes less time than writing them to disk, unless it has to be done more often than this.
+#: Maximum number of parts of a join: with more, reading the records for each part takes longer than writing them to
+#: disk once.
 MAX_JOINS = 5
 
 
@@ -86,8 +88,7 @@ def split_join(session: Session, plan: Plan) -> list[tuple[str, str]]:
         return whole
     return [
         (
-            f"staged_records LEFT JOIN (SELECT * FROM answer_results WHERE answer % {joins} = {number})"  # noqa: S608
-            " AS answer_results ON answer_results.answer = staged_records.answer",
+            _JOIN.format(results=f"(FROM answer_results WHERE answer % {joins} = {number}) AS answer_results"),
             f"coalesce(staged_records.answer, 0) % {joins} = {number}",
         )
         for number in range(joins)

@@ -109,7 +109,7 @@ def update_tables(warehouse: Warehouse, schema: str) -> None:
                 return
     except WarehouseBusyError:
         raise
-    except WarehouseError:  # the session below raises it again, unless the file only did not exist yet
+    except WarehouseError:  # the session below raises it again, unless the file did just not exist yet
         pass
     with warehouse.session() as session:
         create_tables(session, schema)

@@ -99,7 +99,7 @@ CREATE TABLE IF NOT EXISTS {schema}.coding_runs (
     operations    INTEGER NOT NULL,
     landed_at     TIMESTAMP NOT NULL, -- when this row was written, UTC
     excluded_dates VARCHAR,           -- dates from from_date to to_date that were not read, ISO 8601, with commas; or NULL
-    file_checksum VARCHAR             -- of the file that was read, and of how; NULL if the next run has to read the source again
+    file_checksum VARCHAR             -- of the file and of how it was read; NULL if the next run has to read the source again
 );
 
 -- One row per topic and response date that nights leave as it is, because it exceeds a limit for publishing. The run that

@@ -33,7 +33,7 @@ def count_texts(ti: Any, estimate: Estimate) -> int:
     other runs but would send if they fail, whatever the estimate says."""
     from include.pipeline.handoffs import pull_parts, pull_prepared
 
-    return max(estimate.texts_to_send, pull_prepared(ti).claimed + sum(part.records for part in pull_parts(ti)))
+    return max(estimate.texts_to_send, pull_prepared(ti).awaited + sum(part.records for part in pull_parts(ti)))
 
 
 def _describe_answers(dag_run: Any) -> str:

@@ -158,17 +158,17 @@ def _check_records(
             ]
         show_step("Reading the records", engine)
         snapshot = create_file_view(plan, engine, local_file, scan)
-        read, _, longest = compute_checksum(engine, plan)
+        read, _, longest_bytes = compute_checksum(engine, plan)
         _describe_dates(check, plan, snapshot, read)
         if snapshot.undated:
             check.undated_places = name_places(find_undated_rows(engine, scan, MAX_PLACES))
-        shorten_texts(plan, engine, longest)
+        shorten_texts(engine, plan, longest_bytes)
         materialize_source(plan, engine)
         show_step("Checking the texts", engine)
         condition = validate_answers(engine, plan, read)
         show_step("Looking for rejected records", engine)
         create_numbered_view(plan, engine, scan)
-        shorten_texts(plan, engine, longest, "numbered_source")
+        shorten_texts(engine, plan, longest_bytes, "numbered_source")
         check.rejections = [
             Rejection(reason, records, tuple(name_places([(row["part"], row["row"]) for row in rows])))
             for reason, records, rows in find_rejected_rows(engine, condition, MAX_PLACES)

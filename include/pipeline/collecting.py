@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator, timezone
 from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipException
@@ -16,7 +16,7 @@ from coding_service.errors import CodingServiceError, ExpiredError, FinalError, 
 from coding_service.hooks import CONN_ID
 from coding_service.models import InputPart
 from coding_service.part_operation import PartOperation
-from coding_service.polling import describe_wait, next_wait
+from coding_service.polling import describe_seconds, describe_wait, next_wait
 from coding_service.redaction import redact
 from coding_service.sensors import log_deferral
 from coding_service.triggers import Reason
@@ -74,7 +74,7 @@ class CollectResultsOperator(BaseOperator):
     def _collect(self, context: Any, end: WaitEvent | None = None) -> dict[str, Any]:
         """Work until an operation, or another run, has to be waited for, or nothing is left to do.
 
-        :param end: of the operation that was waited for; None in a new attempt
+        :param end: end of the operation that was waited for; None in a new attempt, or after the task was rescheduled
         """
         from include.coding.abandoned import record_abandoned_operations
         from include.coding.recoding import Recoding
@@ -102,8 +102,8 @@ class CollectResultsOperator(BaseOperator):
                     end = None
                     self._wait(recoding, hook)
                 if wait := recoding.settle_claims(time.time()):
-                    self._wait_for_claims(wait, hook)
-                elif not recoding.running_pieces:
+                    self._reschedule(wait, hook)
+                if not recoding.running_pieces:
                     break
             summary = recoding.finish()
             record_abandoned_operations(lambda: warehouse, plan.schema, staging, plan.run_id)
@@ -191,15 +191,18 @@ class CollectResultsOperator(BaseOperator):
         timeout = timedelta(seconds=max(0.0, piece.deadline - time.time()) + 600)
         self.defer(trigger=trigger, method_name="resume", timeout=timeout)
 
-    def _wait_for_claims(self, wait: ClaimsWait, hook: CodingServiceHook) -> None:
-        """Wait for a while, in which other runs may deliver what they had claimed.
+    def _reschedule(self, wait: ClaimsWait, hook: CodingServiceHook) -> NoReturn:
+        """End this attempt, to look later whether other runs have delivered the results that this one awaits.
 
         The task is rescheduled instead of deferred, because a deferred task keeps its slot of the pool, for which the
         other runs may wait. Everything that it knows is in the task state store.
         """
         first_interval = self.poll_interval or hook.settings.poll_interval
-        seconds = min(next_wait(first_interval, None, wait.elapsed, None, random.random), wait.remaining)
-        self.log.info("Looking again in %.0f s, for %.0f s at most", seconds, wait.remaining)
+        seconds = min(next_wait(first_interval, None, wait.elapsed_s, None, random.random), wait.remaining_s)
+        self.log.info(
+            "Looking for these results again in %s; if some are missing after %s, this run sends the texts itself",
+            describe_seconds(seconds), describe_seconds(wait.remaining_s),
+        )  # fmt: skip
         raise AirflowRescheduleException(timezone.utcnow() + timedelta(seconds=seconds))
 
     def _read_error(self, hook: CodingServiceHook, topic: str, operation_id: str) -> str | None:

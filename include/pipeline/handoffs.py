@@ -141,17 +141,19 @@ def pull_plan(ti: Any) -> Plan:
 
 
 def pull_prepared(ti: Any) -> Prepared:
+    """Return what `prepare` has read, and what it has left to send."""
     from include.coding.prepare import Prepared
 
     return _pull(ti, PREPARE, PREPARED_KEY, Prepared)
 
 
 def pull_estimate(ti: Any) -> Estimate:
+    """Return the estimate of sending, which `prepare` has made."""
     return _pull(ti, PREPARE, ESTIMATE_KEY, Estimate)
 
 
 def pull_collect_summary(ti: Any) -> CollectSummary:
-    """Return what came back of the texts of the run; of none if there was nothing to send."""
+    """Return the summary of `collect`; an empty one if there was nothing to send."""
     from include.coding.recoding import CollectSummary
 
     prepared = pull_prepared(ti)
@@ -174,12 +176,14 @@ def has_operations(ti: Any) -> bool:
 
 
 def pull_landing_summary(ti: Any) -> LandingSummary:
+    """Return what `land` has published."""
     from include.coding.landing import LandingSummary
 
     return _pull(ti, LAND, RETURN_KEY, LandingSummary)
 
 
 def pull_export_summary(ti: Any) -> ExportSummary:
+    """Return what `export` has written."""
     from include.coding.export import ExportSummary
 
     return _pull(ti, EXPORT, RETURN_KEY, ExportSummary)

@@ -1,4 +1,4 @@
-"""Imports what tasks need in the long-running processes of Airflow, from which those of tasks are forked.
+"""Imports the modules that tasks need into the long-running processes of Airflow from which tasks are forked.
 
 Importing these modules takes longer than the rest of a small task. The scheduler with the LocalExecutor and the DAG
 processor benefit from it; the API server does not import them.
@@ -20,7 +20,7 @@ MODULES = (
 
 @hookimpl
 def on_starting(component: Any) -> None:
-    """Import the modules if this is no task, whose process has them already or needs few of them."""
+    """Import the modules, except in the process of a task, which has them already or needs few of them."""
     from airflow.sdk.execution_time.task_runner import TaskRunnerMarker  # a task has imported it
 
     if not isinstance(component, TaskRunnerMarker):

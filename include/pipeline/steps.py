@@ -195,11 +195,11 @@ def prepare_parts(
     plan = handoffs.pull_plan(ti)
     _check_has_dates(plan)
     warehouse = open_warehouse(plan.engine_memory_mb)
-    claimed = plan if holds_dates(warehouse, plan) else claim_dates(warehouse, plan, is_in_progress)
-    if claimed.excluded_dates != plan.excluded_dates:
+    current_plan = plan if holds_dates(warehouse, plan) else claim_dates(warehouse, plan, is_in_progress)
+    if current_plan.excluded_dates != plan.excluded_dates:
         raise DataError(
             "other runs have taken over dates: clear 'plan' with downstream tasks to code the dates that remain."
-            f" {'; '.join(claimed.competing_runs)}"
+            f" {'; '.join(current_plan.competing_runs)}"
         )
     access = settings.read_source_access()  # the plan is not trusted: users can edit it in Airflow
     with open_staging(read_run_key(ti)) as staging:
@@ -220,10 +220,10 @@ def _describe_prepared(estimate: Estimate, *, is_dry_run: bool) -> str:
     if not estimate.texts_to_send:
         return f"Prepared {counts}: there is nothing to send"
     action = "a run would send" if is_dry_run else "the run sends"
-    claims = f" and leaves {estimate.claimed:,} to other runs" if estimate.claimed else ""
+    awaited = f"; {estimate.awaited:,} are left to other runs" if estimate.awaited else ""
     return (
-        f"Prepared {counts}: {action} {estimate.texts_to_send - estimate.claimed:,} texts in"
-        f" {estimate.parts:,} {'part' if estimate.parts == 1 else 'parts'}{claims}, which takes {estimate.duration}"
+        f"Prepared {counts}: {action} {estimate.texts_to_send - estimate.awaited:,} texts in"
+        f" {estimate.parts:,} {'part' if estimate.parts == 1 else 'parts'}, which takes {estimate.duration}{awaited}"
     )
 
 
@@ -262,8 +262,8 @@ def land_results(ti: Any, dag_run: Any) -> dict[str, Any]:
     with open_staging(read_run_key(ti)) as staging:
         summary = land(plan, prepared, collected, open_warehouse(plan.landing_memory_mb), staging)
     lineage.send_landing(ti, plan, summary)
-    has_work = {handoffs.EXPORT: plan.export, handoffs.ANNOUNCE: _find_announced_days(plan, summary, dag_run)}
-    if idle_tasks := [task_id for task_id, work in has_work.items() if not work]:
+    work = {handoffs.EXPORT: plan.export, handoffs.ANNOUNCE: _find_announced_days(plan, summary, dag_run)}
+    if idle_tasks := [task_id for task_id, inputs in work.items() if not inputs]:
         handoffs.skip_tasks(idle_tasks)
     return summary.to_dict()
 

@@ -38,6 +38,8 @@ SECRET_OPTIONS = {
 }
 COMPONENTS = {"metadatabase", "scheduler", "triggerer", "dag_processor"}
 START_TIMEOUT_S, STOP_TIMEOUT_S = 240.0, 20.0
+#: File of Linux with an id that is another one after each boot.
+BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 #: How far two readings of the start of a process can differ: the time of the boot is known to a second.
 START_TOLERANCE_S = 2.0
 
@@ -48,11 +50,15 @@ class StackError(Exception):
 
 @dataclass(frozen=True)
 class StackState:
-    """The ports of a running stack, and its processes by name, as (process id, :func:`measure_start` of it)."""
+    """The ports of a running stack, and its processes by name, as (process id, :func:`measure_start` of it).
+
+    :param boot_id: identifies the boot of the machine since which the processes run; empty where this is not known
+    """
 
     api_port: int
     service_port: int
     processes: dict[str, tuple[int, float]]
+    boot_id: str = ""
 
 
 def free_port(preferred: int = 0) -> int:
@@ -111,6 +117,7 @@ class Stack:
 
     @property
     def is_running(self) -> bool:
+        """Whether the stack was started and not stopped."""
         return self._state is not None
 
     @property
@@ -248,7 +255,7 @@ class Stack:
             self._make_owner_only(folder)
         print_line("Loading the sample data into the embedded warehouse")
         self._load_sample()
-        state = StackState(*self._choose_ports(), {})
+        state = StackState(*self._choose_ports(), {}, read_boot_id())
         environment = self.environment(state)
         print_line("Creating the metadata database")
         self._run_once(["airflow", "db", "migrate"], environment)
@@ -362,7 +369,8 @@ class Stack:
         if not self._state_file.exists():
             return None
         state = StackState(**json.loads(self._state_file.read_text()))
-        return state if any(_find_process(*ids) for ids in state.processes.values()) else None
+        is_same_boot = state.boot_id == read_boot_id()
+        return state if is_same_boot and any(_find_process(*ids) for ids in state.processes.values()) else None
 
 
 def _generate_secrets() -> dict[str, str]:
@@ -376,6 +384,11 @@ def _generate_secrets() -> dict[str, str]:
         "password": password,
         "passwords.json": json.dumps({USER: password}),
     }
+
+
+def read_boot_id() -> str:
+    """Return what identifies the boot of the machine; empty on a system other than Linux."""
+    return BOOT_ID_FILE.read_text().strip() if BOOT_ID_FILE.exists() else ""
 
 
 def measure_start(process: psutil.Process) -> float:

@@ -115,7 +115,7 @@ class Session(Protocol):
     def staged(self, name: str, rows: ArrowRows, *, is_largest: bool = False) -> AbstractContextManager[None]:
         """Make `rows` available as the relation `name` to the statements of the block, any number of times.
 
-        :param is_largest: whether it has more rows than what the statements join with it on its right
+        :param is_largest: whether the statements join these rows, on the left, with fewer rows on the right
         """
 
     def transaction(self, lock: str | None = None) -> AbstractContextManager[None]:

@@ -122,12 +122,12 @@ def collect_and_land(plan, prepared, part_results, warehouse, staging, code_piec
                 piece.sha256,
             )
             result = code_piece(part)
-            recoding.update(
+            ended = recoding.update(
                 piece, operation_id=result.operation_id, state=result.state, output_uri=result.output_uri,
                 metadata_uri=result.metadata_uri,
             )  # fmt: skip
             if result.state not in ("complete", "failed", "timed_out"):
-                recoding.update(recoding.find(piece.number), problem=result.message)
+                recoding.update(ended, problem=result.message)
             if piece.kind is not Kind.CONTROL:
                 errors[result.operation_id] = result.message
     return land(plan, prepared, recoding.finish(), warehouse, staging)

@@ -119,17 +119,17 @@ def test_the_code_that_reads_files_and_its_libraries_have_a_version():
     libraries = ["duckdb", "pyarrow", "python-calamine"]
     *versions, code = checksums.READER_VERSIONS.split()[-4:]
     assert versions == [version(name) for name in libraries]
-    assert code == checksums.hash_code(ROOT / "include" / "coding")
+    assert code == checksums.hash_modules(ROOT / "include" / "coding")
 
 
 def test_the_hash_of_code_changes_with_each_of_its_modules_and_ignores_files_of_an_editor(tmp_path):
     (tmp_path / "a.py").write_text("one = 1\n")
     (tmp_path / "b.py").write_text("two = 2\n")
-    first = checksums.hash_code(tmp_path)
+    first = checksums.hash_modules(tmp_path)
     (tmp_path / ".#a.py").symlink_to("user@machine")
-    assert checksums.hash_code(tmp_path) == first
+    assert checksums.hash_modules(tmp_path) == first
     (tmp_path / "b.py").write_text("two = 3\n")
-    assert checksums.hash_code(tmp_path) != first
+    assert checksums.hash_modules(tmp_path) != first
 
 
 def test_a_file_is_read_again_if_all_of_its_texts_are_to_be_coded_again(pipeline, source, caplog):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from include.coding.claims import claim_dates
+from include.coding.claims import claim_dates, holds_dates
 from include.coding.errors import PlanError
 from tests.coding.conftest import (
     DAY,
@@ -189,6 +189,15 @@ def test_a_topic_is_handed_over_by_deleting_its_row(runs):
     runs.query("DELETE FROM coding.topic_owners WHERE topic = 'osca'")
     runs.plan(run_id=OTHER_DAG)
     assert runs.query("SELECT topic, dag_id FROM coding.topic_owners") == [("osca", "recode_labour_force")]
+
+
+def test_a_run_no_longer_holds_its_dates_once_its_topic_has_been_handed_over(runs):
+    plan = runs.plan(run_id=SAME_ID)
+    assert holds_dates(runs.warehouse, plan)
+    runs.query("DELETE FROM coding.topic_owners WHERE topic = 'osca'")
+    assert not holds_dates(runs.warehouse, plan)
+    runs.plan(run_id=OTHER_DAG, source="labour_force")
+    assert not holds_dates(runs.warehouse, plan)
 
 
 def test_a_dry_run_takes_no_topic(runs):

@@ -7,12 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from include.coding import prepare
-from include.coding.checksums import compute_checksum
 from include.coding.collect import stage_texts
 from include.coding.engine import copy_to_file, execute_within_memory, open_engine
 from include.coding.errors import StagingError
 from include.coding.prepare import PAIR_HASH, validate_answers, write_answers, write_records
-from include.coding.source import shorten_texts
+from include.coding.source import measure_longest_text, shorten_texts
 from include.coding.staged_records import stage_records
 from include.coding.texts import install_rules
 from include.warehouse.duckdb_warehouse import DuckDBWarehouse, save_memory
@@ -59,7 +58,7 @@ def write_validated_records(path, source, rows, memory_mb, pair_hash=PAIR_HASH, 
     plan = make_plan(source=source.as_uri())
     with open_test_source(path.parent, plan, None, memory_mb) as (engine, _):
         settings(engine)
-        shorten_texts(plan, engine, compute_checksum(engine, plan)[2])
+        shorten_texts(engine, plan, measure_longest_text(engine))
         condition = validate_answers(engine, plan, rows, pair_hash)
         write_answers(engine, answers_of(path))
         return write_records(engine, plan, condition, path, rows)

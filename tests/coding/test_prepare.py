@@ -74,7 +74,7 @@ def test_the_counts_add_up(pipeline):
     assert (counts.pop("dates_over_limit"), counts.pop("warnings"), counts.pop("notes")) == ({}, [], [])
     skipped = {"undated": 1, "unreadable_dates": 0, "unreadable_examples": [], "empty_rows": 0}
     expected = {"unchanged": False, "read": 9, "rejected": 4, "texts": 3, "known_texts": 0}
-    assert counts == {**expected, **skipped, "claimed": 0, "claimed_uri": None, "file_checksum": None}
+    assert counts == {**expected, **skipped, "awaited": 0, "awaited_uri": None, "file_checksum": None}
 
 
 NUMBERED = (

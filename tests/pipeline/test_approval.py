@@ -50,13 +50,13 @@ def make_context(
     store: Store | None = None,
     *,
     dry_run: bool = False,
-    claimed: int = 0,
+    awaited: int = 0,
 ) -> dict[str, Any]:
     """Return the context of a task after `prepare` found this number of texts.
 
-    :param claimed: texts that other runs send, whatever the estimate says
+    :param awaited: texts that other runs send, whatever the estimate says
     """
-    prepared = replace(PREPARED, claimed=claimed)
+    prepared = replace(PREPARED, awaited=awaited)
     estimate = Estimate(9, 1, 2, 6, 1, texts_to_send, 200, 2, 12, 12.0, None)
     return {
         "params": {"approve_above": approve_above, "dry_run": dry_run},
@@ -116,8 +116,8 @@ def test_the_lower_one_of_the_limits_of_the_form_and_of_the_setting_counts(
 def test_texts_that_other_runs_send_count_whatever_the_estimate_says(
     requests_to_approve: list[Any], make_plan: Callable[..., Plan]
 ) -> None:
-    assert not needs_approval(make_context(make_plan(), 0, 10, claimed=10))
-    assert needs_approval(make_context(make_plan(), 0, 10, claimed=11))
+    assert not needs_approval(make_context(make_plan(), 0, 10, awaited=10))
+    assert needs_approval(make_context(make_plan(), 0, 10, awaited=11))
 
 
 def test_a_dry_run_needs_no_approval(requests_to_approve: list[Any], make_plan: Callable[..., Plan]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -138,7 +138,12 @@ class Night:
     def code(self) -> None:
         """Do what `code` does with the parts of the prepared run."""
         for part in self.prepared.parts:
-            operation = PartOperation(self.hook, InputPart.from_dict(part.to_dict()), Store())
+            operation = PartOperation(
+                self.hook,
+                InputPart.from_dict(part.to_dict()),
+                Store(),
+                labels={"run_id": self.run_id, "part": part.part},
+            )
             operation_id = operation.upload(*operation.open())
             state = self._wait_for(operation_id)
             end = {
@@ -394,8 +399,11 @@ def test_nothing_is_collected_if_nothing_was_sent() -> None:
 
 NEXT_DAY = "2026-10-06"
 SENT = "SELECT run_id, sum(records) FROM coding.coding_operations GROUP BY run_id ORDER BY run_id"
+CLAIMS = "SELECT run_id, count(*) FROM coding.text_claims GROUP BY run_id ORDER BY run_id"
 #: Twenty texts, of which the last ten are in the records of the next day too.
 JOBS = [f"job number {number:04}" for number in range(20)]
+#: Ten texts of the next day alone, some of which the service codes.
+OWN_JOBS = [f"own job {number:04}" for number in range(10)]
 
 
 @pytest.fixture
@@ -405,10 +413,14 @@ def make_nights(
     """Two runs of two days; the first one has claimed its texts, ten of which the other one needs too."""
     monkeypatch.setattr("include.coding.recoding.MIN_CLAIMS_WAIT_S", 0.0)
 
-    def make(*, is_in_progress: bool = True) -> tuple[Night, Night]:
-        """:param is_in_progress: whether the first one is in progress when the second one collects"""
+    def make(
+        *, is_in_progress: bool = True, own_texts: Sequence[str] = ("job of the next day",)
+    ) -> tuple[Night, Night]:
+        """:param is_in_progress: whether the first one is in progress when the second one collects
+        :param own_texts: texts that only the second one needs
+        """
         monkeypatch.setattr("include.pipeline.run_metadata.is_in_progress", lambda run_id: is_in_progress)
-        first, second = make_night(JOBS), make_night([*JOBS[10:], "job of the next day"], NEXT_DAY)
+        first, second = make_night(JOBS), make_night([*JOBS[10:], *own_texts], NEXT_DAY)
         first.prepare("run-1")
         return first, second
 
@@ -420,7 +432,7 @@ def test_texts_that_another_run_has_claimed_are_sent_once_and_published_in_both_
 ) -> None:
     first, second = make_nights()
     second.prepare("run-2")
-    assert (second.prepared.texts, second.prepared.claimed) == (11, 10)
+    assert (second.prepared.texts, second.prepared.awaited) == (11, 10)
     first.code()
     second.code()
     first.collect()  # not landed yet, so the claims are still there
@@ -487,12 +499,120 @@ def test_claimed_texts_are_not_sent_to_a_service_that_fails_everything_and_the_n
     assert second.land(second.collect()).read == 11
 
 
+def test_claimed_texts_that_failed_in_an_outage_are_sent_after_the_run_was_cleared(
+    make_nights: Callable[..., tuple[Night, Night]],
+) -> None:
+    _, second = make_nights(is_in_progress=False, own_texts=OWN_JOBS)
+    second.start("run-2")
+    second.fault("operation_fails", count=1000)
+    store = Store()
+    assert (second.collect(store).unresolved, second.creations) == (10, 13), (
+        "sent twice, in nine pieces, and a control"
+    )
+    second.clear_faults()
+    second.code()  # somebody has cleared `create` with downstream tasks
+    summary = second.collect(store)
+    assert (summary.texts_sent, summary.usable, summary.unresolved, summary.problems) == (20, 20, 0, ())
+    assert second.land(summary).read == 20
+
+
+def test_claimed_texts_that_failed_are_not_sent_again_if_the_parts_of_the_cleared_run_have_them(
+    make_nights: Callable[..., tuple[Night, Night]],
+) -> None:
+    _, second = make_nights(is_in_progress=False, own_texts=OWN_JOBS)
+    second.start("run-2")
+    second.fault("operation_fails", count=1000)
+    store = Store()
+    assert (second.collect(store).unresolved, second.creations) == (10, 13), (
+        "sent twice, in nine pieces, and a control"
+    )
+    second.clear_faults()
+    second.start("run-2", is_in_progress=lambda run_id: False)  # somebody has cleared `prepare` with downstream tasks
+    summary = second.collect(store)
+    assert (summary.unresolved, summary.problems, second.creations) == (0, (), 14)
+    assert second.land(summary).read == 20
+
+
+def test_a_run_whose_own_text_is_refused_waits_for_those_of_the_other_run(
+    make_nights: Callable[..., tuple[Night, Night]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = make_nights()
+    monkeypatch.setattr("include.coding.recoding.MIN_CLAIMS_WAIT_S", 60.0)
+    second.fault("operation_fails", count=1000, part_contains="job of the next day")
+    second.start("run-2", max_rejected_share=1.0)
+    first.code()
+
+    def deliver(run_id: str) -> bool:
+        """Let the other run store its results when it is looked for."""
+        first.collect()
+        return True
+
+    monkeypatch.setattr("include.pipeline.run_metadata.is_in_progress", deliver)
+    summary = second.collect()
+    assert (summary.refused, summary.unresolved, summary.problems) == (1, 0, ())
+    landed = second.land(summary)
+    assert (landed.read, landed.rejected) == (11, 1)
+    assert dict(second.query(SENT))["run-1"] == 20
+
+
+def test_a_run_waits_only_for_runs_that_still_have_to_deliver(
+    make_nights: Callable[..., tuple[Night, Night]],
+    make_night: Callable[..., Night],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, _ = make_nights()
+    third = make_night(["late job"], "2026-10-08")
+    third.prepare("run-3")
+    late = make_night([*JOBS[10:], "late job", "one more job"], "2026-10-09")
+    late.start("run-4")
+    assert late.prepared.awaited == 11
+    first.code()
+    first.collect()  # delivered, and still in progress
+    monkeypatch.setattr("include.pipeline.run_metadata.is_in_progress", lambda run_id: run_id == "run-1")
+    summary = late.collect(deferrable=False)
+    assert (late.attempts, summary.texts_sent, summary.extra_operations) == (1, 2, 1)
+
+
+def test_texts_of_a_run_that_has_ended_are_claimed_by_the_run_that_sends_them(
+    make_nights: Callable[..., tuple[Night, Night]],
+) -> None:
+    _, second = make_nights(is_in_progress=False)
+    second.start("run-2")
+    assert second.query(CLAIMS) == [("run-1", 20), ("run-2", 1)]
+    second.collect()
+    assert second.query(CLAIMS) == [("run-2", 11)]
+
+
+def test_claimed_texts_are_sent_in_operations_of_the_size_of_parts(
+    make_nights: Callable[..., tuple[Night, Night]],
+) -> None:
+    _, second = make_nights(is_in_progress=False)
+    second.start("run-2", records_per_part=4)
+    summary = second.collect()
+    assert (summary.texts_sent, summary.usable, summary.extra_operations) == (11, 11, 3)
+    sizes = second.query("SELECT records FROM coding.coding_operations WHERE run_id = 'run-2' ORDER BY part")
+    assert sizes == [(1,), (4,), (4,), (2,)]
+    assert second.land(summary).read == 11
+
+
+def test_a_run_that_has_sent_texts_prepares_the_same_parts_again(
+    make_nights: Callable[..., tuple[Night, Night]],
+) -> None:
+    first, second = make_nights()
+    first.code()
+    parts = first.prepared.parts
+    second.prepare("run-2", is_in_progress=lambda run_id: False)  # the first run has failed after that
+    assert second.query(CLAIMS) == [("run-2", 11)]
+    first.prepare("run-1")
+    assert (first.prepared.parts, first.prepared.awaited) == (parts, 0)
+
+
 def test_no_more_texts_are_sent_than_were_counted_even_if_somebody_edits_the_xcom(
     make_nights: Callable[..., tuple[Night, Night]],
 ) -> None:
     _, second = make_nights(is_in_progress=False)
     second.start("run-2")
-    second.xcoms[("prepare", "prepared")]["claimed"] = 3
+    second.xcoms[("prepare", "prepared")]["awaited"] = 3
     with pytest.raises(PlanError, match="10 texts would be sent .* but `prepare` has counted 3"):
         second.collect()
 
@@ -502,7 +622,7 @@ def test_texts_that_an_ended_run_had_claimed_are_sent_and_its_claims_are_removed
 ) -> None:
     _, second = make_nights()
     second.prepare("run-2", is_in_progress=lambda run_id: False)
-    assert second.prepared.claimed == 0
+    assert second.prepared.awaited == 0
     assert second.query("SELECT DISTINCT run_id FROM coding.text_claims") == [("run-2",)]
     second.code()
     second.land(second.collect())
@@ -515,7 +635,7 @@ def test_a_run_whose_texts_are_all_claimed_sends_them_instead_of_waiting(
     make_nights()
     third = make_night(JOBS[:5], "2026-10-07")
     third.prepare("run-3")
-    assert (third.prepared.claimed, sum(part.records for part in third.prepared.parts)) == (0, 5)
+    assert (third.prepared.awaited, sum(part.records for part in third.prepared.parts)) == (0, 5)
 
 
 def test_a_result_that_arrives_while_texts_are_claimed_is_used(
@@ -530,7 +650,7 @@ def test_a_result_that_arrives_while_texts_are_claimed_is_used(
         return True
 
     second.prepare("run-2", is_in_progress=deliver)
-    assert (second.prepared.known_texts, second.prepared.claimed) == (10, 0)
+    assert (second.prepared.known_texts, second.prepared.awaited) == (10, 0)
     assert [part.records for part in second.prepared.parts] == [1]
 
 
@@ -540,5 +660,5 @@ def test_runs_that_send_everything_or_nothing_claim_no_texts(
 ) -> None:
     _, second = make_nights()
     second.prepare("run-2", **changes)
-    assert second.prepared.claimed == 0
+    assert second.prepared.awaited == 0
     assert second.query("SELECT DISTINCT run_id FROM coding.text_claims") == [("run-1",)]

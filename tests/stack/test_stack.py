@@ -17,10 +17,20 @@ import pytest
 import requests
 from airflow.cli.cli_parser import get_parser
 
-from include.stack.processes import Stack, StackError, StackState, _is_listening, free_port, measure_start
+from include.stack.processes import (
+    Stack,
+    StackError,
+    StackState,
+    _is_listening,
+    free_port,
+    measure_start,
+    read_boot_id,
+)
 from tests.local_service.conftest import Caller
 
 STATE = StackState(api_port=1, service_port=2, processes={})
+#: The part of the file of a stack that does not name its processes.
+PORTS = {"api_port": 1, "service_port": 2, "boot_id": read_boot_id()}
 
 
 def test_a_port_in_use_is_not_chosen() -> None:
@@ -54,7 +64,7 @@ def test_stopping_ends_the_processes_of_the_stack_and_their_children_and_no_othe
             process.stdout.readline()
         children = psutil.Process(ours.pid).children()
         start = measure_start(psutil.Process(ours.pid))
-        state = {"api_port": 1, "service_port": 2, "processes": {"scheduler": [ours.pid, start]}}
+        state = {**PORTS, "processes": {"scheduler": [ours.pid, start]}}
         (tmp_path / "stack.json").write_text(json.dumps(state))
         Stack(tmp_path).stop()
         assert not psutil.pid_exists(ours.pid)
@@ -75,7 +85,7 @@ def test_stopping_ends_the_children_of_a_process_that_was_killed(tmp_path: Path)
         assert killed.stdout is not None
         child = psutil.Process(int(killed.stdout.readline()))
         start = measure_start(psutil.Process(killed.pid))
-        state = {"api_port": 1, "service_port": 2, "processes": {"scheduler": [killed.pid, start]}}
+        state = {**PORTS, "processes": {"scheduler": [killed.pid, start]}}
         (tmp_path / "stack.json").write_text(json.dumps(state))
         stack = Stack(tmp_path)
         killed.kill()
@@ -85,6 +95,13 @@ def test_stopping_ends_the_children_of_a_process_that_was_killed(tmp_path: Path)
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
+def test_a_stack_that_ran_before_the_machine_was_booted_is_not_running(tmp_path: Path) -> None:
+    process = psutil.Process()
+    state = {**PORTS, "boot_id": "an earlier boot", "processes": {"scheduler": [process.pid, measure_start(process)]}}
+    (tmp_path / "stack.json").write_text(json.dumps(state))
+    assert not Stack(tmp_path).is_running
+
+
 @pytest.mark.parametrize("correction_s", [-1.0, 1.0, 3600.0])
 def test_a_stack_is_found_and_stopped_after_the_clock_of_the_machine_was_corrected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, correction_s: float
@@ -92,7 +109,7 @@ def test_a_stack_is_found_and_stopped_after_the_clock_of_the_machine_was_correct
     boot = psutil.boot_time()
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
         start = measure_start(psutil.Process(process.pid))
-        state = {"api_port": 1, "service_port": 2, "processes": {"scheduler": [process.pid, start]}}
+        state = {**PORTS, "processes": {"scheduler": [process.pid, start]}}
         (tmp_path / "stack.json").write_text(json.dumps(state))
         # psutil derives every time of day from that of the boot, which the system computes from its clock
         monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: boot + correction_s)

@@ -30,7 +30,8 @@ KEY, SECRET, REGION = "test-key", "s3-open-sesame", "ap-southeast-2"
 class S3:
     """A running server and its buckets."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, pid: int) -> None:
+        self.pid = pid
         self.url, self._numbers = f"http://127.0.0.1:{port}", itertools.count(1)
         self.client = boto3.client(
             "s3", endpoint_url=self.url, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name=REGION
@@ -74,4 +75,4 @@ def run_s3() -> Iterator[S3]:
     command = [sys.executable, "-c", SERVE]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield S3(int(process.stdout.readline()))
+        yield S3(int(process.stdout.readline()), process.pid)
