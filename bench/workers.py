@@ -253,10 +253,10 @@ def name_bottleneck(what: str, result: Throughput) -> str:
     shares["the cores of the machine"] = result.cores["machine"] / (os.cpu_count() or 1)
     name, share = max(shares.items(), key=lambda item: item[1])
     if share < BUSY_SHARE:
-        workers_share = shares["the workers"]
+        workers_share = "" if name == "the workers" else f", the workers ({shares['the workers']:.0%})"
         return (
-            f"With {count} workers, no process limits the {what}: {name} are used to {share:.0%},\n"
-            f"the workers to {workers_share:.0%}. The bottleneck is the time from one task to the next:"
-            " the loop of the\nscheduler, and the queue, a table here that each worker looks at once a second."
+            f"With {count} workers, no process limits the {what}. Most used: {name} ({share:.0%}){workers_share}.\n"
+            "The bottleneck is the time from one task to the next: the loop of the scheduler, and the queue, a\n"
+            "table here that each worker looks at once a second."
         )
-    return f"With {count} workers, the bottleneck of the {what} is {name}: used to {share:.0%}."
+    return f"With {count} workers, the bottleneck of the {what} is {name}, used to {share:.0%}."
