@@ -499,17 +499,21 @@ def test_claimed_texts_are_not_sent_to_a_service_that_fails_everything_and_the_n
     assert second.land(second.collect()).read == 11
 
 
+def fail_in_outage(night: Night) -> Store:
+    """Code the part of a run, and let the service fail all ten texts that the other run has not delivered."""
+    night.start("run-2")
+    night.fault("operation_fails", count=1000)
+    store = Store()
+    assert (night.collect(store).unresolved, night.creations) == (10, 13), "sent twice, in nine pieces, and a control"
+    night.clear_faults()
+    return store
+
+
 def test_claimed_texts_that_failed_in_an_outage_are_sent_after_the_run_was_cleared(
     make_nights: Callable[..., tuple[Night, Night]],
 ) -> None:
     _, second = make_nights(is_in_progress=False, own_texts=OWN_JOBS)
-    second.start("run-2")
-    second.fault("operation_fails", count=1000)
-    store = Store()
-    assert (second.collect(store).unresolved, second.creations) == (10, 13), (
-        "sent twice, in nine pieces, and a control"
-    )
-    second.clear_faults()
+    store = fail_in_outage(second)
     second.code()  # somebody has cleared `create` with downstream tasks
     summary = second.collect(store)
     assert (summary.texts_sent, summary.usable, summary.unresolved, summary.problems) == (20, 20, 0, ())
@@ -520,13 +524,7 @@ def test_claimed_texts_that_failed_are_not_sent_again_if_the_parts_of_the_cleare
     make_nights: Callable[..., tuple[Night, Night]],
 ) -> None:
     _, second = make_nights(is_in_progress=False, own_texts=OWN_JOBS)
-    second.start("run-2")
-    second.fault("operation_fails", count=1000)
-    store = Store()
-    assert (second.collect(store).unresolved, second.creations) == (10, 13), (
-        "sent twice, in nine pieces, and a control"
-    )
-    second.clear_faults()
+    store = fail_in_outage(second)
     second.start("run-2", is_in_progress=lambda run_id: False)  # somebody has cleared `prepare` with downstream tasks
     summary = second.collect(store)
     assert (summary.unresolved, summary.problems, second.creations) == (0, (), 14)
